@@ -1,0 +1,101 @@
+"""``saymask``: the backend's command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated
+
+import httpx
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from backend.app import create_app
+from backend.config import load_settings
+from backend.errors import QueueUnavailable, SaymaskError
+from backend.label_studio.label_config import default_label_config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables.",
+)
+console = Console()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address; default SAYMASK_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default SAYMASK_PORT.")] = None,
+) -> None:
+    """Run the backend.
+
+    Example: SAYMASK_LABEL_STUDIO_URL=http://localhost:8080 saymask serve --port 9090
+    """
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = load_settings(**given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Every request is in the database; httpx would log each photo's address a second time.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+@app.command()
+def status(
+    url: Annotated[str | None, typer.Option(help="Address of a running backend.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Ask a running backend how it is. Exit status 0 means ready.
+
+    Example: saymask status --json
+    """
+    settings = load_settings()
+    address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
+    try:
+        answer = httpx.get(f"{address}/ready", timeout=10).json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise QueueUnavailable(
+            f"No backend answers at {address}: {error}.", "Start it: saymask serve"
+        ) from error
+    if as_json:
+        print(json.dumps(answer, indent=2))
+    else:
+        table = Table("worker", "state", "encoder", "proposals", "device", "MB", "jobs")
+        for worker in answer["workers"]:
+            table.add_row(
+                *(worker[key] for key in ("name", "state", "encoder", "proposals", "device")),
+                f"{worker['rss_mb']:.0f}",
+                str(worker["jobs_done"]),
+            )
+        console.print("ready" if answer["ready"] else "not ready", answer["model_version"])
+        console.print(answer["queue_error"] or answer["queues"])
+        console.print(table)
+    raise typer.Exit(0 if answer["ready"] else 1)
+
+
+@app.command("label-config")
+def label_config() -> None:
+    """Print the labelling config to paste into a project's settings."""
+    print(default_label_config())
+
+
+def main() -> None:
+    """Entry point: errors in words, not in traces."""
+    try:
+        app()
+    except SaymaskError as error:
+        console.print(f"[red]error:[/red] {error.cause}", highlight=False)
+        if error.cure:
+            console.print(error.cure, highlight=False)
+        sys.exit(2)

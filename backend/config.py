@@ -1,0 +1,107 @@
+"""Every setting of the backend, once: default, unit, help. Read from ``SAYMASK_...`` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.contract import MAX_K
+from backend.errors import ConfigError
+
+LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
+
+
+class Settings(BaseSettings):
+    """Settings of the backend; each is the environment variable ``SAYMASK_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="SAYMASK_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address the backend listens on.")
+    port: int = Field(9090, ge=1, le=65535, description="Port the backend listens on.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+    )
+    data_dir: Path = Field(
+        Path(platformdirs.user_data_dir("saymask")),
+        description="Where the SQLite database lies.",
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL; empty means SQLite in the data directory."
+    )
+    label_studio_url: str = Field(
+        "", description="Address of Label Studio, for photos that live in it."
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""), description="Personal access token or legacy token of a Label Studio user."
+    )
+    k: int = Field(3, ge=1, le=MAX_K, description="Candidates offered per expression.")
+    deadline_s: float = Field(
+        90.0,
+        gt=0,
+        lt=LABEL_STUDIO_PREDICT_TIMEOUT_S,
+        description="Longest wait for the worker, seconds; Label Studio gives up at 100.",
+    )
+    photo_max_mb: float = Field(
+        60.0, gt=0, description="Largest photo file that is fetched, megabytes."
+    )
+    photo_timeout_s: float = Field(20.0, gt=0, description="Longest wait for a photo, seconds.")
+    photo_private_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts with private addresses that photos may come from, comma separated."
+        " Label Studio's own host always may.",
+    )
+    basic_auth_user: str = Field(
+        "", description="When set, Label Studio must log in with it (not for /webhook)."
+    )
+    basic_auth_password: SecretStr = Field(
+        SecretStr(""), description="Password that goes with the user."
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="When set, /webhook demands it in the header X-Saymask-Secret."
+    )
+    threads: int = Field(
+        128, ge=4, le=1000, description="Requests that may wait for the worker at one time."
+    )
+
+    @field_validator("photo_private_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+        return value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _strip_slash(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'saymask.db'}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigError: a value is out of range; names the variable.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"SAYMASK_{'_'.join(str(part) for part in item['loc']).upper().removeprefix('SAYMASK_')}"
+            f": {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError(
+            "Some settings are wrong: " + "; ".join(lines), "Correct the environment variables."
+        ) from error

@@ -1,0 +1,1 @@
+"""The only place that knows Label Studio's JSON, XML and HTTP."""

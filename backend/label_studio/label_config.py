@@ -1,0 +1,109 @@
+"""Reading a project's labelling configuration: which tags are ours, whatever they are called."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from backend.errors import InvalidLabelConfig
+
+_CURE = (
+    "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
+    " toName the image. See label_config.xml in the package, printed by: saymask label-config"
+)
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """The tags saymask works with, by the names the project gave them.
+
+    Attributes:
+        image: name of the Image tag; ``image_key`` is its field in the task data.
+        mask: name of the BrushLabels tag; ``mask_labels`` its label values in order.
+        expression: name of the TextArea that holds the whole photo's expression.
+        region_expression: name of the perRegion TextArea, or None.
+    """
+
+    image: str
+    image_key: str
+    mask: str
+    mask_labels: tuple[str, ...]
+    expression: str
+    region_expression: str | None
+
+    def label_for_rank(self, rank: int) -> str:
+        """``top-<rank>`` when the project has it, else the label at that place, else the first."""
+        wanted = f"top-{rank}"
+        if wanted in self.mask_labels:
+            return wanted
+        return self.mask_labels[rank - 1 if rank <= len(self.mask_labels) else 0]
+
+
+@lru_cache(maxsize=256)
+def load_label_config(xml: str) -> LabelConfig:
+    """Find our tags in a labelling config.
+
+    Raises:
+        InvalidLabelConfig: not XML, or a tag is missing or doubled; says which.
+    """
+    root = _parse(xml)
+    image = _only(root, [e for e in root.iter("Image")], "Image")
+    key = image.get("value", "")
+    if not key.startswith("$") or image.get("valueList"):
+        raise InvalidLabelConfig(
+            f'The Image tag must have value="$field", got {key or image.get("valueList")!r}.', _CURE
+        )
+    name = _name(image, "Image")
+    brushes = [e for e in root.iter("BrushLabels") if e.get("toName") == name]
+    mask = _only(root, brushes, f'BrushLabels with toName="{name}"')
+    labels = tuple(e.get("value", "") for e in mask.iter("Label") if e.get("value"))
+    if not labels:
+        raise InvalidLabelConfig("The BrushLabels tag has no Label.", _CURE)
+    areas = [e for e in root.iter("TextArea") if e.get("toName") == name]
+    per_region = [e for e in areas if e.get("perRegion", "").lower() == "true"]
+    whole = [e for e in areas if e not in per_region and e.get("smart", "true") != "false"]
+    expression = _only(root, whole, f'smart TextArea with toName="{name}"')
+    return LabelConfig(
+        image=name,
+        image_key=key[1:],
+        mask=_name(mask, "BrushLabels"),
+        mask_labels=labels,
+        expression=_name(expression, "TextArea"),
+        region_expression=_name(per_region[0], "TextArea") if per_region else None,
+    )
+
+
+def default_label_config() -> str:
+    """The labelling config saymask recommends."""
+    return (resources.files("backend") / "label_studio" / "label_config.xml").read_text("utf-8")
+
+
+def _parse(xml: str) -> ElementTree.Element:
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise InvalidLabelConfig("The labelling config must not declare entities.", _CURE)
+    try:
+        return ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise InvalidLabelConfig(f"The labelling config is no XML: {error}.", _CURE) from error
+
+
+def _only(
+    root: ElementTree.Element, found: list[ElementTree.Element], what: str
+) -> ElementTree.Element:
+    if len(found) != 1:
+        tags = sorted({element.tag for element in root.iter()})
+        raise InvalidLabelConfig(
+            f"Expected one {what} in the labelling config, found {len(found)}"
+            f" (tags there: {', '.join(tags)}).",
+            _CURE,
+        )
+    return found[0]
+
+
+def _name(element: ElementTree.Element, tag: str) -> str:
+    name = element.get("name")
+    if not name:
+        raise InvalidLabelConfig(f"A {tag} tag has no name.", _CURE)
+    return name

@@ -1,0 +1,132 @@
+"""From Label Studio's predict request to what was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backend.contract import MAX_EXPRESSION_CHARS, MAX_K
+from backend.errors import InvalidExpression, InvalidRequest
+from backend.label_studio.label_config import LabelConfig, load_label_config
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One task of a predict request. ``photo`` is the reference in the task data."""
+
+    task_id: int
+    photo: str
+
+
+@dataclass(frozen=True)
+class PredictCall:
+    """A predict request, understood.
+
+    Attributes:
+        project_id: 0 when Label Studio did not say.
+        expression: what was typed; None when nothing was (a task was opened, or the empty call
+            Label Studio makes after every submit).
+        interactive: typed in the editor, as opposed to a batch of tasks.
+        k: candidates asked for, or None.
+    """
+
+    project_id: int
+    label_config: LabelConfig
+    tasks: tuple[PredictTask, ...]
+    expression: str | None
+    interactive: bool
+    k: int | None
+
+
+def load_predict_call(body: Any) -> PredictCall:
+    """Check and convert the JSON body of ``POST /predict``.
+
+    Raises:
+        InvalidRequest, InvalidLabelConfig, InvalidExpression: says which field is wrong.
+    """
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"Expected a JSON object, got {type(body).__name__}.")
+    tasks = body.get("tasks")
+    if not isinstance(tasks, list) or not tasks:
+        raise InvalidRequest("Expected 'tasks', a list with at least one task.")
+    xml = body.get("label_config")
+    if not isinstance(xml, str) or not xml.strip():
+        raise InvalidRequest("Expected 'label_config', the project's labelling config.")
+    config = load_label_config(xml)
+    params = body.get("params") or {}
+    if not isinstance(params, dict):
+        raise InvalidRequest("Expected 'params' to be an object.")
+    context = params.get("context")
+    interactive = context is not None
+    if interactive and len(tasks) != 1:
+        raise InvalidRequest(f"A typed expression belongs to one task, got {len(tasks)}.")
+    return PredictCall(
+        project_id=_project_id(body.get("project")),
+        label_config=config,
+        tasks=tuple(_load_task(task, config) for task in tasks),
+        expression=_typed_expression(context, config) if interactive else None,
+        interactive=interactive,
+        k=_load_k(params.get("k")),
+    )
+
+
+def _project_id(raw: Any) -> int:
+    """``"<id>.<unix time>"`` to the id."""
+    try:
+        return int(str(raw).split(".")[0]) if raw is not None else 0
+    except ValueError:
+        raise InvalidRequest(f"Expected 'project' like '3.1795224562', got {raw!r}.") from None
+
+
+def _load_task(task: Any, config: LabelConfig) -> PredictTask:
+    if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+        raise InvalidRequest("Every task needs 'data', an object.")
+    photo = task["data"].get(config.image_key)
+    if not isinstance(photo, str) or not photo.strip():
+        raise InvalidRequest(
+            f"Task {task.get('id')} has no photo in data[{config.image_key!r}].",
+            f"Fields there: {', '.join(sorted(task['data'])) or 'none'}.",
+        )
+    try:
+        return PredictTask(task_id=int(task.get("id") or 0), photo=photo.strip())
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"A task id must be a number, got {task.get('id')!r}.") from None
+
+
+def _typed_expression(context: Any, config: LabelConfig) -> str | None:
+    result = context.get("result") if isinstance(context, dict) else None
+    if not isinstance(result, list):
+        raise InvalidRequest("Expected 'params.context.result', a list.")
+    for entry in reversed(result):
+        if not isinstance(entry, dict) or entry.get("from_name") != config.expression:
+            continue
+        value = entry.get("value")
+        texts = value.get("text") if isinstance(value, dict) else None
+        if isinstance(texts, str):
+            texts = [texts]
+        if isinstance(texts, list) and texts and isinstance(texts[-1], str):
+            return _load_expression(texts[-1])
+    return None
+
+
+def _load_expression(raw: str) -> str | None:
+    """What was typed, storable; None when it is blank.
+
+    Null characters and lone surrogates are legal JSON, but no database text.
+    """
+    text = raw.replace("\0", " ").encode("utf-8", errors="replace").decode("utf-8")
+    if len(text) > MAX_EXPRESSION_CHARS:
+        raise InvalidExpression(
+            f"The expression has {len(text)} characters; the longest allowed is"
+            f" {MAX_EXPRESSION_CHARS}.",
+            "A sentence that names one object is enough.",
+        )
+    return text if text.strip() else None
+
+
+def _load_k(raw: Any) -> int | None:
+    if raw is None:
+        return None
+    if isinstance(raw, bool) or not isinstance(raw, int) or not 1 <= raw <= MAX_K:
+        raise InvalidRequest(f"k must be a whole number from 1 to {MAX_K}, got {raw!r}.")
+    return raw

@@ -1,0 +1,1 @@
+"""CLIP-space features of proposals and of text."""

@@ -1,0 +1,161 @@
+"""Global-context and crop features from any open_clip ViT or ResNet image tower.
+
+Global-Local CLIP (Yu, Seo, Son: "Zero-shot Referring Image Segmentation with Global-Local
+Context Features", CVPR 2023), section 3.2. A ViT sees the whole image up to its last
+``MASKED_BLOCKS`` blocks; before each of those the patch tokens are weighted by the proposal. A
+ResNet weights its last feature map before attention pooling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from backend.errors import ConfigError
+
+MASKED_BLOCKS = 3
+TokenMasking = Literal["multiply", "attention"]
+
+
+class ClipVisual:
+    """An image tower with access to its inside.
+
+    Args:
+        tower: ``open_clip`` visual module (``model.visual``).
+        name: what to call it in messages.
+        device, dtype: where and in which precision it runs; weights are cast once.
+        batch: images per forward pass.
+
+    Raises:
+        ConfigError: the architecture is neither a plain ViT nor a ModifiedResNet.
+    """
+
+    def __init__(
+        self, tower: nn.Module, name: str, device: str, dtype: torch.dtype, batch: int
+    ) -> None:
+        plain_vit = isinstance(tower, VisionTransformer) and tower.attn_pool is None
+        if not plain_vit and not isinstance(tower, ModifiedResNet):
+            raise ConfigError(
+                f"{name} has an image tower of kind {type(tower).__name__}, which has no place"
+                " for proposals.",
+                "Supported: open_clip ViT (ViT-B-32, ViT-B-16, ViT-L-14, each with or without"
+                " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
+            )
+        self.weights_hash = _hash_weights(tower)
+        self._tower = tower.to(device=device, dtype=dtype).eval()
+        self._dtype = dtype
+        self._device = device
+        self._batch = batch
+        self.name = name
+        size = tower.image_size
+        self.image_size_px = int(size[0] if isinstance(size, tuple) else size)
+
+    @property
+    def is_vit(self) -> bool:
+        return isinstance(self._tower, VisionTransformer)
+
+    @property
+    def grid_side(self) -> int:
+        """Side of the token grid that masks are resized to: 7, 14 or 16."""
+        if isinstance(self._tower, VisionTransformer):
+            return int(self._tower.grid_size[0])
+        return self.image_size_px // 32
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Plain CLIP features of normalised images (B, 3, S, S): (B, D) float32."""
+        parts = [
+            self._tower(chunk.to(self._device, self._dtype)).float()
+            for chunk in images.split(self._batch)
+        ]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode_global(self, image: Tensor, token_masks: Tensor, masking: TokenMasking) -> Tensor:
+        """Features of one whole image as seen through N proposals.
+
+        Args:
+            image: (1, 3, S, S), normalised.
+            token_masks: (N, g, g) float32 in 0..1, the proposals on the token grid.
+            masking: ``multiply`` weights the patch tokens, as published; ``attention`` hides
+                tokens outside the proposal from the class token instead (ViT only).
+
+        Returns:
+            (N, D) float32.
+        """
+        image = image.to(self._device, self._dtype)
+        token_masks = token_masks.to(self._device)
+        if isinstance(self._tower, VisionTransformer):
+            return self._global_vit(self._tower, image, token_masks, masking)
+        return self._global_resnet(self._tower, image, token_masks)
+
+    def _global_vit(
+        self, tower: VisionTransformer, image: Tensor, token_masks: Tensor, masking: TokenMasking
+    ) -> Tensor:
+        blocks = tower.transformer.resblocks
+        shared = len(blocks) - MASKED_BLOCKS
+        tokens = tower._embeds(image)
+        for block in blocks[:shared]:
+            tokens = block(tokens)
+        parts = [
+            self._masked_blocks(tower, tokens, masks, blocks[shared:], masking)
+            for masks in token_masks.flatten(1).split(self._batch)
+        ]
+        return torch.cat(parts)
+
+    def _masked_blocks(
+        self,
+        tower: VisionTransformer,
+        shared_tokens: Tensor,
+        masks: Tensor,
+        blocks: nn.ModuleList,
+        masking: TokenMasking,
+    ) -> Tensor:
+        tokens = shared_tokens.expand(len(masks), -1, -1)
+        weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self._dtype)
+        hidden = _hide_from_class_token(masks, tower, self._dtype)
+        for block in blocks:
+            if masking == "multiply":
+                tokens = block(tokens * weights)
+            else:
+                tokens = block(tokens, attn_mask=hidden)
+        pooled, _ = tower._pool(tokens)
+        return (pooled @ tower.proj if tower.proj is not None else pooled).float()
+
+    def _global_resnet(
+        self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor
+    ) -> Tensor:
+        features = tower.stem(image)
+        for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+            features = layer(features)
+        features = F.normalize(features, dim=1)
+        parts = [
+            tower.attnpool(features * masks[:, None].to(self._dtype)).float()
+            for masks in token_masks.split(self._batch)
+        ]
+        return torch.cat(parts)
+
+
+def _hash_weights(module: nn.Module) -> str:
+    """Short content hash of all weights, independent of file format."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _hide_from_class_token(masks: Tensor, tower: VisionTransformer, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask (N * heads, L, L): the class token sees itself and the proposal."""
+    count, patches = masks.shape
+    heads = tower.transformer.resblocks[0].attn.num_heads
+    hidden = torch.zeros(count, patches + 1, patches + 1, device=masks.device, dtype=dtype)
+    # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the token.
+    hidden[:, 0, 1:] = masks.clamp(min=1e-6).log().to(dtype)
+    return hidden.repeat_interleave(heads, dim=0)

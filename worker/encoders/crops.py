@@ -1,0 +1,155 @@
+"""What the image tower looks at: the whole image, token masks and crops.
+
+Two styles. ``corrected`` (default) uses CLIP's statistics, square boxes with a margin around
+the mask's extent, and area averaging. ``faithful`` repeats the published code step by step,
+resizing without antialias and ImageNet statistics included; ``golden`` tests hold it to that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from worker.stages import Masks
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_FAITHFUL_SHORT_SIDE_PX = 800
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(..., 3, H, W) in 0..1 to zero mean and unit variance per channel."""
+    shift = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
+    scale = torch.tensor(std, device=pixels.device).view(3, 1, 1)
+    return (pixels - shift) / scale
+
+
+def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
+
+
+def compute_square_boxes(masks: Masks, margin: float) -> NDArray[np.int64]:
+    """Square boxes (N, 4) xyxy around the masks' extents, grown by ``margin`` of the longer side
+    on each side. They may reach outside the image."""
+    boxes = np.zeros((len(masks), 4), dtype=np.int64)
+    for index, mask in enumerate(masks):
+        rows = np.flatnonzero(mask.any(axis=1))
+        columns = np.flatnonzero(mask.any(axis=0))
+        height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+        half = max(height, width) * (0.5 + margin)
+        cy, cx = rows[0] + height / 2, columns[0] + width / 2
+        boxes[index] = np.round([cx - half, cy - half, cx + half, cy + half])
+        boxes[index, 2:] = np.maximum(boxes[index, 2:], boxes[index, :2] + 1)
+    return boxes
+
+
+def crop_squares(
+    pixels: NDArray[np.uint8],
+    masks: Masks,
+    *,
+    size_px: int,
+    margin: float,
+    device: str,
+) -> tuple[Tensor, Tensor]:
+    """Corrected crops of N proposals, normalised as CLIP was trained.
+
+    Args:
+        pixels: (h, w, 3) uint8 at the masks' size.
+        masks: (N, h, w) bool.
+
+    Returns:
+        masked (N, 3, S, S), the mean colour outside the mask; plain (N, 3, S, S), with the
+        surroundings. Both are float32; places outside the image hold the mean colour.
+    """
+    image = normalise(_to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)
+    boxes = compute_square_boxes(masks, margin)
+    height, width = pixels.shape[:2]
+    masked = torch.zeros(len(masks), 3, size_px, size_px, device=device)
+    plain = torch.zeros_like(masked)
+    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        padding = (left - x0, x1 - right, top - y0, y1 - bottom)
+        region = image[:, top:bottom, left:right]
+        inside = torch.from_numpy(masks[index, top:bottom, left:right]).to(device)
+        pair = F.pad(torch.stack([region, region * inside]), padding)
+        resized = F.interpolate(pair, (size_px, size_px), mode="bicubic", antialias=True)
+        plain[index], masked[index] = resized
+    return masked, plain
+
+
+def resize_whole(pixels: NDArray[np.uint8], *, size_px: int, device: str) -> Tensor:
+    """The whole image squashed to (1, 3, S, S), CLIP statistics, antialiased."""
+    image = normalise(_to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)[None]
+    return F.interpolate(image, (size_px, size_px), mode="bicubic", antialias=True)
+
+
+def resize_token_masks(masks: Masks, grid_side: int, *, floor: float) -> Tensor:
+    """Masks (N, h, w) to token weights (N, g, g): the share of each cell that is covered.
+
+    The published point sampling gives small masks no token at all. Here each mask is scaled so
+    that its best covered cell weighs at least ``floor``.
+    """
+    soft = torch.from_numpy(masks).float()[:, None]
+    area = F.interpolate(soft, (grid_side, grid_side), mode="area")[:, 0]
+    best = area.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    return (area * (floor / best).clamp(min=1)).clamp(max=1)
+
+
+def load_faithful_image(pixels: NDArray[np.uint8]) -> Tensor:
+    """The published loader: short side 800, antialiased by Pillow, ImageNet statistics.
+
+    Returns:
+        (1, 3, h, w) float32.
+    """
+    height, width = pixels.shape[:2]
+    short = _FAITHFUL_SHORT_SIDE_PX
+    if height <= width:
+        size = (int(short * width / height), short)
+    else:
+        size = (short, int(short * height / width))
+    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    return normalise(_to_tensor(np.asarray(resized)), IMAGENET_MEAN, IMAGENET_STD)[None]
+
+
+def resize_faithful(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Bilinear without antialias, whatever the scale."""
+    return F.interpolate(image, size_hw, mode="bilinear", align_corners=False, antialias=False)
+
+
+def resize_token_masks_faithful(masks: Masks, grid_side: int) -> Tensor:
+    """Point-sampled token weights (N, g, g); zero for most small masks, as published."""
+    soft = torch.from_numpy(masks).float()[:, None]
+    return resize_faithful(soft, (grid_side, grid_side))[:, 0]
+
+
+def crop_faithful(
+    image: Tensor, masks: Masks, boxes_xyxy: NDArray[np.float64], *, size_px: int
+) -> Tensor:
+    """The published crops: the 800 px tensor back at photo size, filled, boxed, squashed.
+
+    Args:
+        image: from ``load_faithful_image``.
+        masks: (N, H, W) at photo size.
+        boxes_xyxy: (N, 4); truncated to whole pixels as published. A box that truncates to
+            nothing keeps one pixel, where the published code fails.
+
+    Returns:
+        (N, 3, S, S) float32.
+    """
+    original = resize_faithful(image, (masks.shape[1], masks.shape[2]))[0]
+    fill = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    crops = []
+    for mask, box in zip(masks, boxes_xyxy, strict=True):
+        soft = torch.from_numpy(mask).float()
+        filled = original * soft + fill * (1 - soft)
+        x0, y0, x1, y1 = (int(side) for side in box)
+        cut = filled[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        crops.append(resize_faithful(cut[None], (size_px, size_px)))
+    return torch.cat(crops)

@@ -1,0 +1,1 @@
+"""Class-agnostic masks: from a photo to ``Proposals``, before any text."""

@@ -1,0 +1,133 @@
+"""What one stage hands to the next. Each checks itself: shapes, dtypes, ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+
+
+def _require(condition: bool, what: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"expected {what}, got {got}")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo, upright.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, EXIF orientation applied.
+        sha256: of the encoded bytes.
+        notices: what was done to make it ordinary RGB, for people.
+    """
+
+    pixels: NDArray[np.uint8]
+    sha256: str
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        _require(len(shape) == 3 and shape[2] == 3, "pixels (H, W, 3)", shape)
+        _require(self.pixels.dtype == np.uint8, "uint8 pixels", self.pixels.dtype)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return (self.pixels.shape[0], self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Class-agnostic masks, best first, before any text.
+
+    Attributes:
+        masks: (N, h, w) bool at working size: the photo's, or smaller with the same aspect.
+        predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
+        stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
+        size_hw: original photo size.
+    """
+
+    masks: Masks
+    predicted_iou: Floats
+    stability_score: Floats
+    size_hw: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _require(self.masks.ndim == 3, "masks (N, h, w)", self.masks.shape)
+        _require(self.masks.dtype == np.bool_, "bool masks", self.masks.dtype)
+        count = len(self.masks)
+        _require(self.predicted_iou.shape == (count,), f"({count},)", self.predicted_iou.shape)
+        _require(self.stability_score.shape == (count,), f"({count},)", self.stability_score.shape)
+        _require(bool(self.masks.any(axis=(1, 2)).all()), "no empty mask", "an empty one")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def take(self, index: NDArray[np.intp]) -> Proposals:
+        """A selection or a new order."""
+        return Proposals(
+            self.masks[index], self.predicted_iou[index], self.stability_score[index], self.size_hw
+        )
+
+
+@dataclass(frozen=True)
+class VisualFeatures:
+    """CLIP-space features of N proposals, float32, not normalised.
+
+    Attributes:
+        global_context: (N, D) whole image, tokens masked by the proposal.
+        masked_crop: (N, D) crop of the box, filled outside the mask.
+        plain_crop: (N, D) crop of the box as it is, with context.
+    """
+
+    global_context: Floats
+    masked_crop: Floats
+    plain_crop: Floats
+
+    def __post_init__(self) -> None:
+        for name in ("global_context", "masked_crop", "plain_crop"):
+            array = getattr(self, name)
+            _require(array.ndim == 2, f"{name} (N, D)", array.shape)
+            _require(array.shape == self.masked_crop.shape, "equal shapes", array.shape)
+            _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """CLIP-space features of one expression, float32, not normalised: each (D,).
+
+    ``phrase`` belongs to the head noun phrase (the sentence's own when there is none).
+    ``others`` (M, D) are the other noun phrases of the sentence.
+    """
+
+    sentence: Floats
+    phrase: Floats
+    others: Floats
+
+    def __post_init__(self) -> None:
+        _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)
+        _require(self.phrase.shape == self.sentence.shape, "equal shapes", self.phrase.shape)
+        _require(
+            self.others.ndim == 2 and self.others.shape[1:] == self.sentence.shape,
+            "others (M, D)",
+            self.others.shape,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per proposal and the order they give.
+
+    Attributes:
+        total: (N,) float32.
+        terms: named parts that add up to the total, each (N,).
+        order: (N,) indices, best first; ties keep the proposals' order.
+    """
+
+    total: Floats
+    terms: dict[str, Floats]
+    order: NDArray[np.intp]
