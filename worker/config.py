@@ -1,16 +1,23 @@
-"""What the pipeline does, as data. Its fingerprint is part of every cache key and model version."""
+"""What the pipeline does, as data, and the worker's settings.
+
+The fingerprint of a configuration is part of every cache key and every model version.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
 
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-def _fingerprint(config: Any) -> str:
-    body = json.dumps(asdict(config), sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:10]
+from backend.errors import ConfigError
+
+Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h"]
+TokenMasking = Literal["multiply", "attention"]
 
 
 @dataclass(frozen=True)
@@ -18,32 +25,163 @@ class ProposalsConfig:
     """How class-agnostic masks are made.
 
     Attributes:
-        generator: ``mobile-sam``, ``sam-vit-b``, ``sam-vit-l``, ``sam-vit-h``.
+        generator: which segment-anything model.
         points_per_side: side of the regular grid of point prompts.
         predicted_iou_min, stability_min: a mask below either is dropped.
         duplicate_iou_max: of two masks that overlap more than this, the better one stays.
         min_area_share: masks smaller than this share of the photo are dropped.
-        max_count: at most so many proposals, best first.
-        box_rounds: how often the boxes of found masks are fed back as prompts, which turns
-            parts into wholes.
+        max_count: at most so many proposals; beyond that the smallest go.
+        box_rounds: how often the boxes of found masks are fed back as prompts, which finds
+            wholes where points found parts.
     """
 
-    generator: str = "mobile-sam"
+    generator: Generator = "mobile-sam"
     points_per_side: int = 24
-    predicted_iou_min: float = 0.80
-    stability_min: float = 0.88
+    predicted_iou_min: float = 0.75
+    stability_min: float = 0.85
     duplicate_iou_max: float = 0.85
     min_area_share: float = 0.0005
-    max_count: int = 80
+    max_count: int = 100
     box_rounds: int = 1
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How features become a score. Defaults suit the starter encoder.
+    """How features become scores. All weights are in units of cosine similarity.
 
     Attributes:
-        visual_global_weight: the paper's alpha.
+        visual_global_weight: the paper's alpha, share of the global-context visual feature.
+        text_global_weight: the paper's beta, share of the sentence; the rest is the noun phrase.
+        token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
+        area_weight: prior for wholes over their parts, per factor of ten in area.
+        place_weight: prior for absolute words of place (left, top, middle).
+        instance_margin: proposals this close to the best are taken as objects of the same noun.
+        side_weight, ordinal_weight, size_weight, relation_weight: how much being the leftmost,
+            the second from the left, the largest, the nearest to the anchor counts among them.
+        crop_margin: surroundings of a crop, share of its longer side.
+        token_floor: weight of the best covered token of a small mask.
     """
 
-    visual_global_weight: float = 0.0
+    visual_global_weight: float = 0.4
+    text_global_weight: float = 0.5
+    token_masking: TokenMasking = "attention"
+    area_weight: float = 0.01
+    place_weight: float = 0.06
+    instance_margin: float = 0.05
+    side_weight: float = 0.05
+    ordinal_weight: float = 0.10
+    size_weight: float = 0.03
+    relation_weight: float = 0.05
+    crop_margin: float = 0.1
+    token_floor: float = 0.5
+
+
+STARTER_SCORING = ScoringConfig()
+# Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
+GENUINE_SCORING = ScoringConfig(
+    visual_global_weight=0.5,
+    area_weight=0.0025,
+    place_weight=0.015,
+    instance_margin=0.0125,
+    side_weight=0.0125,
+    ordinal_weight=0.025,
+    size_weight=0.0075,
+    relation_weight=0.0125,
+)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything that changes a result. ``language_model`` is the spaCy model."""
+
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    language_model: str = "en_core_web_sm"
+
+    def fingerprint(self) -> str:
+        return _fingerprint(asdict(self))
+
+    def preparation_fingerprint(self) -> str:
+        """Of what a prepared photo depends on: not the weights of the scoring terms."""
+        scoring = self.scoring
+        return _fingerprint(
+            {
+                "proposals": asdict(self.proposals),
+                "token_masking": scoring.token_masking,
+                "crop_margin": scoring.crop_margin,
+                "token_floor": scoring.token_floor,
+            }
+        )
+
+
+def _fingerprint(values: object) -> str:
+    body = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:10]
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="SAYMASK_", extra="ignore", frozen=True)
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Weights and prepared photos; empty means the user's cache directory."
+    )
+    cache_max_mb: float = Field(
+        1000.0, gt=0, description="Room for prepared photos, megabytes; the oldest go first."
+    )
+    encoder: str = Field(
+        "auto",
+        description="`auto`, `starter`, or an open_clip pair such as `ViT-B-16/openai`.",
+    )
+    proposals: Generator = Field("mobile-sam", description="Proposal generator.")
+    points_per_side: int = Field(
+        24, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
+    )
+    max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of torch; 0 leaves torch's default.",
+        validation_alias="SAYMASK_WORKER_THREADS",
+    )
+    photo_max_megapixels: float = Field(
+        120.0, gt=0, description="Largest photo that is decoded, megapixels."
+    )
+    spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
+
+    def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
+        return PipelineConfig(
+            proposals=ProposalsConfig(
+                generator=self.proposals,
+                points_per_side=self.points_per_side,
+                max_count=self.max_proposals,
+            ),
+            scoring=scoring,
+            language_model=self.spacy_model,
+        )
+
+
+def load_worker_settings(**overrides: object) -> WorkerSettings:
+    """Read the environment.
+
+    Raises:
+        ConfigError: a value is wrong; names the setting.
+    """
+    try:
+        return WorkerSettings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(
+            f"Some settings of the worker are wrong: {lines}.", "Correct SAYMASK_... variables."
+        ) from error

@@ -75,24 +75,54 @@ class Proposals:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """Where proposals are, from their masks alone; shares of the photo's width and height.
+
+    Attributes:
+        center_x, center_y: (N,) centroid, 0 to 1.
+        bottom, top: (N,) edges of the box, 0 to 1.
+        area: (N,) share of the photo's area.
+        containment: (N, N) share of row i's mask that lies inside column j's.
+        iou: (N, N).
+    """
+
+    center_x: Floats
+    center_y: Floats
+    top: Floats
+    bottom: Floats
+    area: Floats
+    containment: Floats
+    iou: Floats
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """All that is known of a photo before any expression; what the cache keeps."""
+
+    sha256: str
+    proposals: Proposals
+    geometry: Geometry
+    features: VisualFeatures
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class VisualFeatures:
     """CLIP-space features of N proposals, float32, not normalised.
 
     Attributes:
         global_context: (N, D) whole image, tokens masked by the proposal.
-        masked_crop: (N, D) crop of the box, filled outside the mask.
-        plain_crop: (N, D) crop of the box as it is, with context.
+        local_context: (N, D) crop of the box, filled outside the mask.
     """
 
     global_context: Floats
-    masked_crop: Floats
-    plain_crop: Floats
+    local_context: Floats
 
     def __post_init__(self) -> None:
-        for name in ("global_context", "masked_crop", "plain_crop"):
+        for name in ("global_context", "local_context"):
             array = getattr(self, name)
             _require(array.ndim == 2, f"{name} (N, D)", array.shape)
-            _require(array.shape == self.masked_crop.shape, "equal shapes", array.shape)
+            _require(array.shape == self.local_context.shape, "equal shapes", array.shape)
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
 
 
@@ -101,21 +131,18 @@ class TextFeatures:
     """CLIP-space features of one expression, float32, not normalised: each (D,).
 
     ``phrase`` belongs to the head noun phrase (the sentence's own when there is none).
-    ``others`` (M, D) are the other noun phrases of the sentence.
+    ``anchor`` belongs to what the referent is related to, or is None.
     """
 
     sentence: Floats
     phrase: Floats
-    others: Floats
+    anchor: Floats | None
 
     def __post_init__(self) -> None:
         _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)
         _require(self.phrase.shape == self.sentence.shape, "equal shapes", self.phrase.shape)
-        _require(
-            self.others.ndim == 2 and self.others.shape[1:] == self.sentence.shape,
-            "others (M, D)",
-            self.others.shape,
-        )
+        if self.anchor is not None:
+            _require(self.anchor.shape == self.sentence.shape, "equal shapes", self.anchor.shape)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ ResNet weights its last feature map before attention pooling.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
@@ -18,9 +16,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backend.errors import ConfigError
+from worker.config import TokenMasking
 
 MASKED_BLOCKS = 3
-TokenMasking = Literal["multiply", "attention"]
 
 
 class ClipVisual:

@@ -57,7 +57,7 @@ def crop_squares(
     size_px: int,
     margin: float,
     device: str,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Corrected crops of N proposals, normalised as CLIP was trained.
 
     Args:
@@ -65,23 +65,20 @@ def crop_squares(
         masks: (N, h, w) bool.
 
     Returns:
-        masked (N, 3, S, S), the mean colour outside the mask; plain (N, 3, S, S), with the
-        surroundings. Both are float32; places outside the image hold the mean colour.
+        (N, 3, S, S) float32, the mean colour outside the mask and outside the image.
     """
     image = normalise(_to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)
     boxes = compute_square_boxes(masks, margin)
     height, width = pixels.shape[:2]
-    masked = torch.zeros(len(masks), 3, size_px, size_px, device=device)
-    plain = torch.zeros_like(masked)
+    crops = torch.zeros(len(masks), 3, size_px, size_px, device=device)
     for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         padding = (left - x0, x1 - right, top - y0, y1 - bottom)
         region = image[:, top:bottom, left:right]
         inside = torch.from_numpy(masks[index, top:bottom, left:right]).to(device)
-        pair = F.pad(torch.stack([region, region * inside]), padding)
-        resized = F.interpolate(pair, (size_px, size_px), mode="bicubic", antialias=True)
-        plain[index], masked[index] = resized
-    return masked, plain
+        square = F.pad(region * inside, padding)[None]
+        crops[index] = F.interpolate(square, (size_px, size_px), mode="bicubic", antialias=True)[0]
+    return crops
 
 
 def resize_whole(pixels: NDArray[np.uint8], *, size_px: int, device: str) -> Tensor:

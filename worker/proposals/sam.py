@@ -148,11 +148,17 @@ class SamProposer:
             boxes = self._boxes(found)
             more = self._from_prompts(image, boxes, frame_hw, points=False)
             found = self._deduplicate(_Found.join([found, more]))
-        found = found.take(torch.arange(min(len(found.logits), self._config.max_count)))
-        return self._to_proposals(found, photo.size_hw, frame_hw)
+        return self._to_proposals(self._within_budget(found), photo.size_hw, frame_hw)
+
+    def _within_budget(self, found: _Found) -> _Found:
+        """Beyond the budget the smallest masks go, whatever their quality: SAM's own quality
+        prefers small uniform parts, and people name objects."""
+        areas = (found.logits > 0).flatten(1).sum(dim=1)
+        largest = torch.argsort(areas, descending=True, stable=True)[: self._config.max_count]
+        return found.take(largest.sort().values)
 
     def _embed(self, photo: Photo, frame_hw: tuple[int, int]) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(photo.pixels)).to(self._sam.device)
+        pixels = torch.from_numpy(np.array(photo.pixels)).to(self._sam.device)
         image = pixels.permute(2, 0, 1)[None].float()
         resized = F.interpolate(image, frame_hw, mode="bilinear", antialias=True).round()
         prepared = self._sam.preprocess(resized[0])[None].to(self._dtype)

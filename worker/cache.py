@@ -1,0 +1,140 @@
+"""Prepared photos on disk, keyed by content and configuration, bounded by bytes.
+
+An entry holds packed masks, qualities and half-precision features, about 0.1 MB a photo. It is
+written aside and renamed, so readers see whole entries only; one that cannot be read is removed
+and made again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from backend.errors import InvalidMask
+from backend.masks import decode_coco_rle, encode_coco_rle
+from worker.scoring import compute_geometry
+from worker.stages import PreparedImage, Proposals, VisualFeatures
+
+log = logging.getLogger(__name__)
+
+
+class PreparedCache:
+    """A directory of prepared photos.
+
+    Args:
+        directory: may be shared by several workers of one machine.
+        key: fingerprint of everything a prepared photo depends on.
+        max_bytes: the least recently used entries go when the directory grows beyond.
+    """
+
+    def __init__(self, directory: Path, key: str, max_bytes: int) -> None:
+        self._root = directory
+        self._directory = directory / key
+        self._max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+
+    def load(self, sha256: str) -> PreparedImage | None:
+        """The prepared photo, or None."""
+        path = self._path(sha256)
+        try:
+            prepared = _read(path, sha256)
+        except FileNotFoundError:
+            self.misses += 1
+            return None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidMask, EOFError) as error:
+            log.warning("cache entry %s is damaged (%s), making it again", path.name, error)
+            path.unlink(missing_ok=True)
+            self.misses += 1
+            return None
+        self.hits += 1
+        os.utime(path)
+        return prepared
+
+    def store(self, prepared: PreparedImage) -> None:
+        """Keep a prepared photo; a full disk costs the cache, never the answer."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
+                np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+            os.replace(file.name, self._path(prepared.sha256))
+            self._evict()
+        except OSError as error:
+            log.warning("prepared photo %s could not be kept: %s", prepared.sha256[:12], error)
+
+    def usage(self) -> tuple[int, float]:
+        """Number of entries and megabytes, all configurations together."""
+        sizes = [size for _, size, _ in self._entries()]
+        return len(sizes), sum(sizes) / 1e6
+
+    def _path(self, sha256: str) -> Path:
+        return self._directory / f"{sha256}.npz"
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        found = []
+        for path in self._root.glob("*/*.npz"):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((state.st_mtime, state.st_size, path))
+        return sorted(found, key=lambda entry: entry[0])
+
+    def _evict(self) -> None:
+        entries = self._entries()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= self._max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _to_arrays(prepared: PreparedImage) -> dict[str, np.ndarray]:
+    proposals = prepared.proposals
+    meta = {
+        "masks": [encode_coco_rle(mask) for mask in proposals.masks],
+        "work_hw": list(proposals.masks.shape[1:]),
+        "size_hw": list(proposals.size_hw),
+        "notices": list(prepared.notices),
+    }
+    return {
+        "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+        "predicted_iou": proposals.predicted_iou,
+        "stability_score": proposals.stability_score,
+        **{
+            f.name: getattr(prepared.features, f.name).astype(np.float16)
+            for f in fields(VisualFeatures)
+        },
+    }
+
+
+def _read(path: Path, sha256: str) -> PreparedImage:
+    with np.load(path, allow_pickle=False) as arrays:
+        meta = json.loads(arrays["meta"].tobytes())
+        masks = [decode_coco_rle(mask) for mask in meta["masks"]]
+        height, width = meta["work_hw"]
+        stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
+        proposals = Proposals(
+            masks=stacked,
+            predicted_iou=arrays["predicted_iou"],
+            stability_score=arrays["stability_score"],
+            size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
+        )
+        features = VisualFeatures(
+            **{f.name: arrays[f.name].astype(np.float32) for f in fields(VisualFeatures)}
+        )
+    return PreparedImage(
+        sha256=sha256,
+        proposals=proposals,
+        geometry=compute_geometry(stacked),
+        features=features,
+        notices=tuple(meta["notices"]),
+    )

@@ -1,0 +1,175 @@
+"""``saymask-worker``: the worker's command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from backend.errors import InvalidRequest, PhotoUnreachable, SaymaskError
+from worker.config import load_worker_settings
+from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="saymask-worker: proposals, CLIP and ranking. Settings come from SAYMASK_... variables.",
+)
+models = typer.Typer(no_args_is_help=True, help="Weights: list, pull, verify.")
+app.add_typer(models, name="models")
+console = Console(stderr=True)
+
+
+@app.command()
+def run(
+    burst: Annotated[bool, typer.Option(help="Stop when the queues are empty.")] = False,
+) -> None:
+    """Serve the queue.
+
+    Example: SAYMASK_REDIS_URL=redis://localhost:6379/0 saymask-worker run
+    """
+    from worker.main import run_worker
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run_worker(load_worker_settings(), burst=burst)
+
+
+@app.command()
+def segment(
+    photo: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: Annotated[str, typer.Argument(help="What you mean, in words.")],
+    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 3,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
+    masks: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+) -> None:
+    """Segment one photo without Label Studio.
+
+    Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
+    """
+    from worker.images import decode_photo
+    from worker.overlay import draw_overlay
+    from worker.pipeline import build_pipeline
+
+    if not 1 <= k <= 50:
+        raise InvalidRequest(f"-k must be from 1 to 50, got {k}.")
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise PhotoUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
+    settings = load_worker_settings()
+    with console.status("loading models"):
+        pipeline = build_pipeline(settings)
+    with console.status("segmenting"):
+        prepared, from_cache, timings = pipeline.prepare(data, hashlib.sha256(data).hexdigest())
+        result = pipeline.segment(
+            prepared, expression, k, from_cache=from_cache, preparation=timings
+        )
+    table = Table("rank", "score", "box x y w h", "predicted IoU", title=result.expression)
+    for candidate in result.candidates:
+        box = " ".join(str(side) for side in candidate.box_xywh)
+        score = f"{candidate.score:.4f}"
+        table.add_row(str(candidate.rank), score, box, f"{candidate.predicted_iou:.3f}")
+    out = Console()
+    out.print(table)
+    stages = result.timings.model_dump()
+    out.print("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
+    out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}")
+    for notice in result.notices:
+        out.print(f"[yellow]{notice}[/yellow]")
+    if masks is not None:
+        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    if overlay is not None:
+        pixels = decode_photo(data, settings.photo_max_megapixels).pixels
+        draw_overlay(pixels, result.candidates, result.expression).save(overlay)
+
+
+@models.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """What can be pulled, what is here. Example: saymask-worker models list --json"""
+    store = _store()
+    rows = [
+        {
+            "name": c.name,
+            "what": c.what,
+            "licence": c.licence,
+            "bytes": c.bytes,
+            "sha256": c.sha256,
+            "source": str(c.source),
+            "path": str(store.path(c.name)),
+            "present": store.is_present(c.name),
+        }
+        for c in CHECKPOINTS.values()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "here", "MB", "licence", "what", "source")
+    for row in rows:
+        here = "yes" if row["present"] else "no"
+        size = f"{CHECKPOINTS[str(row['name'])].bytes / 1e6:.0f}"
+        table.add_row(
+            str(row["name"]), here, size, str(row["licence"]), str(row["what"]), str(row["source"])
+        )
+    Console().print(table)
+    Console().print("Genuine CLIP pairs come from the model hub by name: SAYMASK_ENCODER.")
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: what CPU use needs.")] = None,
+) -> None:
+    """Fetch weights once. Example: saymask-worker models pull mobile-sam"""
+    store = _store()
+    wanted = names or list(DEFAULT)
+    for name in wanted:
+        find_checkpoint(name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        for name in wanted:
+            if store.is_present(name):
+                console.print(f"{name}: here already")
+                continue
+            task = progress.add_task(name, total=None)
+
+            def report(what: str, done: int, total: int, task: object = task) -> None:
+                progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
+
+            store.pull(name, report)
+            console.print(f"{name}: {store.path(name)}")
+
+
+@models.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+) -> None:
+    """Check stored weights against their hashes. Example: saymask-worker models verify"""
+    store = _store()
+    for name in names or [name for name in CHECKPOINTS if store.is_present(name)]:
+        console.print(f"{name}: sha256 {store.verify(name)}")
+
+
+def _store() -> WeightStore:
+    return WeightStore(load_worker_settings().cache_dir)
+
+
+def main() -> None:
+    """Entry point: errors in words, not in traces."""
+    try:
+        app()
+    except SaymaskError as error:
+        console.print(f"[red]error:[/red] {error.cause}", highlight=False)
+        if error.cure:
+            console.print(error.cure, highlight=False)
+        sys.exit(2)

@@ -1,0 +1,123 @@
+"""Choosing and loading an encoder: a genuine open_clip pair, or the starter."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib import resources
+from pathlib import Path
+
+import httpx
+import open_clip
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from open_clip.model import _build_vision_tower
+from safetensors.torch import load_file
+
+from backend.errors import ConfigError, WeightsError
+from worker.config import GENUINE_SCORING, STARTER_SCORING
+from worker.encoders.base import Encoder
+from worker.encoders.clip_text import OpenClipText, StarterText
+from worker.encoders.clip_visual import ClipVisual
+from worker.encoders.starter_image import OPEN_CLIP_NAME
+from worker.weights import WeightStore, hash_file
+
+log = logging.getLogger(__name__)
+
+AUTO_PAIR = "ViT-B-16/openai"
+_HUB_TIMEOUT_S = 2.0
+
+
+def starter_head_path() -> Path:
+    """The head we trained, shipped with the package."""
+    return Path(str(resources.files("worker") / "data" / "starter_head.safetensors"))
+
+
+def choose_encoder(setting: str) -> tuple[str, str]:
+    """Resolve ``auto``; returns the encoder's name and the reason, for people."""
+    if setting != "auto":
+        return setting, "set by SAYMASK_ENCODER"
+    if _is_cached(AUTO_PAIR):
+        return AUTO_PAIR, "its weights are on this machine"
+    try:
+        httpx.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        return "starter", f"the model hub does not answer ({type(error).__name__})"
+    return AUTO_PAIR, "the model hub answers"
+
+
+def _is_cached(pair: str) -> bool:
+    model, pretrained = _split_pair(pair)
+    repository = open_clip.get_pretrained_cfg(model, pretrained).get("hf_hub", "").strip("/")
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return any(
+        isinstance(try_to_load_from_cache(repository, name), str) for name in names if repository
+    )
+
+
+def _split_pair(pair: str) -> tuple[str, str]:
+    model, _, pretrained = pair.partition("/")
+    known = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in known:
+        raise ConfigError(
+            f"There is no open_clip pair {pair!r}.",
+            f"Weights of {model}: {', '.join(known)}."
+            if known
+            else "Use auto, starter, or MODEL/WEIGHTS such as ViT-B-16/openai, RN50/openai.",
+        )
+    return model, pretrained
+
+
+def load_encoder(
+    name: str, store: WeightStore, device: str, dtype: torch.dtype, batch: int
+) -> Encoder:
+    """Load an encoder by its resolved name.
+
+    Raises:
+        WeightsError: weights are missing, damaged or unreachable.
+        ConfigError: unknown name or unsupported architecture.
+    """
+    if name == "starter":
+        return _load_starter(store, device, dtype, batch)
+    model_name, pretrained = _split_pair(name)
+    try:
+        model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"The weights of {name} could not be loaded: {error}",
+            "Check the network, or set SAYMASK_ENCODER=starter.",
+        ) from error
+    # The visual tower moves to its own precision; text stays in float32.
+    visual = ClipVisual(model.visual, name, device, dtype, batch)
+    text = OpenClipText(model, open_clip.get_tokenizer(model_name), device)
+    return Encoder(
+        name=name.replace("/", "-"),
+        visual=visual,
+        text=text,
+        weights_hash=visual.weights_hash,
+        scoring=GENUINE_SCORING,
+        description=f"CLIP {name} through open_clip",
+    )
+
+
+def _load_starter(
+    store: WeightStore, device: str, dtype: torch.dtype, batch: int
+) -> Encoder:
+    # Only the image tower: open_clip's public builder would also make an unused text tower.
+    model = open_clip.get_model_config(OPEN_CLIP_NAME)
+    tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
+    tower.load_state_dict(load_file(store.require("starter-image")), strict=True)
+    visual = ClipVisual(tower, "starter", device, dtype, batch)
+    head = starter_head_path()
+    text = StarterText(
+        store.require("starter-text"), store.require("starter-tokenizer"), head, device
+    )
+    combined = f"{visual.weights_hash}{hash_file(head)}"
+    return Encoder(
+        name="starter",
+        visual=visual,
+        text=text,
+        weights_hash=hashlib.sha256(combined.encode()).hexdigest()[:8],
+        scoring=STARTER_SCORING,
+        description="starter encoder: CLIP ViT-B/16 images, our MiniLM text tower",
+    )

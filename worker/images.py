@@ -1,0 +1,97 @@
+"""Decoding a photo: any common format to upright RGB, with limits.
+
+The mask must lie on what the annotator sees, so everything is done as a browser does it: EXIF
+orientation is applied, transparency shows a white page, 16 bits become 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from backend.errors import PhotoTooLarge, PhotoUnreadable
+from worker.stages import Photo
+
+MIN_SIDE_PX = 8
+# Pillow hands a multi-picture JPEG (MPO), as phones write it, to the JPEG reader.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MEGA = 1_000_000
+
+
+def decode_photo(data: bytes, max_megapixels: float) -> Photo:
+    """Decode the bytes of a photo.
+
+    Raises:
+        PhotoUnreadable: empty, no known image format, damaged, animated, or below 8 px a side.
+        PhotoTooLarge: more pixels than allowed; found before any pixel is decoded.
+    """
+    if not data:
+        raise PhotoUnreadable("The photo is empty (zero bytes).", "Upload it again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image, max_megapixels)
+                _check_still(image)
+                return _to_photo(image, hashlib.sha256(data).hexdigest())
+    except UnidentifiedImageError as error:
+        raise PhotoUnreadable(
+            "The file is no image saymask can read.", f"Use one of {', '.join(_FORMATS)}."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PhotoTooLarge(f"The photo is too large: {error}", "Shrink it.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow reports damaged files with any of these, SyntaxError for broken PNG chunks.
+        raise PhotoUnreadable(
+            f"The photo is damaged: {error}", "Save it again with an image editor."
+        ) from error
+
+
+def _check_size(image: Image.Image, max_megapixels: float) -> None:
+    width, height = image.size
+    if width * height > max_megapixels * _MEGA:
+        raise PhotoTooLarge(
+            f"The photo has {width} x {height} pixels ({width * height / _MEGA:.0f} megapixels);"
+            f" the limit is {max_megapixels:g}.",
+            "Shrink it, or raise SAYMASK_PHOTO_MAX_MEGAPIXELS.",
+        )
+    if min(width, height) < MIN_SIDE_PX:
+        raise PhotoUnreadable(
+            f"The photo has {width} x {height} pixels; the shorter side needs {MIN_SIDE_PX}.",
+            "Use a larger photo.",
+        )
+
+
+def _check_still(image: Image.Image) -> None:
+    # An MPO holds a second view or a preview of one still photo, a TIFF may hold a thumbnail.
+    if image.format not in ("MPO", "TIFF") and getattr(image, "n_frames", 1) > 1:
+        raise PhotoUnreadable(
+            f"The {image.format} is animated ({getattr(image, 'n_frames', 0)} frames).",
+            "Save one frame as a still image.",
+        )
+
+
+def _to_photo(image: Image.Image, sha256: str) -> Photo:
+    upright: Any = ImageOps.exif_transpose(image)
+    notices: list[str] = []
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        upright = _from_deep_grey(upright)
+        notices.append("The photo's 16 bits per channel were reduced to 8.")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        upright = Image.alpha_composite(page, rgba)
+        notices.append("Transparent parts of the photo count as white.")
+    pixels = np.array(upright.convert("RGB"))
+    return Photo(pixels=pixels, sha256=sha256, notices=tuple(notices))
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if image.mode.startswith("I") else max(float(values.max(initial=0.0)), 1.0)
+    return Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))

@@ -1,0 +1,114 @@
+"""What RQ calls: a dict in, a dict out. Expected errors come back as replies, not as traces."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import redis
+from pydantic import ValidationError
+from rq import get_current_job
+
+from backend.contract import (
+    PHOTO_KEY,
+    JobFailure,
+    JobReply,
+    PrepareRequest,
+    PrepareResult,
+    SegmentRequest,
+    Timings,
+)
+from backend.errors import InternalError, InvalidRequest, PhotoUnreachable, SaymaskError
+from worker.pipeline import Pipeline, PreparationTimings
+from worker.stages import PreparedImage
+
+log = logging.getLogger(__name__)
+
+_pipeline: Pipeline | None = None
+
+
+def install_pipeline(pipeline: Pipeline) -> None:
+    """Give this process its models; called once, before the first job is taken."""
+    global _pipeline
+    _pipeline = pipeline
+
+
+def segment(message: dict[str, Any]) -> dict[str, Any]:
+    """Job ``JOB_SEGMENT``: a SegmentRequest in, a JobReply out."""
+    return _reply(_segment, message)
+
+
+def prepare(message: dict[str, Any]) -> dict[str, Any]:
+    """Job ``JOB_PREPARE``: a PrepareRequest in, a JobReply out."""
+    return _reply(_prepare, message)
+
+
+def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if _pipeline is None:
+            raise InternalError("The worker has no models.", "Start it with: saymask-worker run")
+        reply: JobReply = work(_pipeline, message)
+    except SaymaskError as error:
+        log.warning("%s", error)
+        reply = JobReply(failure=JobFailure(code=error.code, cause=error.cause, cure=error.cure))
+    except ValidationError as error:
+        failure = InvalidRequest(
+            f"The job has an unknown shape: {error}",
+            "Backend and worker must be of the same saymask version.",
+        )
+        reply = JobReply(
+            failure=JobFailure(code=failure.code, cause=failure.cause, cure=failure.cure)
+        )
+    return reply.model_dump(mode="json")
+
+
+def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
+    request = SegmentRequest.model_validate(message)
+    prepared, from_cache, timings = _prepared(pipeline, request.photo_sha256)
+    result = pipeline.segment(
+        prepared, request.expression, request.k, from_cache=from_cache, preparation=timings
+    )
+    return JobReply(segment=result)
+
+
+def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
+    request = PrepareRequest.model_validate(message)
+    prepared, from_cache, timings = _prepared(pipeline, request.photo_sha256)
+    return JobReply(
+        prepare=PrepareResult(
+            photo_sha256=request.photo_sha256,
+            proposals_count=len(prepared.proposals),
+            model_version=pipeline.model_version,
+            from_cache=from_cache,
+            timings=Timings(
+                decode_ms=timings.decode_ms,
+                proposals_ms=timings.proposals_ms,
+                visual_features_ms=timings.visual_features_ms,
+            ),
+        )
+    )
+
+
+def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, bool, PreparationTimings]:
+    """From the cache, else from the bytes the backend laid into Redis."""
+    known = pipeline.load_prepared(sha256)
+    if known is not None:
+        return known, True, PreparationTimings()
+    data = _connection().get(PHOTO_KEY.format(sha256=sha256))
+    if data is None:
+        raise PhotoUnreachable(
+            f"The photo {sha256[:12]} is no longer in the queue's memory.",
+            "Type the expression again; the photo is then fetched anew.",
+        )
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise PhotoUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
+    return pipeline.prepare(data, sha256)
+
+
+def _connection() -> redis.Redis:
+    job = get_current_job()
+    if job is None:
+        raise InternalError("A photo can be read only inside a job.")
+    connection: redis.Redis = job.connection
+    return connection

@@ -1,0 +1,307 @@
+"""The whole way from a photo and an expression to ranked masks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from backend.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
+from backend.errors import InvalidRequest
+from backend.masks import compute_box_xywh, encode_coco_rle
+from worker.cache import PreparedCache
+from worker.config import PipelineConfig, WorkerSettings
+from worker.encoders.base import Encoder
+from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.crops import crop_squares, resize_token_masks, resize_whole
+from worker.images import decode_photo
+from worker.language import LanguageParser, ParsedExpression, clean_expression
+from worker.proposals.sam import SamProposer, load_sam
+from worker.refine import to_original_size
+from worker.scoring import compute_geometry, compute_scores, normalise_rows
+from worker.stages import Photo, PreparedImage, Proposals, TextFeatures, VisualFeatures
+from worker.weights import WeightStore, default_cache_dir
+
+log = logging.getLogger(__name__)
+
+_PHRASE_TEMPLATE = "a photo of a {}"
+
+
+class Proposer(Protocol):
+    """Anything that makes proposals."""
+
+    def propose(self, photo: Photo) -> Proposals: ...
+
+
+@dataclass(frozen=True)
+class PreparationTimings:
+    decode_ms: float = 0.0
+    proposals_ms: float = 0.0
+    visual_features_ms: float = 0.0
+
+
+class Pipeline:
+    """Prepares photos and segments expressions. One instance per process; not for threads.
+
+    Args:
+        proposer, encoder, parser: loaded models.
+        config: what they were built with; it names the results.
+        cache: where prepared photos are kept, or None.
+        photo_max_megapixels: larger photos are refused.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        encoder: Encoder,
+        parser: LanguageParser,
+        config: PipelineConfig,
+        cache: PreparedCache | None,
+        photo_max_megapixels: float,
+        device: str = "cpu",
+    ) -> None:
+        self._proposer = proposer
+        self.encoder = encoder
+        self._parser = parser
+        self.config = config
+        self.cache = cache
+        self._max_megapixels = photo_max_megapixels
+        self.device = device
+
+    @property
+    def model_version(self) -> str:
+        """Names everything a result depends on."""
+        parts = (self.encoder.name, self.config.proposals.generator)
+        return f"saymask-{'-'.join(parts)}-{self.config.fingerprint()}-{self.encoder.weights_hash}"
+
+    def prepare(self, data: bytes, sha256: str) -> tuple[PreparedImage, bool, PreparationTimings]:
+        """Everything about a photo that does not depend on an expression.
+
+        Args:
+            data: the encoded photo.
+            sha256: of those bytes.
+
+        Returns:
+            The prepared photo, whether it came from the cache, and the milliseconds it took.
+
+        Raises:
+            PhotoUnreadable, PhotoTooLarge.
+        """
+        known = self.load_prepared(sha256)
+        if known is not None:
+            return known, True, PreparationTimings()
+        clock = _Clock()
+        photo = decode_photo(data, self._max_megapixels)
+        decode_ms = clock.lap_ms()
+        proposals = self._proposer.propose(photo)
+        proposals_ms = clock.lap_ms()
+        features = self._encode_proposals(photo, proposals)
+        prepared = PreparedImage(
+            sha256=photo.sha256,
+            proposals=proposals,
+            geometry=compute_geometry(proposals.masks),
+            features=features,
+            notices=photo.notices,
+        )
+        if self.cache is not None:
+            self.cache.store(prepared)
+        return prepared, False, PreparationTimings(decode_ms, proposals_ms, clock.lap_ms())
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        """The photo, if it was prepared before with the same configuration."""
+        return self.cache.load(sha256) if self.cache is not None else None
+
+    def _encode_proposals(self, photo: Photo, proposals: Proposals) -> VisualFeatures:
+        visual, scoring = self.encoder.visual, self.config.scoring
+        if len(proposals) == 0:
+            width = self.encoder.text.encode(["nothing"]).shape[1]
+            none = np.zeros((0, width), dtype=np.float32)
+            return VisualFeatures(none, none)
+        pixels = _resize_pixels(photo, proposals.masks.shape[1:])
+        crops = crop_squares(
+            pixels,
+            proposals.masks,
+            size_px=visual.image_size_px,
+            margin=scoring.crop_margin,
+            device=self.device,
+        )
+        whole = resize_whole(pixels, size_px=visual.image_size_px, device=self.device)
+        tokens = resize_token_masks(
+            proposals.masks, visual.grid_side, floor=scoring.token_floor
+        )
+        masking = scoring.token_masking if visual.is_vit else "multiply"
+        return VisualFeatures(
+            global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
+            local_context=visual.encode_images(crops).cpu().numpy(),
+        )
+
+    def segment(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        from_cache: bool,
+        preparation: PreparationTimings,
+    ) -> SegmentResult:
+        """Rank a prepared photo's proposals against an expression; the best ``k`` are candidates.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+            InvalidRequest: ``k`` is out of range.
+        """
+        if not 1 <= k <= MAX_K:
+            raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
+        clock = _Clock()
+        cleaned = clean_expression(expression)
+        parsed = self._parser.parse(cleaned)
+        language_ms = clock.lap_ms()
+        text = self._encode_text(parsed)
+        text_ms = clock.lap_ms()
+        scores = compute_scores(
+            prepared.features, text, prepared.geometry, parsed, self.config.scoring
+        )
+        scoring_ms = clock.lap_ms()
+        candidates = tuple(
+            self._to_candidate(prepared.proposals, int(index), rank, float(scores.total[index]))
+            for rank, index in enumerate(scores.order[:k], start=1)
+        )
+        return SegmentResult(
+            photo_sha256=prepared.sha256,
+            expression=cleaned,
+            size_hw=prepared.proposals.size_hw,
+            candidates=candidates,
+            head_noun_phrase=parsed.head_noun_phrase,
+            notices=(*prepared.notices, *self._notices(parsed, prepared)),
+            proposals_count=len(prepared.proposals),
+            model_version=self.model_version,
+            from_cache=from_cache,
+            timings=Timings(
+                decode_ms=preparation.decode_ms,
+                proposals_ms=preparation.proposals_ms,
+                visual_features_ms=preparation.visual_features_ms,
+                language_ms=language_ms,
+                text_features_ms=text_ms,
+                scoring_ms=scoring_ms,
+                refine_ms=clock.lap_ms(),
+            ),
+        )
+
+    def _encode_text(self, parsed: ParsedExpression) -> TextFeatures:
+        """Sentence, noun phrase (bare and in a template, averaged) and anchor, in one batch."""
+        phrase = parsed.appearance or parsed.head_noun_phrase or parsed.text
+        anchor = parsed.relation.anchor if parsed.relation else None
+        texts = [parsed.text, phrase, _PHRASE_TEMPLATE.format(phrase)]
+        if anchor is not None:
+            texts += [anchor, _PHRASE_TEMPLATE.format(anchor)]
+        rows = normalise_rows(self.encoder.text.encode(texts))
+        return TextFeatures(
+            sentence=rows[0],
+            phrase=rows[1:3].mean(axis=0),
+            anchor=rows[3:5].mean(axis=0) if anchor is not None else None,
+        )
+
+    def _notices(self, parsed: ParsedExpression, prepared: PreparedImage) -> list[str]:
+        notices = []
+        if self.encoder.text.truncated(parsed.text):
+            notices.append("The expression is longer than the model reads; its end was ignored.")
+        if parsed.head_noun_phrase is None:
+            notices.append("No noun names the object; the whole expression was scored.")
+        if len(prepared.proposals) == 0:
+            notices.append("No object was found in the photo.")
+        return notices
+
+    @staticmethod
+    def _to_candidate(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
+        mask = to_original_size(proposals.masks[index], proposals.size_hw)
+        return Candidate(
+            rank=rank,
+            score=round(score, 6),
+            mask=CocoRle.model_validate(encode_coco_rle(mask)),
+            box_xywh=compute_box_xywh(mask),
+            predicted_iou=round(float(proposals.predicted_iou[index]), 4),
+            stability_score=round(float(proposals.stability_score[index]), 4),
+        )
+
+
+def _resize_pixels(photo: Photo, work_hw: tuple[int, ...]) -> np.ndarray:
+    if photo.size_hw == tuple(work_hw):
+        return photo.pixels
+    image = torch.from_numpy(np.array(photo.pixels)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        image, tuple(work_hw), mode="bilinear", antialias=True
+    )
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+class _Clock:
+    """Laps in milliseconds."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return round(lap * 1000, 2)
+
+
+def choose_device(setting: str) -> str:
+    """``auto`` is the first GPU, else the CPU."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(setting: str, device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively; elsewhere it is slower than float32."""
+    if setting != "auto":
+        return torch.bfloat16 if setting == "bfloat16" else torch.float32
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+def build_pipeline(settings: WorkerSettings) -> Pipeline:
+    """Load every model the settings ask for. Seconds, once per process.
+
+    Raises:
+        WeightsError, ConfigError.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    dtype = choose_precision(settings.precision, device)
+    on_gpu = device.startswith("cuda")
+    cache_dir = settings.cache_dir or default_cache_dir()
+    store = WeightStore(cache_dir)
+    name, reason = choose_encoder(settings.encoder)
+    log.info("encoder %s: %s", name, reason)
+    encoder = load_encoder(name, store, device, dtype, batch=128 if on_gpu else 16)
+    config = settings.pipeline_config(encoder.scoring)
+    # On a CPU small batches keep the decoder's activations in cache.
+    proposer = SamProposer(
+        load_sam(settings.proposals, store.require(settings.proposals)),
+        config.proposals,
+        device,
+        dtype,
+        batch=64 if on_gpu else 4,
+    )
+    key = f"{config.preparation_fingerprint()}-{encoder.weights_hash}-{str(dtype)[6:]}"
+    cache = PreparedCache(cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6))
+    log.info("%s, %s on %s, %s", encoder.description, settings.proposals, device, dtype)
+    return Pipeline(
+        proposer,
+        encoder,
+        LanguageParser(settings.spacy_model),
+        config,
+        cache,
+        settings.photo_max_megapixels,
+        device,
+    )
+
