@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -17,6 +18,7 @@ from backend.app import create_app
 from backend.config import load_settings
 from backend.errors import QueueUnavailable, SaymaskError
 from backend.label_studio.label_config import default_label_config
+from backend.stack.up import UpOptions, run_up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +84,31 @@ def status(
         console.print(answer["queue_error"] or answer["queues"])
         console.print(table)
     raise typer.Exit(0 if answer["ready"] else 1)
+
+
+@app.command()
+def up(
+    label_studio: Annotated[
+        Path, typer.Option(help="The label-studio program.", envvar="SAYMASK_LABEL_STUDIO_PROGRAM")
+    ],
+    data_dir: Annotated[
+        Path, typer.Option(help="Where everything is kept.", envvar="SAYMASK_UP_DIR")
+    ] = Path(".saymask"),
+    label_studio_port: Annotated[int, typer.Option(envvar="SAYMASK_LABEL_STUDIO_PORT")] = 8080,
+    port: Annotated[int, typer.Option(envvar="SAYMASK_PORT")] = 9090,
+    queue_port: Annotated[int, typer.Option(envvar="SAYMASK_QUEUE_PORT")] = 6390,
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="Use this queue, start none.")
+    ] = "",
+) -> None:
+    """Start queue, worker, backend and Label Studio with sample photos; Ctrl-C stops them.
+
+    Example: saymask up --label-studio .venv-label-studio/bin/label-studio
+    """
+    options = UpOptions(
+        data_dir.resolve(), label_studio, label_studio_port, port, queue_port, redis_url
+    )
+    run_up(options, lambda line: console.print(line, highlight=False, markup=False))
 
 
 @app.command("label-config")

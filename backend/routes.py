@@ -63,19 +63,19 @@ def build_router(services: Services, settings: Settings) -> APIRouter:
         body = await _read_json(request)
         call = await _in_thread(partial(load_predict_call, body))
         if call.expression is None and not call.interactive:
-            later.add_task(_prepare, services, call, waiting)
-        predictions = await anyio.to_thread.run_sync(
-            partial(services.predict, call), limiter=waiting
-        )
+            later.add_task(_in_waiting_thread, partial(services.prepare_later, call), waiting)
+        predictions = await _in_waiting_thread(partial(services.predict, call), waiting)
         return {"results": predictions}
 
     @router.post("/webhook")
-    async def webhook(request: Request) -> dict[str, Any]:
+    async def webhook(request: Request, later: BackgroundTasks) -> dict[str, Any]:
         _check_secret(request, settings)
         body = await _read_json(request)
         if not isinstance(body, dict) or not isinstance(body.get("action"), str):
             raise InvalidRequest("Expected a webhook: a JSON object with 'action'.")
         event_id = await _in_thread(partial(services.record_event, body["action"], body))
+        if body["action"] == "TASKS_CREATED":
+            later.add_task(_in_waiting_thread, partial(services.prepare_new_tasks, body), waiting)
         return {"status": "stored", "event": event_id}
 
     @router.get("/ready")
@@ -106,8 +106,10 @@ async def _in_thread(function: Callable[[], Result]) -> Result:
     return await anyio.to_thread.run_sync(function)
 
 
-async def _prepare(services: Services, call: PredictCall, limiter: anyio.CapacityLimiter) -> None:
-    await anyio.to_thread.run_sync(partial(services.prepare_later, call), limiter=limiter)
+async def _in_waiting_thread(
+    function: Callable[[], Result], limiter: anyio.CapacityLimiter
+) -> Result:
+    return await anyio.to_thread.run_sync(function, limiter=limiter)
 
 
 async def _read_json(request: Request) -> Any:

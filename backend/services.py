@@ -15,7 +15,7 @@ from backend.dispatch import Dispatcher
 from backend.errors import InternalError, JobSuperseded, QueueUnavailable, SaymaskError
 from backend.label_studio.client import PhotoFetcher
 from backend.label_studio.regions import EMPTY_PREDICTION, build_region_id, to_prediction
-from backend.label_studio.tasks import PredictCall, PredictTask
+from backend.label_studio.tasks import PredictCall, PredictTask, load_created_tasks
 from backend.records.store import NewRequest, RequestView, Store
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,10 @@ class Services:
 
     def prepare_later(self, call: PredictCall) -> None:
         """Have the photos of opened tasks prepared while the annotator reads them."""
-        for task in call.tasks:
+        self._prepare_photos(call.tasks)
+
+    def _prepare_photos(self, tasks: tuple[PredictTask, ...]) -> None:
+        for task in tasks:
             try:
                 sha256 = self._photos.provide(task)
                 self._dispatcher.prepare(PrepareRequest(photo_sha256=sha256))
@@ -146,6 +149,15 @@ class Services:
     def record_event(self, action: str, body: dict[str, Any]) -> int:
         """Keep a webhook; understanding it comes later."""
         return self._store.append_event(action, body)
+
+    def prepare_new_tasks(self, body: dict[str, Any]) -> None:
+        """Have the photos of imported tasks prepared before anyone opens them."""
+        try:
+            tasks = load_created_tasks(body)
+        except SaymaskError as error:
+            log.warning("new tasks not prepared ahead: %s", error)
+            return
+        self._prepare_photos(tasks)
 
     def model_version(self) -> str:
         """For Label Studio's /setup, which must not fail because a worker is away."""

@@ -36,7 +36,7 @@ class ProposalsConfig:
     """
 
     generator: Generator = "mobile-sam"
-    points_per_side: int = 24
+    points_per_side: int = 20
     predicted_iou_min: float = 0.75
     stability_min: float = 0.85
     duplicate_iou_max: float = 0.85
@@ -141,7 +141,7 @@ class WorkerSettings(BaseSettings):
     )
     proposals: Generator = Field("mobile-sam", description="Proposal generator.")
     points_per_side: int = Field(
-        24, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
+        20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
     )
     max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")

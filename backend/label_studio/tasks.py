@@ -70,6 +70,21 @@ def load_predict_call(body: Any) -> PredictCall:
     )
 
 
+def load_created_tasks(body: dict[str, Any]) -> tuple[PredictTask, ...]:
+    """The tasks of a TASKS_CREATED webhook.
+
+    Raises:
+        InvalidRequest, InvalidLabelConfig: the project is not made for saymask.
+    """
+    project = body.get("project")
+    xml = project.get("label_config") if isinstance(project, dict) else None
+    tasks = body.get("tasks")
+    if not isinstance(xml, str) or not isinstance(tasks, list):
+        raise InvalidRequest("Expected 'project' with 'label_config', and 'tasks'.")
+    config = load_label_config(xml)
+    return tuple(_load_task(task, config) for task in tasks)
+
+
 def _project_id(raw: Any) -> int:
     """``"<id>.<unix time>"`` to the id."""
     try:

@@ -1,0 +1,45 @@
+# make up: everything on this machine.   make test: all tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+LABEL_STUDIO_VENV ?= .venv-label-studio
+LABEL_STUDIO_VERSION = 1.23.2
+PIP = -m pip install --disable-pip-version-check --quiet
+
+.PHONY: up test test-unit check bench clean
+
+up: $(VENV)/.installed-worker $(LABEL_STUDIO_VENV)/.installed
+	@$(VENV)/bin/saymask-worker models pull
+	@$(VENV)/bin/saymask up --label-studio $(LABEL_STUDIO_VENV)/bin/label-studio
+
+test: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
+	@$(VENV)/bin/saymask-worker models pull
+	@SAYMASK_LABEL_STUDIO_PROGRAM=$(LABEL_STUDIO_VENV)/bin/label-studio $(VENV)/bin/python -m pytest
+
+test-unit: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m pytest -m "not slow and not stack and not browser"
+
+check: $(VENV)/.installed-dev
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m benchmarks
+
+$(VENV)/bin/python:
+	@$(PYTHON) -m venv $(VENV) || { echo "Python 3.11 or newer is needed: make up PYTHON=/path/to/python3.11"; exit 1; }
+
+$(VENV)/.installed-worker: $(VENV)/bin/python pyproject.toml
+	@echo "installing saymask with torch into $(VENV) (about 2 minutes, 7 GB, the first time) ..."
+	@s=$$(date +%s); $(VENV)/bin/python $(PIP) -e '.[worker,queue]' && touch $@ && echo "installed after $$(( $$(date +%s) - s )) s"
+
+$(VENV)/.installed-dev: $(VENV)/.installed-worker
+	@echo "installing what the tests need ..."
+	@$(VENV)/bin/python $(PIP) -e '.[worker,queue,postgresql,dev]' && touch $@
+
+$(LABEL_STUDIO_VENV)/.installed: Makefile
+	@echo "installing Label Studio $(LABEL_STUDIO_VERSION) into $(LABEL_STUDIO_VENV) (about 2 minutes the first time) ..."
+	@s=$$(date +%s); $(PYTHON) -m venv $(LABEL_STUDIO_VENV) && $(LABEL_STUDIO_VENV)/bin/python $(PIP) label-studio==$(LABEL_STUDIO_VERSION) && touch $@ && echo "installed after $$(( $$(date +%s) - s )) s"
+
+clean:
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

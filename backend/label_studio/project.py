@@ -1,0 +1,60 @@
+"""Making a Label Studio project that works with saymask, and giving it photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_config import default_label_config
+
+
+def find_or_create_project(client: LabelStudioClient, title: str) -> tuple[int, bool]:
+    """The id of the project with this title, and whether it was made now."""
+    page = client.request("GET", "/api/projects", params={"page_size": 1000})
+    for project in page["results"]:
+        if project["title"] == title:
+            return int(project["id"]), False
+    project = client.request(
+        "POST",
+        "/api/projects",
+        json={
+            "title": title,
+            "description": "Type what you mean; saymask proposes masks.",
+            "label_config": default_label_config(),
+            # A prediction before anything was typed would be an empty one, in everyone's way.
+            "evaluate_predictions_automatically": False,
+            "show_collab_predictions": False,
+        },
+    )
+    return int(project["id"]), True
+
+
+def connect_backend(client: LabelStudioClient, project_id: int, url: str) -> bool:
+    """Attach the backend unless it is attached; returns whether it was done now."""
+    known = client.request("GET", "/api/ml", params={"project": project_id})
+    if any(backend["url"].rstrip("/") == url.rstrip("/") for backend in known):
+        return False
+    client.request(
+        "POST",
+        "/api/ml",
+        json={"project": project_id, "url": url, "title": "saymask", "is_interactive": True},
+    )
+    return True
+
+
+def is_webhook_registered(client: LabelStudioClient, project_id: int, url: str) -> bool:
+    """Whether Label Studio will report annotations to the backend."""
+    hooks = client.request("GET", "/api/webhooks", params={"project": project_id})
+    return any(hook["url"].rstrip("/") == f"{url.rstrip('/')}/webhook" for hook in hooks)
+
+
+def upload_photos(client: LabelStudioClient, project_id: int, photos: list[Path]) -> int:
+    """Upload photos as tasks; returns how many tasks there are now."""
+    for photo in photos:
+        with photo.open("rb") as file:
+            client.request(
+                "POST", f"/api/projects/{project_id}/import", files={"file": (photo.name, file)}
+            )
+    project: dict[str, Any] = client.request("GET", f"/api/projects/{project_id}")
+    return int(project["task_number"])

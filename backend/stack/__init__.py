@@ -1,0 +1,1 @@
+"""The whole of saymask on one machine: queue, worker, backend and a Label Studio with samples."""

