@@ -26,12 +26,18 @@ from worker.stages import PreparedImage
 log = logging.getLogger(__name__)
 
 _pipeline: Pipeline | None = None
+_done = 0
 
 
 def install_pipeline(pipeline: Pipeline) -> None:
     """Give this process its models; called once, before the first job is taken."""
     global _pipeline
     _pipeline = pipeline
+
+
+def count_done() -> int:
+    """Jobs this process has answered."""
+    return _done
 
 
 def segment(message: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +51,7 @@ def prepare(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
+    global _done
     try:
         if _pipeline is None:
             raise InternalError("The worker has no models.", "Start it with: saymask-worker run")
@@ -60,6 +67,7 @@ def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
         reply = JobReply(
             failure=JobFailure(code=failure.code, cause=failure.cause, cure=failure.cure)
         )
+    _done += 1
     return reply.model_dump(mode="json")
 
 

@@ -84,7 +84,7 @@ class _Heart:
             device=pipeline.device if pipeline else choose_device(self._settings.device),
             started_at=self._started_at,
             rss_mb=self._process.memory_info().rss / 1e6,
-            jobs_done=worker.successful_job_count if worker else 0,
+            jobs_done=jobs.count_done(),
             cache_entries=entries,
             cache_mb=megabytes,
             cache_hits=cache.hits if cache else 0,

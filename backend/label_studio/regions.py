@@ -18,9 +18,10 @@ def build_region_id(request_id: int, rank: int) -> str:
 
 def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -> dict[str, Any]:
     """One prediction with a brush region per candidate: Label Studio's editor takes only the
-    first prediction of an interactive answer, so all candidates go into one."""
+    first prediction of an interactive answer, so all candidates go into one. The editor draws
+    later regions over earlier ones, so the best comes last."""
     regions: list[dict[str, Any]] = []
-    for candidate in result.candidates:
+    for candidate in reversed(result.candidates):
         regions.extend(_to_regions(candidate, result, config, request_id))
     return {
         "result": regions,

@@ -72,7 +72,8 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> None:
         stopping = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, ask_to_stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
     options.data_dir.mkdir(parents=True, exist_ok=True)
     stack = Stack(options.data_dir / "logs", say)
     try:
@@ -82,7 +83,8 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> None:
         say("stopping")
     finally:
         # A second Ctrl-C must not leave half of them running.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         stack.stop()
         say("everything is stopped; your data is kept in " + str(options.data_dir))
 
