@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     services = Services(store, dispatcher, PhotoShelf(fetcher, dispatcher), settings.k)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         store.migrate()
         yield
         fetcher.close()

@@ -98,10 +98,13 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
-            f"SAYMASK_{'_'.join(str(part) for part in item['loc']).upper().removeprefix('SAYMASK_')}"
-            f": {item['msg']}"
+            f"{_variable_of('_'.join(str(part) for part in item['loc']))}: {item['msg']}"
             for item in error.errors()
         ]
         raise ConfigError(
             "Some settings are wrong: " + "; ".join(lines), "Correct the environment variables."
         ) from error
+
+
+def _variable_of(field: str) -> str:
+    return "SAYMASK_" + field.upper().removeprefix("SAYMASK_")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 JOB_SEGMENT = "worker.jobs.segment"
 JOB_PREPARE = "worker.jobs.prepare"
@@ -94,7 +94,7 @@ class Timings(_Message):
 
     @property
     def total_ms(self) -> float:
-        return sum(getattr(self, name) for name in type(self).model_fields)
+        return float(sum(self.model_dump().values()))
 
 
 class SegmentResult(_Message):

@@ -196,7 +196,7 @@ class Dispatcher:
             return result is not None and _read_reply(result).failure is None
         if status == JobStatus.STARTED:
             return self._is_alive(job.worker_name)
-        return status == JobStatus.QUEUED
+        return bool(status == JobStatus.QUEUED)
 
     def _is_alive(self, worker_name: str | None) -> bool:
         return any(worker.name == worker_name for worker in self.workers())

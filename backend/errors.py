@@ -1,23 +1,23 @@
 """Every error a user can meet, with its cause, its cure and its HTTP status.
 
-    SaymaskError
-      InvalidRequest            400  the request itself is wrong
-        InvalidExpression       422
-        InvalidLabelConfig      422
-        InvalidMask             422
-      PhotoError                422  the photo cannot be used
-        PhotoUnreadable
-        PhotoTooLarge           413
-        PhotoUnreachable        502
-        PhotoForbidden          403
-      QueueError                503  the photo and the expression are fine, we are not
-        QueueUnavailable
-        WorkerUnavailable
-        DeadlineExceeded        504
-        JobSuperseded           409
-      WeightsError              500  checkpoints missing or not what they should be
-      ConfigError               500  a setting is wrong
-      InternalError             500  a bug
+SaymaskError
+  InvalidRequest            400  the request itself is wrong
+    InvalidExpression       422
+    InvalidLabelConfig      422
+    InvalidMask             422
+  PhotoError                422  the photo cannot be used
+    PhotoUnreadable
+    PhotoTooLarge           413
+    PhotoUnreachable        502
+    PhotoForbidden          403
+  QueueError                503  the photo and the expression are fine, we are not
+    QueueUnavailable
+    WorkerUnavailable
+    DeadlineExceeded        504
+    JobSuperseded           409
+  WeightsError              500  checkpoints missing or not what they should be
+  ConfigError               500  a setting is wrong
+  InternalError             500  a bug
 """
 
 from __future__ import annotations

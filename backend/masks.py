@@ -111,7 +111,7 @@ def _pack_counts(counts: NDArray[np.int64]) -> str:
         active = more
         if not active.any():
             break
-    return groups[used].tobytes().decode("ascii")
+    return str(groups[used].tobytes(), "ascii")
 
 
 def _unpack_counts(text: str) -> NDArray[np.int64]:
@@ -168,8 +168,10 @@ def encode_brush_rle(mask: Mask) -> list[int]:
     inside = np.arange(lengths.size) % 2 == 1
     if lengths[0] == 0:
         lengths, inside = lengths[1:], inside[1:]
-    lengths, inside = _split_long_runs(lengths, inside)
-    kinds = np.searchsorted([2**bits for bits in _RUN_BITS], lengths)
+    kinds = np.searchsorted([2**bits for bits in _RUN_BITS[:-1]], lengths)
+    # A run too long for the longest code is written in pieces, all with that code.
+    lengths, pieces = _split_long_runs(lengths)
+    kinds, inside = np.repeat(kinds, pieces), np.repeat(inside, pieces)
     run_bits = np.asarray(_RUN_BITS)[kinds]
     code_bits = 1 + 2 + run_bits + _WORD_BITS
     words = np.where(inside, 255, 0)
@@ -178,10 +180,10 @@ def encode_brush_rle(mask: Mask) -> list[int]:
     header = header << 5 | (_WORD_BITS - 1)
     for bits in _RUN_BITS:
         header = header << 4 | (bits - 1)
-    bits = np.concatenate((_header_bits(header), _spread_bits(codes, code_bits)))
+    stream = np.concatenate((_header_bits(header), _spread_bits(codes, code_bits)))
     # The reference encoder appends a zero byte even when the bits end on a byte boundary.
-    padding = 8 - bits.size % 8
-    packed = np.packbits(np.concatenate((bits, np.zeros(padding, dtype=np.uint8))))
+    padding = 8 - stream.size % 8
+    packed = np.packbits(np.concatenate((stream, np.zeros(padding, dtype=np.uint8))))
     return [int(byte) for byte in packed]
 
 
@@ -193,13 +195,14 @@ def _header_bits(header: int) -> NDArray[np.uint8]:
 
 
 def _split_long_runs(
-    lengths: NDArray[np.int64], inside: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    lengths: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pieces of at most the longest code's reach, and how many each run gave."""
     longest = 2 ** _RUN_BITS[-1]
     pieces = -(-lengths // longest)
     split = np.full(int(pieces.sum()), longest, dtype=np.int64)
     split[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * longest
-    return split, np.repeat(inside, pieces)
+    return split, pieces
 
 
 def _spread_bits(codes: NDArray[np.int64], code_bits: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from fastapi.templating import Jinja2Templates
 
 from backend.config import Settings
 from backend.errors import InvalidRequest, SaymaskError
-from backend.label_studio.tasks import PredictCall, load_predict_call
+from backend.label_studio.tasks import load_predict_call
 from backend.services import Services
 
 Result = TypeVar("Result")

@@ -14,8 +14,10 @@ import tempfile
 import zipfile
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend.errors import InvalidMask
 from backend.masks import decode_coco_rle, encode_coco_rle
@@ -97,7 +99,7 @@ class PreparedCache:
             total -= size
 
 
-def _to_arrays(prepared: PreparedImage) -> dict[str, np.ndarray]:
+def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     proposals = prepared.proposals
     meta = {
         "masks": [encode_coco_rle(mask) for mask in proposals.masks],

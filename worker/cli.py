@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from backend.errors import InvalidRequest, PhotoUnreachable, SaymaskError
@@ -143,8 +150,8 @@ def pull(
                 continue
             task = progress.add_task(name, total=None)
 
-            def report(what: str, done: int, total: int, task: object = task) -> None:
-                progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
+            def report(_: str, done: int, total: int, task: TaskID = task) -> None:
+                progress.update(task, completed=done, total=total)
 
             store.pull(name, report)
             console.print(f"{name}: {store.path(name)}")

@@ -149,7 +149,10 @@ class WorkerSettings(BaseSettings):
         "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."
     )
     threads: int = Field(
-        0, ge=0, le=256, description="CPU threads of torch; 0 leaves torch's default.",
+        0,
+        ge=0,
+        le=256,
+        description="CPU threads of torch; 0 leaves torch's default.",
         validation_alias="SAYMASK_WORKER_THREADS",
     )
     photo_max_megapixels: float = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import warnings
 from typing import Any
 
@@ -34,7 +35,9 @@ def decode_photo(data: bytes, max_megapixels: float) -> Photo:
         raise PhotoUnreadable("The photo is empty (zero bytes).", "Upload it again.")
     try:
         with warnings.catch_warnings():
+            # Our own limit replaces Pillow's; a corrupt EXIF block counts as none.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, max_megapixels)
                 _check_still(image)
@@ -45,7 +48,7 @@ def decode_photo(data: bytes, max_megapixels: float) -> Photo:
         ) from error
     except Image.DecompressionBombError as error:
         raise PhotoTooLarge(f"The photo is too large: {error}", "Shrink it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
         # Pillow reports damaged files with any of these, SyntaxError for broken PNG chunks.
         raise PhotoUnreadable(
             f"The photo is damaged: {error}", "Save it again with an image editor."

@@ -70,7 +70,8 @@ _RELATIONS: tuple[tuple[str, RelationKind], ...] = (
     (r"below|under|underneath|beneath", "below"),
     (r"in front of|before", "in_front_of"),
     (r"behind|in back of", "behind"),
-    (r"next to|beside|near(?:est)?(?: to)?|close(?:st|r)?(?: to)?|by|alongside|adjacent to", "near"),
+    (r"(?:near|nearest|close|closer|closest)(?: to)?", "near"),
+    (r"next to|beside|by|alongside|adjacent to", "near"),
     (r"on", "on"),
     (r"inside|in", "in"),
 )  # fmt: skip
@@ -232,6 +233,9 @@ class LanguageParser:
         for chunk in doc.noun_chunks:
             if chunk.root.text not in _PRONOUNS and _strip_spatial(chunk.text):
                 return str(chunk.text)
+        # "the remote": an article and an adjective make a noun.
+        if doc[0].pos_ == "DET" and doc[-1].pos_ == "ADJ" and _strip_spatial(doc.text):
+            return str(doc.text)
         return None
 
 
@@ -240,9 +244,12 @@ def _leading_phrase(doc: Doc) -> Span | None:
     end = 0
     has_noun = False
     for token in doc:
-        if token.i and (token.is_punct and token.text not in (",", "'") or token.is_space):
+        if token.i and ((token.is_punct and token.text not in (",", "'")) or token.is_space):
             break
         if token.text in _ENDS_PHRASE and token.i:
+            # What a relative clause follows is a noun, whatever the tagger thought of it.
+            if not has_noun and doc[0].pos_ not in ("ADP", "VERB", "PRON"):
+                has_noun, end = True, token.i
             break
         if _is_noun(token.text, token.pos_):
             has_noun = True
@@ -285,7 +292,11 @@ def _read_relation(words: list[str]) -> tuple[Relation | None, list[str]]:
             anchor = [w for w in match["anchor"].split() if w not in _DETERMINERS]
             anchor = _until_clause(anchor)
             spatial = set(_SIDES) | _FRAME | _FILLER
-            if not anchor or anchor[0] in spatial or match.start() == 0 and kind in ("on", "in"):
+            if not anchor or anchor[0] in spatial:
+                continue
+            before = set(text[: match.start()].split()) - _DETERMINERS
+            if not before and (kind in ("on", "in") or match[0].startswith(("close", "near"))):
+                # "closest car", "the nearest dog": the noun is the referent, not an anchor.
                 continue
             return Relation(kind, " ".join(anchor)), text[: match.start()].split()
     return None, words

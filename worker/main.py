@@ -117,9 +117,7 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
         pipeline = build_pipeline(settings)
         jobs.install_pipeline(pipeline)
         heart.pipeline = pipeline
-        log.info(
-            "ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version
-        )
+        log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
         worker = _build_rq_worker(connection, name)
         heart.worker = worker
         worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from backend.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
 from backend.errors import InvalidRequest
@@ -130,9 +131,7 @@ class Pipeline:
             device=self.device,
         )
         whole = resize_whole(pixels, size_px=visual.image_size_px, device=self.device)
-        tokens = resize_token_masks(
-            proposals.masks, visual.grid_side, floor=scoring.token_floor
-        )
+        tokens = resize_token_masks(proposals.masks, visual.grid_side, floor=scoring.token_floor)
         masking = scoring.token_masking if visual.is_vit else "multiply"
         return VisualFeatures(
             global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
@@ -228,7 +227,7 @@ class Pipeline:
         )
 
 
-def _resize_pixels(photo: Photo, work_hw: tuple[int, ...]) -> np.ndarray:
+def _resize_pixels(photo: Photo, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:
     if photo.size_hw == tuple(work_hw):
         return photo.pixels
     image = torch.from_numpy(np.array(photo.pixels)).permute(2, 0, 1)[None]
@@ -304,4 +303,3 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
         settings.photo_max_megapixels,
         device,
     )
-

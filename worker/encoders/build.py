@@ -19,7 +19,7 @@ from worker.config import GENUINE_SCORING, STARTER_SCORING
 from worker.encoders.base import Encoder
 from worker.encoders.clip_text import OpenClipText, StarterText
 from worker.encoders.clip_visual import ClipVisual
-from worker.encoders.starter_image import OPEN_CLIP_NAME
+from worker.starter_image import OPEN_CLIP_NAME
 from worker.weights import WeightStore, hash_file
 
 log = logging.getLogger(__name__)
@@ -100,9 +100,7 @@ def load_encoder(
     )
 
 
-def _load_starter(
-    store: WeightStore, device: str, dtype: torch.dtype, batch: int
-) -> Encoder:
+def _load_starter(store: WeightStore, device: str, dtype: torch.dtype, batch: int) -> Encoder:
     # Only the image tower: open_clip's public builder would also make an unused text tower.
     model = open_clip.get_model_config(OPEN_CLIP_NAME)
     tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)

@@ -66,7 +66,7 @@ class OpenClipText:
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(texts).to(self._device)
-        features: Tensor = self._model.encode_text(tokens)  # type: ignore[operator]
+        features: Tensor = self._model.encode_text(tokens)
         return features
 
 

@@ -9,6 +9,7 @@ ResNet weights its last feature map before attention pooling.
 from __future__ import annotations
 
 import hashlib
+
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
@@ -126,9 +127,7 @@ class ClipVisual:
         pooled, _ = tower._pool(tokens)
         return (pooled @ tower.proj if tower.proj is not None else pooled).float()
 
-    def _global_resnet(
-        self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor
-    ) -> Tensor:
+    def _global_resnet(self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor) -> Tensor:
         features = tower.stem(image)
         for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
             features = layer(features)

@@ -139,9 +139,7 @@ class PromptDecoder:
         self.device = stock.iou_token.weight.device
         self._output_tokens = torch.cat([stock.iou_token.weight, stock.mask_tokens.weight])
         self._output_tokens = self._output_tokens.detach().to(dtype)
-        self._layers = [
-            _Layer(layer, dtype) for layer in stock.transformer.layers
-        ]
+        self._layers = [_Layer(layer, dtype) for layer in stock.transformer.layers]
         self._final = _AbsorbedAttention(stock.transformer.final_attn_token_to_image, dtype)
         self._final_norm = _cast(stock.transformer.norm_final_attn, dtype)
         self._upscaling = _Upscaling(stock.output_upscaling, dtype)
@@ -170,13 +168,13 @@ class PromptDecoder:
         """One positive point per prompt, (B, 2) in SAM's 1024 frame, to (B, 2, 256)."""
         labels = torch.ones(points_xy.shape[0], 1, device=self.device)
         sparse, _ = self._prompts((points_xy[:, None], labels), None, None)
-        return sparse  # type: ignore[no-any-return]
+        return sparse
 
     @torch.inference_mode()
     def embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
         """One box per prompt, (B, 4) in SAM's 1024 frame, to (B, 2, 256)."""
         sparse, _ = self._prompts(None, boxes_xyxy, None)
-        return sparse  # type: ignore[no-any-return]
+        return sparse
 
     @torch.inference_mode()
     def decode(self, image: AttachedImage, sparse: Tensor) -> DecodedPrompts:

@@ -60,7 +60,7 @@ def to_timm_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[key] = value
             continue
         for pattern, replacement in _KEY_RULES:
-            key = re.sub(pattern, replacement, key)  # type: ignore[arg-type]
+            key = re.sub(pattern, replacement, key)
         renamed[f"trunk.{key}"] = value
     return renamed
 
@@ -86,4 +86,4 @@ def build_tiny_vit_encoder(state: dict[str, Tensor]) -> TinyVitEncoder:
         )
     encoder.eval()
     fuse_batch_norms(encoder.trunk)
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return encoder.to(memory_format=torch.channels_last)

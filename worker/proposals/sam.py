@@ -191,9 +191,7 @@ class SamProposer:
         embed = self._decoder.embed_points if points else self._decoder.embed_boxes
         decoded = self._decoder.decode(image, embed(prompts))
         multimask = decoded.predicted_iou[:, 1:]
-        prompt, output = torch.nonzero(
-            multimask > self._config.predicted_iou_min, as_tuple=True
-        )
+        prompt, output = torch.nonzero(multimask > self._config.predicted_iou_min, as_tuple=True)
         if prompt.numel() == 0:
             empty = multimask.new_zeros(0)
             return _Found(multimask.new_zeros(0, *valid_hw), empty, empty)
@@ -210,9 +208,7 @@ class SamProposer:
         if len(found.logits) == 0:
             return found
         return found.take(
-            suppress_duplicates(
-                found.logits > 0, found.quality, self._config.duplicate_iou_max
-            )
+            suppress_duplicates(found.logits > 0, found.quality, self._config.duplicate_iou_max)
         )
 
     def _to_proposals(
@@ -223,9 +219,9 @@ class SamProposer:
         masks: list[NDArray[np.bool_]] = []
         for logits in found.logits.split(16):
             low_hw = (logits.shape[1], logits.shape[2])
-            frame = F.interpolate(
-                logits[:, None], (low_hw[0] * 4, low_hw[1] * 4), mode="bilinear"
-            )[:, :, : frame_hw[0], : frame_hw[1]]
+            frame = F.interpolate(logits[:, None], (low_hw[0] * 4, low_hw[1] * 4), mode="bilinear")[
+                :, :, : frame_hw[0], : frame_hw[1]
+            ]
             if work_hw != frame_hw:
                 frame = F.interpolate(frame, work_hw, mode="bilinear")
             masks.extend((frame[:, 0] > 0).cpu().numpy())

@@ -53,7 +53,9 @@ def load_dequantised(path: Path) -> dict[str, Tensor]:
     try:
         return _to_open_clip(named)
     except KeyError as error:
-        raise WeightsError(f"{path.name} is not the CLIP image tower: {error} is missing.") from error
+        raise WeightsError(
+            f"{path.name} is not the CLIP image tower: {error} is missing."
+        ) from error
 
 
 def _name_of(

@@ -1,0 +1,97 @@
+"""What the rooms may import, and that words and settings agree with the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend.config import Settings, load_settings
+from backend.errors import ConfigError
+from worker.config import WorkerSettings, load_worker_settings
+
+ROOT = Path(__file__).parent.parent
+
+_LIGHT = """
+import sys, importlib, pkgutil
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "spacy", "worker", "PIL", "open_clip"):
+            raise ImportError("the backend must not import " + name)
+sys.meta_path.insert(0, Refuse())
+import backend
+for module in pkgutil.walk_packages(backend.__path__, "backend."):
+    if ".migrations" not in module.name:
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def test_backend_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LIGHT], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "backend.app" in done.stdout
+
+
+def test_import_rules() -> None:
+    program = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-m", "mypy"], ["-m", "ruff", "check", "."]])
+def test_types_and_lint(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def variables() -> set[str]:
+    names = set()
+    for settings in (Settings, WorkerSettings):
+        for name, field in settings.model_fields.items():
+            alias = field.validation_alias
+            names.add(alias if isinstance(alias, str) else f"SAYMASK_{name.upper()}")
+    return names
+
+
+def test_readme_lists_every_setting_and_no_other() -> None:
+    table = (ROOT / "README.md").read_text("utf-8").split("## Settings")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(SAYMASK_\w+)`", table, re.MULTILINE)) == variables()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SAYMASK_K", "0"),
+        ("SAYMASK_K", "1000"),
+        ("SAYMASK_DEADLINE_S", "100"),
+        ("SAYMASK_PORT", "x"),
+        ("SAYMASK_LABEL_STUDIO_URL", "localhost"),
+    ],
+)
+def test_bad_settings_fail_at_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=variable):
+        load_settings()
+
+
+def test_bad_worker_settings_fail_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAYMASK_POINTS_PER_SIDE", "1")
+    with pytest.raises(ConfigError, match="points_per_side"):
+        load_worker_settings()
+
+
+def test_redis_url_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:1/0")
+    assert load_settings().redis_url == "redis://elsewhere:1/0"
+    monkeypatch.setenv("SAYMASK_REDIS_URL", "redis://here:2/0")
+    assert load_settings().redis_url == load_worker_settings().redis_url == "redis://here:2/0"
