@@ -566,7 +566,9 @@ def test_no_pickle_on_the_wire(
     assert json.loads(zlib.decompress(data))[0] == "worker.jobs.segment"
 
 
-def test_masks_of_regions_are_exact(build_client: Callable[..., TestClient], start_worker: Any) -> None:
+def test_masks_of_regions_are_exact(
+    build_client: Callable[..., TestClient], start_worker: Any
+) -> None:
     start_worker()
     regions = build_client().post("/predict", json=typed("the cat")).json()["results"][0]["result"]
     best = next(r for r in regions if r["score"] == 1.0)

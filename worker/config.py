@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backend.errors import ConfigError
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h"]
+Method = Literal["corrected", "faithful"]
 TokenMasking = Literal["multiply", "attention"]
 
 
@@ -77,6 +78,8 @@ class ScoringConfig:
 
 
 STARTER_SCORING = ScoringConfig()
+# The published weight for RefCOCOg; 0.95 is theirs for RefCOCO and RefCOCO+.
+FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85, token_masking="multiply")
 # Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
 GENUINE_SCORING = ScoringConfig(
     visual_global_weight=0.5,
@@ -92,8 +95,15 @@ GENUINE_SCORING = ScoringConfig(
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything that changes a result. ``language_model`` is the spaCy model."""
+    """Everything that changes a result.
 
+    Attributes:
+        method: ``corrected``, or ``faithful``: the published code step by step, in which only
+            ``visual_global_weight`` of the scoring counts.
+        language_model: the spaCy model.
+    """
+
+    method: Method = "corrected"
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     language_model: str = "en_core_web_sm"
@@ -106,6 +116,7 @@ class PipelineConfig:
         scoring = self.scoring
         return _fingerprint(
             {
+                "method": self.method,
                 "proposals": asdict(self.proposals),
                 "token_masking": scoring.token_masking,
                 "crop_margin": scoring.crop_margin,
@@ -139,6 +150,10 @@ class WorkerSettings(BaseSettings):
         "auto",
         description="`auto`, `starter`, or an open_clip pair such as `ViT-B-16/openai`.",
     )
+    method: Method = Field(
+        "corrected",
+        description="`corrected`, or `faithful`: the published method step by step.",
+    )
     proposals: Generator = Field("mobile-sam", description="Proposal generator.")
     points_per_side: int = Field(
         20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
@@ -161,13 +176,15 @@ class WorkerSettings(BaseSettings):
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
 
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
+        """``scoring`` is the encoder's own; the faithful method has its own instead."""
         return PipelineConfig(
+            method=self.method,
             proposals=ProposalsConfig(
                 generator=self.proposals,
                 points_per_side=self.points_per_side,
                 max_count=self.max_proposals,
             ),
-            scoring=scoring,
+            scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
             language_model=self.spacy_model,
         )
 

@@ -197,7 +197,8 @@ class LanguageParser:
 
     def join_tokens(self, expression: str) -> str:
         """Lower case, spaCy tokens joined by single spaces, as the published code feeds CLIP."""
-        return " ".join(token.text for token in self._nlp.make_doc(expression.lower()))
+        doc = self._nlp.make_doc(expression.lower())
+        return " ".join(token.text for token in doc if not token.is_space)
 
     def find_published_noun_phrase(self, joined: str) -> str:
         """The published rule: the noun chunk holding the root; failing that, the chunk holding

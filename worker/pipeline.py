@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from backend.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
 from backend.errors import InvalidRequest
 from backend.masks import compute_box_xywh, encode_coco_rle
+from worker import faithful
 from worker.cache import PreparedCache
 from worker.config import PipelineConfig, WorkerSettings
 from worker.encoders.base import Encoder
@@ -24,7 +25,7 @@ from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.proposals.sam import SamProposer, load_sam
 from worker.refine import to_original_size
 from worker.scoring import compute_geometry, compute_scores, normalise_rows
-from worker.stages import Photo, PreparedImage, Proposals, TextFeatures, VisualFeatures
+from worker.stages import Photo, PreparedImage, Proposals, Scores, TextFeatures, VisualFeatures
 from worker.weights import WeightStore, default_cache_dir
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Pipeline:
     @property
     def model_version(self) -> str:
         """Names everything a result depends on."""
-        parts = (self.encoder.name, self.config.proposals.generator)
+        parts = (self.encoder.name, self.config.proposals.generator, self.config.method)
         return f"saymask-{'-'.join(parts)}-{self.config.fingerprint()}-{self.encoder.weights_hash}"
 
     def prepare(self, data: bytes, sha256: str) -> tuple[PreparedImage, bool, PreparationTimings]:
@@ -117,11 +118,16 @@ class Pipeline:
         return self.cache.load(sha256) if self.cache is not None else None
 
     def _encode_proposals(self, photo: Photo, proposals: Proposals) -> VisualFeatures:
+        """Global-context and local-context features, by the configured method."""
         visual, scoring = self.encoder.visual, self.config.scoring
         if len(proposals) == 0:
             width = self.encoder.text.encode(["nothing"]).shape[1]
             none = np.zeros((0, width), dtype=np.float32)
             return VisualFeatures(none, none)
+        if self.config.method == "faithful":
+            masks = np.stack([to_original_size(m, photo.size_hw) for m in proposals.masks])
+            boxes = faithful.compute_extents_xyxy(masks)
+            return faithful.encode_proposals(visual, photo.pixels, masks, boxes)
         pixels = _resize_pixels(photo, proposals.masks.shape[1:])
         crops = crop_squares(
             pixels,
@@ -161,9 +167,7 @@ class Pipeline:
         language_ms = clock.lap_ms()
         text = self._encode_text(parsed)
         text_ms = clock.lap_ms()
-        scores = compute_scores(
-            prepared.features, text, prepared.geometry, parsed, self.config.scoring
-        )
+        scores = self._score(prepared, text, parsed)
         scoring_ms = clock.lap_ms()
         candidates = tuple(
             self._to_candidate(prepared.proposals, int(index), rank, float(scores.total[index]))
@@ -190,8 +194,27 @@ class Pipeline:
             ),
         )
 
+    def _score(
+        self, prepared: PreparedImage, text: TextFeatures, parsed: ParsedExpression
+    ) -> Scores:
+        if self.config.method == "faithful":
+            return faithful.compute_scores(
+                prepared.features,
+                text.sentence,
+                text.phrase,
+                self.config.scoring.visual_global_weight,
+                is_vit=self.encoder.visual.is_vit,
+            )
+        return compute_scores(
+            prepared.features, text, prepared.geometry, parsed, self.config.scoring
+        )
+
     def _encode_text(self, parsed: ParsedExpression) -> TextFeatures:
         """Sentence, noun phrase (bare and in a template, averaged) and anchor, in one batch."""
+        if self.config.method == "faithful":
+            published = self._parser.find_published_noun_phrase(parsed.text)
+            sentence, noun_phrase = self.encoder.text.encode([parsed.text, published])
+            return TextFeatures(sentence, noun_phrase, None)
         phrase = parsed.appearance or parsed.head_noun_phrase or parsed.text
         anchor = parsed.relation.anchor if parsed.relation else None
         texts = [parsed.text, phrase, _PHRASE_TEMPLATE.format(phrase)]

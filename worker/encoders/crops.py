@@ -1,8 +1,7 @@
 """What the image tower looks at: the whole image, token masks and crops.
 
-Two styles. ``corrected`` (default) uses CLIP's statistics, square boxes with a margin around
-the mask's extent, and area averaging. ``faithful`` repeats the published code step by step,
-resizing without antialias and ImageNet statistics included; ``golden`` tests hold it to that.
+CLIP's own statistics, square boxes with a margin around the mask's extent, antialiased resizing
+and area averaging; ``worker.faithful`` does all of that as the published code does.
 """
 
 from __future__ import annotations
@@ -11,17 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from worker.stages import Masks
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_FAITHFUL_SHORT_SIDE_PX = 800
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -31,7 +25,8 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (pixels - shift) / scale
 
 
-def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float32 in 0..1."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
 
 
@@ -67,7 +62,7 @@ def crop_squares(
     Returns:
         (N, 3, S, S) float32, the mean colour outside the mask and outside the image.
     """
-    image = normalise(_to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)
+    image = normalise(to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)
     boxes = compute_square_boxes(masks, margin)
     height, width = pixels.shape[:2]
     crops = torch.zeros(len(masks), 3, size_px, size_px, device=device)
@@ -83,7 +78,7 @@ def crop_squares(
 
 def resize_whole(pixels: NDArray[np.uint8], *, size_px: int, device: str) -> Tensor:
     """The whole image squashed to (1, 3, S, S), CLIP statistics, antialiased."""
-    image = normalise(_to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)[None]
+    image = normalise(to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)[None]
     return F.interpolate(image, (size_px, size_px), mode="bicubic", antialias=True)
 
 
@@ -97,56 +92,3 @@ def resize_token_masks(masks: Masks, grid_side: int, *, floor: float) -> Tensor:
     area = F.interpolate(soft, (grid_side, grid_side), mode="area")[:, 0]
     best = area.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
     return (area * (floor / best).clamp(min=1)).clamp(max=1)
-
-
-def load_faithful_image(pixels: NDArray[np.uint8]) -> Tensor:
-    """The published loader: short side 800, antialiased by Pillow, ImageNet statistics.
-
-    Returns:
-        (1, 3, h, w) float32.
-    """
-    height, width = pixels.shape[:2]
-    short = _FAITHFUL_SHORT_SIDE_PX
-    if height <= width:
-        size = (int(short * width / height), short)
-    else:
-        size = (short, int(short * height / width))
-    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-    return normalise(_to_tensor(np.asarray(resized)), IMAGENET_MEAN, IMAGENET_STD)[None]
-
-
-def resize_faithful(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Bilinear without antialias, whatever the scale."""
-    return F.interpolate(image, size_hw, mode="bilinear", align_corners=False, antialias=False)
-
-
-def resize_token_masks_faithful(masks: Masks, grid_side: int) -> Tensor:
-    """Point-sampled token weights (N, g, g); zero for most small masks, as published."""
-    soft = torch.from_numpy(masks).float()[:, None]
-    return resize_faithful(soft, (grid_side, grid_side))[:, 0]
-
-
-def crop_faithful(
-    image: Tensor, masks: Masks, boxes_xyxy: NDArray[np.float64], *, size_px: int
-) -> Tensor:
-    """The published crops: the 800 px tensor back at photo size, filled, boxed, squashed.
-
-    Args:
-        image: from ``load_faithful_image``.
-        masks: (N, H, W) at photo size.
-        boxes_xyxy: (N, 4); truncated to whole pixels as published. A box that truncates to
-            nothing keeps one pixel, where the published code fails.
-
-    Returns:
-        (N, 3, S, S) float32.
-    """
-    original = resize_faithful(image, (masks.shape[1], masks.shape[2]))[0]
-    fill = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    crops = []
-    for mask, box in zip(masks, boxes_xyxy, strict=True):
-        soft = torch.from_numpy(mask).float()
-        filled = original * soft + fill * (1 - soft)
-        x0, y0, x1, y1 = (int(side) for side in box)
-        cut = filled[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-        crops.append(resize_faithful(cut[None], (size_px, size_px)))
-    return torch.cat(crops)
