@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """Build the application. The database is migrated when it starts; Redis may come later."""
     store = Store(settings.effective_database_url)
-    dispatcher = Dispatcher(settings.redis_url, settings.deadline_s)
+    dispatcher = Dispatcher(settings.redis_url, settings.deadline_s, settings.threads + 64)
     fetcher = PhotoFetcher(
         base_url=settings.label_studio_url,
         api_key=settings.label_studio_api_key.get_secret_value(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,14 @@ import httpx
 import typer
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from backend.app import create_app
 from backend.config import load_settings
 from backend.errors import QueueUnavailable, SaymaskError
 from backend.label_studio.label_config import default_label_config
+from backend.records.store import Store
 from backend.stack.up import UpOptions, run_up
 
 app = typer.Typer(
@@ -43,6 +46,9 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Every request is in the database; httpx would log each photo's address a second time.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # First, so that a database that cannot be used is an error in words.
+    with closing(Store(settings.effective_database_url)) as store:
+        store.migrate()
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -66,7 +72,8 @@ def status(
     address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     try:
         answer = httpx.get(f"{address}/ready", timeout=10).json()
-    except (httpx.HTTPError, ValueError) as error:
+        workers = answer["workers"]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
         raise QueueUnavailable(
             f"No backend answers at {address}: {error}.", "Start it: saymask serve"
         ) from error
@@ -74,7 +81,7 @@ def status(
         print(json.dumps(answer, indent=2))
     else:
         table = Table("worker", "state", "encoder", "proposals", "device", "MB", "jobs")
-        for worker in answer["workers"]:
+        for worker in workers:
             table.add_row(
                 *(worker[key] for key in ("name", "state", "encoder", "proposals", "device")),
                 f"{worker['rss_mb']:.0f}",
@@ -122,7 +129,7 @@ def main() -> None:
     try:
         app()
     except SaymaskError as error:
-        console.print(f"[red]error:[/red] {error.cause}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(error.cause)}", highlight=False)
         if error.cure:
-            console.print(error.cure, highlight=False)
+            console.print(error.cure, highlight=False, markup=False)
         sys.exit(2)

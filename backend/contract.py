@@ -83,7 +83,6 @@ class Candidate(_Message):
 class Timings(_Message):
     """Milliseconds per stage; a stage that was served from the cache says 0."""
 
-    queue_ms: float = 0.0
     decode_ms: float = 0.0
     proposals_ms: float = 0.0
     visual_features_ms: float = 0.0
@@ -91,10 +90,6 @@ class Timings(_Message):
     text_features_ms: float = 0.0
     scoring_ms: float = 0.0
     refine_ms: float = 0.0
-
-    @property
-    def total_ms(self) -> float:
-        return float(sum(self.model_dump().values()))
 
 
 class SegmentResult(_Message):

@@ -31,6 +31,7 @@ from backend.contract import (
     build_job_id,
 )
 from backend.errors import (
+    ConfigError,
     DeadlineExceeded,
     InternalError,
     JobSuperseded,
@@ -45,7 +46,7 @@ PHOTO_TTL_S = 1800
 RESULT_TTL_S = 600
 _TICK_S = 1.0
 _WORKER_GRACE_S = 12.0
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 _LAST_VERSION_KEY = "saymask:last-model-version"
 _NEWEST_KEY = "saymask:newest:{task}"
 _WAITERS_KEY = "saymask:waiters:{job}"
@@ -61,12 +62,22 @@ class Dispatcher:
     Args:
         redis_url: where the queue lives. Nothing is connected before the first call.
         deadline_s: longest wait for one reply.
+        connections: upper limit; each waiting request needs one.
     """
 
-    def __init__(self, redis_url: str, deadline_s: float) -> None:
-        self._redis = redis.Redis.from_url(
-            redis_url, socket_connect_timeout=2, socket_timeout=15, health_check_interval=30
-        )
+    def __init__(self, redis_url: str, deadline_s: float, connections: int = 64) -> None:
+        try:
+            self._redis = redis.Redis.from_url(
+                redis_url,
+                socket_connect_timeout=2,
+                socket_timeout=15,
+                health_check_interval=30,
+                max_connections=connections,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"The address of the queue is wrong: {error}.", _REDIS_CURE
+            ) from error
         self._deadline_s = deadline_s
         self._interactive = self._queue(QUEUE_INTERACTIVE)
         self._background = self._queue(QUEUE_BACKGROUND)
@@ -92,7 +103,7 @@ class Dispatcher:
         with _redis_errors():
             keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
             values = self._redis.mget(keys) if keys else []
-        found = [WorkerStatus.model_validate_json(value) for value in values if value]
+        found = [status for value in values if value and (status := _read_status(value))]
         return sorted(found, key=lambda worker: worker.name)
 
     def model_version(self) -> str:
@@ -117,28 +128,36 @@ class Dispatcher:
         with _redis_errors():
             self._ensure_job(self._background, JOB_PREPARE, job_id, request)
 
-    def segment(self, request: SegmentRequest, task: str) -> SegmentResult:
+    def segment(
+        self, request: SegmentRequest, task: str, started: float | None = None
+    ) -> SegmentResult:
         """Segment, waiting for the result.
 
         Args:
             task: names the place that asks; a newer request from there replaces this one.
+            started: ``time.monotonic()`` from which the deadline counts; now when not given.
 
         Raises:
             QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, and whatever
             the worker reported.
         """
-        started = time.monotonic()
+        deadline = (started or time.monotonic()) + self._deadline_s
         with _redis_errors():
             job_id = build_job_id("segment", self.model_version(), request)
             ticket = uuid.uuid4().hex
             self._announce(task, ticket, job_id)
-            for _ in range(_ATTEMPTS):
-                job = self._ensure_job(self._interactive, JOB_SEGMENT, job_id, request)
-                reply = self._wait(job, task, ticket, started + self._deadline_s)
-                if reply is not None:
-                    return self._unwrap(reply)
-                log.warning("worker of job %s died, queueing it again", job_id)
-        raise WorkerUnavailable("The worker died twice while working on this.", _WORKER_CURE)
+            try:
+                for _ in range(_ATTEMPTS):
+                    job = self._ensure_job(self._interactive, JOB_SEGMENT, job_id, request)
+                    reply = self._wait(job, task, ticket, deadline)
+                    if reply is not None:
+                        return self._unwrap(reply)
+                    log.warning("job %s was lost with its worker, queueing it again", job_id)
+            finally:
+                self._redis.srem(_WAITERS_KEY.format(job=job_id), ticket)
+        raise WorkerUnavailable(
+            f"The worker was lost {_ATTEMPTS} times while working on this.", _WORKER_CURE
+        )
 
     def _announce(self, task: str, ticket: str, job_id: str) -> None:
         """Become the newest request of the task; withdraw an older one still waiting."""
@@ -178,6 +197,8 @@ class Dispatcher:
             if job is not None and self._is_usable(job):
                 return job
             if job is not None:
+                # RQ leaves the results of a deleted job; the next one would find them.
+                Result.delete_all(job)
                 job.delete()
             return queue.enqueue_call(
                 name,
@@ -193,10 +214,15 @@ class Dispatcher:
         if status == JobStatus.FINISHED:
             result = job.latest_result()
             # A failure is worth another try: the photo may have come, the bug been fixed.
-            return result is not None and _read_reply(result).failure is None
+            try:
+                return result is not None and _read_reply(result).failure is None
+            except InternalError as error:
+                log.info("result of job %s is of no use: %s", job.id, error)
+                return False
         if status == JobStatus.STARTED:
             return self._is_alive(job.worker_name)
-        return bool(status == JobStatus.QUEUED)
+        # Popped by a worker that died before it began: queued by name, but in no queue.
+        return status == JobStatus.QUEUED and job.get_position() is not None
 
     def _is_alive(self, worker_name: str | None) -> bool:
         return any(worker.name == worker_name for worker in self.workers())
@@ -237,6 +263,15 @@ class Dispatcher:
         if reply.segment is None:
             raise InternalError("The worker's reply holds no segmentation.")
         return reply.segment
+
+
+def _read_status(value: bytes) -> WorkerStatus | None:
+    """A worker of another version says things we do not know; it is not one of ours."""
+    try:
+        return WorkerStatus.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("ignoring a worker of another version: %s", error)
+        return None
 
 
 def _read_reply(result: Result) -> JobReply:

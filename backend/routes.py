@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import secrets
 from collections.abc import Callable
@@ -96,6 +95,7 @@ def build_router(services: Services, settings: Settings) -> APIRouter:
 
     @router.get("/", response_class=HTMLResponse)
     async def page(request: Request) -> HTMLResponse:
+        _check_login(request, settings)
         status = await _in_thread(services.status)
         return _TEMPLATES.TemplateResponse(request, "status.html", {"status": status})
 
@@ -126,7 +126,7 @@ def _check_login(request: Request, settings: Settings) -> None:
     scheme, param = get_authorization_scheme_param(request.headers.get("Authorization"))
     try:
         given = base64.b64decode(param, validate=True) if scheme.lower() == "basic" else b""
-    except binascii.Error:
+    except ValueError:
         given = b""
     wanted = f"{settings.basic_auth_user}:{settings.basic_auth_password.get_secret_value()}"
     if not secrets.compare_digest(given, wanted.encode()):

@@ -6,11 +6,12 @@ import hashlib
 import logging
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from backend.contract import PrepareRequest, SegmentRequest, WorkerStatus
+from backend.contract import QUEUE_BACKGROUND, PrepareRequest, SegmentRequest, WorkerStatus
 from backend.dispatch import Dispatcher
 from backend.errors import InternalError, JobSuperseded, QueueUnavailable, SaymaskError
 from backend.label_studio.client import PhotoFetcher
@@ -21,6 +22,8 @@ from backend.records.store import NewRequest, RequestView, Store
 log = logging.getLogger(__name__)
 
 _KNOWN_PHOTOS = 10_000
+# Photos wait in Redis's memory: an import of thousands must not fill it.
+_PREPARE_AHEAD = 50
 _KNOWN_PHOTO_TTL_S = 600.0
 
 
@@ -46,15 +49,15 @@ class PhotoShelf:
         sha256 = hashlib.sha256(data).hexdigest()
         self._dispatcher.put_photo(sha256, data)
         with self._lock:
-            self._known[task.photo] = (time.monotonic(), sha256)
-            self._known.move_to_end(task.photo)
+            self._known[_key_of(task.photo)] = (time.monotonic(), sha256)
+            self._known.move_to_end(_key_of(task.photo))
             while len(self._known) > _KNOWN_PHOTOS:
                 self._known.popitem(last=False)
         return sha256
 
     def _recall(self, photo: str) -> str | None:
         with self._lock:
-            seen_at, sha256 = self._known.get(photo, (0.0, ""))
+            seen_at, sha256 = self._known.get(_key_of(photo), (0.0, ""))
         return sha256 if sha256 and time.monotonic() - seen_at < _KNOWN_PHOTO_TTL_S else None
 
 
@@ -103,6 +106,10 @@ class Services:
     def _prepare_photos(self, tasks: tuple[PredictTask, ...]) -> None:
         for task in tasks:
             try:
+                depth = self._dispatcher.queue_depths()[QUEUE_BACKGROUND]
+                if depth >= _PREPARE_AHEAD:
+                    log.info("%s photos wait to be prepared; no more for now", depth)
+                    return
                 sha256 = self._photos.provide(task)
                 self._dispatcher.prepare(PrepareRequest(photo_sha256=sha256))
             except SaymaskError as error:
@@ -127,7 +134,9 @@ class Services:
             sha256 = self._photos.provide(task)
             result = self._dispatcher.segment(
                 SegmentRequest(photo_sha256=sha256, expression=expression, k=k),
-                task=f"{call.project_id}:{task.task_id}",
+                # Without an id there is no telling who asks again.
+                task=f"{call.project_id}:{task.task_id or uuid.uuid4().hex}",
+                started=started,
             )
         except JobSuperseded as error:
             self._store.store_failure(request_id, error, _elapsed_ms(started))
@@ -186,6 +195,11 @@ class Services:
             events=self._store.count_events(),
             recent=tuple(self._store.recent_requests()),
         )
+
+
+def _key_of(photo: str) -> str:
+    """A reference may be a whole photo in a data: address; only its hash is remembered."""
+    return hashlib.sha256(photo.encode()).hexdigest()
 
 
 def _elapsed_ms(started: float) -> float:

@@ -45,21 +45,23 @@ class PhotoServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked.append((self.path, self.headers.get("Authorization")))
-                if self.path.startswith("/slow"):
+                if self.path.startswith("/data/slow"):
                     time.sleep(5)
-                if self.path.startswith("/redirect"):
+                if self.path.startswith("/data/redirect"):
                     self.send_response(302)
                     self.send_header("Location", "http://127.0.0.1:1/secret")
                     self.end_headers()
                     return
-                if self.path.startswith("/missing"):
+                if self.path.startswith("/data/missing"):
                     self.send_error(404)
                     return
                 if self.headers.get("Authorization") != f"Token {KEY}":
                     self.send_error(401)
                     return
-                body = b"" if self.path.startswith("/empty") else b"photo " + self.path.encode()
-                if self.path.startswith("/large"):
+                body = (
+                    b"" if self.path.startswith("/data/empty") else b"photo " + self.path.encode()
+                )
+                if self.path.startswith("/data/large"):
                     body = b"x" * 3_000_000
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -275,17 +277,25 @@ def test_five_thousand_words_are_refused(build_client: Callable[..., TestClient]
 @pytest.mark.parametrize(
     ("photo", "status", "cause"),
     [
-        ("/missing.png", 502, "404"),
-        ("/empty.png", 422, "empty"),
-        ("/large.png", 413, "larger than 2 MB"),
-        ("/slow.png", 502, "longer than"),
-        ("/redirect.png", 403, "private address"),
+        ("/data/missing.png", 502, "404"),
+        ("/data/empty.png", 422, "empty"),
+        ("/data/large.png", 413, "larger than 2 MB"),
+        ("/data/slow.png", 502, "longer than"),
+        ("/data/redirect.png", 403, "private address"),
         ("http://127.0.0.1:1/x.png", 403, "private address"),
         ("http://localhost:1/x.png", 403, "private address"),
         ("http://[::1]/x.png", 403, "private address"),
         ("http://169.254.169.254/latest", 403, "private address"),
         ("http://no-such-host.invalid/x.png", 502, "not known"),
         ("ftp://host/x.png", 502, "no photo address"),
+        ("http://[bad/x.png", 502, "no valid address"),
+        ("http://a..b/x.png", 502, ""),
+        ("http://host:99999999/x.png", 502, "no valid address"),
+        ("http://224.0.0.1/x.png", 403, "private address"),
+        ("http://[64:ff9b::7f00:1]/x.png", 403, "private address"),
+        ("/api/users", 502, "no photo address"),
+        ("/data/../api/users", 502, "no photo address"),
+        ("/data/%2e%2e/api/users", 502, "no photo address"),
         ("data:image/png;base64,@@@", 422, "damaged"),
     ],
 )
@@ -331,10 +341,14 @@ def test_cloud_photos_go_through_label_studio(
         (lambda b: b.update(label_config="<View>"), 422, "no XML"),
         (lambda b: b.update(label_config="<View/>"), 422, "one Image"),
         (lambda b: b.update(project="x"), 400, "project"),
+        (lambda b: b["tasks"][0].update(id=2**70), 400, "task id"),
+        (lambda b: b["tasks"][0].update(id="x"), 400, "task id"),
         (lambda b: b.update(params={"context": {}}), 400, "context.result"),
         (lambda b: b.update(params=[1]), 400, "params"),
         (
-            lambda b: b.update(label_config=b["label_config"].replace("<Image", "<Image name='b' value='$b'/><Image", 1)),
+            lambda b: b.update(
+                label_config=b["label_config"].replace("<Image", "<Image name='b'/><Image")
+            ),
             422,
             "found 2",
         ),
@@ -467,6 +481,40 @@ def test_errors_of_the_worker_come_through(
     assert answer.status_code == 500
     assert "a bug in the worker" in answer.json()["cause"]
     assert [r.status for r in store.recent_requests()] == ["failed", "failed"]
+
+
+def test_a_failure_is_tried_anew(
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    client = build_client()
+    for _ in range(2):
+        assert client.post("/predict", json=typed("fail")).status_code == 422
+    assert log_of(valkey) == ["segment fail"] * 2
+
+
+def test_a_worker_of_another_version_is_ignored(
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.set("saymask:worker:newer", json.dumps({"name": "newer", "unknown": 1}))
+    client = build_client()
+    assert client.post("/predict", json=typed("the cat")).status_code == 200
+    assert len(client.get("/ready").json()["workers"]) == 1
+
+
+def test_an_import_of_thousands_does_not_fill_the_queue(
+    build_client: Callable[..., TestClient], valkey: Valkey
+) -> None:
+    client = build_client()
+    body = load_capture("TASKS_CREATED")
+    task = body["tasks"][0]
+    body["tasks"] = [
+        {**task, "id": n, "data": {"image": f"/data/upload/{n}.png"}} for n in range(1, 120)
+    ]
+    assert client.post("/webhook", json=body).status_code == 200
+    assert client.get("/ready").json()["queues"]["saymask-background"] == 50
 
 
 @pytest.fixture

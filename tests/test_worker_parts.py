@@ -145,7 +145,7 @@ def scene() -> tuple[np.ndarray, VisualFeatures, TextFeatures]:
 
 
 def parsed(**changes: object) -> ParsedExpression:
-    plain = ParsedExpression("the box", "the box", "box", "box", (), None, None, 0)
+    plain = ParsedExpression("the box", "the box", "box", (), None, None, 0)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

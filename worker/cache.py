@@ -7,11 +7,13 @@ and made again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,20 @@ from worker.scoring import compute_geometry
 from worker.stages import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
+
+# What reading a damaged archive of arrays was seen to raise.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+    InvalidMask,
+)
 
 
 class PreparedCache:
@@ -51,22 +67,25 @@ class PreparedCache:
         except FileNotFoundError:
             self.misses += 1
             return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidMask, EOFError) as error:
+        except _DAMAGE as error:
             log.warning("cache entry %s is damaged (%s), making it again", path.name, error)
             path.unlink(missing_ok=True)
             self.misses += 1
             return None
         self.hits += 1
-        os.utime(path)
+        with contextlib.suppress(FileNotFoundError):  # another worker just evicted it
+            os.utime(path)
         return prepared
 
     def store(self, prepared: PreparedImage) -> None:
         """Keep a prepared photo; a full disk costs the cache, never the answer."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
-                np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
-            os.replace(file.name, self._path(prepared.sha256))
+            with tempfile.TemporaryDirectory(dir=self._root, prefix=".writing-") as aside:
+                whole = Path(aside) / "entry"
+                with whole.open("wb") as file:
+                    np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+                os.replace(whole, self._path(prepared.sha256))
             self._evict()
         except OSError as error:
             log.warning("prepared photo %s could not be kept: %s", prepared.sha256[:12], error)

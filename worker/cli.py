@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -77,11 +78,10 @@ def segment(
     with console.status("loading models"):
         pipeline = build_pipeline(settings)
     with console.status("segmenting"):
-        prepared, from_cache, timings = pipeline.prepare(data, hashlib.sha256(data).hexdigest())
-        result = pipeline.segment(
-            prepared, expression, k, from_cache=from_cache, preparation=timings
-        )
-    table = Table("rank", "score", "box x y w h", "predicted IoU", title=result.expression)
+        known = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
+        prepared, timings = (known, None) if known else pipeline.prepare(data)
+        result = pipeline.segment(prepared, expression, k, preparation=timings)
+    table = Table("rank", "score", "box x y w h", "predicted IoU", title=escape(result.expression))
     for candidate in result.candidates:
         box = " ".join(str(side) for side in candidate.box_xywh)
         score = f"{candidate.score:.4f}"
@@ -90,7 +90,7 @@ def segment(
     out.print(table)
     stages = result.timings.model_dump()
     out.print("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
-    out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}")
+    out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}", markup=False)
     for notice in result.notices:
         out.print(f"[yellow]{notice}[/yellow]")
     if masks is not None:
@@ -176,7 +176,7 @@ def main() -> None:
     try:
         app()
     except SaymaskError as error:
-        console.print(f"[red]error:[/red] {error.cause}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(error.cause)}", highlight=False)
         if error.cure:
-            console.print(error.cure, highlight=False)
+            console.print(error.cure, highlight=False, markup=False)
         sys.exit(2)

@@ -36,8 +36,8 @@ def decode_photo(data: bytes, max_megapixels: float) -> Photo:
     try:
         with warnings.catch_warnings():
             # Our own limit replaces Pillow's; a corrupt EXIF block counts as none.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+            Image.MAX_IMAGE_PIXELS = None
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, max_megapixels)
                 _check_still(image)
@@ -46,9 +46,15 @@ def decode_photo(data: bytes, max_megapixels: float) -> Photo:
         raise PhotoUnreadable(
             "The file is no image saymask can read.", f"Use one of {', '.join(_FORMATS)}."
         ) from error
-    except Image.DecompressionBombError as error:
-        raise PhotoTooLarge(f"The photo is too large: {error}", "Shrink it.") from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        struct.error,
+    ) as error:
         # Pillow reports damaged files with any of these, SyntaxError for broken PNG chunks.
         raise PhotoUnreadable(
             f"The photo is damaged: {error}", "Save it again with an image editor."
@@ -96,5 +102,8 @@ def _to_photo(image: Image.Image, sha256: str) -> Photo:
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode.startswith("I") else max(float(values.max(initial=0.0)), 1.0)
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    # 16-bit files have their own scale; others are taken up to their brightest pixel.
+    largest = float(values.max(initial=0.0))
+    top = 65535.0 if image.mode.startswith("I;16") else max(largest, 1.0)
     return Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import redis
@@ -73,36 +74,30 @@ def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
 
 def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = SegmentRequest.model_validate(message)
-    prepared, from_cache, timings = _prepared(pipeline, request.photo_sha256)
-    result = pipeline.segment(
-        prepared, request.expression, request.k, from_cache=from_cache, preparation=timings
-    )
+    prepared, timings = _prepared(pipeline, request.photo_sha256)
+    result = pipeline.segment(prepared, request.expression, request.k, preparation=timings)
     return JobReply(segment=result)
 
 
 def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = PrepareRequest.model_validate(message)
-    prepared, from_cache, timings = _prepared(pipeline, request.photo_sha256)
+    prepared, timings = _prepared(pipeline, request.photo_sha256)
     return JobReply(
         prepare=PrepareResult(
             photo_sha256=request.photo_sha256,
             proposals_count=len(prepared.proposals),
             model_version=pipeline.model_version,
-            from_cache=from_cache,
-            timings=Timings(
-                decode_ms=timings.decode_ms,
-                proposals_ms=timings.proposals_ms,
-                visual_features_ms=timings.visual_features_ms,
-            ),
+            from_cache=timings is None,
+            timings=Timings(**(asdict(timings) if timings else {})),
         )
     )
 
 
-def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, bool, PreparationTimings]:
-    """From the cache, else from the bytes the backend laid into Redis."""
+def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
+    """From the cache (no timings then), else from the bytes the backend laid into Redis."""
     known = pipeline.load_prepared(sha256)
     if known is not None:
-        return known, True, PreparationTimings()
+        return known, None
     data = _connection().get(PHOTO_KEY.format(sha256=sha256))
     if data is None:
         raise PhotoUnreachable(
@@ -111,7 +106,7 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, bool, Pre
         )
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PhotoUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
-    return pipeline.prepare(data, sha256)
+    return pipeline.prepare(data)
 
 
 def _connection() -> redis.Redis:

@@ -112,7 +112,6 @@ class ParsedExpression:
         text: as scored: lower case, spaCy tokens joined by single spaces.
         head_noun_phrase: noun chunk naming the referent, or None when no noun does.
         appearance: that phrase without words of place, order and size; None when nothing is left.
-        head_noun: its last noun, or None.
         sides: absolute places, in order of mention.
         ordinal, relation: or None.
         size: +1 for large, -1 for small, 0 for neither.
@@ -121,7 +120,6 @@ class ParsedExpression:
     text: str
     head_noun_phrase: str | None
     appearance: str | None
-    head_noun: str | None
     sides: tuple[Side, ...]
     ordinal: Ordinal | None
     relation: Relation | None
@@ -188,7 +186,6 @@ class LanguageParser:
             text=joined,
             head_noun_phrase=phrase,
             appearance=appearance,
-            head_noun=appearance.split()[-1] if appearance else None,
             sides=sides if ordinal is None else (),
             ordinal=ordinal,
             relation=relation,

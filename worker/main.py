@@ -29,6 +29,8 @@ from worker.pipeline import Pipeline, build_pipeline, choose_device
 
 log = logging.getLogger(__name__)
 
+_RECONNECT_S = 2.0
+
 
 class _Heart:
     """Tells the backend every moment that this worker lives, and what it is."""
@@ -65,6 +67,9 @@ class _Heart:
                 )
             except redis.RedisError as error:
                 log.warning("no heartbeat: %s", error)
+            except Exception:
+                # A silent heart would make a working worker look dead for good.
+                log.exception("no heartbeat")
             if self._stop.wait(WORKER_BEAT_S):
                 return
 
@@ -99,14 +104,14 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
         QueueUnavailable: Redis cannot be reached at start.
         WeightsError, ConfigError: the models cannot be loaded.
     """
-    connection = redis.Redis.from_url(
-        settings.redis_url, socket_connect_timeout=5, health_check_interval=30
-    )
     try:
+        connection = redis.Redis.from_url(
+            settings.redis_url, socket_connect_timeout=5, health_check_interval=30
+        )
         connection.ping()
-    except redis.RedisError as error:
+    except (redis.RedisError, ValueError) as error:
         raise QueueUnavailable(
-            f"The queue at {settings.redis_url} cannot be reached: {error}.",
+            f"The queue cannot be reached: {error}.",
             "Start Redis or Valkey, or set SAYMASK_REDIS_URL.",
         ) from error
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -118,11 +123,24 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
         jobs.install_pipeline(pipeline)
         heart.pipeline = pipeline
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
-        worker = _build_rq_worker(connection, name)
-        heart.worker = worker
-        worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
+        _serve(connection, name, heart, burst=burst)
     finally:
         heart.stop()
+
+
+def _serve(connection: redis.Redis, name: str, heart: _Heart, *, burst: bool) -> None:
+    """Work until told to stop; when Redis goes away, wait for it and go on."""
+    while True:
+        worker = _build_rq_worker(connection, name)
+        heart.worker = worker
+        try:
+            worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
+            if burst or worker._stop_requested:
+                return
+            log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
+        except redis.RedisError as error:
+            log.warning("the queue went away (%s); trying again in %g s", error, _RECONNECT_S)
+        time.sleep(_RECONNECT_S)
 
 
 def _build_rq_worker(connection: redis.Redis, name: str) -> SimpleWorker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from backend.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
-from backend.errors import InvalidRequest
+from backend.errors import ConfigError, InvalidRequest
 from backend.masks import compute_box_xywh, encode_coco_rle
 from worker import faithful
 from worker.cache import PreparedCache
@@ -80,22 +80,18 @@ class Pipeline:
         parts = (self.encoder.name, self.config.proposals.generator, self.config.method)
         return f"saymask-{'-'.join(parts)}-{self.config.fingerprint()}-{self.encoder.weights_hash}"
 
-    def prepare(self, data: bytes, sha256: str) -> tuple[PreparedImage, bool, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
         """Everything about a photo that does not depend on an expression.
 
         Args:
             data: the encoded photo.
-            sha256: of those bytes.
 
         Returns:
-            The prepared photo, whether it came from the cache, and the milliseconds it took.
+            The prepared photo, and the milliseconds it took. It is kept in the cache.
 
         Raises:
             PhotoUnreadable, PhotoTooLarge.
         """
-        known = self.load_prepared(sha256)
-        if known is not None:
-            return known, True, PreparationTimings()
         clock = _Clock()
         photo = decode_photo(data, self._max_megapixels)
         decode_ms = clock.lap_ms()
@@ -111,10 +107,10 @@ class Pipeline:
         )
         if self.cache is not None:
             self.cache.store(prepared)
-        return prepared, False, PreparationTimings(decode_ms, proposals_ms, clock.lap_ms())
+        return prepared, PreparationTimings(decode_ms, proposals_ms, clock.lap_ms())
 
     def load_prepared(self, sha256: str) -> PreparedImage | None:
-        """The photo, if it was prepared before with the same configuration."""
+        """The photo whose bytes have this hash, if it was prepared before in the same way."""
         return self.cache.load(sha256) if self.cache is not None else None
 
     def _encode_proposals(self, photo: Photo, proposals: Proposals) -> VisualFeatures:
@@ -150,10 +146,12 @@ class Pipeline:
         expression: str,
         k: int,
         *,
-        from_cache: bool,
-        preparation: PreparationTimings,
+        preparation: PreparationTimings | None,
     ) -> SegmentResult:
         """Rank a prepared photo's proposals against an expression; the best ``k`` are candidates.
+
+        Args:
+            preparation: what preparing took; None when the photo came from the cache.
 
         Raises:
             InvalidExpression: blank, or without any word.
@@ -182,11 +180,9 @@ class Pipeline:
             notices=(*prepared.notices, *self._notices(parsed, prepared)),
             proposals_count=len(prepared.proposals),
             model_version=self.model_version,
-            from_cache=from_cache,
+            from_cache=preparation is None,
             timings=Timings(
-                decode_ms=preparation.decode_ms,
-                proposals_ms=preparation.proposals_ms,
-                visual_features_ms=preparation.visual_features_ms,
+                **(asdict(preparation) if preparation else {}),
                 language_ms=language_ms,
                 text_features_ms=text_ms,
                 scoring_ms=scoring_ms,
@@ -275,6 +271,13 @@ class _Clock:
 def choose_device(setting: str) -> str:
     """``auto`` is the first GPU, else the CPU."""
     if setting != "auto":
+        try:
+            torch.empty(1, device=setting)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"The device {setting!r} cannot be used: {reason}", "Set SAYMASK_DEVICE=auto."
+            ) from error
         return setting
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -24,7 +24,7 @@ def compute_geometry(masks: Masks) -> Geometry:
     if count == 0:
         none, square = np.zeros(0, dtype=np.float32), np.zeros((0, 0), dtype=np.float32)
         return Geometry(none, none, none, none, none, square, square)
-    # Overlaps of pairs are measured at about a quarter of a megapixel.
+    # Overlaps of pairs are measured at about 256 x 256.
     step = max(1, round((height * width / 65_536) ** 0.5))
     flat = masks[:, ::step, ::step].reshape(count, -1).astype(np.float32)
     shared = flat @ flat.T
@@ -82,7 +82,7 @@ def compute_scores(
     }
     named = terms["appearance"] + terms["area"]
     anchor = None
-    if text.anchor is not None:
+    if text.anchor is not None and len(visual):
         anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + terms["area"]))
     terms["comparison"] = _compare(named, geometry, parsed, anchor, config)
     total = _f32(np.sum(list(terms.values()), axis=0))

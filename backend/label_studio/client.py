@@ -6,11 +6,12 @@ import base64
 import binascii
 import ipaddress
 import json
+import re
 import socket
 import threading
 import time
 from typing import Any
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 import httpx
 
@@ -25,6 +26,9 @@ from backend.errors import (
 
 _MAX_REDIRECTS = 5
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+# Where Label Studio serves photos; a task must not make us read its API with our token.
+_PHOTO_PATH = re.compile(r"/(data|static|storage-data|(tasks|projects)/\d+/(resolve|presign))/")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TOKEN_MARGIN_S = 30.0
 
 
@@ -78,7 +82,12 @@ class LabelStudioAuth:
                 f"Label Studio refused the personal access token (HTTP {response.status_code}).",
                 "Make a new one under Account & Settings, set SAYMASK_LABEL_STUDIO_API_KEY.",
             )
-        self._access = str(response.json()["access"])
+        try:
+            self._access = str(response.json()["access"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LabelStudioError(
+                f"{url} did not answer as Label Studio does.", "Check SAYMASK_LABEL_STUDIO_URL."
+            ) from error
         self._expires_at = _read_expiry(self._access)
 
 
@@ -122,7 +131,10 @@ class LabelStudioClient:
                 f"Label Studio answered {response.status_code} to {method} {path}:"
                 f" {response.text[:500]}"
             )
-        return response.json() if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            raise LabelStudioError(f"{self.base_url}{path} answered no JSON.") from error
 
 
 class PhotoFetcher:
@@ -146,7 +158,12 @@ class PhotoFetcher:
         timeout_s: float,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False)
+        self._client = httpx.Client(
+            # A proxy would resolve names itself, past the check of addresses.
+            timeout=timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+        )
         self._auth = LabelStudioAuth(self._base_url, api_key, self._client)
         self._private_hosts = private_hosts
         self._max_bytes = max_bytes
@@ -159,8 +176,18 @@ class PhotoFetcher:
         """Bytes of the photo.
 
         Raises:
-            PhotoUnreachable, PhotoForbidden, PhotoTooLarge, PhotoUnreadable, ConfigError.
+            PhotoUnreachable, PhotoForbidden, PhotoTooLarge, PhotoUnreadable, LabelStudioError,
+            ConfigError.
         """
+        try:
+            return self._fetch(reference, task_id)
+        except ValueError as error:
+            # Malformed addresses: ports, brackets, labels and code points no host name may have.
+            raise PhotoUnreachable(
+                f"{_shorten(reference)} is no valid address: {error}.", "Correct the task's data."
+            ) from error
+
+    def _fetch(self, reference: str, task_id: int) -> bytes:
         if reference.startswith("data:"):
             return self._decode_data_uri(reference)
         scheme = urlsplit(reference).scheme.lower()
@@ -171,7 +198,7 @@ class PhotoFetcher:
             )
         if scheme in ("http", "https"):
             return self._download(reference)
-        if reference.startswith("/"):
+        if _PHOTO_PATH.match(reference) and ".." not in unquote(reference):
             return self._download(self._at_label_studio(reference))
         raise PhotoUnreachable(
             f"{_shorten(reference)} is no photo address saymask can read.",
@@ -194,10 +221,12 @@ class PhotoFetcher:
         deadline = time.monotonic() + self._timeout_s
         for _ in range(_MAX_REDIRECTS + 1):
             self._check_host(url)
+            if time.monotonic() > deadline:
+                raise self._too_slow(url)
             try:
                 headers = self._auth.headers() if self._is_label_studio(url) else {}
                 with self._client.stream("GET", url, headers=headers) as response:
-                    if response.is_redirect:
+                    if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
                     self._check_status(response, url)
@@ -263,7 +292,7 @@ class PhotoFetcher:
                 f"The host {host} of the photo is not known: {error}."
             ) from error
         for *_, address in found:
-            if not ipaddress.ip_address(str(address[0]).split("%")[0]).is_global:
+            if not _is_public(str(address[0])):
                 raise PhotoForbidden(
                     f"The photo's host {host} has the private address {address[0]}.",
                     "If that is meant, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
@@ -284,6 +313,11 @@ class PhotoFetcher:
         if not raw:
             raise PhotoUnreadable("The photo in the task is empty (zero bytes).")
         return raw
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    return parsed.is_global and not parsed.is_multicast and parsed not in _NAT64
 
 
 def _shorten(reference: str) -> str:

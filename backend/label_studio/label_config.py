@@ -34,11 +34,9 @@ class LabelConfig:
     region_expression: str | None
 
     def label_for_rank(self, rank: int) -> str:
-        """``top-<rank>`` when the project has it, else the label at that place, else the first."""
-        wanted = f"top-{rank}"
-        if wanted in self.mask_labels:
-            return wanted
-        return self.mask_labels[rank - 1 if rank <= len(self.mask_labels) else 0]
+        """``top-<rank>``; beyond the last such label that one, without any the first label."""
+        ranked = [f"top-{n}" for n in range(1, rank + 1) if f"top-{n}" in self.mask_labels]
+        return ranked[-1] if ranked else self.mask_labels[0]
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,8 @@ from backend.contract import MAX_EXPRESSION_CHARS, MAX_K
 from backend.errors import InvalidExpression, InvalidRequest
 from backend.label_studio.label_config import LabelConfig, load_label_config
 
+_LARGEST_ID = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class PredictTask:
@@ -52,7 +54,7 @@ def load_predict_call(body: Any) -> PredictCall:
     xml = body.get("label_config")
     if not isinstance(xml, str) or not xml.strip():
         raise InvalidRequest("Expected 'label_config', the project's labelling config.")
-    config = load_label_config(xml)
+    config = load_label_config(_storable(xml))
     params = body.get("params") or {}
     if not isinstance(params, dict):
         raise InvalidRequest("Expected 'params' to be an object.")
@@ -87,10 +89,7 @@ def load_created_tasks(body: dict[str, Any]) -> tuple[PredictTask, ...]:
 
 def _project_id(raw: Any) -> int:
     """``"<id>.<unix time>"`` to the id."""
-    try:
-        return int(str(raw).split(".")[0]) if raw is not None else 0
-    except ValueError:
-        raise InvalidRequest(f"Expected 'project' like '3.1795224562', got {raw!r}.") from None
+    return _load_id(str(raw).split(".")[0], "project id") if raw is not None else 0
 
 
 def _load_task(task: Any, config: LabelConfig) -> PredictTask:
@@ -102,10 +101,19 @@ def _load_task(task: Any, config: LabelConfig) -> PredictTask:
             f"Task {task.get('id')} has no photo in data[{config.image_key!r}].",
             f"Fields there: {', '.join(sorted(task['data'])) or 'none'}.",
         )
+    return PredictTask(
+        task_id=_load_id(task.get("id") or 0, "task id"), photo=_storable(photo).strip()
+    )
+
+
+def _load_id(raw: Any, what: str) -> int:
     try:
-        return PredictTask(task_id=int(task.get("id") or 0), photo=photo.strip())
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"A task id must be a number, got {task.get('id')!r}.") from None
+        value = int(raw)
+    except (TypeError, ValueError, OverflowError):
+        value = -1
+    if not 0 <= value <= _LARGEST_ID:
+        raise InvalidRequest(f"A {what} must be a whole number, got {raw!r}.")
+    return value
 
 
 def _typed_expression(context: Any, config: LabelConfig) -> str | None:
@@ -129,7 +137,7 @@ def _load_expression(raw: str) -> str | None:
 
     Null characters and lone surrogates are legal JSON, but no database text.
     """
-    text = raw.replace("\0", " ").encode("utf-8", errors="replace").decode("utf-8")
+    text = _storable(raw)
     if len(text) > MAX_EXPRESSION_CHARS:
         raise InvalidExpression(
             f"The expression has {len(text)} characters; the longest allowed is"
@@ -137,6 +145,10 @@ def _load_expression(raw: str) -> str | None:
             "A sentence that names one object is enough.",
         )
     return text if text.strip() else None
+
+
+def _storable(raw: str) -> str:
+    return raw.replace("\0", " ").encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _load_k(raw: Any) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -177,7 +179,7 @@ class Store:
         project = body.get("project")
         row = Event(
             received_at=_now(),
-            action=action[:64],
+            action=action.encode("utf-8", errors="replace").decode("utf-8")[:64],
             project_id=_id_of(project),
             task_id=_id_of(task),
             annotation_id=_id_of(annotation),
@@ -224,30 +226,29 @@ class Store:
                 for r in rows
             ]
 
-    def _session(self) -> Session:
-        return Session(self._engine, expire_on_commit=False)
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        try:
+            with Session(self._engine, expire_on_commit=False) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise self._failed("used", error) from error
 
     def _add(self, row: Request | Event) -> int:
-        try:
-            with self._session() as session, session.begin():
-                session.add(row)
-                session.flush()
-                return int(row.id)
-        except SQLAlchemyError as error:
-            raise self._failed("written", error) from error
+        with self._session() as session, session.begin():
+            session.add(row)
+            session.flush()
+            return int(row.id)
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
-        try:
-            with self._session() as session, session.begin():
-                row = session.get_one(Request, request_id)
-                row.answered_at = _now()
-                for name, value in values.items():
-                    setattr(row, name, value)
-                for candidate in candidates:
-                    candidate.request_id = request_id
-                    session.add(candidate)
-        except SQLAlchemyError as error:
-            raise self._failed("written", error) from error
+        with self._session() as session, session.begin():
+            row = session.get_one(Request, request_id)
+            row.answered_at = _now()
+            for name, value in values.items():
+                setattr(row, name, value)
+            for candidate in candidates:
+                candidate.request_id = request_id
+                session.add(candidate)
 
     def _failed(self, doing: str, error: SQLAlchemyError) -> StoreError:
         reason = str(getattr(error, "orig", None) or error)
@@ -276,7 +277,8 @@ def _now() -> datetime:
 
 def _id_of(part: Any) -> int | None:
     value = part.get("id") if isinstance(part, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if is_id else None
 
 
 def _without_secrets(body: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import open_clip
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from open_clip.model import _build_vision_tower
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from backend.errors import ConfigError, WeightsError
@@ -40,7 +41,7 @@ def choose_encoder(setting: str) -> tuple[str, str]:
     if _is_cached(AUTO_PAIR):
         return AUTO_PAIR, "its weights are on this machine"
     try:
-        httpx.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+        httpx.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S).raise_for_status()
     except httpx.HTTPError as error:
         return "starter", f"the model hub does not answer ({type(error).__name__})"
     return AUTO_PAIR, "the model hub answers"
@@ -104,7 +105,14 @@ def _load_starter(store: WeightStore, device: str, dtype: torch.dtype, batch: in
     # Only the image tower: open_clip's public builder would also make an unused text tower.
     model = open_clip.get_model_config(OPEN_CLIP_NAME)
     tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
-    tower.load_state_dict(load_file(store.require("starter-image")), strict=True)
+    path = store.require("starter-image")
+    try:
+        tower.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(
+            f"{path} is damaged: {error}",
+            "Delete it and run: saymask-worker models pull starter-image",
+        ) from error
     visual = ClipVisual(tower, "starter", device, dtype, batch)
     head = starter_head_path()
     text = StarterText(

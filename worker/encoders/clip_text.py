@@ -59,9 +59,10 @@ class OpenClipText:
         return self._cached(texts)
 
     def truncated(self, text: str) -> bool:
-        length = self._tokenizer.context_length
-        # Two places are taken by the start and end marks.
-        return len(self._tokenizer.encode(text)) > length - 2
+        # A text that fits leaves the last place empty, or holds the end mark there only because
+        # it is exactly full; adding a word then changes nothing before it.
+        tokens = self._tokenizer([text, f"{text} more"])
+        return bool((tokens[0] == tokens[1]).all())
 
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> Tensor:

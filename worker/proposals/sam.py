@@ -7,6 +7,7 @@ fed back as prompts, because a box asks for the whole object where a point often
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def load_sam(generator: str, checkpoint: Path) -> Sam:
         raise WeightsError(
             f"There is no proposal generator {generator!r}.", f"Use one of {', '.join(GENERATORS)}."
         ) from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"{checkpoint} is no checkpoint of {generator}: {error}",
             "Pull it again: saymask-worker models pull " + generator,

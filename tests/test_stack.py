@@ -1,0 +1,338 @@
+"""The whole of saymask, started as a user starts it, driven by API and in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.label_studio.client import LabelStudioClient
+from backend.masks import decode_brush_rle
+from backend.records.store import Store
+from tests.conftest import free_port
+from worker.weights import DEFAULT, WeightStore
+
+pytestmark = pytest.mark.stack
+
+PROGRAM = os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM", "")
+SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]  # fmt: skip
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    data_dir: Path
+    studio_url: str
+    backend_url: str
+    output: Path
+
+    @property
+    def login(self) -> dict[str, str]:
+        return json.loads((self.data_dir / "login.json").read_text("utf-8"))
+
+    def client(self) -> LabelStudioClient:
+        return LabelStudioClient(self.studio_url, self.login["token"], timeout_s=120)
+
+    def store(self) -> Store:
+        return Store(f"sqlite:///{self.data_dir / 'saymask.db'}")
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + 400
+        while "status page" not in self.output.read_text("utf-8"):
+            assert self.process.poll() is None, self.output.read_text("utf-8")
+            assert time.monotonic() < deadline, self.output.read_text("utf-8")
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(40)
+
+
+def start_up(data_dir: Path, ports: list[int]) -> Running:
+    output = data_dir.parent / f"up-{time.monotonic_ns()}.log"
+    arguments = ["up", "--label-studio", PROGRAM, "--data-dir", str(data_dir)]
+    arguments += ["--label-studio-port", str(ports[0]), "--port", str(ports[1])]
+    arguments += ["--queue-port", str(ports[2])]
+    environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "saymask"), *arguments],
+            stdout=file, stderr=subprocess.STDOUT, text=True,
+            env={**environment, "SAYMASK_ENCODER": "starter"},
+        )  # fmt: skip
+    return Running(
+        process,
+        data_dir,
+        f"http://127.0.0.1:{ports[0]}",
+        f"http://127.0.0.1:{ports[1]}",
+        output,
+    )
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    if not PROGRAM:
+        pytest.skip("no Label Studio: set SAYMASK_LABEL_STUDIO_PROGRAM (make test does)")
+    missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
+    if missing:
+        pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
+    root = tmp_path_factory.mktemp("stack")
+    running = start_up(root / "data", [free_port() for _ in range(3)])
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()
+
+
+def tasks_of(client: LabelStudioClient) -> list[dict[str, Any]]:
+    answer = client.request("GET", "/api/tasks", params={"project": 1, "fields": "all"})
+    return sorted(answer["tasks"], key=lambda task: task["id"])
+
+
+def type_expression(client: LabelStudioClient, task_id: int, text: str) -> list[dict[str, Any]]:
+    """What the editor sends when an annotator types."""
+    backend_id = client.request("GET", "/api/ml", params={"project": 1})[0]["id"]
+    context = {
+        "result": [
+            {"value": {"text": [text]}, "id": "x", "from_name": "expression", "to_name": "image",
+             "type": "textarea", "origin": "manual"},
+        ]
+    }  # fmt: skip
+    answer = client.request(
+        "POST",
+        f"/api/ml/{backend_id}/interactive-annotating",
+        json={"task": task_id, "context": context},
+    )
+    assert "data" in answer, answer
+    return answer["data"]["result"]
+
+
+def test_expression_to_annotation_by_api(stack: Running) -> None:
+    client, store = stack.client(), stack.store()
+    tasks = tasks_of(client)
+    assert len(tasks) == 6
+    cat = next(task for task in tasks if "chelsea" in task["data"]["image"])
+    regions = type_expression(client, cat["id"], "the cat")
+    brushes = [region for region in regions if region["type"] == "brushlabels"]
+    assert [r["value"]["brushlabels"] for r in brushes] == [["top-3"], ["top-2"], ["top-1"]]
+    best = brushes[-1]
+    mask = decode_brush_rle(best["value"]["rle"], (best["original_height"], best["original_width"]))
+    assert mask.shape == (300, 451)
+    assert mask[150, 150], "the middle of the cat's face"
+    assert not mask[150, 445], "the background at the right edge"
+
+    texts = [r for r in regions if r["id"] == best["id"]]
+    created = client.request(
+        "POST",
+        f"/api/tasks/{cat['id']}/annotations",
+        json={"result": texts, "lead_time": 4.2},
+    )
+    deadline = time.monotonic() + 20
+    while store.count_events().get("ANNOTATION_CREATED", 0) < 1:
+        assert time.monotonic() < deadline, "the webhook did not arrive"
+        time.sleep(0.2)
+    event = next(e for e in store.events() if e["action"] == "ANNOTATION_CREATED")
+    assert event["body"]["annotation"]["id"] == created["id"]
+    assert "token" not in event["body"]["project"]
+    stored = {r["id"] for r in event["body"]["annotation"]["result"]}
+    request = next(r for r in store.recent_requests() if r.expression == "the cat")
+    assert stored <= {c["region_id"] for c in store.candidates(request.id)}
+    store.close()
+    client.close()
+
+
+def test_photo_uploaded_later_is_prepared_and_segmented(
+    stack: Running, samples: dict[str, Path]
+) -> None:
+    client = stack.client()
+    with samples["coffee"].open("rb") as file:
+        client.request("POST", "/api/projects/1/import", files={"file": ("late.jpg", file)})
+    task = tasks_of(client)[-1]
+    assert type_expression(client, task["id"], "the spoon")
+    client.close()
+
+
+def test_broken_photo_is_an_error_one_can_find(stack: Running) -> None:
+    client = stack.client()
+    broken = client.request(
+        "POST", "/api/projects/1/import", files={"file": ("broken.png", b"\x89PNG no image")}
+    )
+    assert broken["task_count"] == 1
+    task = tasks_of(client)[-1]
+    backend_id = client.request("GET", "/api/ml", params={"project": 1})[0]["id"]
+    context = {
+        "result": [
+            {"value": {"text": ["x y"]}, "from_name": "expression", "to_name": "image",
+             "type": "textarea"},
+        ]
+    }  # fmt: skip
+    answer = client.request(
+        "POST",
+        f"/api/ml/{backend_id}/interactive-annotating",
+        json={"task": task["id"], "context": context},
+    )
+    assert answer["errors"]
+    page = httpx.get(stack.backend_url).text
+    assert "The file is no image saymask can read." in page
+    client.close()
+
+
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("Chromium is not installed (Debian package chromium)")
+    return found
+
+
+def wait_for_suggestions(page: Any) -> None:
+    page.wait_for_function(
+        "window.Htx?.annotationStore?.selected?.suggestions?.size > 0", timeout=90_000
+    )
+
+
+def pills(page: Any) -> list[tuple[float, float]]:
+    """Page positions of the reject and accept marks, pair by pair."""
+    return page.evaluate(
+        """() => { const im = window.Htx.annotationStore.selected.names.get('image');
+        const st = im.stageRef, b = st.container().getBoundingClientRect();
+        return st.find('Circle').map(n => { const r = n.getClientRect();
+          return [b.x + r.x + r.width / 2, b.y + r.y + r.height / 2]; }); }"""
+    )
+
+
+@pytest.mark.browser
+def test_annotator_types_accepts_and_submits_in_a_browser(stack: Running, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    client = stack.client()
+    photos = {name: task["id"] for task in tasks_of(client) for name in ("astronaut", "flower")
+              if name in task["data"]["image"]}  # fmt: skip
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=chromium(),
+            headless=True,
+            args=CHROMIUM_FLAGS,
+            viewport={"width": 1400, "height": 900},
+        )
+        page = context.new_page()
+        page.goto(f"{stack.studio_url}/user/login/")
+        page.fill("input[name=email]", stack.login["email"])
+        page.fill("input[name=password]", stack.login["password"])
+        page.click("button[type=submit]")
+        page.wait_for_function("!location.pathname.includes('login')", timeout=60_000)
+        page.goto(f"{stack.studio_url}/projects/1/data?task={photos['flower']}")
+        page.click('text="Auto-Annotation"', timeout=60_000)
+        field = page.locator('textarea[aria-label="TextArea Input"]').first
+        field.click()
+        field.type("the flower")
+        started = time.monotonic()
+        page.keyboard.press("Shift+Enter")
+        wait_for_suggestions(page)
+        print(f"suggestions after {time.monotonic() - started:.2f} s")
+        page.wait_for_timeout(1000)
+        page.screenshot(path=SCREENSHOTS / "suggestions.png")
+        suggestions = page.evaluate(
+            "[...window.Htx.annotationStore.selected.suggestions.values()]"
+            ".map(s => [s.labelName, s.origin, s.score])"
+        )
+        assert sorted(s[0] for s in suggestions) == ["top-1", "top-2", "top-3"]
+        assert {s[1] for s in suggestions} == {"prediction"}
+
+        page.keyboard.press("v")
+        accept = pills(page)[-1]
+        page.mouse.click(*accept)
+        page.wait_for_function(
+            "[...window.Htx.annotationStore.selected.areas.values()]"
+            ".some(a => a.type === 'brushregion')",
+            timeout=15_000,
+        )
+        page.screenshot(path=SCREENSHOTS / "accepted.png")
+        page.locator("button", has_text="Submit").last.click()
+        store = stack.store()
+        deadline = time.monotonic() + 20
+        while True:
+            events = [
+                e["body"]["annotation"]
+                for e in store.events()
+                if e["action"] == "ANNOTATION_CREATED"
+                and e["body"]["annotation"]["task"] == photos["flower"]
+            ]
+            if events:
+                break
+            assert time.monotonic() < deadline, "the submitted annotation did not arrive"
+            time.sleep(0.2)
+        brushes = [r for r in events[0]["result"] if r["type"] == "brushlabels"]
+        assert [r["origin"] for r in brushes] == ["prediction"]
+        request = next(r for r in store.recent_requests() if r.expression == "the flower")
+        offered = {c["region_id"]: c for c in store.candidates(request.id)}
+        assert brushes[0]["id"] in offered
+        texts = [r for r in events[0]["result"] if r["from_name"] == "region_expression"]
+        assert texts[0]["value"]["text"] == ["the flower"]
+        store.close()
+
+        page.goto(stack.backend_url)
+        assert "ready" in page.locator("h1").inner_text()
+        page.set_viewport_size({"width": 1000, "height": 900})
+        page.screenshot(path=SCREENSHOTS / "status.png")
+        context.close()
+    client.close()
+
+
+def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: Running) -> None:
+    """Last: it restarts the whole stack."""
+    ready = httpx.get(f"{stack.backend_url}/ready").json()
+    os.kill(ready["workers"][0]["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 90
+    while True:
+        workers = httpx.get(f"{stack.backend_url}/ready").json()["workers"]
+        pids = {w["pid"] for w in workers if w["state"] != "loading"}
+        if pids and ready["workers"][0]["pid"] not in pids:
+            break
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.5)
+
+    before = len(tasks_of(stack.client()))
+    stack.stop()
+    for url in (stack.studio_url, stack.backend_url):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+    ports = [int(url.rsplit(":", 1)[1]) for url in (stack.studio_url, stack.backend_url)]
+    again = start_up(stack.data_dir, [*ports, free_port()])
+    stack.process, stack.output = again.process, again.output
+    stack.wait_until_up()
+    assert len(tasks_of(stack.client())) == before
+    regions = type_expression(stack.client(), tasks_of(stack.client())[1]["id"], "the cat")
+    assert regions
+
+
+def test_a_taken_port_is_explained(tmp_path: Path) -> None:
+    if not PROGRAM:
+        pytest.skip("no Label Studio: set SAYMASK_LABEL_STUDIO_PROGRAM (make test does)")
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        running = start_up(tmp_path / "data", [port, free_port(), free_port()])
+        assert running.process.wait(30) == 2
+        assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in running.output.read_text("utf-8")
