@@ -18,7 +18,13 @@ LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
 class Settings(BaseSettings):
     """Settings of the backend; each is the environment variable ``SAYMASK_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix="SAYMASK_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SAYMASK_",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     host: str = Field("127.0.0.1", description="Address the backend listens on.")
     port: int = Field(9090, ge=1, le=65535, description="Port the backend listens on.")

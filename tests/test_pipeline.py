@@ -44,15 +44,25 @@ def box_iou(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def build(directory: Path, **settings: object) -> Pipeline:
     missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
     if missing:
         pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
-    pipeline = build_pipeline(load_worker_settings(encoder="starter"))
+    pipeline = build_pipeline(load_worker_settings(encoder="starter", **settings))
     assert pipeline.cache is not None
-    pipeline.cache._directory = tmp_path_factory.mktemp("prepared") / "key"
+    pipeline.cache._directory = directory / "key"
     return pipeline
+
+
+@pytest.fixture(scope="module")
+def default_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return build(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The same with a coarse grid: what is not about quality need not take its time."""
+    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6, max_proposals=30)
 
 
 def segment(pipeline: Pipeline, data: bytes, expression: str, k: int = 3) -> SegmentResult:
@@ -61,10 +71,12 @@ def segment(pipeline: Pipeline, data: bytes, expression: str, k: int = 3) -> Seg
     return pipeline.segment(prepared, expression, k, preparation=timings)
 
 
-def test_ten_expressions_on_the_sample_photos(pipeline: Pipeline, samples: dict[str, Path]) -> None:
+def test_ten_expressions_on_the_sample_photos(
+    default_pipeline: Pipeline, samples: dict[str, Path]
+) -> None:
     ranks = {}
     for photo, expression, box in TEN:
-        result = segment(pipeline, samples[photo].read_bytes(), expression, k=5)
+        result = segment(default_pipeline, samples[photo].read_bytes(), expression, k=5)
         hits = [c.rank for c in result.candidates if box_iou(c.box_xywh, box) > 0.5]
         ranks[expression] = hits[0] if hits else None
     print("ranks:", ranks)

@@ -133,7 +133,13 @@ def _fingerprint(values: object) -> str:
 class WorkerSettings(BaseSettings):
     """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix="SAYMASK_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SAYMASK_",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",

@@ -1,0 +1,1 @@
+"""Speed. Each benchmark prints A, B and their ratio from one run; none is a test."""
