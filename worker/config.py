@@ -154,7 +154,8 @@ class WorkerSettings(BaseSettings):
     )
     encoder: str = Field(
         "auto",
-        description="`auto`, `starter`, or an open_clip pair such as `ViT-B-16/openai`.",
+        description="`auto`, `starter`, an open_clip pair such as `ViT-B-16/openai`, or a model"
+        " and a file of yours, `ViT-B-16//path/to/weights.pt`.",
     )
     method: Method = Field(
         "corrected",

@@ -59,12 +59,13 @@ def _is_cached(pair: str) -> bool:
 def _split_pair(pair: str) -> tuple[str, str]:
     model, _, pretrained = pair.partition("/")
     known = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in known:
+    is_own_file = open_clip.get_model_config(model) is not None and Path(pretrained).is_file()
+    if pretrained not in known and not is_own_file:
         raise ConfigError(
             f"There is no open_clip pair {pair!r}.",
             f"Weights of {model}: {', '.join(known)}."
             if known
-            else "Use auto, starter, or MODEL/WEIGHTS such as ViT-B-16/openai, RN50/openai.",
+            else "Use auto, starter, MODEL/WEIGHTS such as ViT-B-16/openai, or MODEL//path/to/file.",
         )
     return model, pretrained
 
@@ -92,7 +93,7 @@ def load_encoder(
     visual = ClipVisual(model.visual, name, device, dtype, batch)
     text = OpenClipText(model, open_clip.get_tokenizer(model_name), device)
     return Encoder(
-        name=name.replace("/", "-"),
+        name=f"{model_name}-{Path(pretrained).name}",
         visual=visual,
         text=text,
         weights_hash=visual.weights_hash,
