@@ -65,7 +65,7 @@ def _split_pair(pair: str) -> tuple[str, str]:
             f"There is no open_clip pair {pair!r}.",
             f"Weights of {model}: {', '.join(known)}."
             if known
-            else "Use auto, starter, MODEL/WEIGHTS such as ViT-B-16/openai, or MODEL//path/to/file.",
+            else "Use auto, starter, MODEL/WEIGHTS like ViT-B-16/openai, or MODEL//path/to/file.",
         )
     return model, pretrained
 
