@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,35 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def start_worker(valkey: Valkey) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fake_worker", valkey.url],
+            env={**os.environ, **environment},
+            cwd=Path(__file__).parent.parent,
+        )
+        started.append(process)
+        with redis.Redis.from_url(valkey.url) as client:
+            deadline = time.monotonic() + 20
+            while not client.exists(f"saymask:worker:fake-{process.pid}"):
+                assert time.monotonic() < deadline, "the worker did not start"
+                time.sleep(0.05)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def log_of(valkey: Valkey) -> list[str]:
+    with redis.Redis.from_url(valkey.url) as client:
+        return [line.decode() for line in client.lrange("fake:log", 0, -1)]
 
 
 @pytest.fixture(scope="session")
