@@ -53,6 +53,9 @@ FRESH = [
     ("where is the remote", "the remote"),
     ("TALL TREE ON THE RIGHT", "tall tree"),
     ("two people sitting at the table", "two people"),
+    ("plate nearest the window", "plate"),
+    ("cup left of the phone", "cup"),
+    ("bowl closest to the bottom", "bowl"),
 ]
 
 

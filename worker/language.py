@@ -85,6 +85,7 @@ _LEAD_IN = re.compile(
 _NO_TARGET_STARTS = {"not", "what", "who", "whom", "where", "how", "without", "next"}
 _PRONOUNS = {"i", "me", "you", "it", "this", "that", "there", "he", "she", "they", "we", "us"}
 _NOUN_LIKE = {"one", "ones", "thing", "things", "guy", "girl", "kid", "person", "dude", "lady"}
+_PLACE_AFTER_NOUN = {"left", "right", "nearest", "closest", "near", "close", "next", "furthest"}
 _ENDS_PHRASE = {"that", "who", "which", "whose", "where", "with", "w", "w/", "whom", "while"}
 
 
@@ -249,7 +250,11 @@ def _leading_phrase(doc: Doc) -> Span | None:
             if not has_noun and doc[0].pos_ not in ("ADP", "VERB", "PRON"):
                 has_noun, end = True, token.i
             break
-        if _is_noun(token.text, token.pos_):
+        if has_noun and _SPELLINGS.get(token.text, token.text) in _PLACE_AFTER_NOUN:
+            break
+        # "bowl", "plant", "broccoli": a bare verb in front is a noun the tagger mistook.
+        is_mistaken = token.i == 0 and token.tag_ in ("VB", "VBP") and len(doc) > 1
+        if _is_noun(token.text, token.pos_) or (is_mistaken and token.text not in _SIDES):
             has_noun = True
             end = token.i + 1
         elif has_noun and token.pos_ in ("ADP", "SCONJ", "VERB", "AUX", "PRON", "ADV", "CCONJ"):
