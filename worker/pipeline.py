@@ -97,7 +97,8 @@ class Pipeline:
         decode_ms = clock.lap_ms()
         proposals = self._proposer.propose(photo)
         proposals_ms = clock.lap_ms()
-        features = self._encode_proposals(photo, proposals)
+        # As the cache keeps them: a photo answers alike before and after.
+        features = _to_half(self._encode_proposals(photo, proposals))
         prepared = PreparedImage(
             sha256=photo.sha256,
             proposals=proposals,
@@ -244,6 +245,14 @@ class Pipeline:
             predicted_iou=round(float(proposals.predicted_iou[index]), 4),
             stability_score=round(float(proposals.stability_score[index]), 4),
         )
+
+
+def _to_half(features: VisualFeatures) -> VisualFeatures:
+    """Features rounded to half precision, still float32."""
+    return VisualFeatures(
+        features.global_context.astype(np.float16).astype(np.float32),
+        features.local_context.astype(np.float16).astype(np.float32),
+    )
 
 
 def _resize_pixels(photo: Photo, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:
