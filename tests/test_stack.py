@@ -27,6 +27,13 @@ pytestmark = pytest.mark.stack
 
 PROGRAM = os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM", "")
 SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
+# A coarse grid: these tests are about the way, not about the masks, and must not time out where
+# two cores do everything at once.
+QUICK = {
+    "SAYMASK_ENCODER": "starter",
+    "SAYMASK_POINTS_PER_SIDE": "10",
+    "SAYMASK_MAX_PROPOSALS": "40",
+}
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -74,7 +81,7 @@ def start_up(data_dir: Path, ports: list[int]) -> Running:
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "saymask"), *arguments],
             stdout=file, stderr=subprocess.STDOUT, text=True,
-            env={**environment, "SAYMASK_ENCODER": "starter"},
+            env={**environment, **QUICK},
         )  # fmt: skip
     return Running(
         process,
