@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,7 +322,8 @@ def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: R
         assert time.monotonic() < deadline, workers
         time.sleep(0.5)
 
-    before = len(tasks_of(stack.client()))
+    with closing(stack.client()) as client:
+        before = len(tasks_of(client))
     stack.stop()
     for url in (stack.studio_url, stack.backend_url):
         with pytest.raises(httpx.ConnectError):
@@ -330,9 +332,10 @@ def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: R
     again = start_up(stack.data_dir, [*ports, free_port()])
     stack.process, stack.output = again.process, again.output
     stack.wait_until_up()
-    assert len(tasks_of(stack.client())) == before
-    regions = type_expression(stack.client(), tasks_of(stack.client())[1]["id"], "the cat")
-    assert regions
+    with closing(stack.client()) as client:
+        tasks = tasks_of(client)
+        assert len(tasks) == before
+        assert type_expression(client, tasks[1]["id"], "the cat")
 
 
 def test_a_taken_port_is_explained(tmp_path: Path) -> None:
