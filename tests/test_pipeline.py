@@ -22,8 +22,9 @@ from worker.weights import DEFAULT, WeightStore
 
 pytestmark = pytest.mark.slow
 
-# Boxes x, y, w, h, most of them taken from masks that looked right on the overlay, for expressions picked
-# after their results were seen: this guards against getting worse and says nothing about quality.
+# Boxes x, y, w, h, most of them taken from masks that looked right on the overlay, for
+# expressions picked after their results were seen: this guards against getting worse and says
+# nothing about quality.
 TEN = [
     ("astronaut", "the american flag", (0, 0, 96, 410)),
     ("astronaut", "orange space suit", (20, 200, 340, 312)),
