@@ -46,6 +46,7 @@ PHOTO_TTL_S = 1800
 RESULT_TTL_S = 600
 _TICK_S = 1.0
 _WORKER_GRACE_S = 12.0
+_TAKING_S = 2.0
 _ATTEMPTS = 3
 _LAST_VERSION_KEY = "saymask:last-model-version"
 _NEWEST_KEY = "saymask:newest:{task}"
@@ -221,8 +222,21 @@ class Dispatcher:
                 return False
         if status == JobStatus.STARTED:
             return self._is_alive(job.worker_name)
-        # Popped by a worker that died before it began: queued by name, but in no queue.
-        return status == JobStatus.QUEUED and job.get_position() is not None
+        return status == JobStatus.QUEUED and self._is_queued_or_taken(job)
+
+    @staticmethod
+    def _is_queued_or_taken(job: Job) -> bool:
+        """False for a job popped by a worker that died before it began.
+
+        A worker pops a job some milliseconds before it says so: until then the job is queued by
+        name, but in no queue.
+        """
+        until = time.monotonic() + _TAKING_S
+        while job.get_status(refresh=True) == JobStatus.QUEUED and job.get_position() is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        return True
 
     def _is_alive(self, worker_name: str | None) -> bool:
         return any(worker.name == worker_name for worker in self.workers())
@@ -246,6 +260,8 @@ class Dispatcher:
                 if not self._is_alive(job.worker_name):
                     return None
             if status in (JobStatus.CANCELED, JobStatus.STOPPED, None):
+                return None
+            if status == JobStatus.QUEUED and not self._is_queued_or_taken(job):
                 return None
             if self.workers():
                 last_seen_worker = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from backend.contract import SegmentRequest
+from backend.contract import QUEUE_INTERACTIVE, SegmentRequest
 from backend.dispatch import Dispatcher
 from backend.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
 from tests.conftest import Valkey, log_of
@@ -41,6 +41,23 @@ def test_same_request_from_two_annotators_is_one_job(
         )
     assert len({result.model_dump_json() for result in results}) == 1
     assert log_of(valkey) == ["segment sleep 1 cat"]
+
+
+def test_a_job_just_popped_by_a_worker_is_not_queued_twice(
+    dispatcher: Dispatcher, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    with ThreadPoolExecutor(2) as pool, redis.Redis.from_url(valkey.url) as client:
+        first = pool.submit(dispatcher.segment, request_for("cat"), "1:1")
+        queue = f"rq:queue:{QUEUE_INTERACTIVE}"
+        taken = client.blpop([queue], timeout=10)
+        # Between a worker's pop and its word that it has begun, a second annotator asks.
+        second = pool.submit(dispatcher.segment, request_for("cat"), "1:2")
+        time.sleep(0.5)
+        assert client.llen(queue) == 0
+        client.rpush(queue, taken[1])
+        start_worker()
+        assert first.result(20) == second.result(20)
+    assert log_of(valkey) == ["segment cat"]
 
 
 def test_newer_expression_of_a_task_replaces_the_waiting_one(
