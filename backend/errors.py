@@ -15,6 +15,7 @@ SaymaskError
     WorkerUnavailable
     DeadlineExceeded        504
     JobSuperseded           409
+  DatasetError              500  an evaluation set is missing, damaged or hostile
   WeightsError              500  checkpoints missing or not what they should be
   ConfigError               500  a setting is wrong
   InternalError             500  a bug
@@ -101,6 +102,10 @@ class DeadlineExceeded(QueueError):
 
 class JobSuperseded(QueueError):
     http_status = 409
+
+
+class DatasetError(SaymaskError):
+    pass
 
 
 class WeightsError(SaymaskError):

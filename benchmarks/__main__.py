@@ -53,7 +53,9 @@ def compare_proposals() -> list[tuple[str, str, str, str]]:
     rows = []
     for dtype in dict.fromkeys((torch.float32, choose_precision("auto", device))):
         sam = load_sam("mobile-sam", path)
-        ours = SamProposer(sam, config, device, dtype, batch=64 if on_gpu else 4)
+        ours = SamProposer(
+            sam, config, device, dtype, batch=64 if on_gpu else 4, fingerprint="bench"
+        )
         ours.propose(photo)
         a, b = [], []
         for _ in range(ROUNDS):

@@ -15,6 +15,7 @@ from tests.conftest import DATA
 from worker import faithful
 from worker.encoders.clip_text import OpenClipText
 from worker.encoders.clip_visual import ClipVisual
+from worker.encoders.crops import sample_token_masks
 from worker.language import LanguageParser
 
 GOLDEN = DATA / "global_local"
@@ -50,7 +51,7 @@ def test_every_step(reference: tuple[str, torch.nn.Module, Any], image: int, box
 
     loaded = faithful.load_image(pixels)
     check("clip_input", faithful.resize(loaded, (224, 224)).numpy(), 1e-5)
-    check("token_masks", faithful.resize_token_masks(masks, tower.grid_side).numpy(), 1e-5)
+    check("token_masks", sample_token_masks(masks, tower.grid_side).numpy(), 1e-5)
     crops = faithful.crop_boxes(loaded, masks, box, size_px=224)
     check(f"crops_stride8_{boxes}", crops[:, :, ::8, ::8].numpy(), 1e-5)
     features = faithful.encode_proposals(tower, pixels, masks, box)

@@ -145,7 +145,7 @@ def test_segment_anything_checkpoints_load_and_propose(
         generator="sam-vit-b", points_per_side=2, predicted_iou_min=-10, stability_min=0,
         duplicate_iou_max=1.0, min_area_share=0.01,
     )  # fmt: skip
-    proposer = SamProposer(loaded, config, "cpu", torch.float32, 4)
+    proposer = SamProposer(loaded, config, "cpu", torch.float32, 4, "tiny")
     pixels = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     proposals = proposer.propose(Photo(pixels, "0" * 64))
     assert proposals.masks.shape[1:] == (60, 90)

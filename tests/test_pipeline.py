@@ -15,6 +15,7 @@ from PIL import Image
 from backend.contract import SegmentResult
 from backend.errors import InvalidExpression, InvalidRequest, WeightsError
 from backend.masks import decode_coco_rle
+from worker.cache import PreparedCache
 from worker.config import load_worker_settings
 from worker.pipeline import Pipeline, build_pipeline
 from worker.proposals.sam import load_sam
@@ -51,8 +52,7 @@ def build(directory: Path, **settings: object) -> Pipeline:
     if missing:
         pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
     pipeline = build_pipeline(load_worker_settings(encoder="starter", **settings))
-    assert pipeline.cache is not None
-    pipeline.cache._directory = directory / "key"
+    pipeline.cache = PreparedCache(directory, "key", 10**9)
     return pipeline
 
 

@@ -100,6 +100,91 @@ def segment(
         draw_overlay(pixels, result.candidates, result.expression).save(overlay)
 
 
+@app.command()
+def evaluate(
+    dataset: Annotated[
+        str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, phrasecut or export.")
+    ] = "refcoco",
+    root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
+    split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="Names or groups: main, terms, mixing, repairs, baselines, all."),
+    ] = "main",
+    proposals: Annotated[
+        str,
+        typer.Option(help="`settings`, or `truth`: the annotated objects themselves."),
+    ] = "settings",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
+    no_target_below: Annotated[
+        float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("evaluation"),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two finished runs, each FOLDER or FOLDER:METHOD; runs nothing."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Measure on a data set with ground truth; goes on where a killed run stopped.
+
+    Writes results.json, table.md and report.html (with pictures) to --out.
+
+    Examples:
+
+    saymask-worker evaluate --dataset refcoco --root data --split val --methods all
+
+    saymask-worker evaluate --compare evaluation:corrected evaluation:faithful
+    """
+    if compare is not None:
+        _print_comparison(*compare, as_json=as_json)
+        return
+    if root is None:
+        raise InvalidRequest("--root is missing.", "Give the data set's folder.")
+    if proposals not in ("settings", "truth"):
+        raise InvalidRequest(
+            f"--proposals must be settings or truth, got {proposals!r}.",
+            "Generators are chosen with SAYMASK_PROPOSALS.",
+        )
+    from worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
+    from worker.evaluation.run import RESULTS_FILE, EvaluationRequest, run_evaluation
+
+    request = EvaluationRequest(
+        dataset=dataset,
+        root=root,
+        split=split,
+        split_by=split_by,
+        limit=limit,
+        methods=methods,
+        truth_proposals=proposals == "truth",
+        no_target_below=no_target_below,
+    )
+    results, loaded, outcomes = run_evaluation(request, load_worker_settings(), out, jobs, console)
+    markdown = to_markdown(results)
+    (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+    (out / HTML_FILE).write_text(to_html(results, loaded, outcomes), encoding="utf-8")
+    print(results.model_dump_json(indent=2) if as_json else markdown)
+    console.print(f"{out / RESULTS_FILE}, {out / MARKDOWN_FILE}, {out / HTML_FILE}")
+
+
+def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
+    from worker.evaluation.compare import compare_runs
+
+    comparison = compare_runs(first, second)
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=2))
+        return
+    table = Table("metric", "difference", "95 % interval")
+    for name, interval in comparison.differences.items():
+        table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
+    out = Console()
+    out.print(f"{comparison.first} minus {comparison.second}", markup=False)
+    out.print(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
+    out.print(table)
+
+
 @models.command("list")
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,

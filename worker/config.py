@@ -16,9 +16,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import ConfigError
 
-Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h"]
+Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "given"]
 Method = Literal["corrected", "faithful"]
+TokenMask = Literal["area", "point"]
 TokenMasking = Literal["multiply", "attention"]
+Crop = Literal["square", "published"]
+Statistics = Literal["clip", "imagenet"]
+NounPhrase = Literal["own", "published"]
 
 
 @dataclass(frozen=True)
@@ -47,25 +51,47 @@ class ProposalsConfig:
 
 
 @dataclass(frozen=True)
+class FeaturesConfig:
+    """How proposals become features. The second value of each choice is what the published code
+    does; the first repairs it (``docs/method.md``).
+
+    Attributes:
+        token_mask: ``area``: the share of each token that is covered; ``point``: one sample per
+            token, which misses most small objects.
+        token_floor: with ``area``, weight of the best covered token of a small mask.
+        token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
+        crop: ``square`` around the mask's extent, antialiased; ``published``: centre of mass plus
+            and minus half the counts of rows and columns, squashed.
+        crop_margin: with ``square``, surroundings, share of the longer side.
+        statistics: ``clip``'s mean and deviation, filled with the mean; or ``imagenet``'s.
+    """
+
+    token_mask: TokenMask = "area"
+    token_floor: float = 0.5
+    token_masking: TokenMasking = "attention"
+    crop: Crop = "square"
+    crop_margin: float = 0.1
+    statistics: Statistics = "clip"
+
+
+@dataclass(frozen=True)
 class ScoringConfig:
     """How features become scores. All weights are in units of cosine similarity.
 
     Attributes:
         visual_global_weight: the paper's alpha, share of the global-context visual feature.
         text_global_weight: the paper's beta, share of the sentence; the rest is the noun phrase.
-        token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
+        normalise_first: features reach unit length before they are mixed; published: after.
         area_weight: prior for wholes over their parts, per factor of ten in area.
         place_weight: prior for absolute words of place (left, top, middle).
         instance_margin: proposals this close to the best are taken as objects of the same noun.
         side_weight, ordinal_weight, size_weight, relation_weight: how much being the leftmost,
             the second from the left, the largest, the nearest to the anchor counts among them.
-        crop_margin: surroundings of a crop, share of its longer side.
-        token_floor: weight of the best covered token of a small mask.
     """
 
     visual_global_weight: float = 0.4
     text_global_weight: float = 0.5
-    token_masking: TokenMasking = "attention"
+    normalise_first: bool = True
     area_weight: float = 0.01
     place_weight: float = 0.06
     instance_margin: float = 0.05
@@ -73,13 +99,11 @@ class ScoringConfig:
     ordinal_weight: float = 0.10
     size_weight: float = 0.03
     relation_weight: float = 0.05
-    crop_margin: float = 0.1
-    token_floor: float = 0.5
 
 
 STARTER_SCORING = ScoringConfig()
 # The published weight for RefCOCOg; 0.95 is theirs for RefCOCO and RefCOCO+.
-FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85, token_masking="multiply")
+FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85)
 # Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
 GENUINE_SCORING = ScoringConfig(
     visual_global_weight=0.5,
@@ -100,12 +124,15 @@ class PipelineConfig:
     Attributes:
         method: ``corrected``, or ``faithful``: the published code step by step, in which only
             ``visual_global_weight`` of the scoring counts.
+        noun_phrase: our rule for the head noun phrase, or the published one.
         language_model: the spaCy model.
     """
 
     method: Method = "corrected"
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    noun_phrase: NounPhrase = "own"
     language_model: str = "en_core_web_sm"
 
     def fingerprint(self) -> str:
@@ -113,16 +140,10 @@ class PipelineConfig:
 
     def preparation_fingerprint(self) -> str:
         """Of what a prepared photo depends on: not the weights of the scoring terms."""
-        scoring = self.scoring
-        return _fingerprint(
-            {
-                "method": self.method,
-                "proposals": asdict(self.proposals),
-                "token_masking": scoring.token_masking,
-                "crop_margin": scoring.crop_margin,
-                "token_floor": scoring.token_floor,
-            }
-        )
+        values = {"proposals": asdict(self.proposals), "method": self.method}
+        if self.method == "corrected":
+            values["features"] = asdict(self.features)
+        return _fingerprint(values)
 
 
 def _fingerprint(values: object) -> str:
@@ -161,7 +182,16 @@ class WorkerSettings(BaseSettings):
         "corrected",
         description="`corrected`, or `faithful`: the published method step by step.",
     )
-    proposals: Generator = Field("mobile-sam", description="Proposal generator.")
+    proposals: Generator = Field(
+        "mobile-sam",
+        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`, or"
+        " `given`.",
+    )
+    proposals_dir: Path | None = Field(
+        None,
+        description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
+        " masks.",
+    )
     points_per_side: int = Field(
         20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
     )

@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from worker.encoders.clip_visual import ClipVisual
-from worker.encoders.crops import normalise, to_tensor
+from worker.encoders.crops import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    normalise,
+    sample_token_masks,
+    to_tensor,
+)
 from worker.stages import Floats, Masks, Scores, VisualFeatures
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 TEXT_GLOBAL_WEIGHT = 0.5
 _SHORT_SIDE_PX = 800
 
@@ -44,12 +48,6 @@ def load_image(pixels: NDArray[np.uint8]) -> Tensor:
 def resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Bilinear without antialias, whatever the scale."""
     return F.interpolate(image, size_hw, mode="bilinear", align_corners=False, antialias=False)
-
-
-def resize_token_masks(masks: Masks, grid_side: int) -> Tensor:
-    """Point-sampled token weights (N, g, g); zero for most small masks, as published."""
-    soft = torch.from_numpy(masks).float()[:, None]
-    return resize(soft, (grid_side, grid_side))[:, 0]
 
 
 def crop_boxes(
@@ -94,7 +92,7 @@ def encode_proposals(
     image = load_image(pixels)
     size_px = visual.image_size_px
     whole = resize(image, (size_px, size_px))
-    tokens = resize_token_masks(masks, visual.grid_side)
+    tokens = sample_token_masks(masks, visual.grid_side)
     crops = crop_boxes(image, masks, boxes_xyxy, size_px=size_px)
     local = visual.encode_images(crops)
     if not visual.is_vit:

@@ -24,7 +24,7 @@ def draw_overlay(
         mask = decode_coco_rle(candidate.mask.as_dict())
         color = np.asarray(_rgb(candidate.rank), dtype=np.float32)
         canvas[mask] = (1 - _OPACITY) * canvas[mask] + _OPACITY * color
-        canvas[_outline(mask)] = color
+        canvas[find_outline(mask)] = color
     image = Image.fromarray(canvas.round().astype(np.uint8))
     draw = ImageDraw.Draw(image)
     size_px = max(14, round(max(image.size) / 50))
@@ -46,7 +46,7 @@ def _rgb(rank: int) -> tuple[int, int, int]:
     return (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16))
 
 
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def find_outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels of the mask with a neighbour outside, two pixels wide."""
     inner = mask.copy()
     for _ in range(2):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -19,24 +18,28 @@ from worker.cache import PreparedCache
 from worker.config import PipelineConfig, WorkerSettings
 from worker.encoders.base import Encoder
 from worker.encoders.build import choose_encoder, load_encoder
-from worker.encoders.crops import crop_squares, resize_token_masks, resize_whole
+from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
 from worker.images import decode_photo
 from worker.language import LanguageParser, ParsedExpression, clean_expression
+from worker.proposals.base import Proposer
+from worker.proposals.given import GivenProposer
 from worker.proposals.sam import SamProposer, load_sam
 from worker.refine import to_original_size
 from worker.scoring import compute_geometry, compute_scores, normalise_rows
-from worker.stages import Photo, PreparedImage, Proposals, Scores, TextFeatures, VisualFeatures
-from worker.weights import WeightStore, default_cache_dir
+from worker.stages import (
+    Floats,
+    Photo,
+    PreparedImage,
+    Proposals,
+    Scores,
+    TextFeatures,
+    VisualFeatures,
+)
+from worker.weights import WeightStore, default_cache_dir, find_checkpoint
 
 log = logging.getLogger(__name__)
 
 _PHRASE_TEMPLATE = "a photo of a {}"
-
-
-class Proposer(Protocol):
-    """Anything that makes proposals."""
-
-    def propose(self, photo: Photo) -> Proposals: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Pipeline:
         photo_max_megapixels: float,
         device: str = "cpu",
     ) -> None:
-        self._proposer = proposer
+        self.proposer = proposer
         self.encoder = encoder
         self._parser = parser
         self.config = config
@@ -77,14 +80,25 @@ class Pipeline:
     @property
     def model_version(self) -> str:
         """Names everything a result depends on."""
-        parts = (self.encoder.name, self.config.proposals.generator, self.config.method)
-        return f"saymask-{'-'.join(parts)}-{self.config.fingerprint()}-{self.encoder.weights_hash}"
+        names = f"{self.encoder.name}-{self.proposer.name}-{self.config.method}"
+        weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
+        return f"saymask-{names}-{self.config.fingerprint()}-{weights}"
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
+        """The same models under another configuration or with other proposals, without a cache."""
+        return Pipeline(
+            proposer or self.proposer, self.encoder, self._parser, config, None,
+            self._max_megapixels, self.device,
+        )  # fmt: skip
+
+    def prepare(
+        self, data: bytes, name: str | None = None
+    ) -> tuple[PreparedImage, PreparationTimings]:
         """Everything about a photo that does not depend on an expression.
 
         Args:
             data: the encoded photo.
+            name: of its file, without suffix, for proposals given by name.
 
         Returns:
             The prepared photo, and the milliseconds it took. It is kept in the cache.
@@ -93,9 +107,9 @@ class Pipeline:
             PhotoUnreadable, PhotoTooLarge.
         """
         clock = _Clock()
-        photo = decode_photo(data, self._max_megapixels)
+        photo = replace(decode_photo(data, self._max_megapixels), name=name)
         decode_ms = clock.lap_ms()
-        proposals = self._proposer.propose(photo)
+        proposals = self.proposer.propose(photo)
         proposals_ms = clock.lap_ms()
         # As the cache keeps them: a photo answers alike before and after.
         features = _to_half(self._encode_proposals(photo, proposals))
@@ -116,7 +130,7 @@ class Pipeline:
 
     def _encode_proposals(self, photo: Photo, proposals: Proposals) -> VisualFeatures:
         """Global-context and local-context features, by the configured method."""
-        visual, scoring = self.encoder.visual, self.config.scoring
+        visual = self.encoder.visual
         if len(proposals) == 0:
             width = self.encoder.text.encode(["nothing"]).shape[1]
             none = np.zeros((0, width), dtype=np.float32)
@@ -125,17 +139,12 @@ class Pipeline:
             masks = np.stack([to_original_size(m, photo.size_hw) for m in proposals.masks])
             boxes = faithful.compute_extents_xyxy(masks)
             return faithful.encode_proposals(visual, photo.pixels, masks, boxes)
-        pixels = _resize_pixels(photo, proposals.masks.shape[1:])
-        crops = crop_squares(
-            pixels,
-            proposals.masks,
-            size_px=visual.image_size_px,
-            margin=scoring.crop_margin,
-            device=self.device,
-        )
-        whole = resize_whole(pixels, size_px=visual.image_size_px, device=self.device)
-        tokens = resize_token_masks(proposals.masks, visual.grid_side, floor=scoring.token_floor)
-        masking = scoring.token_masking if visual.is_vit else "multiply"
+        pixels = resize_to_work(photo, proposals.masks.shape[1:])
+        size_px, config = visual.image_size_px, self.config.features
+        crops = crop_proposals(pixels, proposals.masks, config, size_px=size_px, device=self.device)
+        whole = resize_whole(pixels, config, size_px=size_px, device=self.device)
+        tokens = resize_token_masks(proposals.masks, visual.grid_side, config)
+        masking = config.token_masking if visual.is_vit else "multiply"
         return VisualFeatures(
             global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
             local_context=visual.encode_images(crops).cpu().numpy(),
@@ -162,7 +171,7 @@ class Pipeline:
             raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
         clock = _Clock()
         cleaned = clean_expression(expression)
-        parsed = self._parser.parse(cleaned)
+        parsed = self._parse(cleaned)
         language_ms = clock.lap_ms()
         text = self._encode_text(parsed)
         text_ms = clock.lap_ms()
@@ -191,6 +200,27 @@ class Pipeline:
             ),
         )
 
+    def rank(self, prepared: PreparedImage, expression: str) -> tuple[ParsedExpression, Scores]:
+        """Score every proposal of a prepared photo; what ``segment`` takes its candidates from.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+        """
+        parsed = self._parse(clean_expression(expression))
+        return parsed, self._score(prepared, self._encode_text(parsed), parsed)
+
+    def encode_sentence(self, expression: str) -> Floats:
+        """The whole expression alone, (D,), not normalised."""
+        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
+        return row
+
+    def _parse(self, cleaned: str) -> ParsedExpression:
+        parsed = self._parser.parse(cleaned)
+        if self.config.noun_phrase == "published":
+            phrase = self._parser.find_published_noun_phrase(parsed.text)
+            return replace(parsed, head_noun_phrase=phrase, appearance=phrase)
+        return parsed
+
     def _score(
         self, prepared: PreparedImage, text: TextFeatures, parsed: ParsedExpression
     ) -> Scores:
@@ -217,7 +247,9 @@ class Pipeline:
         texts = [parsed.text, phrase, _PHRASE_TEMPLATE.format(phrase)]
         if anchor is not None:
             texts += [anchor, _PHRASE_TEMPLATE.format(anchor)]
-        rows = normalise_rows(self.encoder.text.encode(texts))
+        rows = self.encoder.text.encode(texts)
+        if self.config.scoring.normalise_first:
+            rows = normalise_rows(rows)
         return TextFeatures(
             sentence=rows[0],
             phrase=rows[1:3].mean(axis=0),
@@ -255,7 +287,8 @@ def _to_half(features: VisualFeatures) -> VisualFeatures:
     )
 
 
-def _resize_pixels(photo: Photo, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:
+def resize_to_work(photo: Photo, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The photo's pixels at the proposals' working size, antialiased."""
     if photo.size_hw == tuple(work_hw):
         return photo.pixels
     image = torch.from_numpy(np.array(photo.pixels)).permute(2, 0, 1)[None]
@@ -318,15 +351,11 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
     log.info("encoder %s: %s", name, reason)
     encoder = load_encoder(name, store, device, dtype, batch=128 if on_gpu else 16)
     config = settings.pipeline_config(encoder.scoring)
-    # On a CPU small batches keep the decoder's activations in cache.
-    proposer = SamProposer(
-        load_sam(settings.proposals, store.require(settings.proposals)),
-        config.proposals,
-        device,
-        dtype,
-        batch=64 if on_gpu else 4,
-    )
-    key = f"{config.preparation_fingerprint()}-{encoder.weights_hash}-{str(dtype)[6:]}"
+    proposer = _build_proposer(settings, config, store, device, dtype)
+    key = "-".join(
+        (config.preparation_fingerprint(), proposer.fingerprint, encoder.weights_hash,
+         str(dtype)[6:])
+    )  # fmt: skip
     cache = PreparedCache(cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6))
     log.info("%s, %s on %s, %s", encoder.description, settings.proposals, device, dtype)
     return Pipeline(
@@ -337,4 +366,29 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
         cache,
         settings.photo_max_megapixels,
         device,
+    )
+
+
+def _build_proposer(
+    settings: WorkerSettings,
+    config: PipelineConfig,
+    store: WeightStore,
+    device: str,
+    dtype: torch.dtype,
+) -> Proposer:
+    if settings.proposals == "given":
+        if settings.proposals_dir is None:
+            raise ConfigError(
+                "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
+            )
+        return GivenProposer(settings.proposals_dir)
+    checkpoint = store.require(settings.proposals)
+    # On a CPU small batches keep the decoder's activations in cache.
+    return SamProposer(
+        load_sam(settings.proposals, checkpoint),
+        config.proposals,
+        device,
+        dtype,
+        batch=64 if device.startswith("cuda") else 4,
+        fingerprint=find_checkpoint(settings.proposals).sha256[:8],
     )

@@ -53,16 +53,16 @@ def normalise_rows(features: Floats) -> Floats:
     return _f32(features / np.maximum(norms, 1e-12))
 
 
-def mix_visual(features: VisualFeatures, global_weight: float) -> Floats:
-    """Unit vectors (N, D): global and local context, each normalised before mixing."""
-    mixed = global_weight * normalise_rows(features.global_context)
-    return normalise_rows(mixed + (1 - global_weight) * normalise_rows(features.local_context))
+def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: bool) -> Floats:
+    """Unit vectors of a weighted sum along the last axis.
 
-
-def mix_text(text: TextFeatures, global_weight: float) -> Floats:
-    """Unit vector (D,): sentence and noun phrase, each normalised before mixing."""
-    mixed = global_weight * normalise_rows(text.sentence)
-    return normalise_rows(mixed + (1 - global_weight) * normalise_rows(text.phrase))
+    Args:
+        normalise_first: bring both to unit length before mixing; the published code mixes them
+            as they are.
+    """
+    if normalise_first:
+        first, second = normalise_rows(first), normalise_rows(second)
+    return normalise_rows(first_weight * first + (1 - first_weight) * second)
 
 
 def compute_scores(
@@ -73,8 +73,19 @@ def compute_scores(
     config: ScoringConfig,
 ) -> Scores:
     """Score every proposal against one expression."""
-    visual = mix_visual(features, config.visual_global_weight)
-    appearance = _f32(visual @ mix_text(text, config.text_global_weight))
+    visual = mix(
+        features.global_context,
+        features.local_context,
+        config.visual_global_weight,
+        normalise_first=config.normalise_first,
+    )
+    wanted = mix(
+        text.sentence,
+        text.phrase,
+        config.text_global_weight,
+        normalise_first=config.normalise_first,
+    )
+    appearance = _f32(visual @ wanted)
     terms = {
         "appearance": appearance,
         "area": _f32(config.area_weight * np.log10(np.maximum(geometry.area, 1e-6))),

@@ -24,11 +24,13 @@ class Photo:
         pixels: (H, W, 3) uint8 RGB, EXIF orientation applied.
         sha256: of the encoded bytes.
         notices: what was done to make it ordinary RGB, for people.
+        name: of its file, without suffix, where that is known.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
     notices: tuple[str, ...] = ()
+    name: str | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

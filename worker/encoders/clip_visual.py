@@ -47,9 +47,9 @@ class ClipVisual:
                 " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
             )
         self.weights_hash = _hash_weights(tower)
-        self._tower = tower.to(device=device, dtype=dtype).eval()
-        self._dtype = dtype
-        self._device = device
+        self.tower = tower.to(device=device, dtype=dtype).eval()
+        self.dtype = dtype
+        self.device = device
         self._batch = batch
         self.name = name
         size = tower.image_size
@@ -57,26 +57,39 @@ class ClipVisual:
 
     @property
     def is_vit(self) -> bool:
-        return isinstance(self._tower, VisionTransformer)
+        return isinstance(self.tower, VisionTransformer)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Transformer blocks; none in a ResNet."""
+        if isinstance(self.tower, VisionTransformer):
+            return self.tower.transformer.resblocks
+        return nn.ModuleList()
 
     @property
     def grid_side(self) -> int:
         """Side of the token grid that masks are resized to: 7, 14 or 16."""
-        if isinstance(self._tower, VisionTransformer):
-            return int(self._tower.grid_size[0])
+        if isinstance(self.tower, VisionTransformer):
+            return int(self.tower.grid_size[0])
         return self.image_size_px // 32
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Plain CLIP features of normalised images (B, 3, S, S): (B, D) float32."""
         parts = [
-            self._tower(chunk.to(self._device, self._dtype)).float()
+            self.tower(chunk.to(self.device, self.dtype)).float()
             for chunk in images.split(self._batch)
         ]
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def encode_global(self, image: Tensor, token_masks: Tensor, masking: TokenMasking) -> Tensor:
+    def encode_global(
+        self,
+        image: Tensor,
+        token_masks: Tensor,
+        masking: TokenMasking,
+        masked_blocks: int = MASKED_BLOCKS,
+    ) -> Tensor:
         """Features of one whole image as seen through N proposals.
 
         Args:
@@ -84,21 +97,27 @@ class ClipVisual:
             token_masks: (N, g, g) float32 in 0..1, the proposals on the token grid.
             masking: ``multiply`` weights the patch tokens, as published; ``attention`` hides
                 tokens outside the proposal from the class token instead (ViT only).
+            masked_blocks: how many blocks, counted from the last, see the proposal (ViT only).
 
         Returns:
             (N, D) float32.
         """
-        image = image.to(self._device, self._dtype)
-        token_masks = token_masks.to(self._device)
-        if isinstance(self._tower, VisionTransformer):
-            return self._global_vit(self._tower, image, token_masks, masking)
-        return self._global_resnet(self._tower, image, token_masks)
+        image = image.to(self.device, self.dtype)
+        token_masks = token_masks.to(self.device)
+        if isinstance(self.tower, VisionTransformer):
+            return self._global_vit(self.tower, image, token_masks, masking, masked_blocks)
+        return self._global_resnet(self.tower, image, token_masks)
 
     def _global_vit(
-        self, tower: VisionTransformer, image: Tensor, token_masks: Tensor, masking: TokenMasking
+        self,
+        tower: VisionTransformer,
+        image: Tensor,
+        token_masks: Tensor,
+        masking: TokenMasking,
+        masked_blocks: int,
     ) -> Tensor:
         blocks = tower.transformer.resblocks
-        shared = len(blocks) - MASKED_BLOCKS
+        shared = len(blocks) - masked_blocks
         tokens = tower._embeds(image)
         for block in blocks[:shared]:
             tokens = block(tokens)
@@ -117,8 +136,8 @@ class ClipVisual:
         masking: TokenMasking,
     ) -> Tensor:
         tokens = shared_tokens.expand(len(masks), -1, -1)
-        weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self._dtype)
-        hidden = _hide_from_class_token(masks, tower, self._dtype)
+        weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self.dtype)
+        hidden = _hide_from_class_token(masks, tower, self.dtype)
         for block in blocks:
             if masking == "multiply":
                 tokens = block(tokens * weights)
@@ -133,7 +152,7 @@ class ClipVisual:
             features = layer(features)
         features = F.normalize(features, dim=1)
         parts = [
-            tower.attnpool(features * masks[:, None].to(self._dtype)).float()
+            tower.attnpool(features * masks[:, None].to(self.dtype)).float()
             for masks in token_masks.split(self._batch)
         ]
         return torch.cat(parts)

@@ -1,7 +1,8 @@
 """What the image tower looks at: the whole image, token masks and crops.
 
 CLIP's own statistics, square boxes with a margin around the mask's extent, antialiased resizing
-and area averaging; ``worker.faithful`` does all of that as the published code does.
+and area averaging. Each of these can be exchanged for what the published code does, alone, to
+see what it is worth; ``worker.faithful`` does all of it as published, number for number.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.config import FeaturesConfig
 from worker.stages import Masks
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -45,25 +49,42 @@ def compute_square_boxes(masks: Masks, margin: float) -> NDArray[np.int64]:
     return boxes
 
 
-def crop_squares(
-    pixels: NDArray[np.uint8],
-    masks: Masks,
-    *,
-    size_px: int,
-    margin: float,
-    device: str,
+def compute_published_boxes(masks: Masks) -> NDArray[np.int64]:
+    """The published boxes (N, 4) xyxy, inside the image: centre of mass plus and minus half the
+    number of occupied columns and rows. A mask in two parts may be cropped to almost nothing."""
+    height, width = masks.shape[1:]
+    boxes = np.zeros((len(masks), 4), dtype=np.int64)
+    for index, mask in enumerate(masks):
+        y, x = np.nonzero(mask)
+        half_w, half_h = mask.any(axis=0).sum() / 2, mask.any(axis=1).sum() / 2
+        x0, y0 = np.clip([x.mean() - half_w, y.mean() - half_h], 0, [width - 1, height - 1])
+        x1, y1 = np.clip([x.mean() + half_w, y.mean() + half_h], 1, [width, height])
+        boxes[index] = [int(x0), int(y0), max(int(x1), int(x0) + 1), max(int(y1), int(y0) + 1)]
+    return boxes
+
+
+def crop_proposals(
+    pixels: NDArray[np.uint8], masks: Masks, config: FeaturesConfig, *, size_px: int, device: str
 ) -> Tensor:
-    """Corrected crops of N proposals, normalised as CLIP was trained.
+    """The masked crops of N proposals, normalised.
 
     Args:
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
 
     Returns:
-        (N, 3, S, S) float32, the mean colour outside the mask and outside the image.
+        (N, 3, S, S) float32. Outside the mask and outside the image: the mean colour, with
+        ``imagenet`` statistics the value the published code puts there.
     """
-    image = normalise(to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)
-    boxes = compute_square_boxes(masks, margin)
+    image = normalise(to_tensor(pixels).to(device), *_statistics(config))
+    fill = torch.tensor(IMAGENET_MEAN if config.statistics == "imagenet" else (0.0, 0.0, 0.0))
+    fill = fill.to(device).view(3, 1, 1)
+    is_square = config.crop == "square"
+    boxes = (
+        compute_square_boxes(masks, config.crop_margin)
+        if is_square
+        else compute_published_boxes(masks)
+    )
     height, width = pixels.shape[:2]
     crops = torch.zeros(len(masks), 3, size_px, size_px, device=device)
     for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
@@ -71,24 +92,45 @@ def crop_squares(
         padding = (left - x0, x1 - right, top - y0, y1 - bottom)
         region = image[:, top:bottom, left:right]
         inside = torch.from_numpy(masks[index, top:bottom, left:right]).to(device)
-        square = F.pad(region * inside, padding)[None]
-        crops[index] = F.interpolate(square, (size_px, size_px), mode="bicubic", antialias=True)[0]
+        crop = fill + F.pad((region - fill) * inside, padding)
+        if is_square:
+            crop = F.interpolate(crop[None], (size_px, size_px), mode="bicubic", antialias=True)
+        else:
+            crop = F.interpolate(crop[None], (size_px, size_px), mode="bilinear")
+        crops[index] = crop[0]
     return crops
 
 
-def resize_whole(pixels: NDArray[np.uint8], *, size_px: int, device: str) -> Tensor:
-    """The whole image squashed to (1, 3, S, S), CLIP statistics, antialiased."""
-    image = normalise(to_tensor(pixels).to(device), CLIP_MEAN, CLIP_STD)[None]
+def resize_whole(
+    pixels: NDArray[np.uint8], config: FeaturesConfig, *, size_px: int, device: str
+) -> Tensor:
+    """The whole image squashed to (1, 3, S, S), normalised, antialiased."""
+    image = normalise(to_tensor(pixels).to(device), *_statistics(config))[None]
     return F.interpolate(image, (size_px, size_px), mode="bicubic", antialias=True)
 
 
-def resize_token_masks(masks: Masks, grid_side: int, *, floor: float) -> Tensor:
-    """Masks (N, h, w) to token weights (N, g, g): the share of each cell that is covered.
+def _statistics(config: FeaturesConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if config.statistics == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    return CLIP_MEAN, CLIP_STD
+
+
+def resize_token_masks(masks: Masks, grid_side: int, config: FeaturesConfig) -> Tensor:
+    """Masks (N, h, w) to token weights (N, g, g) in 0..1: the share of each cell that is covered.
 
     The published point sampling gives small masks no token at all. Here each mask is scaled so
-    that its best covered cell weighs at least ``floor``.
+    that its best covered cell weighs at least ``token_floor``.
     """
+    if config.token_mask == "point":
+        return sample_token_masks(masks, grid_side)
     soft = torch.from_numpy(masks).float()[:, None]
     area = F.interpolate(soft, (grid_side, grid_side), mode="area")[:, 0]
     best = area.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    return (area * (floor / best).clamp(min=1)).clamp(max=1)
+    return (area * (config.token_floor / best).clamp(min=1)).clamp(max=1)
+
+
+def sample_token_masks(masks: Masks, grid_side: int) -> Tensor:
+    """Point-sampled token weights (N, g, g); zero for most small masks, as published."""
+    soft = torch.from_numpy(masks).float()[:, None]
+    size = (grid_side, grid_side)
+    return F.interpolate(soft, size, mode="bilinear", align_corners=False, antialias=False)[:, 0]

@@ -123,11 +123,20 @@ class SamProposer:
         device: where to run.
         dtype: arithmetic of encoder and decoder.
         batch: prompts decoded at once.
+        fingerprint: short hash of the checkpoint.
     """
 
     def __init__(
-        self, sam: Sam, config: ProposalsConfig, device: str, dtype: torch.dtype, batch: int
+        self,
+        sam: Sam,
+        config: ProposalsConfig,
+        device: str,
+        dtype: torch.dtype,
+        batch: int,
+        fingerprint: str,
     ) -> None:
+        self.name: str = config.generator
+        self.fingerprint = fingerprint
         self._config = config
         self._sam = sam.to(device)
         self._decoder = PromptDecoder(sam, dtype)

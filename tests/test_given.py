@@ -1,0 +1,81 @@
+"""Proposals from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.errors import ConfigError
+from backend.masks import encode_coco_rle
+from worker.proposals.base import LastPhotoProposer
+from worker.proposals.given import GivenProposer
+from worker.stages import Photo
+
+PHOTO = Photo(np.zeros((40, 60, 3), np.uint8), "a" * 64, name="cat")
+
+
+def mask_at(x: int) -> np.ndarray:
+    mask = np.zeros((40, 60), bool)
+    mask[5:20, x : x + 10] = True
+    return mask
+
+
+def write(folder: Path, name: str, rows: object) -> GivenProposer:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    return GivenProposer(folder)
+
+
+@pytest.mark.parametrize("name", ["cat", "a" * 64])
+def test_masks_come_back_exactly_by_name_or_hash(name: str, tmp_path: Path) -> None:
+    rows = [encode_coco_rle(mask_at(3)) | {"predicted_iou": 0.5}, encode_coco_rle(mask_at(30))]
+    proposals = write(tmp_path / "masks", name, rows).propose(PHOTO)
+    np.testing.assert_array_equal(proposals.masks, [mask_at(3), mask_at(30)])
+    assert proposals.predicted_iou.tolist() == [0.5, 1.0]
+    assert proposals.size_hw == (40, 60)
+
+
+def test_an_empty_list_is_no_proposal_and_large_photos_shrink(tmp_path: Path) -> None:
+    assert len(write(tmp_path / "a", "cat", []).propose(PHOTO)) == 0
+    large = np.zeros((2048, 1024), bool)
+    large[:1024, :512] = True
+    given = write(tmp_path / "b", "cat", [encode_coco_rle(large)])
+    proposals = given.propose(Photo(np.zeros((2048, 1024, 3), np.uint8), "b" * 64, name="cat"))
+    assert proposals.masks.shape == (1, 1024, 512)
+    assert proposals.masks.sum() == 512 * 256
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    first = write(tmp_path, "cat", [encode_coco_rle(mask_at(3))])
+    assert write(tmp_path, "cat", [encode_coco_rle(mask_at(3))]).fingerprint == first.fingerprint
+    assert write(tmp_path, "cat", [encode_coco_rle(mask_at(4))]).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ({"size": 1}, "no list"),
+        ([{"size": [40, 60], "counts": "#"}], "no list"),
+        ([encode_coco_rle(np.ones((4, 6), bool))], r"a mask of \(4, 6\)"),
+    ],
+)
+def test_a_damaged_file_is_named(rows: object, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"cat\.json .*{match}"):
+        write(tmp_path, "cat", rows).propose(PHOTO)
+
+
+def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no proposals"):
+        GivenProposer(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=f"{'a' * 64} or cat"):
+        write(tmp_path, "dog", []).propose(PHOTO)
+
+
+def test_the_last_photo_is_remembered(tmp_path: Path) -> None:
+    given = write(tmp_path, "cat", [encode_coco_rle(mask_at(3))])
+    once = LastPhotoProposer(given)
+    assert once.propose(PHOTO) is once.propose(PHOTO)
+    assert (once.name, once.fingerprint) == ("given", given.fingerprint)

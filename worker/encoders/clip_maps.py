@@ -1,0 +1,94 @@
+"""Where in an image CLIP sees a text: dense features and gradients, for the published baselines.
+
+Two of the baselines of Yu et al. (CVPR 2023) give every proposal the mean of a map over its
+pixels: a score map from dense features (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV
+2022), and Grad-CAM (Selvaraju et al., ICCV 2017).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor
+
+from worker.encoders.clip_visual import ClipVisual
+
+
+@torch.inference_mode()
+def encode_dense(visual: ClipVisual, image: Tensor) -> Tensor:
+    """A feature for every place of a normalised image (1, 3, S, S): (g, g, D) float32.
+
+    The last attention lets each place keep its own value instead of mixing them.
+    """
+    image = image.to(visual.device, visual.dtype)
+    tower = visual.tower
+    if isinstance(tower, VisionTransformer):
+        *blocks, last = tower.transformer.resblocks
+        tokens = tower._embeds(image)
+        for block in blocks:
+            tokens = block(tokens)
+        own = tokens + _own_values(last, last.ln_1(tokens))
+        own = own + last.mlp(last.ln_2(own))
+        places = tower.ln_post(own[0, 1:])
+        dense = places @ tower.proj if tower.proj is not None else places
+    else:
+        features = _run_trunk(tower, image)
+        pool: AttentionPool2d = tower.attnpool
+        dense = pool.c_proj(pool.v_proj(features[0].flatten(1).T))
+    side = round(len(dense) ** 0.5)
+    return dense.view(side, side, -1).float()
+
+
+def _own_values(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    attention, width = block.attn, tokens.shape[-1]
+    value = F.linear(
+        tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    )
+    return attention.out_proj(value)
+
+
+def _run_trunk(tower: ModifiedResNet, image: Tensor) -> Tensor:
+    features = tower.stem(image)
+    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+        features = layer(features)
+    return features
+
+
+def compute_grad_cam(visual: ClipVisual, image: Tensor, sentence: Tensor) -> Tensor:
+    """How much each place of an image speaks for a sentence: (g, g) float32, not negative.
+
+    Args:
+        image: (1, 3, S, S), normalised.
+        sentence: (D,) text feature.
+    """
+    tower = visual.tower
+    seen: list[Tensor] = []
+
+    def keep(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        # From here on gradients are wanted; the trunk before costs no memory for them.
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    is_vit = visual.is_vit
+    layer = visual.blocks[-1].ln_1 if is_vit else tower.layer4
+    handle = layer.register_forward_hook(keep)
+    frozen = [(p, p.requires_grad) for p in tower.parameters()]
+    try:
+        for parameter, _ in frozen:
+            parameter.requires_grad_(False)
+        feature = tower(image.to(visual.device, visual.dtype))[0].float()
+        wanted = sentence.to(visual.device)
+        (gradient,) = torch.autograd.grad(F.cosine_similarity(feature, wanted, dim=0), seen[0])
+    finally:
+        handle.remove()
+        for parameter, required in frozen:
+            parameter.requires_grad_(required)
+    values, slopes = seen[0][0].detach().float(), gradient[0].float()
+    if is_vit:
+        values, slopes = values[1:].T, slopes[1:].T
+    values, slopes = values.flatten(1), slopes.flatten(1)
+    cam = (slopes.mean(dim=1, keepdim=True) * values).sum(dim=0).clamp(min=0)
+    side = round(len(cam) ** 0.5)
+    return cam.view(side, side)

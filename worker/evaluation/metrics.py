@@ -1,0 +1,140 @@
+"""Metrics of referring segmentation, as pure functions of counts of pixels.
+
+Answer and target of one expression give an intersection and a union in pixels; everything else
+follows. oIoU, mIoU and P@X as in LAVT and CRIS; empty targets as in gRefCOCO (Liu et al., "GRES",
+CVPR 2023); MC-Acc and CC-oIoU as in Yu et al. (CVPR 2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Values = NDArray[np.float64]
+EmptyTargets = Literal["one", "zero", "skip"]
+
+PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
+_BOOTSTRAP_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Per expression, (E,) int64 pixels: answer and target together, apart, and the target."""
+
+    intersection: Counts
+    union: Counts
+    target: Counts
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Shares in 0..1 over ``count`` expressions. ``precision`` maps X to P@X."""
+
+    count: int
+    oiou: float
+    miou: float
+    precision: dict[float, float]
+
+
+def count_pixels(answer: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[int, int]:
+    """Intersection and union of two masks (H, W), pixels."""
+    return int((answer & target).sum()), int((answer | target).sum())
+
+
+def compute_ious(pixels: Pixels, empty: EmptyTargets) -> Values:
+    """IoU per expression (E,); with ``skip``, only of expressions that have a target.
+
+    Args:
+        empty: an empty answer to an empty target is worth ``one`` (GRES) or ``zero`` (CRIS);
+            any other answer to it is worth 0.
+    """
+    kept = pixels.target > 0 if empty == "skip" else np.ones(len(pixels.union), dtype=bool)
+    intersection, union = pixels.intersection[kept], pixels.union[kept]
+    both_empty = 1.0 if empty == "one" else 0.0
+    return np.where(union > 0, intersection / np.maximum(union, 1), both_empty)
+
+
+def compute_oiou(pixels: Pixels, empty: EmptyTargets) -> float:
+    """Sum of intersections over sum of unions; an answer to an empty target joins the union."""
+    kept = pixels.target > 0 if empty == "skip" else np.ones(len(pixels.union), dtype=bool)
+    total = int(pixels.union[kept].sum())
+    return float(pixels.intersection[kept].sum() / total) if total else 0.0
+
+
+def compute_precision(ious: Values, threshold: float, *, strict: bool) -> float:
+    """Share of expressions with IoU above the threshold: ``>`` (CRIS) or ``>=`` (LAVT).
+
+    Exact: a quotient of whole numbers and the threshold's literal round to the same float64.
+    """
+    if len(ious) == 0:
+        return 0.0
+    return float((ious > threshold if strict else ious >= threshold).mean())
+
+
+def compute_summary(pixels: Pixels, *, strict: bool = True, empty: EmptyTargets = "one") -> Summary:
+    """oIoU, mIoU and P@.5 to P@.9."""
+    ious = compute_ious(pixels, empty)
+    return Summary(
+        count=len(ious),
+        oiou=compute_oiou(pixels, empty),
+        miou=float(ious.mean()) if len(ious) else 0.0,
+        precision={x: compute_precision(ious, x, strict=strict) for x in PRECISION_AT},
+    )
+
+
+def compute_no_target_accuracy(
+    has_target: NDArray[np.bool_], answered: NDArray[np.bool_]
+) -> tuple[float | None, float | None]:
+    """N-acc and T-acc of gRefCOCO: the share of no-target expressions left unanswered, and of
+    expressions with a target that were answered. None where there is none of the kind."""
+    n_acc = float((~answered[~has_target]).mean()) if (~has_target).any() else None
+    t_acc = float(answered[has_target].mean()) if has_target.any() else None
+    return n_acc, t_acc
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_mean(values: Values, photos: Counts, seed: int = 0) -> Interval:
+    """Interval of a mean over expressions, drawing whole photos: theirs go together.
+
+    Args:
+        values: (E,) one number per expression; NaN where it does not apply.
+        photos: (E,) which photo each belongs to.
+    """
+    applies = ~np.isnan(values)
+    return bootstrap_ratio(np.where(applies, values, 0.0), applies.astype(float), photos, seed)
+
+
+def bootstrap_ratio(above: Values, below: Values, photos: Counts, seed: int = 0) -> Interval:
+    """Interval of ``sum(above) / sum(below)``, drawing whole photos. oIoU is such a ratio.
+
+    The draws depend only on the photos and the seed: two results on the same photos are paired.
+    """
+    if len(photos) == 0:
+        return Interval(0.0, 0.0, 0.0)
+    names, group = np.unique(photos, return_inverse=True)
+    tops = np.bincount(group, weights=above, minlength=len(names))
+    bottoms = np.bincount(group, weights=below, minlength=len(names))
+    draws = np.random.default_rng(seed).integers(0, len(names), (_BOOTSTRAP_SAMPLES, len(names)))
+    ratios = tops[draws].sum(axis=1) / np.maximum(bottoms[draws].sum(axis=1), 1e-12)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Interval(float(tops.sum() / max(bottoms.sum(), 1e-12)), float(low), float(high))
+
+
+def bootstrap_difference(first: Values, second: Values, photos: Counts, seed: int = 0) -> Interval:
+    """Interval of the mean paired difference ``first - second`` per expression."""
+    return bootstrap_mean(first - second, photos, seed)

@@ -1,0 +1,96 @@
+"""Proposals from files: ground truth, FreeSOLO, CutLER, anyone's masks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.errors import ConfigError, InvalidMask
+from backend.masks import Mask, decode_coco_rle
+from worker.stages import Photo, Proposals
+
+_WORK_SIDE_PX = 1024
+
+
+class GivenProposer:
+    """Reads the masks of a photo from ``<folder>/<photo>.json``.
+
+    ``<photo>`` is the SHA-256 of the photo's bytes, or its file name without suffix where that is
+    known. A file holds a list of COCO RLE, compressed or not, at the photo's size; an element may
+    have a ``predicted_iou`` from 0 to 1.
+
+    Raises:
+        ConfigError: the folder is missing or holds no file.
+    """
+
+    name = "given"
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        if not files:
+            raise ConfigError(
+                f"{folder} holds no proposals.",
+                "It needs one JSON file of COCO RLE masks per photo, named after the photo.",
+            )
+        self._folder = folder
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+        self.fingerprint = digest.hexdigest()[:8]
+
+    def propose(self, photo: Photo) -> Proposals:
+        """The photo's masks, in the file's order.
+
+        Raises:
+            ConfigError: there is no file for the photo, or it is damaged; names the file.
+        """
+        names = [name for name in (photo.sha256, photo.name) if name]
+        path = next((p for n in names if (p := self._folder / f"{n}.json").is_file()), None)
+        if path is None:
+            raise ConfigError(
+                f"No proposals are given for the photo {' or '.join(names)}.",
+                f"Add {names[-1]}.json to {self._folder}; an empty list means no proposal.",
+            )
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            masks = [decode_coco_rle(row) for row in rows]
+            quality = [float(row.get("predicted_iou", 1.0)) for row in rows]
+        except (OSError, ValueError, TypeError, AttributeError, InvalidMask) as error:
+            raise ConfigError(f"{path} is no list of COCO RLE masks: {error}") from error
+        wrong = next((mask.shape for mask in masks if mask.shape != photo.size_hw), None)
+        if wrong is not None:
+            raise ConfigError(f"{path} holds a mask of {wrong}; the photo is {photo.size_hw}.")
+        return to_proposals(masks, quality, photo.size_hw)
+
+
+def to_proposals(
+    masks: Sequence[Mask], quality: Sequence[float], size_hw: tuple[int, int]
+) -> Proposals:
+    """Masks (H, W) at photo size to proposals; large photos are worked on at 1024 px."""
+    scale = min(1.0, _WORK_SIDE_PX / max(size_hw))
+    work_hw = (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
+    kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]
+    kept = [(mask, q) for mask, q in kept if mask.any()]
+    stacked = np.stack([m for m, _ in kept]) if kept else np.zeros((0, *work_hw), dtype=bool)
+    return Proposals(
+        masks=stacked,
+        predicted_iou=np.asarray([q for _, q in kept], dtype=np.float32).clip(0, 1),
+        stability_score=np.ones(len(kept), dtype=np.float32),
+        size_hw=size_hw,
+    )
+
+
+def _resize(mask: Mask, work_hw: tuple[int, int]) -> NDArray[Any]:
+    if mask.shape == work_hw:
+        return mask
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    small = image.resize((work_hw[1], work_hw[0]), Image.Resampling.BILINEAR)
+    return np.asarray(small) >= 128
