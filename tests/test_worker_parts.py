@@ -22,7 +22,9 @@ from worker import weights
 from worker.cache import PreparedCache
 from worker.config import PipelineConfig, ProposalsConfig, ScoringConfig
 from worker.encoders.clip_visual import ClipVisual
+from worker.evaluation.methods import without_terms
 from worker.language import Ordinal, ParsedExpression, Relation
+from worker.proposals.consensus import Votes, count_votes
 from worker.proposals.decoder import PromptDecoder
 from worker.proposals.filters import (
     compute_boxes_xyxy,
@@ -161,23 +163,74 @@ def parsed(**changes: object) -> ParsedExpression:
     ],
 )
 def test_words_decide_among_equals(expression: ParsedExpression, best: int) -> None:
-    masks, features, text = scene()
+    _, _, text = scene()
     if expression.relation is None:
         text = TextFeatures(text.sentence, text.phrase, None)
-    geometry = compute_geometry(masks)
-    scores = compute_scores(features, text, geometry, expression, ScoringConfig())
+    scores = compute_scores(prepared_image(), text, expression, ScoringConfig())
     assert scores.order[0] == best
     total = np.sum(list(scores.terms.values()), axis=0)
     assert np.allclose(scores.total, total)
 
 
 def test_terms_can_be_switched_off() -> None:
-    masks, features, text = scene()
-    off = ScoringConfig(area_weight=0, place_weight=0, side_weight=0)
+    _, _, text = scene()
     expression = parsed(sides=("right",))
     plain = TextFeatures(text.sentence, text.phrase, None)
-    scores = compute_scores(features, plain, compute_geometry(masks), expression, off)
+    scores = compute_scores(prepared_image(), plain, expression, without_terms(ScoringConfig()))
     assert np.allclose(scores.total, scores.terms["appearance"])
+
+
+def test_objects_come_before_their_parts_and_heaps() -> None:
+    _, _, text = scene()
+    plain = TextFeatures(text.sentence, text.phrase, None)
+    image = prepared_image()
+
+    def first(**known: list[float]) -> int:
+        arrays = {name: np.array(values, np.float32) for name, values in known.items()}
+        changed = replace(image, proposals=replace(image.proposals, **arrays))
+        return int(compute_scores(changed, plain, parsed(), ScoringConfig()).order[0])
+
+    assert first(consensus=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
+    assert first(level=[0, 2, 0, 0, 0]) == 1
+
+
+def test_without_a_noun_things_win_over_stuff() -> None:
+    _, _, text = scene()
+    things, stuff = np.array([[0, 1], [0.1, 1]], np.float32), np.array([[1, 0]], np.float32)
+    unnamed = TextFeatures(text.sentence, text.phrase, None, things, stuff)
+    nameless = parsed(head_noun_phrase=None, appearance=None, sides=("left",))
+    assert compute_scores(prepared_image(), unnamed, nameless, ScoringConfig()).order[0] == 4
+
+
+def test_a_doubtful_instance_does_not_become_the_leftmost() -> None:
+    image = prepared_image()
+    look = image.features.local_context.copy()
+    look[0] = [1.0, 0.62]  # further left, and much less like it
+    features = VisualFeatures(look, look)
+    _, _, text = scene()
+    plain = TextFeatures(text.sentence, text.phrase, None)
+    scores = compute_scores(
+        replace(image, features=features), plain, parsed(sides=("left",)), ScoringConfig()
+    )
+    assert scores.order[0] == 1
+
+
+def test_votes_tell_objects_from_heaps() -> None:
+    masks = torch.zeros(3, 8, 12, dtype=torch.bool)
+    masks[0, 2:6, 1:5] = True
+    masks[1, 2:6, 7:11] = True
+    masks[2] = masks[0] | masks[1]
+    points = torch.tensor([[2.0, 3.0], [4.0, 5.0], [8.0, 3.0], [10.0, 5.0]])
+    # Every point finds its own square as a part, one of four the heap of both as a whole.
+    votes = Votes(
+        masks[[0, 0, 1, 1, 2]], torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 1, 2])
+    )
+    consensus, level = count_votes(masks, votes, points)
+    assert consensus.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
+    assert level.tolist() == [1, 1, 2]
+    none = Votes(masks[:0], votes.point[:0], votes.level[:0])
+    consensus, level = count_votes(masks, none, points + 100)
+    assert level.tolist() == [1, 1, 1]
 
 
 def test_instances_are_separate_objects() -> None:
@@ -191,7 +244,7 @@ def test_instances_are_separate_objects() -> None:
 def prepared_image() -> PreparedImage:
     masks, features, _ = scene()
     quality = np.full(5, 0.9, np.float32)
-    proposals = Proposals(masks, quality, quality, (60, 200))
+    proposals = Proposals(masks, quality, quality, quality, quality, (60, 200))
     return PreparedImage("a" * 64, proposals, compute_geometry(masks), features, ("note",))
 
 

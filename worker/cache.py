@@ -29,6 +29,7 @@ from worker.stages import PreparedImage, Proposals, VisualFeatures
 log = logging.getLogger(__name__)
 
 # What reading a damaged archive of arrays was seen to raise.
+_PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
 _DAMAGE = (
     OSError,
     ValueError,
@@ -128,8 +129,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     }
     return {
         "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-        "predicted_iou": proposals.predicted_iou,
-        "stability_score": proposals.stability_score,
+        **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
         **{
             f.name: getattr(prepared.features, f.name).astype(np.float16)
             for f in fields(VisualFeatures)
@@ -145,8 +145,7 @@ def _read(path: Path, sha256: str) -> PreparedImage:
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
             masks=stacked,
-            predicted_iou=arrays["predicted_iou"],
-            stability_score=arrays["stability_score"],
+            **{name: arrays[name] for name in _PER_PROPOSAL},
             size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
         )
         features = VisualFeatures(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -82,39 +82,53 @@ class ScoringConfig:
         visual_global_weight: the paper's alpha, share of the global-context visual feature.
         text_global_weight: the paper's beta, share of the sentence; the rest is the noun phrase.
         normalise_first: features reach unit length before they are mixed; published: after.
-        area_weight: prior for wholes over their parts, per factor of ten in area.
+        area_weight: prior for large masks, per factor of ten in area.
+        consensus_weight: prior for masks that most points inside them yield: objects, not heaps.
+        level_weight: prior for wholes over parts, per level of segment-anything's three.
         place_weight: prior for absolute words of place (left, top, middle).
         instance_margin: proposals this close to the best are taken as objects of the same noun.
+        instance_softness: how fast the say of an instance falls with its distance to the best.
         side_weight, ordinal_weight, size_weight, relation_weight: how much being the leftmost,
             the second from the left, the largest, the nearest to the anchor counts among them.
+        thing_weight, thing_softness, unnamed_area_weight: without a noun, how much looking like
+            a thing rather than a part or a background counts, and how much its size does.
     """
 
     visual_global_weight: float = 0.4
     text_global_weight: float = 0.5
     normalise_first: bool = True
-    area_weight: float = 0.01
-    place_weight: float = 0.06
-    instance_margin: float = 0.05
+    area_weight: float = 0.005
+    consensus_weight: float = 0.06
+    level_weight: float = 0.01
+    place_weight: float = 0.04
+    instance_margin: float = 0.08
+    instance_softness: float = 0.1
     side_weight: float = 0.05
     ordinal_weight: float = 0.10
-    size_weight: float = 0.03
+    size_weight: float = 0.04
     relation_weight: float = 0.05
+    thing_weight: float = 1.0
+    thing_softness: float = 0.02
+    unnamed_area_weight: float = 0.04
+
+    def scaled(self, factor: float) -> ScoringConfig:
+        """The same balance for an encoder whose cosines spread ``factor`` times as far."""
+        changed = {name: getattr(self, name) * factor for name in _IN_COSINES}
+        return replace(self, **changed)
+
+
+_IN_COSINES = (
+    "area_weight", "consensus_weight", "level_weight", "place_weight", "instance_margin",
+    "instance_softness", "side_weight", "ordinal_weight", "size_weight", "relation_weight",
+    "thing_softness", "unnamed_area_weight",
+)  # fmt: skip
 
 
 STARTER_SCORING = ScoringConfig()
 # The published weight for RefCOCOg; 0.95 is theirs for RefCOCO and RefCOCO+.
 FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85)
 # Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
-GENUINE_SCORING = ScoringConfig(
-    visual_global_weight=0.5,
-    area_weight=0.0025,
-    place_weight=0.015,
-    instance_margin=0.0125,
-    side_weight=0.0125,
-    ordinal_weight=0.025,
-    size_weight=0.0075,
-    relation_weight=0.0125,
-)
+GENUINE_SCORING = ScoringConfig(visual_global_weight=0.5).scaled(0.25)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,11 @@ class ParsedExpression:
     relation: Relation | None
     size: int
 
+    @property
+    def singles_out(self) -> bool:
+        """Whether words of place, order or size tell the referent from others like it."""
+        return bool(self.sides or self.ordinal or self.size)
+
 
 def clean_expression(raw: str) -> str:
     """Check and tidy what was typed: control characters out, white space single.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from worker.config import PipelineConfig, WorkerSettings
 from worker.encoders.base import Encoder
 from worker.encoders.build import choose_encoder, load_encoder
 from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
+from worker.everyday import PARTS_AND_STUFF, THINGS
 from worker.images import decode_photo
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.proposals.base import Proposer
@@ -232,36 +234,41 @@ class Pipeline:
                 self.config.scoring.visual_global_weight,
                 is_vit=self.encoder.visual.is_vit,
             )
-        return compute_scores(
-            prepared.features, text, prepared.geometry, parsed, self.config.scoring
-        )
+        return compute_scores(prepared, text, parsed, self.config.scoring)
 
     def _encode_text(self, parsed: ParsedExpression) -> TextFeatures:
-        """Sentence, noun phrase (bare and in a template, averaged) and anchor, in one batch."""
+        """Sentence, noun phrase and anchor; without any noun, what things look like instead."""
         if self.config.method == "faithful":
             published = self._parser.find_published_noun_phrase(parsed.text)
             sentence, noun_phrase = self.encoder.text.encode([parsed.text, published])
             return TextFeatures(sentence, noun_phrase, None)
         phrase = parsed.appearance or parsed.head_noun_phrase or parsed.text
         anchor = parsed.relation.anchor if parsed.relation else None
-        texts = [parsed.text, phrase, _PHRASE_TEMPLATE.format(phrase)]
-        if anchor is not None:
-            texts += [anchor, _PHRASE_TEMPLATE.format(anchor)]
-        rows = self.encoder.text.encode(texts)
-        if self.config.scoring.normalise_first:
-            rows = normalise_rows(rows)
+        unnamed = parsed.appearance is None and parsed.singles_out
         return TextFeatures(
-            sentence=rows[0],
-            phrase=rows[1:3].mean(axis=0),
-            anchor=rows[3:5].mean(axis=0) if anchor is not None else None,
+            sentence=self._encode_texts([parsed.text])[0],
+            phrase=self._encode_nouns([phrase])[0],
+            anchor=self._encode_nouns([anchor])[0] if anchor is not None else None,
+            things=self._encode_nouns(THINGS) if unnamed else None,
+            stuff=self._encode_nouns(PARTS_AND_STUFF) if unnamed else None,
         )
+
+    def _encode_nouns(self, nouns: Sequence[str]) -> Floats:
+        """Each bare and in a template, averaged: (n, D)."""
+        both = [text for noun in nouns for text in (noun, _PHRASE_TEMPLATE.format(noun))]
+        rows = self._encode_texts(both)
+        return np.asarray(rows.reshape(len(nouns), 2, -1).mean(axis=1), dtype=np.float32)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Floats:
+        rows = self.encoder.text.encode(texts)
+        return normalise_rows(rows) if self.config.scoring.normalise_first else rows
 
     def _notices(self, parsed: ParsedExpression, prepared: PreparedImage) -> list[str]:
         notices = []
         if self.encoder.text.truncated(parsed.text):
             notices.append("The expression is longer than the model reads; its end was ignored.")
         if parsed.head_noun_phrase is None:
-            notices.append("No noun names the object; the whole expression was scored.")
+            notices.append("No noun names the object; say what it is for a better answer.")
         if len(prepared.proposals) == 0:
             notices.append("No object was found in the photo.")
         return notices

@@ -1,8 +1,8 @@
 """From features to an order. Pure functions of arrays; every term can be read and switched off.
 
 The appearance term is Global-Local CLIP's (CVPR 2023, section 3.1). The others are priors on
-what expressions say outright, added in units of cosine similarity: a whole rather than its
-part, a place in the photo, and comparisons among objects of the same noun.
+what expressions say outright, added in units of cosine similarity: an object rather than its
+part or a heap, a place in the photo, and comparisons among objects of the same noun.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from worker.config import ScoringConfig
 from worker.language import ParsedExpression, Side
-from worker.stages import Floats, Geometry, Masks, Scores, TextFeatures, VisualFeatures
+from worker.stages import Floats, Geometry, Masks, PreparedImage, Scores, TextFeatures
 
 _OVERLAP_MAX = 0.6
 _SAME_OBJECT_IOU = 0.5
+_FILLS_PHOTO = 0.75
 
 
 def compute_geometry(masks: Masks) -> Geometry:
@@ -66,38 +67,59 @@ def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: 
 
 
 def compute_scores(
-    features: VisualFeatures,
+    prepared: PreparedImage,
     text: TextFeatures,
-    geometry: Geometry,
     parsed: ParsedExpression,
     config: ScoringConfig,
 ) -> Scores:
-    """Score every proposal against one expression."""
+    """Score every proposal of a prepared photo against one expression."""
+    features, proposals, geometry = prepared.features, prepared.proposals, prepared.geometry
     visual = mix(
         features.global_context,
         features.local_context,
         config.visual_global_weight,
         normalise_first=config.normalise_first,
     )
-    wanted = mix(
-        text.sentence,
-        text.phrase,
-        config.text_global_weight,
-        normalise_first=config.normalise_first,
-    )
-    appearance = _f32(visual @ wanted)
     terms = {
-        "appearance": appearance,
+        "appearance": _appearance(visual, text, geometry, config),
         "area": _f32(config.area_weight * np.log10(np.maximum(geometry.area, 1e-6))),
+        "consensus": _f32(config.consensus_weight * proposals.consensus),
+        "level": _f32(config.level_weight * proposals.level),
         "place": _f32(config.place_weight * _place(parsed.sides, geometry)),
     }
-    named = terms["appearance"] + terms["area"]
+    prior = terms["area"] + terms["consensus"] + terms["level"]
     anchor = None
     if text.anchor is not None and len(visual):
-        anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + terms["area"]))
-    terms["comparison"] = _compare(named, geometry, parsed, anchor, config)
+        anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + prior))
+    terms["comparison"] = _compare(terms["appearance"] + prior, geometry, parsed, anchor, config)
     total = _f32(np.sum(list(terms.values()), axis=0))
     return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
+
+
+def _appearance(
+    visual: Floats, text: TextFeatures, geometry: Geometry, config: ScoringConfig
+) -> Floats:
+    """Cosine to the expression; without a noun, how much each proposal looks like a thing."""
+    if text.things is None or text.stuff is None:
+        wanted = mix(
+            text.sentence,
+            text.phrase,
+            config.text_global_weight,
+            normalise_first=config.normalise_first,
+        )
+        return _f32(visual @ wanted)
+    thing = _soft_maximum(visual @ normalise_rows(text.things).T, config.thing_softness)
+    stuff = _soft_maximum(visual @ normalise_rows(text.stuff).T, config.thing_softness)
+    size = config.unnamed_area_weight * np.log10(np.maximum(geometry.area, 1e-6))
+    # What fills the photo is its background, whatever it looks like.
+    return _f32(config.thing_weight * (thing - stuff) + size - (geometry.area > _FILLS_PHOTO))
+
+
+def _soft_maximum(values: NDArray[np.floating], softness: float) -> Floats:
+    """Log-sum-exp along the last axis, in the units of the values."""
+    best = values.max(axis=-1, keepdims=True)
+    spread = np.exp((values - best) / softness).sum(axis=-1)
+    return _f32(best[..., 0] + softness * np.log(spread))
 
 
 def _place(sides: tuple[Side, ...], geometry: Geometry) -> Floats:
@@ -160,18 +182,21 @@ def _compare(
         candidates = candidates[geometry.iou[candidates, anchor] < _SAME_OBJECT_IOU]
     if len(candidates) < 2:
         return bonus
-    gains = np.zeros(len(candidates), dtype=np.float32)
+    say = np.exp((named[candidates] - named[candidates].max()) / config.instance_softness)
+    gains = np.zeros(len(candidates))
     for side in parsed.sides:
         along = _side_among(side, geometry, candidates)
-        gains += config.side_weight / len(parsed.sides) * _spread(along)
+        gains += config.side_weight / len(parsed.sides) * _share_surpassed(along, say)
     if parsed.size:
-        gains += config.size_weight * _spread(parsed.size * np.log(geometry.area[candidates]))
-    if parsed.ordinal is not None and parsed.ordinal.rank <= len(candidates):
-        in_order = np.argsort(-_toward(parsed.ordinal.start, geometry)[candidates], kind="stable")
-        gains[in_order[parsed.ordinal.rank - 1]] += config.ordinal_weight
+        sizes = parsed.size * np.log(geometry.area[candidates])
+        gains += config.size_weight * _share_surpassed(sizes, say)
+    if parsed.ordinal is not None:
+        along = _toward(parsed.ordinal.start, geometry)[candidates]
+        ranks = 1 + ((along[None] > along[:, None]) * say[None]).sum(axis=1)
+        gains += config.ordinal_weight * np.clip(1 - np.abs(ranks - parsed.ordinal.rank), 0, 1)
     if anchor is not None and parsed.relation is not None:
         fit = _relation_fit(parsed.relation.kind, geometry, candidates, anchor)
-        gains += config.relation_weight * _spread(fit)
+        gains += config.relation_weight * _share_surpassed(fit, say)
     for candidate, gain in zip(candidates, gains, strict=True):
         # Other masks of the same object share the gain, so that the order among them stays.
         overlap = geometry.iou[candidate]
@@ -187,10 +212,14 @@ def _side_among(side: Side, geometry: Geometry, candidates: NDArray[np.intp]) ->
     return _toward(side, geometry)[candidates]
 
 
-def _spread(values: NDArray[np.floating]) -> Floats:
-    """0 for the least, 1 for the most."""
-    width = float(np.ptp(values))
-    return _f32((values - values.min()) / width) if width > 1e-9 else np.zeros_like(values)
+def _share_surpassed(
+    values: NDArray[np.floating], say: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """0 to 1: of the others, weighted by their say, the share each surpasses. A doubtful
+    instance that lies further left than the rest hardly takes the place of the leftmost."""
+    surpassed = (values[:, None] > values[None]) * say[None]
+    others = say.sum() - say
+    return np.asarray(surpassed.sum(axis=1) / np.maximum(others, say.max()))
 
 
 def _relation_fit(

@@ -50,20 +50,26 @@ class Proposals:
         masks: (N, h, w) bool at working size: the photo's, or smaller with the same aspect.
         predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
         stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
+        consensus: (N,) float32, share of the point prompts inside the mask that yield it, 0 to 1;
+            0.5 when nothing is known.
+        level: (N,) float32, from 0, a subpart, to 2, a whole; 1 when nothing is known.
         size_hw: original photo size.
     """
 
     masks: Masks
     predicted_iou: Floats
     stability_score: Floats
+    consensus: Floats
+    level: Floats
     size_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
         _require(self.masks.ndim == 3, "masks (N, h, w)", self.masks.shape)
         _require(self.masks.dtype == np.bool_, "bool masks", self.masks.dtype)
         count = len(self.masks)
-        _require(self.predicted_iou.shape == (count,), f"({count},)", self.predicted_iou.shape)
-        _require(self.stability_score.shape == (count,), f"({count},)", self.stability_score.shape)
+        for name in ("predicted_iou", "stability_score", "consensus", "level"):
+            shape = getattr(self, name).shape
+            _require(shape == (count,), f"{name} ({count},)", shape)
         _require(bool(self.masks.any(axis=(1, 2)).all()), "no empty mask", "an empty one")
 
     def __len__(self) -> int:
@@ -72,7 +78,12 @@ class Proposals:
     def take(self, index: NDArray[np.intp]) -> Proposals:
         """A selection or a new order."""
         return Proposals(
-            self.masks[index], self.predicted_iou[index], self.stability_score[index], self.size_hw
+            self.masks[index],
+            self.predicted_iou[index],
+            self.stability_score[index],
+            self.consensus[index],
+            self.level[index],
+            self.size_hw,
         )
 
 
@@ -134,11 +145,14 @@ class TextFeatures:
 
     ``phrase`` belongs to the head noun phrase (the sentence's own when there is none).
     ``anchor`` belongs to what the referent is related to, or is None.
+    ``things`` and ``stuff``, (K, D), take the place of a phrase where no noun names the referent.
     """
 
     sentence: Floats
     phrase: Floats
     anchor: Floats | None
+    things: Floats | None = None
+    stuff: Floats | None = None
 
     def __post_init__(self) -> None:
         _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)

@@ -82,7 +82,9 @@ def without_terms(scoring: ScoringConfig) -> ScoringConfig:
 
 
 _TERMS = {
-    "wholes": "area_weight",
+    "area": "area_weight",
+    "consensus": "consensus_weight",
+    "level": "level_weight",
     "place": "place_weight",
     "side": "side_weight",
     "ordinal": "ordinal_weight",
@@ -91,13 +93,19 @@ _TERMS = {
 }
 
 
+_OBJECT_TERMS = {"area", "consensus", "level"}
+
+
 def _terms(config: PipelineConfig) -> list[MethodUnderTest]:
     rows = [
         MethodUnderTest(f"without {name}", "terms", _with_scoring(config, **{setting: 0.0}))
         for name, setting in _TERMS.items()
     ]
-    words = {setting: 0.0 for name, setting in _TERMS.items() if name != "wholes"}
-    rows.append(MethodUnderTest("without all words", "terms", _with_scoring(config, **words)))
+    for title, names in (("objects", _OBJECT_TERMS), ("words", _TERMS.keys() - _OBJECT_TERMS)):
+        changes = {_TERMS[name]: 0.0 for name in names}
+        rows.append(
+            MethodUnderTest(f"without all {title}", "terms", _with_scoring(config, **changes))
+        )
     return rows
 
 

@@ -84,6 +84,8 @@ def to_proposals(
         masks=stacked,
         predicted_iou=np.asarray([q for _, q in kept], dtype=np.float32).clip(0, 1),
         stability_score=np.ones(len(kept), dtype=np.float32),
+        consensus=np.full(len(kept), 0.5, dtype=np.float32),
+        level=np.ones(len(kept), dtype=np.float32),
         size_hw=size_hw,
     )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from backend.errors import WeightsError
 from worker.config import ProposalsConfig
+from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes, shrink
 from worker.proposals.decoder import AttachedImage, PromptDecoder
 from worker.proposals.filters import compute_boxes_xyxy, compute_stability, suppress_duplicates
 from worker.proposals.mobile_sam import EMBEDDING_DIM, IMAGE_SIZE_PX, build_tiny_vit_encoder
@@ -151,14 +152,20 @@ class SamProposer:
         scale = IMAGE_SIZE_PX / max(height, width)
         frame_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
         image = self._decoder.attach(self._embed(photo, frame_hw))
-        found = self._from_prompts(image, self._grid(frame_hw), frame_hw, points=True)
+        points = self._grid(frame_hw)
+        found, votes = self._from_prompts(image, points, frame_hw, points=True)
         for _ in range(self._config.box_rounds):
             if len(found.logits) == 0:
                 break
             boxes = self._boxes(found)
-            more = self._from_prompts(image, boxes, frame_hw, points=False)
+            more, _ = self._from_prompts(image, boxes, frame_hw, points=False)
             found = self._deduplicate(_Found.join([found, more]))
-        return self._to_proposals(self._within_budget(found), photo.size_hw, frame_hw)
+        found = self._within_budget(found)
+        small = shrink(found.logits > 0)
+        in_small = points * small.new_tensor([small.shape[2], small.shape[1]], dtype=torch.float32)
+        in_small = in_small / in_small.new_tensor([frame_hw[1], frame_hw[0]])
+        consensus, level = count_votes(small, votes, in_small)
+        return self._to_proposals(found, consensus, level, photo.size_hw, frame_hw)
 
     def _within_budget(self, found: _Found) -> _Found:
         """Beyond the budget the smallest masks go, whatever their quality: SAM's own quality
@@ -187,32 +194,43 @@ class SamProposer:
 
     def _from_prompts(
         self, image: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int], *, points: bool
-    ) -> _Found:
+    ) -> tuple[_Found, Votes]:
+        """Masks of all prompts that pass the filters, and every answer's vote (points only)."""
         valid_hw = (-(-frame_hw[0] // 4), -(-frame_hw[1] // 4))
-        parts = [
-            self._decode_batch(image, chunk, valid_hw, points=points)
-            for chunk in prompts.split(self._batch)
-        ]
-        return self._deduplicate(_Found.join(parts))
+        parts, votes = [], []
+        for first, chunk in enumerate(prompts.split(self._batch)):
+            part, vote = self._decode_batch(image, chunk, valid_hw, points=points)
+            parts.append(part)
+            votes.append(Votes(vote.masks, vote.point + first * self._batch, vote.level))
+        return self._deduplicate(_Found.join(parts)), Votes.join(votes)
 
     def _decode_batch(
         self, image: AttachedImage, prompts: Tensor, valid_hw: tuple[int, int], *, points: bool
-    ) -> _Found:
+    ) -> tuple[_Found, Votes]:
         embed = self._decoder.embed_points if points else self._decoder.embed_boxes
         decoded = self._decoder.decode(image, embed(prompts))
         multimask = decoded.predicted_iou[:, 1:]
-        prompt, output = torch.nonzero(multimask > self._config.predicted_iou_min, as_tuple=True)
+        least = self._config.predicted_iou_min
+        drawn = multimask > (min(least, VOTER_PREDICTED_IOU) if points else least)
+        prompt, output = torch.nonzero(drawn, as_tuple=True)
         if prompt.numel() == 0:
             empty = multimask.new_zeros(0)
-            return _Found(multimask.new_zeros(0, *valid_hw), empty, empty)
+            none = shrink(multimask.new_zeros(0, *valid_hw, dtype=torch.bool))
+            return _Found(multimask.new_zeros(0, *valid_hw), empty, empty), Votes(
+                none, prompt, output
+            )
         logits = self._decoder.draw(image, decoded, prompt, output + 1)
         logits = logits[:, : valid_hw[0], : valid_hw[1]]
+        votes = Votes(shrink(logits > 0), prompt, output)
+        good = multimask[prompt, output] > least
+        logits, prompt, output = logits[good], prompt[good], output[good]
         stability = compute_stability(logits)
         area_share = (logits > 0).flatten(1).float().mean(dim=1)
         keep = (stability >= self._config.stability_min) & (
             area_share >= self._config.min_area_share
         )
-        return _Found(logits[keep], multimask[prompt, output][keep], stability[keep])
+        found = _Found(logits[keep], multimask[prompt, output][keep], stability[keep])
+        return found, votes
 
     def _deduplicate(self, found: _Found) -> _Found:
         if len(found.logits) == 0:
@@ -222,7 +240,12 @@ class SamProposer:
         )
 
     def _to_proposals(
-        self, found: _Found, size_hw: tuple[int, int], frame_hw: tuple[int, int]
+        self,
+        found: _Found,
+        consensus: Tensor,
+        level: Tensor,
+        size_hw: tuple[int, int],
+        frame_hw: tuple[int, int],
     ) -> Proposals:
         """Upsample survivors: low resolution to SAM's frame, then down to a smaller photo."""
         work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else frame_hw
@@ -241,5 +264,7 @@ class SamProposer:
             masks=stacked[present],
             predicted_iou=found.predicted_iou.cpu().numpy().astype(np.float32)[present].clip(0, 1),
             stability_score=found.stability.cpu().numpy().astype(np.float32)[present],
+            consensus=consensus.cpu().numpy().astype(np.float32)[present],
+            level=level.cpu().numpy().astype(np.float32)[present],
             size_hw=size_hw,
         )
