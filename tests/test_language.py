@@ -47,6 +47,7 @@ FRESH = [
     ("riding the bike", None),
     ("skateboard that is upside down", "skateboard"),
     ("the dog's red collar", "the dog 's red collar"),
+    ("the cat's left eye", "the cat 's left eye"),
     ("small bird on the wire", "small bird"),
     ("not the tall one", None),
     ("old man with a cane", "old man"),
@@ -62,6 +63,21 @@ FRESH = [
 @pytest.mark.parametrize(("expression", "phrase"), FRESH)
 def test_fresh_expressions(parser: LanguageParser, expression: str, phrase: str | None) -> None:
     assert parser.parse(clean_expression(expression)).head_noun_phrase == phrase
+
+
+@pytest.mark.parametrize(
+    ("expression", "person"),
+    [
+        ("the woman on the left", True),
+        ("baseball player", True),
+        ("the woman's bag", False),
+        ("a man eating pizza", True),
+        ("the pizza", False),
+        ("second from left", False),
+    ],
+)
+def test_nouns_that_name_people(parser: LanguageParser, expression: str, person: bool) -> None:
+    assert parser.parse(expression).names_person == person
 
 
 @pytest.mark.parametrize(

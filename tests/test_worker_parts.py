@@ -194,6 +194,24 @@ def test_objects_come_before_their_parts_and_heaps() -> None:
     assert first(level=[0, 2, 0, 0, 0]) == 1
 
 
+def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:
+    image = prepared_image()
+    look = image.features.local_context.copy()
+    look[1], look[4] = [1.0, 0.0], [1.0, 0.05]  # the small one scores a little better
+    image = replace(image, features=VisualFeatures(look, look))
+    _, _, text = scene()
+    plain = TextFeatures(text.sentence, text.phrase, None)
+    config = ScoringConfig(area_weight=0, person_part_margin=0.02)
+
+    def first(noun: str, config: ScoringConfig = config) -> int:
+        expression = parsed(text=f"the {noun}", appearance=noun)
+        return int(compute_scores(image, plain, expression, config).order[0])
+
+    assert first("young woman") == 4
+    assert first("window") == 1
+    assert first("woman", replace(config, person_part_margin=0)) == 1
+
+
 def test_without_a_noun_things_win_over_stuff() -> None:
     _, _, text = scene()
     things, stuff = np.array([[0, 1], [0.1, 1]], np.float32), np.array([[1, 0]], np.float32)

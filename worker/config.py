@@ -85,6 +85,8 @@ class ScoringConfig:
         area_weight: prior for large masks, per factor of ten in area.
         consensus_weight: prior for masks that most points inside them yield: objects, not heaps.
         level_weight: prior for wholes over parts, per level of segment-anything's three.
+        person_part_margin: where the noun names a person, a mask inside another that scores this
+            nearly as well steps back behind it.
         place_weight: prior for absolute words of place (left, top, middle).
         instance_margin: proposals this close to the best are taken as objects of the same noun.
         instance_softness: how fast the say of an instance falls with its distance to the best.
@@ -100,6 +102,7 @@ class ScoringConfig:
     area_weight: float = 0.005
     consensus_weight: float = 0.06
     level_weight: float = 0.01
+    person_part_margin: float = 0.01
     place_weight: float = 0.04
     instance_margin: float = 0.08
     instance_softness: float = 0.1
@@ -118,9 +121,9 @@ class ScoringConfig:
 
 
 _IN_COSINES = (
-    "area_weight", "consensus_weight", "level_weight", "place_weight", "instance_margin",
-    "instance_softness", "side_weight", "ordinal_weight", "size_weight", "relation_weight",
-    "thing_softness", "unnamed_area_weight",
+    "area_weight", "consensus_weight", "level_weight", "person_part_margin", "place_weight",
+    "instance_margin", "instance_softness", "side_weight", "ordinal_weight", "size_weight",
+    "relation_weight", "thing_softness", "unnamed_area_weight",
 )  # fmt: skip
 
 

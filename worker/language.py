@@ -85,6 +85,13 @@ _LEAD_IN = re.compile(
 _NO_TARGET_STARTS = {"not", "what", "who", "whom", "where", "how", "without", "next"}
 _PRONOUNS = {"i", "me", "you", "it", "this", "that", "there", "he", "she", "they", "we", "us"}
 _NOUN_LIKE = {"one", "ones", "thing", "things", "guy", "girl", "kid", "person", "dude", "lady"}
+_PEOPLE = {
+    "person", "people", "human", "man", "men", "woman", "women", "boy", "girl", "child", "children",
+    "kid", "kids", "baby", "toddler", "guy", "dude", "lady", "gentleman", "male", "female", "adult",
+    "player", "batter", "catcher", "umpire", "skier", "surfer", "rider", "driver", "astronaut",
+    "waiter", "chef", "cook", "officer", "soldier", "bride", "groom", "mother", "father", "mom",
+    "dad", "grandma", "grandpa", "student", "worker", "pedestrian",
+}  # fmt: skip
 _PLACE_AFTER_NOUN = {"left", "right", "nearest", "closest", "near", "close", "next", "furthest"}
 _ENDS_PHRASE = {"that", "who", "which", "whose", "where", "with", "w", "w/", "whom", "while"}
 
@@ -125,6 +132,11 @@ class ParsedExpression:
     ordinal: Ordinal | None
     relation: Relation | None
     size: int
+
+    @property
+    def names_person(self) -> bool:
+        """Whether the head noun names a human being."""
+        return self.appearance is not None and self.appearance.split()[-1] in _PEOPLE
 
     @property
     def singles_out(self) -> bool:
@@ -255,7 +267,8 @@ def _leading_phrase(doc: Doc) -> Span | None:
             if not has_noun and doc[0].pos_ not in ("ADP", "VERB", "PRON"):
                 has_noun, end = True, token.i
             break
-        if has_noun and _SPELLINGS.get(token.text, token.text) in _PLACE_AFTER_NOUN:
+        owned = token.i > 0 and doc[token.i - 1].text in ("'s", "’s")
+        if has_noun and _SPELLINGS.get(token.text, token.text) in _PLACE_AFTER_NOUN and not owned:
             break
         # "bowl", "plant", "broccoli": a bare verb in front is a noun the tagger mistook.
         is_mistaken = token.i == 0 and token.tag_ in ("VB", "VBP") and len(doc) > 1

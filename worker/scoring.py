@@ -17,6 +17,8 @@ from worker.stages import Floats, Geometry, Masks, PreparedImage, Scores, TextFe
 _OVERLAP_MAX = 0.6
 _SAME_OBJECT_IOU = 0.5
 _FILLS_PHOTO = 0.75
+_INSIDE = 0.85
+_SAME_EXTENT = 0.9
 
 
 def compute_geometry(masks: Masks) -> Geometry:
@@ -91,7 +93,11 @@ def compute_scores(
     anchor = None
     if text.anchor is not None and len(visual):
         anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + prior))
-    terms["comparison"] = _compare(terms["appearance"] + prior, geometry, parsed, anchor, config)
+    named = terms["appearance"] + prior
+    if parsed.names_person:
+        terms["person"] = _yield_to_whole(named, geometry, config.person_part_margin)
+        named = named + terms["person"]
+    terms["comparison"] = _compare(named, geometry, parsed, anchor, config)
     total = _f32(np.sum(list(terms.values()), axis=0))
     return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
 
@@ -115,11 +121,20 @@ def _appearance(
     return _f32(config.thing_weight * (thing - stuff) + size - (geometry.area > _FILLS_PHOTO))
 
 
+def _yield_to_whole(scores: Floats, geometry: Geometry, margin: float) -> Floats:
+    """A face or a jacket looks as much like "woman" as she does: what lies within a mask that
+    scores nearly as well steps back behind it."""
+    smaller = geometry.area[:, None] < _SAME_EXTENT * geometry.area[None]
+    holds = (geometry.containment > _INSIDE) & smaller & (geometry.area[None] < _FILLS_PHOTO)
+    nearly = scores[None] >= scores[:, None] - margin
+    return _f32(np.where((holds & nearly).any(axis=1), -margin, 0.0))
+
+
 def _soft_maximum(values: NDArray[np.floating], softness: float) -> Floats:
     """Log-sum-exp along the last axis, in the units of the values."""
-    best = values.max(axis=-1, keepdims=True)
-    spread = np.exp((values - best) / softness).sum(axis=-1)
-    return _f32(best[..., 0] + softness * np.log(spread))
+    best = values.max(axis=-1)
+    spread = np.exp((values - best[..., None]) / softness).sum(axis=-1)
+    return np.asarray(best + softness * np.log(spread), dtype=np.float32)
 
 
 def _place(sides: tuple[Side, ...], geometry: Geometry) -> Floats:

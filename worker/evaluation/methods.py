@@ -85,6 +85,7 @@ _TERMS = {
     "area": "area_weight",
     "consensus": "consensus_weight",
     "level": "level_weight",
+    "person": "person_part_margin",
     "place": "place_weight",
     "side": "side_weight",
     "ordinal": "ordinal_weight",
@@ -93,7 +94,7 @@ _TERMS = {
 }
 
 
-_OBJECT_TERMS = {"area", "consensus", "level"}
+_OBJECT_TERMS = {"area", "consensus", "level", "person"}
 
 
 def _terms(config: PipelineConfig) -> list[MethodUnderTest]:

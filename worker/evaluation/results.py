@@ -144,6 +144,8 @@ def _summarise(table: OutcomeTable, name: str, first: Values) -> MethodResult:
     loose = compute_summary(pixels, strict=False)
     answered = np.asarray([bool(top) for top in table.column(name, "top")], dtype=bool)
     n_accuracy, t_accuracy = compute_no_target_accuracy(table.target > 0, answered)
+    if n_accuracy is None:
+        t_accuracy = None  # without no-target expressions it says nothing
     kept = table.has_proposals
     hits = table.hits(name, 1, 0.5)
     kinds = Counter(table.column(name, "kind"))

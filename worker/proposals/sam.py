@@ -8,7 +8,7 @@ fed back as prompts, because a box asks for the whole object where a point often
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,26 +93,37 @@ def _build_mobile_sam(state: dict[str, Tensor]) -> Sam:
 
 @dataclass(frozen=True)
 class _Found:
-    """Masks found so far: low-resolution logits (N, h, w) without padding, and their quality."""
+    """Masks found so far: low-resolution logits (N, h, w) without padding, and what is known."""
 
     logits: Tensor
     predicted_iou: Tensor
     stability: Tensor
+    consensus: Tensor
+    level: Tensor
 
     @staticmethod
     def join(parts: list[_Found]) -> _Found:
-        return _Found(
-            torch.cat([part.logits for part in parts]),
-            torch.cat([part.predicted_iou for part in parts]),
-            torch.cat([part.stability for part in parts]),
-        )
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return _Found(*(torch.cat(column) for column in columns))
 
     def take(self, index: Tensor) -> _Found:
-        return _Found(self.logits[index], self.predicted_iou[index], self.stability[index])
+        return _Found(*(column[index] for column in vars(self).values()))
 
     @property
     def quality(self) -> Tensor:
-        return self.predicted_iou * self.stability
+        """Of two masks that are almost the same, the one more points agree on stays: without
+        the neighbour's leaf, with the cup's handle."""
+        return self.predicted_iou * self.stability * self.consensus
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Answers to a batch of prompts: (M, h, w) logits, which prompt, which answer, how good."""
+
+    logits: Tensor
+    prompt: Tensor
+    output: Tensor
+    predicted_iou: Tensor
 
 
 class SamProposer:
@@ -153,19 +164,14 @@ class SamProposer:
         frame_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
         image = self._decoder.attach(self._embed(photo, frame_hw))
         points = self._grid(frame_hw)
-        found, votes = self._from_prompts(image, points, frame_hw, points=True)
+        found, votes = self._from_points(image, points, frame_hw)
         for _ in range(self._config.box_rounds):
             if len(found.logits) == 0:
                 break
-            boxes = self._boxes(found)
-            more, _ = self._from_prompts(image, boxes, frame_hw, points=False)
+            more = self._from_boxes(image, self._boxes(found), frame_hw)
+            more = _count(more, votes, points, frame_hw)
             found = self._deduplicate(_Found.join([found, more]))
-        found = self._within_budget(found)
-        small = shrink(found.logits > 0)
-        in_small = points * small.new_tensor([small.shape[2], small.shape[1]], dtype=torch.float32)
-        in_small = in_small / in_small.new_tensor([frame_hw[1], frame_hw[0]])
-        consensus, level = count_votes(small, votes, in_small)
-        return self._to_proposals(found, consensus, level, photo.size_hw, frame_hw)
+        return self._to_proposals(self._within_budget(found), photo.size_hw, frame_hw)
 
     def _within_budget(self, found: _Found) -> _Found:
         """Beyond the budget the smallest masks go, whatever their quality: SAM's own quality
@@ -192,45 +198,54 @@ class SamProposer:
         """Boxes of found masks in SAM's frame; a low-resolution pixel is four of its pixels."""
         return compute_boxes_xyxy(found.logits > 0).float() * 4
 
-    def _from_prompts(
-        self, image: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int], *, points: bool
+    def _from_points(
+        self, image: AttachedImage, points: Tensor, frame_hw: tuple[int, int]
     ) -> tuple[_Found, Votes]:
-        """Masks of all prompts that pass the filters, and every answer's vote (points only)."""
-        valid_hw = (-(-frame_hw[0] // 4), -(-frame_hw[1] // 4))
+        """Masks that pass the filters, counted and without duplicates; and every answer's vote."""
+        least = min(self._config.predicted_iou_min, VOTER_PREDICTED_IOU)
         parts, votes = [], []
-        for first, chunk in enumerate(prompts.split(self._batch)):
-            part, vote = self._decode_batch(image, chunk, valid_hw, points=points)
-            parts.append(part)
-            votes.append(Votes(vote.masks, vote.point + first * self._batch, vote.level))
-        return self._deduplicate(_Found.join(parts)), Votes.join(votes)
+        for start in range(0, len(points), self._batch):
+            sparse = self._decoder.embed_points(points[start : start + self._batch])
+            drawn = self._draw(image, sparse, frame_hw, least)
+            votes.append(Votes(shrink(drawn.logits > 0), drawn.prompt + start, drawn.output))
+            parts.append(self._filter(drawn))
+        joined = Votes.join(votes)
+        found = _count(_Found.join(parts), joined, points, frame_hw)
+        return self._deduplicate(found), joined
 
-    def _decode_batch(
-        self, image: AttachedImage, prompts: Tensor, valid_hw: tuple[int, int], *, points: bool
-    ) -> tuple[_Found, Votes]:
-        embed = self._decoder.embed_points if points else self._decoder.embed_boxes
-        decoded = self._decoder.decode(image, embed(prompts))
-        multimask = decoded.predicted_iou[:, 1:]
+    def _from_boxes(self, image: AttachedImage, boxes: Tensor, frame_hw: tuple[int, int]) -> _Found:
+        """Masks that pass the filters."""
         least = self._config.predicted_iou_min
-        drawn = multimask > (min(least, VOTER_PREDICTED_IOU) if points else least)
-        prompt, output = torch.nonzero(drawn, as_tuple=True)
+        parts = [
+            self._filter(self._draw(image, self._decoder.embed_boxes(chunk), frame_hw, least))
+            for chunk in boxes.split(self._batch)
+        ]
+        return _Found.join(parts)
+
+    def _draw(
+        self, image: AttachedImage, sparse: Tensor, frame_hw: tuple[int, int], least: float
+    ) -> _Drawn:
+        """The three answers to each prompt of a batch, as far as their quality is above."""
+        height, width = -(-frame_hw[0] // 4), -(-frame_hw[1] // 4)
+        decoded = self._decoder.decode(image, sparse)
+        multimask = decoded.predicted_iou[:, 1:]
+        prompt, output = torch.nonzero(multimask > least, as_tuple=True)
         if prompt.numel() == 0:
-            empty = multimask.new_zeros(0)
-            none = shrink(multimask.new_zeros(0, *valid_hw, dtype=torch.bool))
-            return _Found(multimask.new_zeros(0, *valid_hw), empty, empty), Votes(
-                none, prompt, output
-            )
-        logits = self._decoder.draw(image, decoded, prompt, output + 1)
-        logits = logits[:, : valid_hw[0], : valid_hw[1]]
-        votes = Votes(shrink(logits > 0), prompt, output)
-        good = multimask[prompt, output] > least
-        logits, prompt, output = logits[good], prompt[good], output[good]
+            logits = multimask.new_zeros(0, height, width)
+        else:
+            logits = self._decoder.draw(image, decoded, prompt, output + 1)[:, :height, :width]
+        return _Drawn(logits, prompt, output, multimask[prompt, output])
+
+    def _filter(self, drawn: _Drawn) -> _Found:
+        good = drawn.predicted_iou > self._config.predicted_iou_min
+        logits, predicted_iou = drawn.logits[good], drawn.predicted_iou[good]
         stability = compute_stability(logits)
         area_share = (logits > 0).flatten(1).float().mean(dim=1)
         keep = (stability >= self._config.stability_min) & (
             area_share >= self._config.min_area_share
         )
-        found = _Found(logits[keep], multimask[prompt, output][keep], stability[keep])
-        return found, votes
+        unknown = torch.zeros_like(stability[keep])
+        return _Found(logits[keep], predicted_iou[keep], stability[keep], unknown, unknown)
 
     def _deduplicate(self, found: _Found) -> _Found:
         if len(found.logits) == 0:
@@ -240,12 +255,7 @@ class SamProposer:
         )
 
     def _to_proposals(
-        self,
-        found: _Found,
-        consensus: Tensor,
-        level: Tensor,
-        size_hw: tuple[int, int],
-        frame_hw: tuple[int, int],
+        self, found: _Found, size_hw: tuple[int, int], frame_hw: tuple[int, int]
     ) -> Proposals:
         """Upsample survivors: low resolution to SAM's frame, then down to a smaller photo."""
         work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else frame_hw
@@ -260,11 +270,22 @@ class SamProposer:
             masks.extend((frame[:, 0] > 0).cpu().numpy())
         stacked = np.stack(masks) if masks else np.zeros((0, *work_hw), dtype=bool)
         present = stacked.any(axis=(1, 2))
+        columns = {
+            "predicted_iou": found.predicted_iou.clamp(0, 1),
+            "stability_score": found.stability,
+            "consensus": found.consensus,
+            "level": found.level,
+        }
         return Proposals(
             masks=stacked[present],
-            predicted_iou=found.predicted_iou.cpu().numpy().astype(np.float32)[present].clip(0, 1),
-            stability_score=found.stability.cpu().numpy().astype(np.float32)[present],
-            consensus=consensus.cpu().numpy().astype(np.float32)[present],
-            level=level.cpu().numpy().astype(np.float32)[present],
+            **{name: column.float().cpu().numpy()[present] for name, column in columns.items()},
             size_hw=size_hw,
         )
+
+
+def _count(found: _Found, votes: Votes, points: Tensor, frame_hw: tuple[int, int]) -> _Found:
+    """The same masks with their votes counted. ``points`` lie in SAM's frame."""
+    small = shrink(found.logits > 0)
+    scale = points.new_tensor([small.shape[2] / frame_hw[1], small.shape[1] / frame_hw[0]])
+    consensus, level = count_votes(small, votes, points * scale)
+    return replace(found, consensus=consensus, level=level)
