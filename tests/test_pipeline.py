@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from backend.contract import SegmentResult
 from backend.errors import InvalidExpression, InvalidRequest, WeightsError
 from backend.masks import decode_coco_rle
+from tests.test_evaluation import write_refcoco
 from worker.cache import PreparedCache
 from worker.config import load_worker_settings
 from worker.pipeline import Pipeline, build_pipeline
@@ -169,6 +171,10 @@ def test_command_line(samples: dict[str, Path], tmp_path: Path, pipeline: Pipeli
         (["segment", "pyproject.toml", "x"], "no image"),
         (["segment", "pyproject.toml", "x", "-k", "0"], "from 1 to 50"),
         (["models", "pull", "nonsense"], "mobile-sam"),
+        (["evaluate"], "--root is missing"),
+        (["evaluate", "--root", "tests"], "refs(unc).p"),
+        (["evaluate", "--root", "tests", "--proposals", "best"], "settings or truth"),
+        (["evaluate", "--compare", "tests", "docs"], "holds no evaluation"),
     ],
 )
 def test_command_line_errors_are_words(arguments: list[str], message: str) -> None:
@@ -180,6 +186,33 @@ def test_command_line_errors_are_words(arguments: list[str], message: str) -> No
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_evaluation_by_command_alone_and_in_two_processes(
+    tmp_path: Path, default_pipeline: Pipeline
+) -> None:
+    program = Path(sys.executable).parent / "saymask-worker"
+    root = write_refcoco(tmp_path / "set")
+    results = []
+    for jobs in ("1", "2"):
+        arguments = ["--root", root, "--jobs", jobs, "--proposals", "truth", "--json"]
+        arguments += ["--methods", "largest,corrected,grad-cam", "--out", tmp_path / jobs]
+        done = subprocess.run(
+            [program, "evaluate", *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, "SAYMASK_WORKER_THREADS": "1", "SAYMASK_ENCODER": "starter"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+        assert {path.name for path in (tmp_path / jobs).iterdir()} == {
+            "outcomes.jsonl", "results.json", "table.md", "report.html",
+        }  # fmt: skip
+    assert results[0] == results[1]
+    assert results[0]["provenance"]["proposals"] == "truth"
+    compared = subprocess.run(
+        [program, "evaluate", "--compare", tmp_path / "1", f"{tmp_path / '2'}:corrected", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert json.loads(compared.stdout)["expressions"] == 4
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
