@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from backend.errors import InvalidExpression, InvalidRequest, WeightsError
 from backend.masks import decode_coco_rle
 from tests.test_evaluation import write_refcoco
 from worker.cache import PreparedCache
-from worker.config import load_worker_settings
+from worker.config import ProposalsConfig, load_worker_settings
 from worker.pipeline import Pipeline, build_pipeline
+from worker.proposals.exact import ExactProposer
 from worker.proposals.sam import load_sam
+from worker.stages import Photo
 from worker.weights import DEFAULT, WeightStore
 
 pytestmark = pytest.mark.slow
@@ -255,3 +258,28 @@ def test_stock_segment_anything_agrees_with_our_encoder_and_decoder(
         ]
         differing = ((ours > 0) != (masks[0] > 0)).float().mean()
         assert differing < 1e-5
+
+
+@pytest.mark.parametrize(("photo", "turned"), [("coffee", False), ("rocket", True)])
+def test_exact_proposals_equal_the_stock_generator_bit_for_bit(
+    photo: str, turned: bool, samples: dict[str, Path]
+) -> None:
+    from segment_anything import SamAutomaticMaskGenerator
+
+    pixels = np.asarray(Image.open(samples[photo]))
+    pixels = np.ascontiguousarray(np.rot90(pixels) if turned else pixels)
+    sam = load_sam("mobile-sam", WeightStore().require("mobile-sam"))
+    stock = SamAutomaticMaskGenerator(
+        sam, points_per_side=5, pred_iou_thresh=0.75, stability_score_thresh=0.85
+    ).generate(pixels)
+    config = ProposalsConfig(points_per_side=5, exact=True)
+    ours = ExactProposer(sam, config, "cpu", 4, "x").propose(Photo(pixels, "0" * 64))
+    assert len(ours) == len(stock) > 5
+    np.testing.assert_array_equal(ours.masks, [found["segmentation"] for found in stock])
+    np.testing.assert_allclose(
+        ours.stability_score, [found["stability_score"] for found in stock], atol=1e-6
+    )
+    few = ExactProposer(sam, replace(config, max_count=3), "cpu", 4, "x").propose(
+        Photo(pixels, "0" * 64)
+    )
+    assert few.masks.sum() == sum(sorted(ours.masks.sum(axis=(1, 2)))[-3:])

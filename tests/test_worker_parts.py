@@ -243,11 +243,11 @@ def test_votes_tell_objects_from_heaps() -> None:
     votes = Votes(
         masks[[0, 0, 1, 1, 2]], torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 1, 2])
     )
-    consensus, level = count_votes(masks, votes, points)
+    consensus, level = count_votes(masks, votes, points, (8, 12))
     assert consensus.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
     assert level.tolist() == [1, 1, 2]
     none = Votes(masks[:0], votes.point[:0], votes.level[:0])
-    consensus, level = count_votes(masks, none, points + 100)
+    consensus, level = count_votes(masks, none, points + 100, (8, 12))
     assert level.tolist() == [1, 1, 1]
 
 

@@ -38,6 +38,8 @@ class ProposalsConfig:
         max_count: at most so many proposals; beyond that the smallest go.
         box_rounds: how often the boxes of found masks are fed back as prompts, which finds
             wholes where points found parts.
+        exact: make the masks of the stock generator, bit for bit; then duplicates go by box, and
+            ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` do not count.
     """
 
     generator: Generator = "mobile-sam"
@@ -48,6 +50,7 @@ class ProposalsConfig:
     min_area_share: float = 0.0005
     max_count: int = 100
     box_rounds: int = 1
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,11 @@ class WorkerSettings(BaseSettings):
         description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
         " masks.",
     )
+    proposals_exact: bool = Field(
+        False,
+        description="The masks of segment-anything's own generator, bit for bit; slower, and fewer"
+        " wholes.",
+    )
     points_per_side: int = Field(
         20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
     )
@@ -237,6 +245,7 @@ class WorkerSettings(BaseSettings):
                 generator=self.proposals,
                 points_per_side=self.points_per_side,
                 max_count=self.max_proposals,
+                exact=self.proposals_exact,
             ),
             scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
             language_model=self.spacy_model,

@@ -24,6 +24,7 @@ from worker.everyday import PARTS_AND_STUFF, THINGS
 from worker.images import decode_photo
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.proposals.base import Proposer
+from worker.proposals.exact import ExactProposer
 from worker.proposals.given import GivenProposer
 from worker.proposals.sam import SamProposer, load_sam
 from worker.refine import to_original_size
@@ -389,13 +390,10 @@ def _build_proposer(
                 "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
             )
         return GivenProposer(settings.proposals_dir)
-    checkpoint = store.require(settings.proposals)
+    sam = load_sam(settings.proposals, store.require(settings.proposals))
+    fingerprint = find_checkpoint(settings.proposals).sha256[:8]
     # On a CPU small batches keep the decoder's activations in cache.
-    return SamProposer(
-        load_sam(settings.proposals, checkpoint),
-        config.proposals,
-        device,
-        dtype,
-        batch=64 if device.startswith("cuda") else 4,
-        fingerprint=find_checkpoint(settings.proposals).sha256[:8],
-    )
+    batch = 64 if device.startswith("cuda") else 4
+    if config.proposals.exact:
+        return ExactProposer(sam, config.proposals, device, batch, fingerprint)
+    return SamProposer(sam, config.proposals, device, dtype, batch, fingerprint)

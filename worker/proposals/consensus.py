@@ -50,12 +50,14 @@ def shrink(masks: Tensor) -> Tensor:
     return masks[:, ::_STRIDE, ::_STRIDE]
 
 
-def count_votes(masks: Tensor, votes: Votes, points_xy: Tensor) -> tuple[Tensor, Tensor]:
+def count_votes(
+    masks: Tensor, votes: Votes, points_xy: Tensor, frame_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Consensus and level of masks.
 
     Args:
         masks: (N, h, w) bool, shrunk as the votes are.
-        points_xy: (P, 2) the prompts, in pixels of these masks.
+        points_xy: (P, 2) the prompts, in pixels of a frame of ``frame_hw`` that the masks fill.
 
     Returns:
         consensus (N,) float32 in 0..1, with half a vote of doubt: a mask that holds no point has
@@ -65,8 +67,10 @@ def count_votes(masks: Tensor, votes: Votes, points_xy: Tensor) -> tuple[Tensor,
     shared = flat @ voted.T
     union = flat.sum(dim=1)[:, None] + voted.sum(dim=1)[None] - shared
     agrees = shared > SAME_MASK_IOU * union
-    x, y = points_xy[:, 0].long(), points_xy[:, 1].long()
-    inside = masks[:, y.clamp(max=masks.shape[1] - 1), x.clamp(max=masks.shape[2] - 1)]
+    height, width = masks.shape[1:]
+    x = (points_xy[:, 0] * width / frame_hw[1]).long().clamp(max=width - 1)
+    y = (points_xy[:, 1] * height / frame_hw[0]).long().clamp(max=height - 1)
+    inside = masks[:, y, x]
     yields = torch.zeros(inside.shape, dtype=torch.float32, device=masks.device)
     yields.index_add_(1, votes.point, agrees.float())
     agreeing = ((yields > 0) & inside).sum(dim=1)

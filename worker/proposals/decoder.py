@@ -38,6 +38,22 @@ class DecodedPrompts:
     predicted_iou: Tensor
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the decoder says to a batch of prompts, poor answers left out.
+
+    Attributes:
+        logits: (M, 256, 256) float32, padding included.
+        prompt: (M,) index into the batch; ``level``: (M,) which of its three answers.
+        predicted_iou: (M,) float32.
+    """
+
+    logits: Tensor
+    prompt: Tensor
+    level: Tensor
+    predicted_iou: Tensor
+
+
 def _heads(x: Tensor, count: int) -> Tensor:
     batch, tokens, width = x.shape
     return x.view(batch, tokens, count, width // count).transpose(1, 2)
@@ -197,6 +213,20 @@ class PromptDecoder:
             image_tokens=keys,
             predicted_iou=self._iou_head(queries[:, 0].float()),
         )
+
+    @torch.inference_mode()
+    def answer(self, image: AttachedImage, sparse: Tensor, least_iou: float) -> Answers:
+        """Decode prompt tokens (B, n, 256) and draw every answer that promises more than
+        ``least_iou``."""
+        decoded = self.decode(image, sparse)
+        multimask = decoded.predicted_iou[:, 1:]
+        prompt, level = torch.nonzero(multimask > least_iou, as_tuple=True)
+        if prompt.numel() == 0:
+            side = (image.grid_hw[0] * 4, image.grid_hw[1] * 4)
+            logits = multimask.new_zeros(0, *side)
+        else:
+            logits = self.draw(image, decoded, prompt, level + 1)
+        return Answers(logits, prompt, level, multimask[prompt, level])
 
     @torch.inference_mode()
     def draw(

@@ -116,16 +116,6 @@ class _Found:
         return self.predicted_iou * self.stability * self.consensus
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Answers to a batch of prompts: (M, h, w) logits, which prompt, which answer, how good."""
-
-    logits: Tensor
-    prompt: Tensor
-    output: Tensor
-    predicted_iou: Tensor
-
-
 class SamProposer:
     """Proposals from one SAM model.
 
@@ -206,39 +196,27 @@ class SamProposer:
         parts, votes = [], []
         for start in range(0, len(points), self._batch):
             sparse = self._decoder.embed_points(points[start : start + self._batch])
-            drawn = self._draw(image, sparse, frame_hw, least)
-            votes.append(Votes(shrink(drawn.logits > 0), drawn.prompt + start, drawn.output))
-            parts.append(self._filter(drawn))
+            answers = self._decoder.answer(image, sparse, least)
+            logits = crop_padding(answers.logits, frame_hw)
+            votes.append(Votes(shrink(logits > 0), answers.prompt + start, answers.level))
+            parts.append(self._filter(logits, answers.predicted_iou))
         joined = Votes.join(votes)
         found = _count(_Found.join(parts), joined, points, frame_hw)
         return self._deduplicate(found), joined
 
     def _from_boxes(self, image: AttachedImage, boxes: Tensor, frame_hw: tuple[int, int]) -> _Found:
         """Masks that pass the filters."""
-        least = self._config.predicted_iou_min
-        parts = [
-            self._filter(self._draw(image, self._decoder.embed_boxes(chunk), frame_hw, least))
-            for chunk in boxes.split(self._batch)
-        ]
+        parts = []
+        for chunk in boxes.split(self._batch):
+            sparse = self._decoder.embed_boxes(chunk)
+            answers = self._decoder.answer(image, sparse, self._config.predicted_iou_min)
+            logits = crop_padding(answers.logits, frame_hw)
+            parts.append(self._filter(logits, answers.predicted_iou))
         return _Found.join(parts)
 
-    def _draw(
-        self, image: AttachedImage, sparse: Tensor, frame_hw: tuple[int, int], least: float
-    ) -> _Drawn:
-        """The three answers to each prompt of a batch, as far as their quality is above."""
-        height, width = -(-frame_hw[0] // 4), -(-frame_hw[1] // 4)
-        decoded = self._decoder.decode(image, sparse)
-        multimask = decoded.predicted_iou[:, 1:]
-        prompt, output = torch.nonzero(multimask > least, as_tuple=True)
-        if prompt.numel() == 0:
-            logits = multimask.new_zeros(0, height, width)
-        else:
-            logits = self._decoder.draw(image, decoded, prompt, output + 1)[:, :height, :width]
-        return _Drawn(logits, prompt, output, multimask[prompt, output])
-
-    def _filter(self, drawn: _Drawn) -> _Found:
-        good = drawn.predicted_iou > self._config.predicted_iou_min
-        logits, predicted_iou = drawn.logits[good], drawn.predicted_iou[good]
+    def _filter(self, logits: Tensor, predicted_iou: Tensor) -> _Found:
+        good = predicted_iou > self._config.predicted_iou_min
+        logits, predicted_iou = logits[good], predicted_iou[good]
         stability = compute_stability(logits)
         area_share = (logits > 0).flatten(1).float().mean(dim=1)
         keep = (stability >= self._config.stability_min) & (
@@ -283,9 +261,12 @@ class SamProposer:
         )
 
 
+def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
+    """Low-resolution logits (N, 256, 256) without what lies outside the photo."""
+    return logits[:, : -(-frame_hw[0] // 4), : -(-frame_hw[1] // 4)]
+
+
 def _count(found: _Found, votes: Votes, points: Tensor, frame_hw: tuple[int, int]) -> _Found:
     """The same masks with their votes counted. ``points`` lie in SAM's frame."""
-    small = shrink(found.logits > 0)
-    scale = points.new_tensor([small.shape[2] / frame_hw[1], small.shape[1] / frame_hw[0]])
-    consensus, level = count_votes(small, votes, points * scale)
+    consensus, level = count_votes(shrink(found.logits > 0), votes, points, frame_hw)
     return replace(found, consensus=consensus, level=level)
