@@ -59,6 +59,9 @@ def serve(
     )
 
 
+_WORKER_COLUMNS = ("name", "queues", "state", "encoder", "proposals", "device")
+
+
 @app.command()
 def status(
     url: Annotated[str | None, typer.Option(help="Address of a running backend.")] = None,
@@ -80,10 +83,10 @@ def status(
     if as_json:
         print(json.dumps(answer, indent=2))
     else:
-        table = Table("worker", "state", "encoder", "proposals", "device", "MB", "jobs")
+        table = Table("worker", "queues", "state", "encoder", "proposals", "device", "MB", "jobs")
         for worker in workers:
             table.add_row(
-                *(worker[key] for key in ("name", "state", "encoder", "proposals", "device")),
+                *(worker[key] for key in _WORKER_COLUMNS),
                 f"{worker['rss_mb']:.0f}",
                 str(worker["jobs_done"]),
             )
@@ -107,13 +110,27 @@ def up(
     redis_url: Annotated[
         str, typer.Option(envvar="REDIS_URL", help="Use this queue, start none.")
     ] = "",
+    background_workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            envvar="SAYMASK_BACKGROUND_WORKERS",
+            help="Workers that only prepare photos; 0 leaves it to the one that answers.",
+        ),
+    ] = 1,
 ) -> None:
-    """Start queue, worker, backend and Label Studio with sample photos; Ctrl-C stops them.
+    """Start queue, workers, backend and Label Studio with sample photos; Ctrl-C stops them.
 
     Example: saymask up --label-studio .venv-label-studio/bin/label-studio
     """
     options = UpOptions(
-        data_dir.resolve(), label_studio, label_studio_port, port, queue_port, redis_url
+        data_dir.resolve(),
+        label_studio,
+        label_studio_port,
+        port,
+        queue_port,
+        redis_url,
+        background_workers,
     )
     run_up(options, lambda line: console.print(line, highlight=False, markup=False))
 

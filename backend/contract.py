@@ -140,6 +140,9 @@ class JobReply(_Message):
     failure: JobFailure | None = None
 
 
+Queues = Literal["all", "interactive", "background"]
+
+
 class WorkerStatus(_Message):
     """What a worker says about itself every ``WORKER_BEAT_S`` seconds."""
 
@@ -154,10 +157,16 @@ class WorkerStatus(_Message):
     started_at: float
     rss_mb: float
     jobs_done: int
+    queues: Queues = "all"
     cache_entries: int = 0
     cache_mb: float = 0.0
     cache_hits: int = 0
     cache_misses: int = 0
+
+    @property
+    def answers_people(self) -> bool:
+        """Whether it takes typed expressions, and not only photos to prepare."""
+        return self.queues != "background"
 
 
 def build_job_id(kind: str, model_version: str, message: _Message) -> str:

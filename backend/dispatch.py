@@ -263,7 +263,7 @@ class Dispatcher:
                 return None
             if status == JobStatus.QUEUED and not self._is_queued_or_taken(job):
                 return None
-            if self.workers():
+            if any(worker.answers_people for worker in self.workers()):
                 last_seen_worker = time.monotonic()
             elif time.monotonic() - last_seen_worker > _WORKER_GRACE_S:
                 raise WorkerUnavailable("No worker is running.", _WORKER_CURE)

@@ -75,7 +75,9 @@ class Status:
 
     @property
     def is_ready(self) -> bool:
-        return self.queue_error is None and any(w.state != "loading" for w in self.workers)
+        return self.queue_error is None and any(
+            worker.state != "loading" and worker.answers_people for worker in self.workers
+        )
 
 
 class Services:

@@ -1,15 +1,10 @@
-"""``python -m benchmarks``: proposals against stock segment-anything; cold and warm answers.
-
-Writes a Markdown table with hardware, versions and medians to standard output.
-"""
+"""``python -m benchmarks``: every speed-up as A, B and ratio from one run, as a Markdown table."""
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import platform
-import statistics
-import tempfile
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,100 +12,51 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from segment_anything import SamAutomaticMaskGenerator
 
-from backend.stack.up import sample_photos
-from worker.config import ProposalsConfig, load_worker_settings
-from worker.images import decode_photo
-from worker.pipeline import build_pipeline, choose_device, choose_precision
-from worker.proposals.sam import SamProposer, load_sam
-from worker.weights import WeightStore
-
-GRID = 8
-ROUNDS = 3
-EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
+from benchmarks import answers, features, proposals, service, workers
+from benchmarks.measure import Row, to_markdown
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def compare_proposals() -> list[tuple[str, str, str, str]]:
-    """Stock automatic mask generator against ours: same photo, grid and thresholds."""
-    path = WeightStore().require("mobile-sam")
-    photo = decode_photo(next(p for p in sample_photos() if p.stem == "coffee").read_bytes(), 120)
-    device = choose_device("auto")
-    on_gpu = device.startswith("cuda")
-    stock = SamAutomaticMaskGenerator(
-        load_sam("mobile-sam", path).to(device),
-        points_per_side=GRID,
-        pred_iou_thresh=0.75,
-        stability_score_thresh=0.85,
+def describe_machine() -> str:
+    """Hardware and versions, one line."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text("utf-8").splitlines() if "model name" in line]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    return (
+        f"{cpu}, {psutil.cpu_count()} cores, {gpu}; Python {platform.python_version()},"
+        f" torch {torch.__version__}, numpy {np.__version__}, Pillow {Image.__version__}"
     )
-    config = ProposalsConfig(points_per_side=GRID, box_rounds=0)
-    rows = []
-    for dtype in dict.fromkeys((torch.float32, choose_precision("auto", device))):
-        sam = load_sam("mobile-sam", path)
-        ours = SamProposer(
-            sam, config, device, dtype, batch=64 if on_gpu else 4, fingerprint="bench"
-        )
-        ours.propose(photo)
-        a, b = [], []
-        for _ in range(ROUNDS):
-            a.append(seconds(lambda: stock.generate(photo.pixels)))
-            b.append(seconds(lambda proposer=ours: proposer.propose(photo)))
-        rows.append(
-            (
-                f"proposals, {GRID} x {GRID} points, {str(dtype)[6:]}",
-                f"stock {statistics.median(a):.2f} s",
-                f"ours {statistics.median(b):.2f} s",
-                f"{statistics.median(a) / statistics.median(b):.1f}x",
-            )
-        )
-    return rows
-
-
-def time_answers() -> list[tuple[str, str, str, str]]:
-    """A photo never seen against one that is prepared, over all sample photos."""
-    with tempfile.TemporaryDirectory() as scratch:
-        pipeline = build_pipeline(load_worker_settings())
-        if pipeline.cache is None:
-            raise RuntimeError("the pipeline has a cache by default")
-        pipeline.cache._directory = Path(scratch) / "prepared"
-        cold, warm = [], []
-        for path in sample_photos():
-            data = path.read_bytes()
-
-            def answer(expression: str, data: bytes = data) -> None:
-                known = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-                prepared, timings = (known, None) if known else pipeline.prepare(data)
-                pipeline.segment(prepared, expression, 3, preparation=timings)
-
-            cold.append(seconds(lambda run=answer: run("the first thing")))
-            warm += [seconds(lambda run=answer, e=e: run(e)) for e in EXPRESSIONS]
-    memory = psutil.Process().memory_info().rss / 1e9
-    print(f"Model version: {pipeline.model_version}; memory of this process: {memory:.2f} GB\n")
-    return [
-        (
-            "one expression",
-            f"cold photo {statistics.median(cold):.1f} s (worst {max(cold):.1f} s)",
-            f"prepared {statistics.median(warm) * 1000:.0f} ms",
-            f"{statistics.median(cold) / statistics.median(warm):.0f}x",
-        )
-    ]
 
 
 def main() -> None:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cores = psutil.cpu_count()
-    print(f"{platform.processor() or platform.machine()}, {cores} cores, {gpu};", end=" ")
-    print(f"torch {torch.__version__}, numpy {np.__version__}, Pillow {Image.__version__}")
-    rows = time_answers() + compare_proposals()
-    print("| what | A | B | A / B |\n|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="Example: python -m benchmarks --only proposals --grid 32 --rounds 1",
+    )
+    parser.add_argument("--grid", type=int, default=16, help="points per side (default 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+        "answers": lambda _a: answers.measure(),
+        "proposals": lambda a: proposals.compare(a.grid, a.rounds),
+        "features": lambda a: features.compare(a.rounds),
+        "workers": lambda _a: workers.compare(),
+        "service": lambda _a: service.compare(),
+    }
+    parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for name in arguments.only or parts:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += parts[name](arguments)
+    text = f"{describe_machine()}\n\n{to_markdown(rows)}\n"
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def main(url: str) -> None:
     connection = redis.Redis.from_url(url)
     name = f"fake-{os.getpid()}"
     log_key = "fake:log"
+    kind = os.environ.get("FAKE_WORKER_QUEUES", "all")
 
     def segment(message: dict) -> dict:
         request = SegmentRequest.model_validate(message)
@@ -110,6 +111,7 @@ def main(url: str) -> None:
         status = WorkerStatus(
             name=name, pid=os.getpid(), host="here", state="idle", model_version=VERSION,
             encoder="fake", proposals="fake", device="cpu", started_at=0.0, rss_mb=1.0, jobs_done=0,
+            queues=kind,
         )  # fmt: skip
         while True:
             connection.set(WORKER_KEY.format(name=name), status.model_dump_json(), px=3000)
@@ -119,6 +121,7 @@ def main(url: str) -> None:
     queues = [
         Queue(queue, connection=connection, serializer=JSONSerializer)
         for queue in (QUEUE_INTERACTIVE, QUEUE_BACKGROUND)
+        if kind == "all" or kind in queue
     ]
     worker = SimpleWorker(queues, connection=connection, name=name, serializer=JSONSerializer)
     worker.work(logging_level="WARNING")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from backend.contract import QUEUE_INTERACTIVE, SegmentRequest
+from backend.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from backend.dispatch import Dispatcher
 from backend.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
 from tests.conftest import Valkey, log_of
@@ -109,6 +109,30 @@ def test_worker_killed_in_mid_job_and_another_takes_over(
 def test_no_worker_is_said_before_label_studio_gives_up(dispatcher: Dispatcher) -> None:
     with pytest.raises(WorkerUnavailable):
         dispatcher.segment(request_for("cat"), "1:1")
+
+
+def test_a_worker_that_only_prepares_photos_answers_nobody(
+    dispatcher: Dispatcher, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.dispatch._WORKER_GRACE_S", 1.0)
+    start_worker(FAKE_WORKER_QUEUES="background")
+    assert not dispatcher.workers()[0].answers_people
+    with pytest.raises(WorkerUnavailable):
+        dispatcher.segment(request_for("cat"), "1:1")
+
+
+def test_a_typed_expression_does_not_wait_for_photos_being_prepared(
+    dispatcher: Dispatcher, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    dispatcher.prepare(PrepareRequest(photo_sha256="b" * 64))
+    assert dispatcher.segment(request_for("cat"), "1:1").expression == "cat"
+    assert log_of(valkey) == ["segment cat"]
+    start_worker(FAKE_WORKER_QUEUES="background")
+    deadline = time.monotonic() + 10
+    while len(log_of(valkey)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert log_of(valkey)[1] == "prepare bbbbbbbb"
 
 
 def test_deadline(valkey: Valkey, start_worker: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backend.contract import Queues
 from backend.errors import ConfigError
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "given"]
@@ -186,6 +187,11 @@ class WorkerSettings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+    )
+    queues: Queues = Field(
+        "all",
+        description="What a worker takes: `interactive` (typed expressions), `background` (photos"
+        " to prepare, at low priority) or `all`.",
     )
     cache_dir: Path | None = Field(
         None, description="Weights and prepared photos; empty means the user's cache directory."

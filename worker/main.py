@@ -30,6 +30,12 @@ from worker.pipeline import Pipeline, build_pipeline, choose_device
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 2.0
+_BACKGROUND_NICENESS = 10
+_QUEUES = {
+    "all": (QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
+    "interactive": (QUEUE_INTERACTIVE,),
+    "background": (QUEUE_BACKGROUND,),
+}
 
 
 class _Heart:
@@ -90,6 +96,7 @@ class _Heart:
             started_at=self._started_at,
             rss_mb=self._process.memory_info().rss / 1e6,
             jobs_done=jobs.count_done(),
+            queues=self._settings.queues,
             cache_entries=entries,
             cache_mb=megabytes,
             cache_hits=cache.hits if cache else 0,
@@ -119,19 +126,24 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
     heart.start()
     try:
         started = time.perf_counter()
+        if settings.queues == "background":
+            # Whoever waits for an answer gets the processor.
+            os.nice(_BACKGROUND_NICENESS)
         pipeline = build_pipeline(settings)
         jobs.install_pipeline(pipeline)
         heart.pipeline = pipeline
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
-        _serve(connection, name, heart, burst=burst)
+        _serve(connection, name, heart, _QUEUES[settings.queues], burst=burst)
     finally:
         heart.stop()
 
 
-def _serve(connection: redis.Redis, name: str, heart: _Heart, *, burst: bool) -> None:
+def _serve(
+    connection: redis.Redis, name: str, heart: _Heart, queues: tuple[str, ...], *, burst: bool
+) -> None:
     """Work until told to stop; when Redis goes away, wait for it and go on."""
     while True:
-        worker = _build_rq_worker(connection, name)
+        worker = _build_rq_worker(connection, name, queues)
         heart.worker = worker
         try:
             worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
@@ -143,10 +155,7 @@ def _serve(connection: redis.Redis, name: str, heart: _Heart, *, burst: bool) ->
         time.sleep(_RECONNECT_S)
 
 
-def _build_rq_worker(connection: redis.Redis, name: str) -> SimpleWorker:
-    queues = [
-        Queue(queue, connection=connection, serializer=JSONSerializer)
-        for queue in (QUEUE_INTERACTIVE, QUEUE_BACKGROUND)
-    ]
+def _build_rq_worker(connection: redis.Redis, name: str, queues: tuple[str, ...]) -> SimpleWorker:
+    listened = [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queues]
     # SimpleWorker runs jobs in this process, where the models are.
-    return SimpleWorker(queues, connection=connection, name=name, serializer=JSONSerializer)
+    return SimpleWorker(listened, connection=connection, name=name, serializer=JSONSerializer)

@@ -32,7 +32,11 @@ _LOGIN = "annotator@example.com"
 
 @dataclass(frozen=True)
 class UpOptions:
-    """Where things are and which ports they use; everything listens on 127.0.0.1 only."""
+    """Where things are and which ports they use; everything listens on 127.0.0.1 only.
+
+    ``background_workers`` prepare photos at low priority, so that nobody who typed an expression
+    waits for a photo nobody looks at.
+    """
 
     data_dir: Path
     label_studio_program: Path
@@ -40,6 +44,7 @@ class UpOptions:
     backend_port: int
     queue_port: int
     redis_url: str
+    background_workers: int
 
     @property
     def label_studio_url(self) -> str:
@@ -104,9 +109,7 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
         "SAYMASK_PORT": str(options.backend_port),
     }
     bin_dir = Path(sys.executable).parent
-    worker = stack.start(
-        "worker", [str(bin_dir / "saymask-worker"), "run"], environment, restart=True
-    )
+    worker = _start_workers(options, stack, [str(bin_dir / "saymask-worker"), "run"], environment)
     studio = _start_label_studio(options, login, stack)
     with _step("backend", say):
         backend = stack.start(
@@ -120,7 +123,8 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
         stack.wait_until(worker, lambda: _is_ok(ready), 300, "The worker")
     with _step("project with sample photos, connected", say):
         project_id = _connect(options, login)
-    encoder = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"][0]["encoder"]
+    workers = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"]
+    encoder = next(w["encoder"] for w in workers if w["queues"] != "background")
     say("")
     say(f"  Label Studio   {options.label_studio_url}/projects/{project_id}/data")
     say(f"  log in as      {login.email}   password   {login.password}")
@@ -131,6 +135,17 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     say("press Shift+Enter. The sample photos are being prepared; until then the first")
     say("expression on a photo takes longer. Ctrl-C stops all.")
     say(f"({time.monotonic() - started:.0f} s)")
+
+
+def _start_workers(
+    options: UpOptions, stack: Stack, command: list[str], environment: dict[str, str]
+) -> Part:
+    """Returns the one that answers people."""
+    for number in range(1, options.background_workers + 1):
+        queues = {"SAYMASK_QUEUES": "background"}
+        stack.start(f"worker-background-{number}", command, environment | queues, restart=True)
+    queues = {"SAYMASK_QUEUES": "interactive" if options.background_workers else "all"}
+    return stack.start("worker", command, environment | queues, restart=True)
 
 
 def _start_queue(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> str:

@@ -1,0 +1,53 @@
+"""A photo never seen against one that is prepared; what a prepared photo takes on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from backend.stack.up import sample_photos
+from benchmarks.measure import Row, seconds
+from worker.cache import PreparedCache
+from worker.config import load_worker_settings
+from worker.pipeline import build_pipeline
+
+EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
+
+
+def measure() -> list[Row]:
+    """Over all sample photos."""
+    with tempfile.TemporaryDirectory() as scratch:
+        pipeline = build_pipeline(load_worker_settings())
+        idle_gb = psutil.Process().memory_info().rss / 1e9
+        pipeline.cache = PreparedCache(Path(scratch), "bench", 10**9)
+        cold, warm, known = [], [], []
+        for path in sample_photos():
+            data = path.read_bytes()
+
+            def answer(expression: str, data: bytes = data) -> None:
+                kept = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
+                prepared, timings = (kept, None) if kept else pipeline.prepare(data)
+                pipeline.segment(prepared, expression, 3, preparation=timings)
+
+            cold.append(seconds(lambda run=answer: run("the first thing")))
+            warm += [seconds(lambda run=answer, e=e: run(e)) for e in EXPRESSIONS]
+            known += [seconds(lambda run=answer, e=e: run(e)) for e in EXPRESSIONS]
+        entries, megabytes = pipeline.cache.usage()
+        largest = max(path.stat().st_size for path in Path(scratch).rglob("*.npz")) / 1e6
+    peak_gb = psutil.Process().memory_info().rss / 1e9
+    c, w, k = (statistics.median(times) for times in (cold, warm, known))
+    return [
+        Row("one expression: photo never seen / photo prepared, new expression",
+            f"{c:.1f} s (worst {max(cold):.1f} s)", f"{w * 1000:.0f} ms", f"{c / w:.0f}x",
+            "B 50 ms"),
+        Row("prepared photo: new expression / one seen before",
+            f"{w * 1000:.0f} ms", f"{k * 1000:.0f} ms", f"{w / k:.1f}x"),
+        Row("prepared photo on disk: mean / largest",
+            f"{megabytes / entries:.2f} MB", f"{largest:.2f} MB", "", "0.2 MB"),
+        Row("memory of the process: models loaded / after six photos",
+            f"{idle_gb:.2f} GB", f"{peak_gb:.2f} GB", "", "A 1.5 GB"),
+    ]  # fmt: skip

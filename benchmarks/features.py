@@ -1,0 +1,88 @@
+"""Visual features: the published way, one proposal at a time in float32, against ours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.stack.up import sample_photos
+from benchmarks.measure import Row, interleave
+from worker import faithful
+from worker.config import load_worker_settings
+from worker.images import decode_photo
+from worker.pipeline import Pipeline, build_pipeline
+from worker.proposals.base import LastPhotoProposer
+from worker.refine import to_original_size
+from worker.stages import Photo, Proposals
+
+PROPOSALS = 60
+EXPRESSIONS = (
+    "the cat", "a woman", "orange space suit", "the helmet", "the flag", "the spoon", "a cup",
+    "the red saucer", "the rocket", "the tower on the left", "the temple", "the sky", "trees",
+    "the flower", "the biggest thing", "a face", "the table", "second from the left", "the floor",
+    "something red",
+)  # fmt: skip
+
+
+class _Fixed:
+    """The same proposals for everyone."""
+
+    name = "fixed"
+    fingerprint = "bench"
+
+    def __init__(self, proposals: Proposals) -> None:
+        self._proposals = proposals
+
+    def propose(self, _photo: Photo) -> Proposals:
+        return self._proposals
+
+
+def _encode_published(pipeline: Pipeline, photo: Photo, proposals: Proposals) -> None:
+    visual = pipeline.encoder.visual
+    for mask in proposals.masks:
+        full = to_original_size(mask, photo.size_hw)[None]
+        faithful.encode_proposals(visual, photo.pixels, full, faithful.compute_extents_xyxy(full))
+
+
+def compare(rounds: int) -> list[Row]:
+    """Seconds for 60 proposals, and whether the first candidates stay the same."""
+    settings = load_worker_settings()
+    ours = build_pipeline(settings)
+    plain = build_pipeline(settings.model_copy(update={"precision": "float32"}))
+    data = next(p for p in sample_photos() if p.stem == "astronaut").read_bytes()
+    photo = decode_photo(data, 120)
+    found = ours.proposer.propose(photo)
+    proposals = found.take(np.arange(min(PROPOSALS, len(found))))
+    quick = ours.with_config(ours.config, _Fixed(proposals))
+    quick.prepare(data)
+    a, b = interleave(
+        lambda: _encode_published(plain, photo, proposals), lambda: quick.prepare(data), rounds
+    )
+    same, total = _count_same_answers(ours, plain)
+    return [
+        Row(
+            f"visual features of {len(proposals)} proposals: published way, float32 / ours",
+            f"{a:.2f} s", f"{b:.2f} s", f"{a / b:.1f}x", "4.5x",
+        ),
+        Row(
+            "first candidate the same as in float32",
+            f"{total} pairs", f"{same} the same", f"{same / total:.3f}", ".99",
+        ),
+    ]  # fmt: skip
+
+
+def _count_same_answers(ours: Pipeline, plain: Pipeline) -> tuple[int, int]:
+    """Over all sample photos and expressions, on the same proposals."""
+    same = total = 0
+    shared = LastPhotoProposer(ours.proposer)
+    for path in sample_photos():
+        data = path.read_bytes()
+        first, _ = ours.with_config(ours.config, shared).prepare(data)
+        second, _ = plain.with_config(plain.config, shared).prepare(data)
+        for expression in EXPRESSIONS:
+            orders = [
+                pipeline.rank(prepared, expression)[1].order[0]
+                for pipeline, prepared in ((ours, first), (plain, second))
+            ]
+            same += int(orders[0] == orders[1])
+            total += 1
+    return same, total
