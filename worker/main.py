@@ -130,6 +130,8 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
             # Whoever waits for an answer gets the processor.
             os.nice(_BACKGROUND_NICENESS)
         pipeline = build_pipeline(settings)
+        if settings.proposals != "given":
+            pipeline.warm_up()
         jobs.install_pipeline(pipeline)
         heart.pipeline = pipeline
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)

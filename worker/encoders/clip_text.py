@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.model import CLIP
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -67,8 +68,25 @@ class OpenClipText:
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(texts).to(self._device)
-        features: Tensor = self._model.encode_text(tokens)
+        model = self._model
+        if isinstance(model, CLIP) and model.text_pool_type == "argmax":
+            return self._encode_to_end_mark(model, tokens)
+        features: Tensor = model.encode_text(tokens)
         return features
+
+    @staticmethod
+    def _encode_to_end_mark(model: CLIP, tokens: Tensor) -> Tensor:
+        """The same features from as many places as the longest text needs, not all 77: attention
+        is causal, so what follows the end mark changes nothing before it."""
+        ends = tokens.argmax(dim=-1)
+        length = int(ends.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x)), ends]
+        if isinstance(model.text_projection, nn.Linear):
+            projected: Tensor = model.text_projection(x)
+            return projected
+        return x if model.text_projection is None else x @ model.text_projection
 
 
 class StarterText:
