@@ -75,10 +75,13 @@ def decode_coco_rle(coco_rle: dict[str, Any]) -> Mask:
             raise InvalidMask("RLE counts hold something that is no number.") from error
     else:
         raise InvalidMask(f"RLE counts must be a string or a list, got {type(raw).__name__}.")
-    if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != height * width:
+    pixels = height * width
+    # Each count by itself first: a sum may wrap around to the right number.
+    in_range = counts.ndim == 1 and not ((counts < 0) | (counts > pixels)).any()
+    if not in_range or int(counts.sum()) != pixels:
+        total = int(counts.sum()) if in_range else "other than"
         raise InvalidMask(
-            f"RLE counts add up to {int(counts.sum())} pixels, expected {height} x {width}"
-            f" = {height * width}.",
+            f"RLE counts add up to {total} pixels, expected {height} x {width} = {height * width}.",
             "The mask belongs to another photo size or the file is damaged.",
         )
     values = np.arange(counts.size) % 2 == 1

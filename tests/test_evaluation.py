@@ -266,6 +266,9 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
         [],
         [[1, 2]],
         None,
+        {"size": [48, 64], "counts": [2**63 - 1, 2**63 - 1, 3074]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        [[0, 0, 4e8, 0, 0, 4e8]],
     ],
 )
 def test_a_broken_mask_is_named(broken: Any, tmp_path: Path) -> None:
@@ -279,6 +282,40 @@ def test_a_broken_mask_is_named(broken: Any, tmp_path: Path) -> None:
 
 
 # ---- errors ------------------------------------------------------------------------------------
+
+
+def test_a_broken_mask_nobody_speaks_of_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["annotations"].append({**content["annotations"][0], "id": 99, "segmentation": [[1]]})
+    content["annotations"][0]["segmentation"].append([5, 5, 6, 6])
+    path.write_text(json.dumps(content), encoding="utf-8")
+    photo = load_dataset("refcoco", root, "val").photos[0]
+    assert len(photo.instances) == 2
+    assert "annotation 99" in caplog.text
+    assert "1 polygons without area left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c["images"][1].update(file_name="x/p0.jpg"), "2 photos are named p0.jpg"),
+        (lambda c: c["images"][0].update(height=10**6), "size of 1000000"),
+        (lambda c: c["images"][0].update(height="x"), "do not fit together"),
+        (lambda c: c["annotations"].pop(0), "do not fit together"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(change: Any, match: str, tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DatasetError, match=match):
+        load_dataset("refcoco", root, "val")
 
 
 def test_every_kind_of_error() -> None:
@@ -309,7 +346,8 @@ def tiny_evaluator(kind: str, methods: str) -> Evaluator:
     encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
     truth = TruthProposer()
     pipeline = Pipeline(truth, encoder, LanguageParser(), PipelineConfig(), None, 1.0)
-    return Evaluator(pipeline, choose_methods(pipeline.config, methods), None, 1.0, truth)
+    chosen = choose_methods(pipeline.config, encoder.scoring, methods)
+    return Evaluator(pipeline, chosen, None, 1.0, truth)
 
 
 def request_for(root: Path, **changes: Any) -> EvaluationRequest:
@@ -329,7 +367,7 @@ def test_all_methods_run_on_both_architectures(
     assert results.expressions == 4
     assert results.oracle["mean"].mean == 1.0
     rows = {method.name: method for method in results.methods}
-    assert set(rows) == set(build_methods(PipelineConfig()))
+    assert set(rows) == set(build_methods(PipelineConfig(), ScoringConfig()))
     # Two proposals, both annotated: random and largest are right for one of two sentences each.
     assert rows["largest"].recall["1@0.5"].mean == 0.5
     assert rows["largest"].recall["3@0.5"].mean == 1.0
@@ -350,11 +388,15 @@ def test_all_methods_run_on_both_architectures(
 
 
 def test_faithful_uses_the_published_weights() -> None:
-    config = build_methods(PipelineConfig())["faithful"].config
-    assert config is not None
-    assert (config.method, config.scoring) == ("faithful", FAITHFUL_SCORING)
+    in_use = PipelineConfig(method="faithful", scoring=FAITHFUL_SCORING)
+    rows = build_methods(in_use, ScoringConfig(area_weight=0.7))
+    faithful, corrected = rows["faithful"].config, rows["corrected"].config
+    assert faithful is not None
+    assert corrected is not None
+    assert (faithful.method, faithful.scoring) == ("faithful", FAITHFUL_SCORING)
+    assert (corrected.method, corrected.scoring.area_weight) == ("corrected", 0.7)
     with pytest.raises(DatasetError, match=r"no method 'best'.*grad-cam"):
-        choose_methods(PipelineConfig(), "best")
+        choose_methods(PipelineConfig(), ScoringConfig(), "best")
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(
@@ -381,6 +423,9 @@ def test_a_killed_run_goes_on_and_gives_the_same(
     assert log_path.read_text("utf-8").splitlines() == lines
     with pytest.raises(DatasetError, match="belongs to another run: content"):
         OutcomeLog(out, {**run.load_outcomes(out)[0], "content": "else"})
+    log_path.write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="not finished: 1 of 2"):
+        compare_runs(str(out), str(out))
     lines[1] = lines[1][:50]
     log_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(DatasetError, match="damaged in line 2"):
@@ -428,9 +473,30 @@ def test_photos_without_proposals_count_as_zero() -> None:
     assert method.oiou.mean == 0.5
 
 
-def test_a_photo_of_another_size_is_named(tmp_path: Path) -> None:
+def test_a_photo_of_another_size_is_named_before_anything_is_computed(tmp_path: Path) -> None:
     root = write_refcoco(tmp_path)
-    Image.new("RGB", (32, 32)).save(root / "images/mscoco/images/train2014/p0.jpg")
-    photo = load_dataset("refcoco", root, "val").photos[0]
+    path = root / "images/mscoco/images/train2014/p0.jpg"
+    Image.new("RGB", (32, 32)).save(path)
     with pytest.raises(DatasetError, match=r"p0\.jpg is \(32, 32\), annotated as \(48, 64\)"):
-        tiny_evaluator("vit", "main").evaluate(photo)
+        load_dataset("refcoco", root, "val")
+    path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"p0\.jpg is no image"):
+        load_dataset("refcoco", root, "val")
+
+
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_all_methods_on_a_photo_without_proposals(kind: str, tmp_path: Path) -> None:
+    photo = load_dataset("refcoco", write_refcoco(tmp_path), "val").photos[0]
+    outcome = tiny_evaluator(kind, "all").evaluate(replace(photo, instances=()))
+    assert outcome.proposals == 0
+    answers = [answer for e in outcome.expressions for answer in e.answers.values()]
+    assert {answer.kind for answer in answers} == {"no proposal"}
+    (first, *_) = build_results([outcome], {}).methods
+    assert first.miou.mean == 0.0
+
+
+def test_expressions_that_cannot_be_scored_count_as_unanswered(tmp_path: Path) -> None:
+    photo = load_dataset("refcoco", write_refcoco(tmp_path), "val").photos[0]
+    blank = replace(photo.expressions[0], text="...")
+    outcome = tiny_evaluator("vit", "main").evaluate(replace(photo, expressions=(blank,)))
+    assert outcome.expressions[0].answers["corrected"].top == ()

@@ -26,7 +26,7 @@ def mask_at(x: int) -> np.ndarray:
 def write(folder: Path, name: str, rows: object) -> GivenProposer:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    return GivenProposer(folder)
+    return GivenProposer(folder, 2)
 
 
 @pytest.mark.parametrize("name", ["cat", "a" * 64])
@@ -59,7 +59,9 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     [
         ({"size": 1}, "no list"),
         ([{"size": [40, 60], "counts": "#"}], "no list"),
-        ([encode_coco_rle(np.ones((4, 6), bool))], r"a mask of \(4, 6\)"),
+        ([encode_coco_rle(np.ones((4, 6), bool))], r"no list.*a mask of \[4, 6\]"),
+        ([{"size": [10**6, 10**6], "counts": [10**12]}], "no list.*the photo is"),
+        ([encode_coco_rle(mask_at(3)) | {"predicted_iou": float("nan")}], "no list.*no number"),
     ],
 )
 def test_a_damaged_file_is_named(rows: object, match: str, tmp_path: Path) -> None:
@@ -69,9 +71,14 @@ def test_a_damaged_file_is_named(rows: object, match: str, tmp_path: Path) -> No
 
 def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no proposals"):
-        GivenProposer(tmp_path / "nowhere")
+        GivenProposer(tmp_path / "nowhere", 2)
     with pytest.raises(ConfigError, match=f"{'a' * 64} or cat"):
         write(tmp_path, "dog", []).propose(PHOTO)
+
+
+def test_beyond_the_budget_the_first_stay(tmp_path: Path) -> None:
+    rows = [encode_coco_rle(mask_at(x)) for x in (3, 20, 40)]
+    assert len(write(tmp_path, "cat", rows).propose(PHOTO)) == 2
 
 
 def test_the_last_photo_is_remembered(tmp_path: Path) -> None:

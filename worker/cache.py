@@ -28,8 +28,8 @@ from worker.stages import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
 
-# What reading a damaged archive of arrays was seen to raise.
 _PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+# What reading a damaged archive of arrays was seen to raise.
 _DAMAGE = (
     OSError,
     ValueError,

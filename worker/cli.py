@@ -166,7 +166,8 @@ def evaluate(
     (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
     (out / HTML_FILE).write_text(to_html(results, loaded, outcomes), encoding="utf-8")
     print(results.model_dump_json(indent=2) if as_json else markdown)
-    console.print(f"{out / RESULTS_FILE}, {out / MARKDOWN_FILE}, {out / HTML_FILE}")
+    written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
+    console.print(", ".join(str(path) for path in written), markup=False)
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:

@@ -39,8 +39,8 @@ class ProposalsConfig:
         max_count: at most so many proposals; beyond that the smallest go.
         box_rounds: how often the boxes of found masks are fed back as prompts, which finds
             wholes where points found parts.
-        exact: make the masks of the stock generator, bit for bit; then duplicates go by box, and
-            ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` do not count.
+        exact: make the masks of the stock generator, pixel for pixel; then duplicates go by box,
+            and ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` do not count.
     """
 
     generator: Generator = "mobile-sam"
@@ -56,8 +56,8 @@ class ProposalsConfig:
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """How proposals become features. The second value of each choice is what the published code
-    does; the first repairs it (``docs/method.md``).
+    """How proposals become features: what the published code does, or what repairs it
+    (``docs/method.md``). The defaults are the repairs.
 
     Attributes:
         token_mask: ``area``: the share of each token that is covered; ``point``: one sample per
@@ -220,8 +220,8 @@ class WorkerSettings(BaseSettings):
     )
     proposals_exact: bool = Field(
         False,
-        description="The masks of segment-anything's own generator, bit for bit; slower, and fewer"
-        " wholes.",
+        description="The masks of segment-anything's own generator, pixel for pixel, at the"
+        " photo's size; slower, and fewer wholes.",
     )
     points_per_side: int = Field(
         20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."

@@ -408,7 +408,7 @@ def _build_proposer(
             raise ConfigError(
                 "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
             )
-        return GivenProposer(settings.proposals_dir)
+        return GivenProposer(settings.proposals_dir, settings.max_proposals)
     sam = load_sam(settings.proposals, store.require(settings.proposals))
     fingerprint = find_checkpoint(settings.proposals).sha256[:8]
     # On a CPU small batches keep the decoder's activations in cache.

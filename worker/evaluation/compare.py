@@ -75,17 +75,18 @@ def _load(run: str) -> tuple[list[PhotoOutcome], str]:
     return outcomes, name or methods[0]
 
 
-def _ids(outcomes: list[PhotoOutcome]) -> set[tuple[str, str]]:
-    return {(o.photo, e.id) for o in outcomes for e in o.expressions}
+def _ids(outcomes: list[PhotoOutcome]) -> set[tuple[str, str, str]]:
+    # Sets that share photos number their sentences anew: the words belong to the key.
+    return {(o.photo, e.id, e.text) for o in outcomes for e in o.expressions}
 
 
-def _keep(outcomes: list[PhotoOutcome], ids: set[tuple[str, str]]) -> list[PhotoOutcome]:
+def _keep(outcomes: list[PhotoOutcome], ids: set[tuple[str, str, str]]) -> list[PhotoOutcome]:
     kept = [
         outcome.model_copy(
             update={
                 "expressions": tuple(
                     sorted(
-                        (e for e in outcome.expressions if (outcome.photo, e.id) in ids),
+                        (e for e in outcome.expressions if (outcome.photo, e.id, e.text) in ids),
                         key=lambda expression: expression.id,
                     )
                 )

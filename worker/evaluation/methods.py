@@ -35,9 +35,14 @@ GROUPS = {
 }
 
 
-def build_methods(config: PipelineConfig) -> dict[str, MethodUnderTest]:
-    """Every method that can be asked for, by name; the first is the configuration in use."""
-    config = replace(config, method="corrected")
+def build_methods(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, MethodUnderTest]:
+    """Every method that can be asked for, by name.
+
+    Args:
+        config: in use; its method does not count.
+        scoring: the encoder's own, from which ``corrected`` and its variants start.
+    """
+    config = replace(config, method="corrected", scoring=scoring)
     rows = [
         MethodUnderTest("corrected", "main", config),
         MethodUnderTest(
@@ -53,13 +58,15 @@ def build_methods(config: PipelineConfig) -> dict[str, MethodUnderTest]:
     return {row.name: row for row in rows}
 
 
-def choose_methods(config: PipelineConfig, wanted: str) -> list[MethodUnderTest]:
+def choose_methods(
+    config: PipelineConfig, scoring: ScoringConfig, wanted: str
+) -> list[MethodUnderTest]:
     """Methods by name or group, comma separated; ``all`` takes every one.
 
     Raises:
         DatasetError: an unknown name; lists those there are.
     """
-    known = build_methods(config)
+    known = build_methods(config, scoring)
     chosen: dict[str, MethodUnderTest] = {}
     for name in (part.strip() for part in wanted.split(",")):
         found = [m for m in known.values() if name in ("all", m.group, m.name)]

@@ -20,6 +20,7 @@ from worker.evaluation.baselines import BASELINES, PhotoEvidence
 from worker.evaluation.datasets import EvaluationPhoto, Expression, decode_mask
 from worker.evaluation.errors import ErrorKind, classify_answer, compute_ious, find_category
 from worker.evaluation.methods import MethodUnderTest
+from worker.evaluation.metrics import count_pixels
 from worker.images import decode_photo
 from worker.pipeline import Pipeline, resize_to_work
 from worker.proposals.base import LastPhotoProposer
@@ -119,21 +120,14 @@ class Evaluator:
         """Every method on every expression of one photo.
 
         Raises:
-            DatasetError: the photo cannot be read or is not of the annotated size.
+            DatasetError: the photo cannot be read; names the file.
         """
-        data = photo.path.read_bytes()
-        try:
-            pixels = decode_photo(data, self.photo_max_megapixels).pixels
-        except PhotoError as error:
-            raise DatasetError(f"{photo.path} cannot be used: {error}") from error
-        if pixels.shape[:2] != photo.size_hw:
-            raise DatasetError(
-                f"{photo.path} is {pixels.shape[:2]}, annotated as {photo.size_hw}.",
-                "Give the photos the annotations were made on.",
-            )
         if self.truth is not None:
             self.truth.show(photo)
-        scored = self._score(photo, data)
+        try:
+            scored = self._score(photo, photo.path.read_bytes())
+        except (PhotoError, OSError) as error:
+            raise DatasetError(f"{photo.path} cannot be used: {error}") from error
         proposals = scored.prepared.proposals
         masks = [to_original_size(mask, photo.size_hw) for mask in proposals.masks]
         stacked = np.stack(masks) if masks else np.zeros((0, *photo.size_hw), dtype=bool)
@@ -163,19 +157,32 @@ class Evaluator:
                 )
                 evidence = PhotoEvidence(pipeline.encoder.visual, work, prepared[key])
             for expression in photo.expressions:
-                try:
-                    if method.config is None and evidence is not None:
-                        sentence = pipeline.encode_sentence(expression.text)
-                        baseline = BASELINES[method.name]
-                        total = baseline(evidence, sentence, expression.id)
-                    else:
-                        total = pipeline.rank(prepared[key], expression.text)[1].total
-                except InvalidExpression as error:
-                    # It counts as unanswered: nothing of the data set is left out.
-                    log.warning("expression %s: %s", expression.id, error)
-                    total = np.zeros(0, dtype=np.float32)
-                totals[expression.id][method.name] = total
+                totals[expression.id][method.name] = self._rank(
+                    method, pipeline, prepared[key], evidence, expression
+                )
         return _Scored(next(iter(prepared.values())), totals)
+
+    @staticmethod
+    def _rank(
+        method: MethodUnderTest,
+        pipeline: Pipeline,
+        prepared: PreparedImage,
+        evidence: PhotoEvidence | None,
+        expression: Expression,
+    ) -> Floats:
+        """Scores of all proposals; none for an expression that cannot be scored."""
+        nothing = np.zeros(0, dtype=np.float32)
+        if len(prepared.proposals) == 0:
+            return nothing
+        try:
+            if method.config is None and evidence is not None:
+                sentence = pipeline.encode_sentence(expression.text)
+                return BASELINES[method.name](evidence, sentence, expression.id)
+            return pipeline.rank(prepared, expression.text)[1].total
+        except InvalidExpression as error:
+            # It counts as unanswered: nothing of the data set is left out.
+            log.warning("expression %s: %s", expression.id, error)
+            return nothing
 
     def _judge(
         self,
@@ -206,7 +213,7 @@ class Evaluator:
                 same = answer is not None and find_category(answer, instances) == category
             rival = _find_rival(masks, order)
             answers[method.name] = Answer(
-                top=tuple(_count(masks[i], target) for i in order[:TOP]),
+                top=tuple(count_pixels(masks[i], target) for i in order[:TOP]),
                 kind=classify_answer(answer, target, category, instances, oracle),
                 same_category=same,
                 score=float(total[order[0]]) if len(order) else 0.0,
@@ -230,10 +237,6 @@ class Evaluator:
 class _Scored:
     prepared: PreparedImage
     totals: dict[str, dict[str, Floats]]
-
-
-def _count(answer: Mask, target: Mask) -> tuple[int, int]:
-    return int((answer & target).sum()), int((answer | target).sum())
 
 
 def _find_rival(masks: NDArray[np.bool_], order: NDArray[np.intp]) -> int | None:

@@ -30,7 +30,7 @@ from rich.progress import (
 )
 
 from backend.errors import DatasetError
-from worker.config import WorkerSettings
+from worker.config import PipelineConfig, ScoringConfig, WorkerSettings
 from worker.evaluation.datasets import Dataset, EvaluationPhoto, load_dataset
 from worker.evaluation.methods import choose_methods
 from worker.evaluation.outcomes import Evaluator, PhotoOutcome, TruthProposer
@@ -76,14 +76,19 @@ def run_evaluation(
         DatasetError: something of the data set is wrong, or ``out`` holds another run.
         ConfigError, WeightsError.
     """
+    # Wrong names are found before models are loaded.
+    choose_methods(PipelineConfig(), ScoringConfig(), request.methods)
     dataset = load_dataset(
         request.dataset, request.root, request.split,
         split_by=request.split_by, limit=request.limit,
     )  # fmt: skip
+    if request.truth_proposals and not any(photo.instances for photo in dataset.photos):
+        raise DatasetError(f"{request.dataset} has no annotated objects to take as proposals.")
     console.print(f"{len(dataset.photos)} photos, {dataset.count} expressions")
     with _open_workers(request, settings, jobs) as workers:
         provenance = workers.describe() | _describe_run(request, dataset)
         log_file = OutcomeLog(out, provenance)
+        log_file.drop_torn_end()
         done = {outcome.photo: outcome for outcome in log_file.read()}
         left = [photo for photo in dataset.photos if photo.path.name not in done]
         if done:
@@ -110,13 +115,18 @@ def load_outcomes(out: Path) -> tuple[dict[str, Any], list[PhotoOutcome]]:
     """Provenance and outcomes of a finished run, photos by name.
 
     Raises:
-        DatasetError: there is none, or it is damaged.
+        DatasetError: there is none, it is damaged or not finished.
     """
     path = out / OUTCOMES_FILE
     provenance = _read_header(path)
     if provenance is None:
         raise DatasetError(f"{path} holds no evaluation.", "Give the --out of an earlier run.")
     outcomes = OutcomeLog(out, provenance).read()
+    if len(outcomes) < provenance["photos"]:
+        raise DatasetError(
+            f"{path} is not finished: {len(outcomes)} of {provenance['photos']} photos.",
+            "Run that evaluation again; it goes on where it stopped.",
+        )
     return provenance, sorted(outcomes, key=lambda outcome: outcome.photo)
 
 
@@ -144,19 +154,24 @@ class OutcomeLog:
                 "Choose another --out, or delete that folder.",
             )
 
+    def drop_torn_end(self) -> None:
+        """A last line cut off by a kill goes, and its photo is done again."""
+        data = self._path.read_bytes()
+        if not data.endswith(b"\n"):
+            self._path.write_bytes(data[: data.rfind(b"\n") + 1])
+
     def read(self) -> list[PhotoOutcome]:
-        """What is done. A last line cut off by a kill is dropped, and its photo done again."""
-        lines = self._path.read_text(encoding="utf-8").split("\n")
+        """What is done.
+
+        Raises:
+            DatasetError: a line is damaged; names it.
+        """
         found = []
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in enumerate(self._path.read_bytes().split(b"\n")[1:-1], start=2):
             try:
-                if line:
-                    found.append(PhotoOutcome.model_validate_json(line))
+                found.append(PhotoOutcome.model_validate_json(line))
             except ValidationError as error:
-                if number < len(lines):
-                    raise DatasetError(f"{self._path} is damaged in line {number}.") from error
-                whole = "\n".join(lines[:-1]) + "\n"
-                self._path.write_text(whole, encoding="utf-8")
+                raise DatasetError(f"{self._path} is damaged in line {number}.") from error
         return found
 
     def append(self, outcome: PhotoOutcome) -> None:
@@ -178,8 +193,7 @@ def _describe_run(request: EvaluationRequest, dataset: Dataset) -> dict[str, Any
     photos = hashlib.sha256()
     for photo in dataset.photos:
         photos.update(photo.path.name.encode())
-        for expression in photo.expressions:
-            photos.update(f"{expression.id} {expression.text} {expression.target}".encode())
+        photos.update(repr((photo.expressions, photo.instances)).encode())
     return {
         "dataset": request.dataset,
         "split": request.split,
@@ -195,7 +209,7 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
     pipeline = build_pipeline(settings)
     return Evaluator(
         pipeline=pipeline,
-        methods=choose_methods(pipeline.config, request.methods),
+        methods=choose_methods(pipeline.config, pipeline.encoder.scoring, request.methods),
         no_target_below=request.no_target_below,
         photo_max_megapixels=settings.photo_max_megapixels,
         truth=TruthProposer() if request.truth_proposals else None,
@@ -210,6 +224,7 @@ def _describe(evaluator: Evaluator) -> dict[str, Any]:
         "proposals": "truth" if evaluator.truth else pipeline.proposer.name,
         "encoder": pipeline.encoder.description,
         "device": _name_device(pipeline.device),
+        "precision": str(pipeline.encoder.visual.dtype),
         "torch": torch.__version__,
         "methods": [method.name for method in evaluator.methods],
         "config": asdict(pipeline.config),
@@ -269,16 +284,24 @@ class _Several:
         self._pool = pool
 
     def describe(self) -> dict[str, Any]:
-        try:
+        with _explain_death():
             return self._pool.submit(_describe_process).result()
-        except BrokenProcessPool as error:
-            raise DatasetError(
-                "A process could not load its models.", "Run with --jobs 1 to see why."
-            ) from error
 
     def work(self, photos: list[EvaluationPhoto]) -> Iterator[PhotoOutcome]:
-        for future in as_completed([self._pool.submit(_evaluate_photo, p) for p in photos]):
-            yield future.result()
+        with _explain_death():
+            for future in as_completed([self._pool.submit(_evaluate_photo, p) for p in photos]):
+                yield future.result()
+
+
+@contextmanager
+def _explain_death() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "A process died: its models could not be loaded, or memory ran out.",
+            "Run with --jobs 1 to see why; it goes on where this run stopped.",
+        ) from error
 
 
 _evaluator: Evaluator | None = None

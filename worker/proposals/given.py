@@ -26,13 +26,17 @@ class GivenProposer:
     known. A file holds a list of COCO RLE, compressed or not, at the photo's size; an element may
     have a ``predicted_iou`` from 0 to 1.
 
+    Args:
+        max_count: of more masks in a file, the first stay.
+
     Raises:
         ConfigError: the folder is missing or holds no file.
     """
 
     name = "given"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_count: int) -> None:
+        self._max_count = max_count
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
         if not files:
             raise ConfigError(
@@ -61,13 +65,17 @@ class GivenProposer:
             )
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
-            masks = [decode_coco_rle(row) for row in rows]
-            quality = [float(row.get("predicted_iou", 1.0)) for row in rows]
-        except (OSError, ValueError, TypeError, AttributeError, InvalidMask) as error:
+            wrong = [row["size"] for row in rows if tuple(row["size"]) != photo.size_hw]
+            if wrong:
+                raise ValueError(f"a mask of {wrong[0]}; the photo is {list(photo.size_hw)}.")
+            kept = rows[: self._max_count]
+            masks = [decode_coco_rle(row) for row in kept]
+            quality = [float(row.get("predicted_iou", 1.0)) for row in kept]
+            if not np.isfinite(quality).all():
+                raise ValueError("a predicted_iou is no number.")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
+                InvalidMask) as error:  # fmt: skip
             raise ConfigError(f"{path} is no list of COCO RLE masks: {error}") from error
-        wrong = next((mask.shape for mask in masks if mask.shape != photo.size_hw), None)
-        if wrong is not None:
-            raise ConfigError(f"{path} holds a mask of {wrong}; the photo is {photo.size_hw}.")
         return to_proposals(masks, quality, photo.size_hw)
 
 
