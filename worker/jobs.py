@@ -28,12 +28,16 @@ log = logging.getLogger(__name__)
 
 _pipeline: Pipeline | None = None
 _done = 0
+# Photos in front of annotators: their next expression need not read the cache again.
+_recent: dict[str, PreparedImage] = {}
+_RECENT_MAX = 2
 
 
 def install_pipeline(pipeline: Pipeline) -> None:
     """Give this process its models; called once, before the first job is taken."""
     global _pipeline
     _pipeline = pipeline
+    _recent.clear()
 
 
 def count_done() -> int:
@@ -95,8 +99,9 @@ def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
 
 def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
     """From the cache (no timings then), else from the bytes the backend laid into Redis."""
-    known = pipeline.load_prepared(sha256)
+    known = _recent.get(sha256) or pipeline.load_prepared(sha256)
     if known is not None:
+        _remember(known)
         return known, None
     data = _connection().get(PHOTO_KEY.format(sha256=sha256))
     if data is None:
@@ -106,7 +111,16 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
         )
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PhotoUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
-    return pipeline.prepare(data)
+    prepared, timings = pipeline.prepare(data)
+    _remember(prepared)
+    return prepared, timings
+
+
+def _remember(prepared: PreparedImage) -> None:
+    _recent.pop(prepared.sha256, None)
+    _recent[prepared.sha256] = prepared
+    while len(_recent) > _RECENT_MAX:
+        del _recent[next(iter(_recent))]
 
 
 def _connection() -> redis.Redis:

@@ -8,7 +8,8 @@ averaged with genuine CLIP text vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ from worker.stages import Floats
 _CACHED_TEXTS = 4096
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A sentence is too little work to share: where another process wants the same cores, every
+    one of its small steps would wait for the slower thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _CachedText:
     """Encodes each distinct string once."""
 
@@ -37,7 +50,8 @@ class _CachedText:
         if missing:
             if len(self._known) + len(missing) > _CACHED_TEXTS:
                 self._known = {text: self._known[text] for text in texts if text in self._known}
-            rows = self._encode_batch(missing).float().cpu().numpy().astype(np.float32)
+            with one_thread():
+                rows = self._encode_batch(missing).float().cpu().numpy().astype(np.float32)
             self._known.update(zip(missing, rows, strict=True))
         return np.stack([self._known[text] for text in texts])
 
