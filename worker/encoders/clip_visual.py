@@ -137,12 +137,9 @@ class ClipVisual:
     ) -> Tensor:
         tokens = shared_tokens.expand(len(masks), -1, -1)
         weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self.dtype)
-        hidden = _hide_from_class_token(masks, tower, self.dtype)
+        hidden = None if masking == "multiply" else _hide_from_class_token(masks, tower, self.dtype)
         for block in blocks:
-            if masking == "multiply":
-                tokens = block(tokens * weights)
-            else:
-                tokens = block(tokens, attn_mask=hidden)
+            tokens = block(tokens * weights) if hidden is None else block(tokens, attn_mask=hidden)
         pooled, _ = tower._pool(tokens)
         return (pooled @ tower.proj if tower.proj is not None else pooled).float()
 
