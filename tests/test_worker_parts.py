@@ -18,9 +18,10 @@ from pycocotools import mask as coco
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
 from backend.errors import ConfigError, WeightsError
-from worker import weights
+from worker import jobs, weights
 from worker.cache import PreparedCache
 from worker.config import PipelineConfig, ProposalsConfig, ScoringConfig
+from worker.encoders.clip_text import one_thread
 from worker.encoders.clip_visual import ClipVisual
 from worker.evaluation.methods import without_terms
 from worker.language import Ordinal, ParsedExpression, Relation
@@ -410,3 +411,30 @@ def test_source_archives_are_read_too(tmp_path: Path) -> None:
         file.addfile(info, io.BytesIO(b"weights"))
     with weights._open_member(path, "thing-1/weights.bin") as member:
         assert member.read() == b"weights"
+
+
+class _CountingPipeline:
+    """A pipeline that finds every photo in its cache."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def load_prepared(self, sha256: str) -> PreparedImage:
+        self.loaded.append(sha256)
+        return replace(prepared_image(), sha256=sha256)
+
+
+def test_photos_in_front_of_annotators_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = _CountingPipeline()
+    monkeypatch.setattr(jobs, "_recent", {})
+    for sha256 in ("a", "b", "a", "b", "a", "c", "a", "b"):
+        prepared, timings = jobs._prepared(pipeline, sha256)  # type: ignore[arg-type]
+        assert (prepared.sha256, timings) == (sha256, None)
+    assert pipeline.loaded == ["a", "b", "c", "b"], "the least recently asked for goes first"
+
+
+def test_text_is_encoded_on_one_thread_and_the_rest_keeps_its_threads() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
