@@ -98,14 +98,16 @@ class Pipeline:
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Do everything once, so that the first photo and expression are as quick as the next."""
-        pixels = np.full((_WARM_UP_SIDE_PX, _WARM_UP_SIDE_PX, 3), 127, dtype=np.uint8)
-        pixels[16:48, 16:48] = (200, 40, 40)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        prepared, _ = self.with_config(self.config).prepare(buffer.getvalue())
+        """Do once what is slow the first time, so that the first expression is as quick as the
+        next; on a GPU also a photo, whose kernels are chosen then."""
         for expression in ("the red thing", "left"):
-            self.rank(prepared, expression)
+            self._encode_text(self._parse(expression))
+        if self.device.startswith("cuda"):
+            pixels = np.full((_WARM_UP_SIDE_PX, _WARM_UP_SIDE_PX, 3), 127, dtype=np.uint8)
+            pixels[16:48, 16:48] = (200, 40, 40)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            self.with_config(self.config).prepare(buffer.getvalue())
 
     def prepare(
         self, data: bytes, name: str | None = None

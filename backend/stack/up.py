@@ -109,7 +109,9 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
         "SAYMASK_PORT": str(options.backend_port),
     }
     bin_dir = Path(sys.executable).parent
-    worker = _start_workers(options, stack, [str(bin_dir / "saymask-worker"), "run"], environment)
+    command = [str(bin_dir / "saymask-worker"), "run"]
+    queues = {"SAYMASK_QUEUES": "interactive" if options.background_workers else "all"}
+    worker = stack.start("worker", command, environment | queues, restart=True)
     studio = _start_label_studio(options, login, stack)
     with _step("backend", say):
         backend = stack.start(
@@ -121,6 +123,10 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     with _step("worker: models loaded", say):
         ready = f"{options.backend_url}/ready"
         stack.wait_until(worker, lambda: _is_ok(ready), 300, "The worker")
+    # Only now: who waits for the first answer gets the whole processor.
+    for number in range(1, options.background_workers + 1):
+        queues = {"SAYMASK_QUEUES": "background"}
+        stack.start(f"worker-background-{number}", command, environment | queues, restart=True)
     with _step("project with sample photos, connected", say):
         project_id = _connect(options, login)
     workers = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"]
@@ -135,17 +141,6 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     say("press Shift+Enter. The sample photos are being prepared; until then the first")
     say("expression on a photo takes longer. Ctrl-C stops all.")
     say(f"({time.monotonic() - started:.0f} s)")
-
-
-def _start_workers(
-    options: UpOptions, stack: Stack, command: list[str], environment: dict[str, str]
-) -> Part:
-    """Returns the one that answers people."""
-    for number in range(1, options.background_workers + 1):
-        queues = {"SAYMASK_QUEUES": "background"}
-        stack.start(f"worker-background-{number}", command, environment | queues, restart=True)
-    queues = {"SAYMASK_QUEUES": "interactive" if options.background_workers else "all"}
-    return stack.start("worker", command, environment | queues, restart=True)
 
 
 def _start_queue(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> str:
