@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
+from backend.masks import compute_iou
 from backend.stack.up import sample_photos
 from benchmarks.measure import Row, interleave, seconds
 from worker.config import ProposalsConfig
@@ -24,12 +25,8 @@ RECALL_IOU = 0.8
 
 def compute_recall(stock: Masks, ours: Masks) -> float:
     """Share of stock masks that one of ours meets at IoU 0.8 or more."""
-    found = [max((_iou(mask, other) for other in ours), default=0.0) for mask in stock]
+    found = [max((compute_iou(mask, other) for other in ours), default=0.0) for mask in stock]
     return float(np.mean([iou >= RECALL_IOU for iou in found]))
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / (a | b).sum())
 
 
 def compare(grid: int, rounds: int) -> list[Row]:

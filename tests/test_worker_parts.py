@@ -428,7 +428,7 @@ def test_photos_in_front_of_annotators_are_read_once(monkeypatch: pytest.MonkeyP
     pipeline = _CountingPipeline()
     monkeypatch.setattr(jobs, "_recent", {})
     for sha256 in ("a", "b", "a", "b", "a", "c", "a", "b"):
-        prepared, timings = jobs._prepared(pipeline, sha256)  # type: ignore[arg-type]
+        prepared, timings = jobs._in_front(pipeline, sha256)  # type: ignore[arg-type]
         assert (prepared.sha256, timings) == (sha256, None)
     assert pipeline.loaded == ["a", "b", "c", "b"], "the least recently asked for goes first"
 

@@ -78,7 +78,7 @@ def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
 
 def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = SegmentRequest.model_validate(message)
-    prepared, timings = _prepared(pipeline, request.photo_sha256)
+    prepared, timings = _in_front(pipeline, request.photo_sha256)
     result = pipeline.segment(prepared, request.expression, request.k, preparation=timings)
     return JobReply(segment=result)
 
@@ -99,9 +99,8 @@ def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
 
 def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
     """From the cache (no timings then), else from the bytes the backend laid into Redis."""
-    known = _recent.get(sha256) or pipeline.load_prepared(sha256)
+    known = pipeline.load_prepared(sha256)
     if known is not None:
-        _remember(known)
         return known, None
     data = _connection().get(PHOTO_KEY.format(sha256=sha256))
     if data is None:
@@ -111,7 +110,14 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
         )
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PhotoUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
-    prepared, timings = pipeline.prepare(data)
+    return pipeline.prepare(data)
+
+
+def _in_front(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
+    """The photo an annotator looks at: from memory, else as ``_prepared`` has it. Photos that are
+    only prepared ahead never push one out."""
+    known = _recent.get(sha256)
+    prepared, timings = (known, None) if known is not None else _prepared(pipeline, sha256)
     _remember(prepared)
     return prepared, timings
 

@@ -69,16 +69,10 @@ class ExactProposer:
             answers = self._decoder.answer(image, sparse, least)
             small = shrink(crop_padding(answers.logits, frame_hw) > 0)
             votes.append(Votes(small, answers.prompt + start, answers.level))
-            good = answers.predicted_iou > self._config.predicted_iou_min
-            parts.append(
-                self._enlarge(
-                    answers.logits[good],
-                    answers.predicted_iou[good],
-                    small[good],
-                    frame_hw,
-                    size_hw,
-                )
-            )
+            good = torch.nonzero(answers.predicted_iou > self._config.predicted_iou_min)[:, 0]
+            for few in good.split(max(1, _ENLARGED_AT_ONCE_PX // (size_hw[0] * size_hw[1]))):
+                logits, quality = answers.logits[few], answers.predicted_iou[few]
+                parts.append(self._enlarge(logits, quality, small[few], frame_hw, size_hw))
         found = _Enlarged.join(parts)
         kept = nms(found.boxes.float(), found.predicted_iou, STOCK_BOX_IOU_MAX)
         kept = self._within_budget(found, kept)
