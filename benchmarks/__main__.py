@@ -43,6 +43,7 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "answers": lambda _a: answers.measure(),
         "proposals": lambda a: proposals.compare(a.grid, a.rounds),
+        "recall": lambda a: proposals.compare_quality(a.grid),
         "features": lambda a: features.compare(a.rounds),
         "workers": lambda _a: workers.compare(),
         "service": lambda _a: service.compare(),

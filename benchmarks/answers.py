@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,10 @@ from worker.config import load_worker_settings
 from worker.pipeline import build_pipeline
 
 EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
+
+_COLORS = ("red", "green", "blue", "white", "black", "brown", "grey", "orange", "yellow", "pink")
+_NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet",
+          "table")  # fmt: skip
 
 
 def measure() -> list[Row]:
@@ -38,6 +43,7 @@ def measure() -> list[Row]:
             known += [seconds(lambda run=answer, e=e: run(e)) for e in EXPRESSIONS]
         entries, megabytes = pipeline.cache.usage()
         largest = max(path.stat().st_size for path in Path(scratch).rglob("*.npz")) / 1e6
+        growth = _measure_growth(answer)
     peak_gb = psutil.Process().memory_info().rss / 1e9
     c, w, k = (statistics.median(times) for times in (cold, warm, known))
     return [
@@ -50,4 +56,18 @@ def measure() -> list[Row]:
             f"{megabytes / entries:.2f} MB", f"{largest:.2f} MB", "", "0.2 MB"),
         Row("memory of the process: models loaded / after six photos",
             f"{idle_gb:.2f} GB", f"{peak_gb:.2f} GB", "", "A 1.5 GB"),
+        *growth,
+    ]  # fmt: skip
+
+
+def _measure_growth(answer: Callable[[str], None]) -> list[Row]:
+    """Many different expressions on one prepared photo."""
+    few, many = 10, 100
+    texts = [f"the {color} {noun} number {n}" for n, (color, noun) in enumerate(
+        (c, n) for c in _COLORS for n in _NOUNS)][: few + many]  # fmt: skip
+    a = seconds(lambda: [answer(text) for text in texts[few:]])
+    b = seconds(lambda: [answer(text) for text in texts[:few]])
+    return [
+        Row(f"growth: {many} new expressions on one photo / {few}",
+            f"{a:.2f} s", f"{b:.2f} s", f"{a / b:.1f}x")
     ]  # fmt: skip

@@ -56,11 +56,18 @@ def compare(rounds: int) -> list[Row]:
     a, b = interleave(
         lambda: _encode_published(plain, photo, proposals), lambda: quick.prepare(data), rounds
     )
+    few = ours.with_config(ours.config, _Fixed(found.take(np.arange(PROPOSALS // 2))))
+    few.prepare(data)
+    c, d = interleave(lambda: quick.prepare(data), lambda: few.prepare(data), rounds)
     same, total = _count_same_answers(ours, plain)
     return [
         Row(
             f"visual features of {len(proposals)} proposals: published way, float32 / ours",
             f"{a:.2f} s", f"{b:.2f} s", f"{a / b:.1f}x", "4.5x",
+        ),
+        Row(
+            f"growth: features of {len(proposals)} proposals / {PROPOSALS // 2}",
+            f"{c:.2f} s", f"{d:.2f} s", f"{c / d:.1f}x",
         ),
         Row(
             "first candidate the same as in float32",

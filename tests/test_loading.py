@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from segment_anything.modeling import (
 )
 
 from backend.errors import ConfigError, WeightsError
-from worker.config import GENUINE_SCORING, ProposalsConfig
+from worker.config import GENUINE_SCORING, ProposalsConfig, TokenMasking
 from worker.encoders import build
 from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.clip_visual import ClipVisual
 from worker.proposals import sam as sam_module
 from worker.proposals.sam import SamProposer, load_sam
 from worker.stages import Photo
@@ -87,6 +89,37 @@ def test_hidden_tokens_do_not_matter(tiny_pair: str, tmp_path: Path) -> None:
     masks[0, 0, 0] = masks[1, 3, 3] = 1
     features = encoder.visual.encode_global(torch.randn(1, 3, 64, 64), masks, "attention")
     assert not torch.allclose(features[0], features[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("masked_blocks", [1, 2, 3, 4])
+@pytest.mark.parametrize("masking", ["multiply", "attention"])
+def test_trimmed_blocks_equal_the_whole_computation(
+    masking: TokenMasking, masked_blocks: int, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(tiny_config("vit")))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(2)
+    tower = open_clip.CLIP(**tiny_config("vit")).visual.eval()
+    visual = ClipVisual(copy.deepcopy(tower), "tiny", "cpu", torch.float32, 2)
+    image = torch.randn(1, 3, 64, 64)
+    masks = torch.rand(5, 4, 4) * (torch.rand(5, 4, 4) > 0.5)
+    got = visual.encode_global(image, masks, masking, masked_blocks)
+    with torch.inference_mode():
+        blocks = tower.transformer.resblocks
+        tokens = tower._embeds(image)
+        for block in blocks[: 4 - masked_blocks]:
+            tokens = block(tokens)
+        for index, mask in enumerate(masks.flatten(1)):
+            seen = tokens
+            for block in blocks[4 - masked_blocks :]:
+                if masking == "multiply":
+                    seen = block(seen * torch.cat([torch.ones(1), mask])[None, :, None])
+                else:
+                    bias = torch.zeros(17, 17)
+                    bias[0, 1:] = mask.clamp(min=1e-6).log()
+                    seen = block(seen, attn_mask=bias)
+            expected = tower._pool(seen)[0] @ tower.proj
+            torch.testing.assert_close(got[index : index + 1], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16/nonsense", "nonsense", "ViT-B-16//missing.pt"])

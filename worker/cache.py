@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import zipfile
 import zlib
 from dataclasses import fields
@@ -29,6 +30,7 @@ from worker.stages import PreparedImage, Proposals, VisualFeatures
 log = logging.getLogger(__name__)
 
 _PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+_USAGE_TTL_S = 10.0
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE = (
     OSError,
@@ -59,6 +61,7 @@ class PreparedCache:
         self._max_bytes = max_bytes
         self.hits = 0
         self.misses = 0
+        self._usage: tuple[float, tuple[int, float]] | None = None
 
     def load(self, sha256: str) -> PreparedImage | None:
         """The prepared photo, or None."""
@@ -88,13 +91,17 @@ class PreparedCache:
                     np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
                 os.replace(whole, self._path(prepared.sha256))
             self._evict()
+            self._usage = None
         except OSError as error:
             log.warning("prepared photo %s could not be kept: %s", prepared.sha256[:12], error)
 
     def usage(self) -> tuple[int, float]:
-        """Number of entries and megabytes, all configurations together."""
-        sizes = [size for _, size, _ in self._entries()]
-        return len(sizes), sum(sizes) / 1e6
+        """Number of entries and megabytes, all configurations together; up to ten seconds old,
+        since a heartbeat asks often and the directory may be large."""
+        if self._usage is None or time.monotonic() - self._usage[0] > _USAGE_TTL_S:
+            sizes = [size for _, size, _ in self._entries()]
+            self._usage = (time.monotonic(), (len(sizes), sum(sizes) / 1e6))
+        return self._usage[1]
 
     def _path(self, sha256: str) -> Path:
         return self._directory / f"{sha256}.npz"

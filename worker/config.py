@@ -196,6 +196,11 @@ class WorkerSettings(BaseSettings):
     cache_dir: Path | None = Field(
         None, description="Weights and prepared photos; empty means the user's cache directory."
     )
+    prepared_dir: Path | None = Field(
+        None,
+        description="Prepared photos, if elsewhere than in the cache directory. Machines that"
+        " mount one directory share what each has prepared.",
+    )
     cache_max_mb: float = Field(
         1000.0, gt=0, description="Room for prepared photos, megabytes; the oldest go first."
     )

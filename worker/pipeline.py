@@ -385,7 +385,9 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
         (config.preparation_fingerprint(), proposer.fingerprint, encoder.weights_hash,
          str(dtype)[6:])
     )  # fmt: skip
-    cache = PreparedCache(cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6))
+    cache = PreparedCache(
+        settings.prepared_dir or cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6)
+    )
     log.info("%s, %s on %s, %s", encoder.description, settings.proposals, device, dtype)
     return Pipeline(
         proposer,

@@ -18,6 +18,11 @@ from torch import Tensor, nn
 
 from backend.errors import ConfigError
 from worker.config import TokenMasking
+from worker.encoders.vit_blocks import (
+    ends_in_class_token,
+    run_hidden_from_class_token,
+    run_last_block,
+)
 
 MASKED_BLOCKS = 3
 
@@ -38,7 +43,7 @@ class ClipVisual:
     def __init__(
         self, tower: nn.Module, name: str, device: str, dtype: torch.dtype, batch: int
     ) -> None:
-        plain_vit = isinstance(tower, VisionTransformer) and tower.attn_pool is None
+        plain_vit = isinstance(tower, VisionTransformer) and ends_in_class_token(tower)
         if not plain_vit and not isinstance(tower, ModifiedResNet):
             raise ConfigError(
                 f"{name} has an image tower of kind {type(tower).__name__}, which has no place"
@@ -77,10 +82,21 @@ class ClipVisual:
     def encode_images(self, images: Tensor) -> Tensor:
         """Plain CLIP features of normalised images (B, 3, S, S): (B, D) float32."""
         parts = [
-            self.tower(chunk.to(self.device, self.dtype)).float()
+            self._encode(chunk.to(self.device, self.dtype)).float()
             for chunk in images.split(self._batch)
         ]
         return torch.cat(parts)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        tower = self.tower
+        if not isinstance(tower, VisionTransformer):
+            features: Tensor = tower(images)
+            return features
+        *blocks, last = tower.transformer.resblocks
+        tokens = tower._embeds(images)
+        for block in blocks:
+            tokens = block(tokens)
+        return _read(tower, run_last_block(last, tokens))
 
     @torch.inference_mode()
     def encode_global(
@@ -135,13 +151,17 @@ class ClipVisual:
         blocks: nn.ModuleList,
         masking: TokenMasking,
     ) -> Tensor:
+        if masking == "attention":
+            # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
+            # token. The class token always sees itself.
+            hidden = F.pad(masks.clamp(min=1e-6).log(), (1, 0)).to(self.dtype)
+            return _read(tower, run_hidden_from_class_token(list(blocks), shared_tokens, hidden))
         tokens = shared_tokens.expand(len(masks), -1, -1)
         weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self.dtype)
-        hidden = None if masking == "multiply" else _hide_from_class_token(masks, tower, self.dtype)
-        for block in blocks:
-            tokens = block(tokens * weights) if hidden is None else block(tokens, attn_mask=hidden)
-        pooled, _ = tower._pool(tokens)
-        return (pooled @ tower.proj if tower.proj is not None else pooled).float()
+        *others, last = blocks
+        for block in others:
+            tokens = block(tokens * weights)
+        return _read(tower, run_last_block(last, tokens * weights))
 
     def _global_resnet(self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor) -> Tensor:
         features = tower.stem(image)
@@ -155,6 +175,12 @@ class ClipVisual:
         return torch.cat(parts)
 
 
+def _read(tower: VisionTransformer, class_tokens: Tensor) -> Tensor:
+    """Class tokens (B, 1, C) after the last block to features (B, D) float32."""
+    pooled, _ = tower._pool(class_tokens)
+    return (pooled @ tower.proj if tower.proj is not None else pooled).float()
+
+
 def _hash_weights(module: nn.Module) -> str:
     """Short content hash of all weights, independent of file format."""
     digest = hashlib.sha256()
@@ -162,13 +188,3 @@ def _hash_weights(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]
-
-
-def _hide_from_class_token(masks: Tensor, tower: VisionTransformer, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask (N * heads, L, L): the class token sees itself and the proposal."""
-    count, patches = masks.shape
-    heads = tower.transformer.resblocks[0].attn.num_heads
-    hidden = torch.zeros(count, patches + 1, patches + 1, device=masks.device, dtype=dtype)
-    # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the token.
-    hidden[:, 0, 1:] = masks.clamp(min=1e-6).log().to(dtype)
-    return hidden.repeat_interleave(heads, dim=0)

@@ -1,0 +1,73 @@
+"""Blocks of a CLIP ViT, computed only where their output is read.
+
+The feature is the class token after the last block. So that block needs one query, not all of
+them; and where a proposal hides tokens from the class token alone, the patches do not know of the
+proposal until a block later. Neither is an approximation: only the order of sums differs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor
+
+
+def ends_in_class_token(tower: VisionTransformer) -> bool:
+    """Whether the feature is read from the class token alone, as in CLIP's own towers."""
+    return tower.attn_pool is None and tower.pool_type == "tok"
+
+
+def run_queries(
+    block: ResidualAttentionBlock, queries: Tensor, tokens: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """One block for some of its tokens.
+
+    Args:
+        queries: (B, Q, C) tokens whose output is wanted.
+        tokens: (B, L, C) all tokens.
+        bias: (Q, L) or (B * heads, Q, L), added to the attention scores, or None.
+
+    Returns:
+        (B, Q, C).
+    """
+    seen = block.ln_1(tokens)
+    attended = block.attention(block.ln_1(queries), seen, seen, attn_mask=bias)
+    updated = queries + block.ls_1(attended)
+    output: Tensor = updated + block.ls_2(block.mlp(block.ln_2(updated)))
+    return output
+
+
+def run_last_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    """The class token (B, 1, C) after a block over tokens (B, L, C)."""
+    return run_queries(block, tokens[:, :1], tokens)
+
+
+def run_hidden_from_class_token(
+    blocks: list[ResidualAttentionBlock], tokens: Tensor, hidden: Tensor
+) -> Tensor:
+    """Blocks to the last, in which the class token sees little outside a proposal.
+
+    Args:
+        tokens: (1, L, C) before these blocks, shared by all proposals.
+        hidden: (N, L) added to the class token's attention scores; 0 hides nothing.
+
+    Returns:
+        (N, 1, C), the class tokens.
+    """
+    first, *others = blocks
+    count, length = hidden.shape
+    heads = first.attn.num_heads
+    # The tokens are still the same for all proposals: their class tokens are so many queries.
+    class_tokens = run_queries(first, tokens[:, :1].expand(1, count, -1), tokens, hidden)
+    class_tokens = class_tokens.transpose(0, 1)
+    if not others:
+        return class_tokens
+    patches = run_queries(first, tokens[:, 1:], tokens)
+    whole = torch.cat([class_tokens, patches.expand(count, -1, -1)], dim=1)
+    row = hidden[:, None].repeat_interleave(heads, dim=0)
+    *between, last = others
+    bias = F.pad(row, (0, 0, 0, length - 1)) if between else row
+    for block in between:
+        whole = block(whole, attn_mask=bias)
+    return run_queries(last, whole[:, :1], whole, row)
