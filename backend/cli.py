@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backend import cli_records
 from backend.app import create_app
 from backend.config import load_settings
 from backend.errors import QueueUnavailable, SaymaskError
@@ -30,6 +31,9 @@ app = typer.Typer(
     help="saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables.",
 )
 console = Console()
+app.command()(cli_records.stats)
+app.command()(cli_records.sync)
+app.add_typer(cli_records.records_app, name="records")
 
 
 @app.command()

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="When set, /webhook demands it in the header X-Saymask-Secret."
     )
+    sync_every_s: float = Field(
+        300.0,
+        ge=0,
+        description="How often annotations are compared with Label Studio's, seconds; 0 is never."
+        " Needs SAYMASK_LABEL_STUDIO_URL and _API_KEY.",
+    )
     threads: int = Field(
         128, ge=4, le=1000, description="Requests that may wait for the worker at one time."
     )

@@ -5,6 +5,7 @@ SaymaskError
     InvalidExpression       422
     InvalidLabelConfig      422
     InvalidMask             422
+    InvalidAnnotation       422  an event or annotation saymask cannot understand
   PhotoError                422  the photo cannot be used
     PhotoUnreadable
     PhotoTooLarge           413
@@ -57,6 +58,12 @@ class InvalidExpression(InvalidRequest):
 
 
 class InvalidLabelConfig(InvalidRequest):
+    http_status = 422
+
+
+class InvalidAnnotation(InvalidRequest):
+    """Kept as it came, counted and shown; never dropped."""
+
     http_status = 422
 
 

@@ -19,7 +19,11 @@ from fastapi.templating import Jinja2Templates
 
 from backend.config import Settings
 from backend.errors import InvalidRequest, SaymaskError
+from backend.insight import Insight
 from backend.label_studio.tasks import load_predict_call
+from backend.records.ledger import RecordFilter
+from backend.records.outcomes import OUTCOME_WORDS
+from backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from backend.services import Services
 
 Result = TypeVar("Result")
@@ -34,8 +38,10 @@ class NotAuthorized(SaymaskError):
     http_status = 401
 
 
-def build_router(services: Services, settings: Settings) -> APIRouter:
-    """All routes over the given use cases."""
+def build_router(
+    services: Services, settings: Settings, gather: Callable[[RecordFilter], Insight]
+) -> APIRouter:
+    """All routes over the given use cases; ``gather`` reads quality and cost."""
     router = APIRouter()
     # Requests that wait for the worker have threads of their own: while they wait, health
     # checks and webhooks, which Label Studio gives one second, are still answered at once.
@@ -94,10 +100,19 @@ def build_router(services: Services, settings: Settings) -> APIRouter:
         )
 
     @router.get("/", response_class=HTMLResponse)
-    async def page(request: Request) -> HTMLResponse:
+    @router.get("/status", response_class=HTMLResponse)
+    async def page(request: Request, project: int | None = None) -> HTMLResponse:
         _check_login(request, settings)
         status = await _in_thread(services.status)
-        return _TEMPLATES.TemplateResponse(request, "status.html", {"status": status})
+        insight = await _in_thread(partial(gather, RecordFilter(project_id=project)))
+        values = {
+            "status": status,
+            "insight": insight,
+            "words": OUTCOME_WORDS,
+            "iou_edges": IOU_EDGES,
+            "polygon_seconds": POLYGON_SECONDS,
+        }
+        return _TEMPLATES.TemplateResponse(request, "status.html", values)
 
     return router
 

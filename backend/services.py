@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,14 @@ class Services:
     """The use cases over their explicit dependencies."""
 
     def __init__(
-        self, store: Store, dispatcher: Dispatcher, photos: PhotoShelf, default_k: int
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        photos: PhotoShelf,
+        default_k: int,
+        on_event: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_event = on_event
         self._store = store
         self._dispatcher = dispatcher
         self._photos = photos
@@ -159,7 +166,9 @@ class Services:
 
     def record_event(self, action: str, body: dict[str, Any]) -> int:
         """Keep a webhook; understanding it comes later."""
-        return self._store.append_event(action, body)
+        event_id = self._store.append_event(action, body)
+        self._on_event()
+        return event_id
 
     def prepare_new_tasks(self, body: dict[str, Any]) -> None:
         """Have the photos of imported tasks prepared before anyone opens them."""

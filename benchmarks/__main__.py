@@ -39,11 +39,12 @@ def main() -> None:
     )
     parser.add_argument("--grid", type=int, default=16, help="points per side (default 16)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
+    parser.add_argument("--photos", type=Path, help="for recall: a folder of .jpg files")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "answers": lambda _a: answers.measure(),
         "proposals": lambda a: proposals.compare(a.grid, a.rounds),
-        "recall": lambda a: proposals.compare_quality(a.grid),
+        "recall": lambda a: proposals.compare_quality(a.grid, a.photos),
         "features": lambda a: features.compare(a.rounds),
         "workers": lambda _a: workers.compare(),
         "service": lambda _a: service.compare(),

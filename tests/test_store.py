@@ -16,8 +16,9 @@ from sqlalchemy import inspect
 
 from backend.contract import Candidate, CocoRle, SegmentResult, Timings
 from backend.errors import ConfigError, InternalError
+from backend.records.database import StoreError
 from backend.records.model import Base
-from backend.records.store import NewRequest, Store, StoreError
+from backend.records.store import NewRequest, Store
 from tests.conftest import free_port
 
 
@@ -111,10 +112,10 @@ def result(count: int) -> SegmentResult:
 
 
 def test_migrations_make_the_tables_of_the_model(store: Store) -> None:
-    tables = inspect(store._engine)
+    tables = inspect(store.database.engine)
     for table in Base.metadata.tables.values():
         assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
-    assert store.revision() == "0001"
+    assert store.database.revision() == "0001"
     store.migrate()
 
 
@@ -134,7 +135,7 @@ def test_migration_by_two_at_one_time(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert stores[0].revision() == "0001"
+    assert stores[0].database.revision() == "0001"
     for store in stores:
         store.close()
 

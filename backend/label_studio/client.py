@@ -25,6 +25,9 @@ from backend.errors import (
 )
 
 _MAX_REDIRECTS = 5
+_BUSY = (429, 502, 503, 504)
+_READ_TRIES = 5
+_LONGEST_WAIT_S = 60.0
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 # Where Label Studio serves photos; a task must not make us read its API with our token.
 _PHOTO_PATH = re.compile(r"/(data|static|storage-data|(tasks|projects)/\d+/(resolve|presign))/")
@@ -36,6 +39,18 @@ class LabelStudioError(SaymaskError):
     """Label Studio refused a call or cannot be reached."""
 
     http_status = 502
+
+
+class NotFound(LabelStudioError):
+    """Label Studio does not have what was asked for."""
+
+
+def _read_retry_after(response: httpx.Response) -> float:
+    """Seconds Label Studio asks us to wait; a second when it does not say."""
+    try:
+        return min(float(response.headers.get("Retry-After", "1")), _LONGEST_WAIT_S)
+    except ValueError:
+        return 1.0
 
 
 class LabelStudioAuth:
@@ -115,17 +130,35 @@ class LabelStudioClient:
     def request(self, method: str, path: str, **arguments: Any) -> Any:
         """One API call; returns the decoded JSON (None for an empty body).
 
+        Reading waits and tries again when Label Studio is too busy.
+
         Raises:
+            NotFound: there is no such thing.
             LabelStudioError: unreachable, or the answer is an error; carries its text.
         """
-        try:
-            response = self._client.request(
-                method, self.base_url + path, headers=self._auth.headers(), **arguments
-            )
-        except httpx.HTTPError as error:
+        tries = _READ_TRIES if method == "GET" else 1
+        for left in reversed(range(tries)):
+            try:
+                response = self._client.request(
+                    method, self.base_url + path, headers=self._auth.headers(), **arguments
+                )
+            except httpx.HTTPError as error:
+                raise LabelStudioError(
+                    f"Label Studio at {self.base_url} cannot be reached: {error}.",
+                    "Check SAYMASK_LABEL_STUDIO_URL and that it runs.",
+                ) from error
+            if response.status_code not in _BUSY or not left:
+                break
+            time.sleep(_read_retry_after(response))
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NotFound(f"Label Studio has no {path}.", "Check the number.")
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise LabelStudioError(
-                f"Label Studio at {self.base_url} cannot be reached: {error}."
-            ) from error
+                f"Label Studio answered {response.status_code} to {method} {path}:"
+                f" {response.text[:300]}",
+                "Set SAYMASK_LABEL_STUDIO_API_KEY to a personal access token (or a legacy token,"
+                " if the organization allows them) of a user who may see the project.",
+            )
         if response.is_error:
             raise LabelStudioError(
                 f"Label Studio answered {response.status_code} to {method} {path}:"

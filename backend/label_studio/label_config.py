@@ -24,6 +24,7 @@ class LabelConfig:
         mask: name of the BrushLabels tag; ``mask_labels`` its label values in order.
         expression: name of the TextArea that holds the whole photo's expression.
         region_expression: name of the perRegion TextArea, or None.
+        verdict: name of the Choices that offers ``no referent`` and ``ambiguous``, or None.
     """
 
     image: str
@@ -32,6 +33,7 @@ class LabelConfig:
     mask_labels: tuple[str, ...]
     expression: str
     region_expression: str | None
+    verdict: str | None
 
     def label_for_rank(self, rank: int) -> str:
         """``top-<rank>``; beyond the last such label that one, without any the first label."""
@@ -70,7 +72,16 @@ def load_label_config(xml: str) -> LabelConfig:
         mask_labels=labels,
         expression=_name(expression, "TextArea"),
         region_expression=_name(per_region[0], "TextArea") if per_region else None,
+        verdict=_find_verdict(root, name),
     )
+
+
+def _find_verdict(root: ElementTree.Element, image: str) -> str | None:
+    for choices in root.iter("Choices"):
+        values = {choice.get("value") for choice in choices.iter("Choice")}
+        if choices.get("toName") == image and values & {"no referent", "ambiguous"}:
+            return _name(choices, "Choices")
+    return None
 
 
 def default_label_config() -> str:

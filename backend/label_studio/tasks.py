@@ -54,7 +54,7 @@ def load_predict_call(body: Any) -> PredictCall:
     xml = body.get("label_config")
     if not isinstance(xml, str) or not xml.strip():
         raise InvalidRequest("Expected 'label_config', the project's labelling config.")
-    config = load_label_config(_storable(xml))
+    config = load_label_config(to_storable(xml))
     params = body.get("params") or {}
     if not isinstance(params, dict):
         raise InvalidRequest("Expected 'params' to be an object.")
@@ -89,24 +89,41 @@ def load_created_tasks(body: dict[str, Any]) -> tuple[PredictTask, ...]:
 
 def _project_id(raw: Any) -> int:
     """``"<id>.<unix time>"`` to the id."""
-    return _load_id(str(raw).split(".")[0], "project id") if raw is not None else 0
+    return read_id(str(raw).split(".")[0], "project id") if raw is not None else 0
 
 
 def _load_task(task: Any, config: LabelConfig) -> PredictTask:
-    if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+    if not isinstance(task, dict):
         raise InvalidRequest("Every task needs 'data', an object.")
-    photo = task["data"].get(config.image_key)
-    if not isinstance(photo, str) or not photo.strip():
-        raise InvalidRequest(
-            f"Task {task.get('id')} has no photo in data[{config.image_key!r}].",
-            f"Fields there: {', '.join(sorted(task['data'])) or 'none'}.",
-        )
     return PredictTask(
-        task_id=_load_id(task.get("id") or 0, "task id"), photo=_storable(photo).strip()
+        task_id=read_id(task.get("id") or 0, "task id"), photo=read_photo(task, config)
     )
 
 
-def _load_id(raw: Any, what: str) -> int:
+def read_photo(task: dict[str, Any], config: LabelConfig) -> str:
+    """The reference to a task's photo.
+
+    Raises:
+        InvalidRequest: the task has none where the labelling config says.
+    """
+    data = task.get("data")
+    if not isinstance(data, dict):
+        raise InvalidRequest("Every task needs 'data', an object.")
+    photo = data.get(config.image_key)
+    if not isinstance(photo, str) or not photo.strip():
+        raise InvalidRequest(
+            f"Task {task.get('id')} has no photo in data[{config.image_key!r}].",
+            f"Fields there: {', '.join(sorted(map(str, data))) or 'none'}.",
+        )
+    return to_storable(photo).strip()
+
+
+def read_id(raw: Any, what: str) -> int:
+    """A whole number that fits a database's integer.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     try:
         value = int(raw)
     except (TypeError, ValueError, OverflowError):
@@ -133,11 +150,8 @@ def _typed_expression(context: Any, config: LabelConfig) -> str | None:
 
 
 def _load_expression(raw: str) -> str | None:
-    """What was typed, storable; None when it is blank.
-
-    Null characters and lone surrogates are legal JSON, but no database text.
-    """
-    text = _storable(raw)
+    """What was typed, storable; None when it is blank."""
+    text = to_storable(raw)
     if len(text) > MAX_EXPRESSION_CHARS:
         raise InvalidExpression(
             f"The expression has {len(text)} characters; the longest allowed is"
@@ -147,7 +161,8 @@ def _load_expression(raw: str) -> str | None:
     return text if text.strip() else None
 
 
-def _storable(raw: str) -> str:
+def to_storable(raw: str) -> str:
+    """Without null characters and lone surrogates: legal JSON, but no database text."""
     return raw.replace("\0", " ").encode("utf-8", errors="replace").decode("utf-8")
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, Integer, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
+
+DELETED_AT = datetime(9999, 1, 1, tzinfo=UTC)
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -82,7 +94,11 @@ class CandidateRow(Base):
 
 
 class Event(Base):
-    """A webhook as it came, secrets removed. ``body`` is the JSON text."""
+    """A webhook as it came, secrets removed. ``body`` is the JSON text.
+
+    ``state`` is ``waiting``, ``understood``, ``nothing`` (it decides nothing) or ``problem``;
+    ``problem`` says which.
+    """
 
     __tablename__ = "event"
 
@@ -93,3 +109,81 @@ class Event(Base):
     task_id: Mapped[int | None] = mapped_column(Integer, index=True)
     annotation_id: Mapped[int | None] = mapped_column(Integer, index=True)
     body: Mapped[str] = mapped_column(Text)
+
+    state: Mapped[str] = mapped_column(String(16), index=True, server_default="waiting")
+    processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    problem: Mapped[str | None] = mapped_column(Text)
+
+
+class AnnotationVersion(Base):
+    """One state of a Label Studio annotation, as a webhook or the API showed it.
+
+    A deletion is a version too. It has no time of its own and nothing can follow it, so its
+    ``updated_at`` is ``DELETED_AT``, later than any other. The current state of an annotation is
+    the version with the latest ``updated_at``, in whatever order versions were learnt.
+    """
+
+    __tablename__ = "annotation_version"
+    __table_args__ = (UniqueConstraint("annotation_id", "updated_at", "content_hash"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    annotation_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    source: Mapped[str] = mapped_column(String(16))
+    deleted: Mapped[bool] = mapped_column()
+    content_hash: Mapped[str] = mapped_column(String(64))
+
+
+class RecordRow(Base):
+    """What one version of an annotation says about one expression. Never changed.
+
+    ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
+    accepted candidate, ``first_iou`` with the candidate of rank 1.
+    """
+
+    __tablename__ = "record"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("annotation_version.id"), index=True)
+    annotation_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    decided_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    photo: Mapped[str] = mapped_column(Text)
+    photo_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    expression: Mapped[str] = mapped_column(Text)
+    typed_expression: Mapped[str | None] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(String(32), index=True)
+    request_id: Mapped[int | None] = mapped_column(ForeignKey("request.id"), index=True)
+    candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"))
+    offered: Mapped[int] = mapped_column(Integer)
+    rank: Mapped[int | None] = mapped_column(Integer)
+    score: Mapped[float | None] = mapped_column(Float)
+    iou: Mapped[float | None] = mapped_column(Float)
+    first_iou: Mapped[float | None] = mapped_column(Float)
+    coco_rle: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    area_px: Mapped[int | None] = mapped_column(Integer)
+    region_ids: Mapped[list[str]] = mapped_column(JSON)
+    dabs: Mapped[int] = mapped_column(Integer)
+    annotator: Mapped[str | None] = mapped_column(String(200), index=True)
+    seconds: Mapped[float | None] = mapped_column(Float)
+    model_version: Mapped[str | None] = mapped_column(String(200))
+    latency_ms: Mapped[float | None] = mapped_column(Float)
+    notes: Mapped[list[str]] = mapped_column(JSON)
+
+
+class SyncRun(Base):
+    """One comparison of a project with Label Studio; unfinished ones are taken up again."""
+
+    __tablename__ = "sync_run"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    next_page: Mapped[int] = mapped_column(Integer)
+    seen: Mapped[list[int]] = mapped_column(JSON)
+    counts: Mapped[dict[str, int]] = mapped_column(JSON)

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, event, func, select, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
 from backend.contract import SegmentResult
-from backend.errors import ConfigError, SaymaskError
+from backend.errors import SaymaskError
+from backend.records.database import Database
 from backend.records.model import CandidateRow, Event, Request
-
-_BUSY_TIMEOUT_MS = 10_000
-
-
-class StoreError(SaymaskError):
-    """The database cannot be opened, read or written."""
-
-    http_status = 503
 
 
 @dataclass(frozen=True)
@@ -60,61 +43,24 @@ class RequestView:
 
 
 class Store:
-    """The database.
+    """Requests, what was answered to them, and what Label Studio reported.
 
     Args:
-        url: SQLAlchemy URL. SQLite files are opened in WAL mode with full synchronisation.
+        url: see ``Database``.
 
     Raises:
         ConfigError: the URL is malformed, or its driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parsed = make_url(url)
-            if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            if parsed.get_backend_name() == "sqlite" and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine: Engine = create_engine(parsed, pool_pre_ping=True, pool_size=20)
-        except (ArgumentError, ModuleNotFoundError, OSError) as error:
-            raise ConfigError(
-                f"The database cannot be opened: {error}.",
-                "Check SAYMASK_DATABASE_URL; PostgreSQL needs pip install 'saymask[postgresql]'.",
-            ) from error
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _set_sqlite_pragmas)
+        self.database = Database(url)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.database.close()
 
     def migrate(self) -> None:
-        """Bring the schema up to date. Two processes may do it at one time.
-
-        Raises:
-            StoreError: unreachable, locked, or full.
-        """
-        config = Config()
-        config.set_main_option(
-            "script_location", str(resources.files("backend.records") / "migrations")
-        )
-        try:
-            with self._engine.begin() as connection:
-                if self._engine.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
-                else:
-                    # SQLite's driver would begin only at the first write, after the check of
-                    # the revision; this takes the lock first and makes the whole atomic.
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-        except SQLAlchemyError as error:
-            raise self._failed("brought up to date", error) from error
-
-    def revision(self) -> str | None:
-        """The schema revision the database is at."""
-        with self._engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+        """See ``Database.migrate``."""
+        self.database.migrate()
 
     def add_request(self, new: NewRequest) -> int:
         """Store a request before anything is done about it; returns its id."""
@@ -189,13 +135,13 @@ class Store:
 
     def count_events(self) -> dict[str, int]:
         """Events per action."""
-        with self._session() as session:
+        with self.database.session() as session:
             rows = session.execute(select(Event.action, func.count()).group_by(Event.action))
             return {row[0]: row[1] for row in rows}
 
     def events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Stored events, newest first, with their bodies."""
-        with self._session() as session:
+        with self.database.session() as session:
             rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
             return [
                 {"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows
@@ -203,19 +149,46 @@ class Store:
 
     def count_requests(self) -> dict[str, int]:
         """Requests per status."""
-        with self._session() as session:
+        with self.database.session() as session:
             rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
             return {row[0]: row[1] for row in rows}
 
+    def latencies_ms(
+        self, project_id: int | None = None, since: datetime | None = None
+    ) -> list[float]:
+        """How long answered requests took."""
+        chosen = select(Request.latency_ms).where(
+            Request.status == "answered", Request.latency_ms.is_not(None)
+        )
+        if project_id is not None:
+            chosen = chosen.where(Request.project_id == project_id)
+        if since is not None:
+            chosen = chosen.where(Request.created_at >= since)
+        with self.database.session() as session:
+            return [value for value in session.scalars(chosen) if value is not None]
+
+    def failures_since(
+        self, since: datetime, project_id: int | None = None
+    ) -> list[tuple[str, int]]:
+        """Errors of requests by code, the most frequent first."""
+        chosen = select(Request.error_code, func.count()).where(
+            Request.status == "failed", Request.created_at >= since
+        )
+        if project_id is not None:
+            chosen = chosen.where(Request.project_id == project_id)
+        with self.database.session() as session:
+            rows = session.execute(chosen.group_by(Request.error_code))
+            return sorted(((row[0] or "", row[1]) for row in rows), key=lambda row: -row[1])
+
     def recent_requests(self, limit: int = 20) -> list[RequestView]:
         """Newest first."""
-        with self._session() as session:
+        with self.database.session() as session:
             rows = session.scalars(select(Request).order_by(Request.id.desc()).limit(limit))
             return [_to_view(row) for row in rows]
 
     def candidates(self, request_id: int) -> list[dict[str, Any]]:
         """What was offered for a request, by rank."""
-        with self._session() as session:
+        with self.database.session() as session:
             rows = session.scalars(
                 select(CandidateRow)
                 .where(CandidateRow.request_id == request_id)
@@ -226,22 +199,14 @@ class Store:
                 for r in rows
             ]
 
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        try:
-            with Session(self._engine, expire_on_commit=False) as session:
-                yield session
-        except SQLAlchemyError as error:
-            raise self._failed("used", error) from error
-
     def _add(self, row: Request | Event) -> int:
-        with self._session() as session, session.begin():
+        with self.database.session() as session, session.begin():
             session.add(row)
             session.flush()
             return int(row.id)
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
-        with self._session() as session, session.begin():
+        with self.database.session() as session, session.begin():
             row = session.get_one(Request, request_id)
             row.answered_at = _now()
             for name, value in values.items():
@@ -249,26 +214,6 @@ class Store:
             for candidate in candidates:
                 candidate.request_id = request_id
                 session.add(candidate)
-
-    def _failed(self, doing: str, error: SQLAlchemyError) -> StoreError:
-        reason = str(getattr(error, "orig", None) or error)
-        return StoreError(
-            f"The database could not be {doing}: {reason}.",
-            f"Check that {self._engine.url.render_as_string(hide_password=True)} is reachable,"
-            " not locked by another program and not full.",
-        )
-
-
-def _set_sqlite_pragmas(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _now() -> datetime:

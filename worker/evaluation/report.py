@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.masks import Mask, decode_coco_rle
+from backend.painting import find_outline
 from worker.evaluation.datasets import Dataset, decode_mask
 from worker.evaluation.metrics import Interval
 from worker.evaluation.outcomes import ExpressionOutcome, PhotoOutcome
 from worker.evaluation.results import MethodResult, Results
 from worker.images import decode_photo
-from worker.overlay import find_outline
 
 MARKDOWN_FILE = "table.md"
 HTML_FILE = "report.html"

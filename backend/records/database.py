@@ -1,0 +1,115 @@
+"""The connection, its migrations, and how its failures are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from backend.errors import ConfigError, SaymaskError
+
+_BUSY_TIMEOUT_MS = 10_000
+
+
+class StoreError(SaymaskError):
+    """The database cannot be opened, read or written."""
+
+    http_status = 503
+
+
+class Database:
+    """One database, SQLite or PostgreSQL.
+
+    Args:
+        url: SQLAlchemy URL. SQLite files are opened in WAL mode with full synchronisation.
+
+    Raises:
+        ConfigError: the URL is malformed, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self.engine: Engine = create_engine(parsed, pool_pre_ping=True, pool_size=20)
+        except (ArgumentError, ModuleNotFoundError, OSError) as error:
+            raise ConfigError(
+                f"The database cannot be opened: {error}.",
+                "Check SAYMASK_DATABASE_URL; PostgreSQL needs pip install 'saymask[postgresql]'.",
+            ) from error
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _set_sqlite_pragmas)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def migrate(self) -> None:
+        """Bring the schema up to date. Two processes may do it at one time.
+
+        Raises:
+            StoreError: unreachable, locked, or full.
+        """
+        config = Config()
+        config.set_main_option(
+            "script_location", str(resources.files("backend.records") / "migrations")
+        )
+        try:
+            with self.engine.begin() as connection:
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
+                else:
+                    # SQLite's driver would begin only at the first write, after the check of
+                    # the revision; this takes the lock first and makes the whole atomic.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except SQLAlchemyError as error:
+            raise self.explain("brought up to date", error) from error
+
+    def revision(self) -> str | None:
+        """The schema revision the database is at."""
+        with self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session whose failures are a StoreError."""
+        try:
+            with Session(self.engine, expire_on_commit=False) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise self.explain("used", error) from error
+
+    def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
+        """What went wrong, in words."""
+        reason = str(getattr(error, "orig", None) or error)
+        return StoreError(
+            f"The database could not be {doing}: {reason}.",
+            f"Check that {self.engine.url.render_as_string(hide_password=True)} is reachable,"
+            " not locked by another program and not full.",
+        )
+
+
+def _set_sqlite_pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
