@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import create_engine, text
+
+from backend.records.store import Store
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "backend" / "stack" / "samples"
@@ -104,3 +109,67 @@ def log_of(valkey: Valkey) -> list[str]:
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Path]:
     return {path.stem: path for path in SAMPLES.glob("*.jpg")}
+
+
+def postgres_bin() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    onpath = shutil.which("initdb")
+    return found[0] if found else Path(onpath).parent if onpath else None
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    programs = postgres_bin()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    root = tmp_path_factory.mktemp("postgres")
+    # PostgreSQL refuses to run as root.
+    user: dict[str, object] = {}
+    if os.geteuid() == 0:
+        for directory in (root, *root.parents):
+            if directory == Path("/tmp"):
+                break
+            directory.chmod(0o755)
+        shutil.chown(root, "postgres")
+        user = {"user": "postgres"}
+    data, port = root / "data", free_port()
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust", "-E", "UTF8"],
+        check=True, stdout=subprocess.DEVNULL, cwd=root, **user,
+    )  # fmt: skip
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), "-k", root, "-h", "127.0.0.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root, **user,
+    )  # fmt: skip
+    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    deadline = time.monotonic() + 30
+    while subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode:
+        assert time.monotonic() < deadline, "PostgreSQL did not start"
+        time.sleep(0.1)
+    yield f"postgresql://saymask@127.0.0.1:{port}/postgres"
+    # At once: a throw-away server need not write its checkpoint.
+    server.send_signal(signal.SIGQUIT)
+    server.wait(20)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'saymask.db'}"
+    address = request.getfixturevalue("postgres_url")
+    name = f"test_{os.urandom(4).hex()}"
+    engine = create_engine(
+        address.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return address.rsplit("/", 1)[0] + "/" + name
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
+    store.migrate()
+    yield store
+    store.close()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
-import subprocess
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,73 +14,6 @@ from backend.errors import ConfigError, InternalError
 from backend.records.database import StoreError
 from backend.records.model import Base
 from backend.records.store import NewRequest, Store
-from tests.conftest import free_port
-
-
-def postgres_bin() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    onpath = shutil.which("initdb")
-    return found[0] if found else Path(onpath).parent if onpath else None
-
-
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    programs = postgres_bin()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
-    root = tmp_path_factory.mktemp("postgres")
-    # PostgreSQL refuses to run as root.
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:
-        for directory in (root, *root.parents):
-            if directory == Path("/tmp"):
-                break
-            directory.chmod(0o755)
-        shutil.chown(root, "postgres")
-        user = {"user": "postgres"}
-    data, port = root / "data", free_port()
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust", "-E", "UTF8"],
-        check=True, stdout=subprocess.DEVNULL, cwd=root, **user,
-    )  # fmt: skip
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", root, "-h", "127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root, **user,
-    )  # fmt: skip
-    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 30
-    while subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode:
-        assert time.monotonic() < deadline, "PostgreSQL did not start"
-        time.sleep(0.1)
-    yield f"postgresql://saymask@127.0.0.1:{port}/postgres"
-    server.terminate()
-    server.wait(20)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'new' / 'saymask.db'}"
-    address = request.getfixturevalue("postgres_url")
-    from sqlalchemy import create_engine, text
-
-    name = f"test_{os.urandom(4).hex()}"
-    engine = create_engine(
-        address.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return address.rsplit("/", 1)[0] + "/" + name
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = Store(url)
-    store.migrate()
-    yield store
-    store.close()
-
 
 NEW = NewRequest(
     project_id=1, task_id=2, expression="the 🐶\n'; DROP TABLE event;--", k=3, photo="/x.png"
@@ -115,7 +43,7 @@ def test_migrations_make_the_tables_of_the_model(store: Store) -> None:
     tables = inspect(store.database.engine)
     for table in Base.metadata.tables.values():
         assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
-    assert store.database.revision() == "0001"
+    assert store.database.revision() == "0002"
     store.migrate()
 
 
@@ -135,7 +63,7 @@ def test_migration_by_two_at_one_time(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert stores[0].database.revision() == "0001"
+    assert stores[0].database.revision() == "0002"
     for store in stores:
         store.close()
 

@@ -124,7 +124,11 @@ def decide(
         ]  # fmt: skip
     dabs = [r for r in submission.regions if r.region_id not in known and _is_dab(r, offers)]
     groups: dict[str, tuple[str, list[SubmittedRegion]]] = {}
-    if typed is not None:
+    answered = {to_key(known[r.region_id][0].expression) for r in submission.regions
+                if r.region_id in known}  # fmt: skip
+    # Typed, accepted, and then worded better at the region: nothing is left to say of the first
+    # wording.
+    if typed is not None and (submission.verdict or to_key(typed) not in answered):
         groups[to_key(typed)] = (typed, [])
     for region in submission.regions:
         if region in dabs:

@@ -1,0 +1,390 @@
+"""From events to records, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import event as sa_event
+
+from backend.masks import decode_brush_rle, decode_coco_rle
+from backend.recorder import Recorder
+from backend.records.database import StoreError
+from backend.records.ledger import Ledger, RecordFilter, RecordView
+from backend.records.store import NewRequest, Store
+from tests.books import (
+    annotation,
+    brush,
+    deletion,
+    event,
+    offer,
+    square,
+    typed,
+    verdict,
+)
+from tests.conftest import load_capture
+
+ALL = RecordFilter()
+
+
+def books(store: Store) -> tuple[Ledger, Recorder]:
+    ledger = Ledger(store.database)
+    return ledger, Recorder(ledger)
+
+
+def send(store: Store, *bodies: dict) -> None:
+    for body in bodies:
+        store.append_event(body["action"], body)
+
+
+def process(store: Store, *bodies: dict) -> list[RecordView]:
+    """The current view after these events."""
+    ledger, recorder = books(store)
+    send(store, *bodies)
+    recorder.process_waiting()
+    return list(ledger.records(ALL))
+
+
+A, B, C = square(4), square(24), square(44)
+
+
+def test_accepted_unchanged(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A, B, C])
+    result = [typed("the cat"), *brush(ids[1], B, "top-2", "prediction", "the cat")]
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert (record.outcome, record.rank, record.score, record.offered) == ("accepted", 2, 0.5, 3)
+    assert (record.iou, record.first_iou) == (1.0, 0.0)
+    assert (record.expression, record.annotator, record.seconds) == ("the cat", "1", 12.0)
+    assert (record.model_version, record.latency_ms) == ("saymask-test", 40.0)
+    assert record.photo_sha256 == f"{1:064x}"
+    assert record.coco_rle is not None
+    assert (decode_coco_rle(record.coco_rle) == B).all()
+    assert record.area_px == 144
+
+
+def test_edited_is_seen_in_the_mask_not_in_the_origin(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    smaller = square(4, side=6)
+    # Label Studio says "prediction", the mask says otherwise.
+    (record,) = process(
+        store, event(1, annotation(5, brush(ids[0], smaller, "top-1", "prediction", "the cat")))
+    )
+    assert (record.outcome, record.rank, record.iou) == ("edited", 1, 0.25)
+
+
+def test_a_stroke_added_beside_the_candidate_is_an_edit(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    result = [
+        *brush(ids[0], A, "top-1", "prediction", "the cat"),
+        *brush("own", square(30, 20, 14), "referent", "manual", "the cat"),
+    ]
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert record.outcome == "edited"
+    assert record.area_px == 144 + 196
+    assert record.region_ids == [ids[0], "own"]
+
+
+@pytest.mark.parametrize("origin", ["prediction", "prediction-changed"])
+def test_relabelled(store: Store, origin: str) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    result = brush(ids[0], A, "referent", origin, "the cat")
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert (record.outcome, record.iou) == ("relabelled", 1.0)
+
+
+def test_drawn_after_rejection_and_without_suggestions(store: Store) -> None:
+    offer(store, 1, "The  Cat", [A])
+    offer(store, 2, "the cat", [])
+    result = [typed("the cat"), *brush("x", B, "referent", "manual")]
+    first, second, third = process(
+        store,
+        event(1, annotation(5, result)),
+        event(2, annotation(6, result)),
+        event(3, annotation(7, result)),
+    )
+    assert (first.outcome, first.rank, first.first_iou) == ("drawn_after_rejection", None, 0.0)
+    assert first.typed_expression == "The  Cat"
+    assert (second.outcome, second.offered) == ("drawn", 0)
+    assert (third.outcome, third.request_id) == ("drawn", None)
+
+
+@pytest.mark.parametrize(
+    ("choice", "outcome"), [("no referent", "no_referent"), ("ambiguous", "ambiguous")]
+)
+def test_verdicts(store: Store, choice: str, outcome: str) -> None:
+    offer(store, 1, "the dog", [A])
+    (record,) = process(store, event(1, annotation(5, [typed("the dog"), verdict(choice)])))
+    assert (record.outcome, record.coco_rle, record.offered) == (outcome, None, 1)
+
+
+def test_skipped_takes_the_last_expression_typed(store: Store) -> None:
+    offer(store, 1, "the dog", [A])
+    offer(store, 1, "the cat", [A])
+    (record,) = process(store, event(1, annotation(5, [], was_cancelled=True)))
+    assert (record.outcome, record.expression, record.offered) == ("skipped", "the cat", 1)
+
+
+def test_nothing_said(store: Store) -> None:
+    (record,) = process(store, event(1, annotation(5, [typed("the cat")])))
+    assert (record.outcome, record.coco_rle) == ("no_mask", None)
+
+
+def test_several_expressions_on_one_photo(store: Store) -> None:
+    cat, dog = offer(store, 1, "the cat", [A]), offer(store, 1, "the dog", [B])
+    result = [
+        typed("the bird"),
+        *brush(cat[0], A, "top-1", "prediction", "the cat"),
+        *brush(dog[0], B, "top-1", "prediction", "the dog"),
+        *brush("x", C, "referent", "manual"),
+    ]
+    records = process(store, event(1, annotation(5, result)))
+    assert {r.expression: r.outcome for r in records} == {
+        "the bird": "drawn", "the cat": "accepted", "the dog": "accepted",
+    }  # fmt: skip
+    assert {r.seconds for r in records} == {4.0}
+
+
+def test_the_text_at_the_region_is_its_expression(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    result = brush(ids[0], A, "top-1", "prediction", "the black cat")
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert (record.expression, record.typed_expression) == ("the black cat", "the cat")
+
+
+def test_two_candidates_for_one_expression_are_one_referent(store: Store) -> None:
+    ids = offer(store, 1, "two cats", [A, B])
+    result = [
+        *brush(ids[0], A, "top-1", "prediction", "two cats"),
+        *brush(ids[1], B, "top-2", "prediction", "two cats"),
+    ]
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert (record.outcome, record.rank, record.area_px, record.iou) == ("accepted", 1, 288, 1.0)
+
+
+def test_stray_dab_under_the_mark_is_left_out_and_reported(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    dab = square(9, 17, 4)
+    result = [
+        typed("the cat"),
+        *brush(ids[0], A, "top-1", "prediction", "the cat"),
+        *brush("dab", dab, "top-1", "manual"),
+    ]
+    (record,) = process(store, event(1, annotation(5, result)))
+    assert (record.outcome, record.dabs, record.area_px) == ("accepted", 1, 144)
+    assert "stray" in record.notes[0]
+
+
+def test_a_small_thing_drawn_elsewhere_is_no_dab(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    result = [
+        *brush(ids[0], A, "top-1", "prediction", "the cat"),
+        *brush("x", square(50, 40, 4), "referent", "manual", "the button"),
+    ]
+    records = process(store, event(1, annotation(5, result)))
+    assert {r.expression: (r.outcome, r.dabs) for r in records} == {
+        "the cat": ("accepted", 0), "the button": ("drawn", 0),
+    }  # fmt: skip
+
+
+def test_candidates_of_somebody_else_are_taken_by_label_studios_word(store: Store) -> None:
+    records = process(
+        store,
+        event(1, annotation(5, brush("cand0_1", A, "top-1", "prediction", "the cat"))),
+        event(2, annotation(6, brush("cand0_2", A, "top-1", "prediction-changed", "the cat"))),
+    )
+    assert [r.outcome for r in records] == ["accepted", "edited"]
+    assert all(r.rank is None and "not one of ours" in r.notes[0] for r in records)
+
+
+def test_other_tools_are_named(store: Store) -> None:
+    polygon = {"id": "p", "from_name": "poly", "type": "polygonlabels", "value": {"points": []}}
+    (record,) = process(store, event(1, annotation(5, [typed("x"), polygon])))
+    assert record.notes == ["1 of type polygonlabels left out"]
+
+
+def test_anti_aliased_masks_count_from_half_covered(store: Store) -> None:
+    captured = load_capture("accept_then_erase__ANNOTATION_CREATED")
+    (record,) = process(store, captured)
+    (entry,) = [e for e in captured["annotation"]["result"] if e["type"] == "brushlabels"]
+    expected = decode_brush_rle(entry["value"]["rle"], (480, 640))
+    assert record.coco_rle is not None
+    assert (decode_coco_rle(record.coco_rle) == expected).all()
+
+
+CAPTURES = {
+    "accept1_unchanged": ("accepted", 1),
+    "accept_all": ("accepted", 3),
+    "accept_then_erase": ("edited", 1),
+    "accept_then_relabel": ("relabelled", 1),
+    "reject_all_draw": ("drawn_after_rejection", 1),
+    "pending_ignored_submit": ("no_mask", 0),
+    "per_region_text": ("accepted", 1),
+    "skip_was_cancelled": ("skipped", 0),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_recorded_payloads(name: str, store: Store) -> None:
+    """Real payloads; our candidates get the ids and masks the recorder's backend had sent."""
+    body = load_capture(f"{name}__ANNOTATION_CREATED")
+    plain = load_capture("accept_all__ANNOTATION_CREATED")["annotation"]["result"]
+    sent = [e for e in plain if e["type"] == "brushlabels"]
+    masks = [decode_brush_rle(e["value"]["rle"], (480, 640)) for e in sent]
+    ours = [e["id"] for e in body["annotation"]["result"] if e.get("origin") != "manual"]
+    ours = list(dict.fromkeys(ours)) or ["unused"]
+    _offer_as(store, body, masks[: len(ours)], ours)
+    outcome, regions = CAPTURES[name]
+    (record,) = process(store, body)
+    assert (record.outcome, len(record.region_ids)) == (outcome, regions)
+    if name == "per_region_text":
+        assert record.expression == "the red circleedited by annotator"
+        assert record.typed_expression == "the red circle"
+
+
+def _offer_as(store: Store, body: dict, masks: list, ids: list[str]) -> None:
+    from backend.contract import Candidate, CocoRle, SegmentResult, Timings
+    from backend.masks import compute_box_xywh, encode_coco_rle
+
+    # The recorder's labels are called candidate; ours for every rank is then the first label.
+    project_id, task_id = body["project"]["id"], body["task"]["id"]
+    request_id = store.add_request(
+        NewRequest(project_id, task_id, "the red circle", len(masks), "/x.png")
+    )
+    with store.database.session() as session, session.begin():
+        from backend.records.model import Request
+
+        session.get_one(Request, request_id).created_at = datetime(2026, 11, 1, tzinfo=UTC)
+    candidates = tuple(
+        Candidate(
+            rank=rank, score=0.9, mask=CocoRle.model_validate(encode_coco_rle(mask)),
+            box_xywh=compute_box_xywh(mask), predicted_iou=1, stability_score=1,
+        )
+        for rank, mask in enumerate(masks, 1)
+    )  # fmt: skip
+    result = SegmentResult(
+        photo_sha256="0" * 64, expression="the red circle", size_hw=(480, 640),
+        candidates=candidates, head_noun_phrase=None, proposals_count=3, model_version="v",
+        from_cache=True, timings=Timings(),
+    )  # fmt: skip
+    store.store_answer(request_id, result, ids, 1.0)
+
+
+def test_update_keeps_history_and_the_view_is_the_newest(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    created = event(1, annotation(5, brush(ids[0], A, "top-1", "prediction", "the cat")))
+    edited = brush(ids[0], square(4, side=6), "top-1", "prediction-changed", "the cat")
+    updated = event(1, annotation(5, edited, after_s=60), "ANNOTATION_UPDATED")
+    (record,) = process(store, created, updated)
+    assert record.outcome == "edited"
+    ledger, _ = books(store)
+    past = ledger.history(5)
+    assert [row.outcome for _, _, row in past if row] == ["accepted", "edited"]
+    assert process(store, deletion(5)) == []
+    assert [row is None for _, _, row in ledger.history(5)] == [False, False, True]
+    assert ledger.record(record.id) == record
+
+
+def test_any_order_any_number_of_times(store: Store) -> None:
+    ids = offer(store, 1, "the cat", [A])
+    first = event(1, annotation(5, brush(ids[0], A, "top-1", "prediction", "the cat")))
+    text = brush(ids[0], A, "top-1", "prediction", "the black cat")
+    second = event(1, annotation(5, text, after_s=5), "ANNOTATION_UPDATED")
+    back = event(
+        1,
+        annotation(5, brush(ids[0], A, "top-1", "prediction", "the cat"), after_s=9),
+        "ANNOTATION_UPDATED",
+    )
+    other = event(2, annotation(6, [typed("the cat")]))
+    views = set()
+    for number, order in enumerate(itertools.permutations([first, second, back, other])):
+        bodies = json.loads(json.dumps(order).replace('"id": 5,', f'"id": {100 + number},'))
+        bodies = json.loads(json.dumps(bodies).replace('"id": 6,', f'"id": {1000 + number},'))
+        process(store, *bodies, *bodies[::-1])
+        rows = books(store)[0].records(ALL)
+        mine = [r for r in rows if r.annotation_id in (100 + number, 1000 + number)]
+        views.add(tuple(sorted((r.outcome, r.expression, r.decided_at) for r in mine)))
+    assert len(views) == 1
+    assert [row[:2] for row in views.pop()] == [("accepted", "the cat"), ("no_mask", "the cat")]
+
+
+def test_a_deletion_known_before_its_creation(store: Store) -> None:
+    assert process(store, deletion(5), event(1, annotation(5, [typed("x")])), deletion(5)) == []
+
+
+def test_what_is_not_understood_is_kept_counted_and_tried_again(store: Store) -> None:
+    broken = event(1, annotation(5, [{"from_name": "mask", "type": "brushlabels", "id": "x"}]))
+    no_config = {"action": "ANNOTATION_CREATED", "annotation": {}, "project": {"id": 7}}
+    fine = event(1, annotation(6, [typed("x")]))
+    assert len(process(store, broken, no_config, {"action": "TASKS_DELETED"}, fine)) == 1
+    ledger, recorder = books(store)
+    assert ledger.count_events() == {"problem": 2, "nothing": 1, "understood": 1}
+    newest, oldest = ledger.problems()
+    assert "label_config" in newest.problem
+    assert "Region x" in oldest.problem
+    assert ledger.retry_problems() == 2
+    assert recorder.process_waiting() == 2
+    assert ledger.count_events()["problem"] == 2
+    assert len(store.events()) == 4
+
+
+def test_a_bug_loses_no_event(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("backend.recorder.decide", bug)
+    assert process(store, event(1, annotation(5, [typed("x")]))) == []
+    ledger, recorder = books(store)
+    assert "ZeroDivisionError" in ledger.problems()[0].problem
+    monkeypatch.undo()
+    ledger.retry_problems()
+    recorder.process_waiting()
+    assert ledger.count(ALL) == 1
+
+
+def test_failing_in_the_middle_leaves_nothing_half_written(store: Store) -> None:
+    send(store, event(1, annotation(5, [typed("x")])))
+    ledger, recorder = books(store)
+
+    def fail(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if "UPDATE event" in statement:
+            raise StoreError("The disk went away.")
+
+    sa_event.listen(store.database.engine, "before_cursor_execute", fail)
+    with suppress(StoreError):
+        recorder.process_waiting()
+    sa_event.remove(store.database.engine, "before_cursor_execute", fail)
+    assert ledger.count(ALL) == 0
+    assert ledger.count_events() == {"waiting": 1}
+    assert recorder.process_waiting() == 1
+    assert ledger.count(ALL) == 1
+
+
+def test_filters_and_paging(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.records.ledger._BATCH", 3)
+    for number in range(10):
+        send(store, event(number + 1, annotation(number, [typed("x")], completed_by=number % 2)))
+    ledger, recorder = books(store)
+    recorder.process_waiting()
+    ids = [r.id for r in ledger.records(ALL)]
+    assert ids == sorted(ids)
+    assert len(ids) == 10
+    assert [r.id for r in ledger.records(ALL, newest_first=True, limit=4)] == ids[::-1][:4]
+    assert ledger.count(RecordFilter(annotator="1")) == 5
+    assert ledger.count(RecordFilter(project_id=8)) == 0
+    assert ledger.count(RecordFilter(outcomes=("accepted",))) == 0
+    assert ledger.count(RecordFilter(since=datetime.now(UTC) + timedelta(hours=3))) == 0
+    assert len(ledger.figures(ALL)) == 10
+
+
+def test_masks_are_exact(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    noisy = rng.random((48, 64)) > 0.5
+    (record,) = process(
+        store, event(1, annotation(5, brush("x", noisy, "referent", "manual", "n")))
+    )
+    assert record.coco_rle is not None
+    assert (decode_coco_rle(record.coco_rle) == noisy).all()
