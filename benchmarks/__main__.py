@@ -13,7 +13,7 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import answers, features, proposals, service, workers
+from benchmarks import answers, features, proposals, service, webhooks, workers
 from benchmarks.measure import Row, to_markdown
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=16, help="points per side (default 16)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
     parser.add_argument("--photos", type=Path, help="for recall: a folder of .jpg files")
+    parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "answers": lambda _a: answers.measure(),
@@ -48,6 +49,7 @@ def main() -> None:
         "features": lambda a: features.compare(a.rounds),
         "workers": lambda _a: workers.compare(),
         "service": lambda _a: service.compare(),
+        "webhooks": lambda a: webhooks.compare(a.postgresql),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()

