@@ -19,8 +19,10 @@ import httpx
 import pytest
 
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.project import connect_backend, find_or_create_project, upload_photos
 from backend.masks import decode_brush_rle
 from backend.records.store import Store
+from tests import annotator
 from tests.conftest import free_port
 from worker.weights import DEFAULT, WeightStore
 
@@ -31,6 +33,7 @@ SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
 # A coarse grid: these tests are about the way, not about the masks, and must not time out where
 # two cores do everything at once.
 QUICK = {
+    "SAYMASK_SYNC_EVERY_S": "0",
     "SAYMASK_ENCODER": "starter",
     "SAYMASK_POINTS_PER_SIDE": "10",
     "SAYMASK_MAX_PROPOSALS": "40",
@@ -109,14 +112,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         running.stop()
 
 
-def tasks_of(client: LabelStudioClient) -> list[dict[str, Any]]:
-    answer = client.request("GET", "/api/tasks", params={"project": 1, "fields": "all"})
+def tasks_of(client: LabelStudioClient, project: int = 1) -> list[dict[str, Any]]:
+    answer = client.request("GET", "/api/tasks", params={"project": project, "fields": "all"})
     return sorted(answer["tasks"], key=lambda task: task["id"])
 
 
-def type_expression(client: LabelStudioClient, task_id: int, text: str) -> list[dict[str, Any]]:
+def type_expression(
+    client: LabelStudioClient, task_id: int, text: str, project: int = 1
+) -> list[dict[str, Any]]:
     """What the editor sends when an annotator types."""
-    backend_id = client.request("GET", "/api/ml", params={"project": 1})[0]["id"]
+    backend_id = client.request("GET", "/api/ml", params={"project": project})[0]["id"]
     context = {
         "result": [
             {"value": {"text": [text]}, "id": "x", "from_name": "expression", "to_name": "image",
@@ -307,6 +312,68 @@ def test_annotator_types_accepts_and_submits_in_a_browser(stack: Running, tmp_pa
         page.screenshot(path=SCREENSHOTS / "status.png")
         context.close()
     client.close()
+
+
+@pytest.mark.parametrize("way", ["webhooks", "sync alone"])
+def test_a_scripted_day_gives_the_known_truth(
+    stack: Running, samples: dict[str, Path], way: str
+) -> None:
+    """Every outcome, told by webhooks; then again with webhooks cut off, told by sync."""
+    with closing(stack.client()) as client:
+        project, is_new = find_or_create_project(client, f"A day, {way}")
+        assert is_new
+        connect_backend(client, project, stack.backend_url)
+        hooks = client.request("GET", "/api/webhooks", params={"project": project})
+        if way == "sync alone":
+            for hook in hooks:
+                client.request("DELETE", f"/api/webhooks/{hook['id']}/")
+        photos = [samples[name] for name in ("astronaut", "chelsea", "coffee", "rocket")]
+        upload_photos(client, project, [*photos, *photos[:2]])
+        tasks = [task["id"] for task in tasks_of(client, project)]
+        annotator.work(
+            client, tasks, lambda task, text: type_expression(client, task, text, project)
+        )
+    if way == "sync alone":
+        assert (
+            saymask(stack, "stats", "--json", "--project", str(project))["quality"]["samples"] == 0
+        )
+        (report,) = saymask(stack, "sync", "--json", "--project", str(project))
+        assert (report["annotations"], report["missing"], report["problems"]) == (9, 9, [])
+        (report,) = saymask(stack, "sync", "--json", "--project", str(project))
+        assert report["missing"] == report["outdated"] == report["deleted"] == 0
+    else:
+        (report,) = saymask(stack, "sync", "--json", "--project", str(project))
+        assert report["missing"] == report["outdated"] == report["deleted"] == 0, "webhooks lost"
+    stats = saymask(stack, "stats", "--json", "--project", str(project))
+    quality = stats["quality"]
+    truth = dict(annotator.TRUTH)
+    assert quality["seconds"]["count"] == truth.pop("seconds_count")
+    total = truth.pop("seconds_total")
+    assert quality["per_hour"] == round(quality["seconds"]["count"] / total * 3600, 1)
+    assert {name: quality[name] for name in truth} == truth
+    assert stats["events"].get("problem", 0) == 0
+    edited = saymask(stack, "records", "list", "--json", "--outcome", "edited", "--project",
+                     str(project))  # fmt: skip
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    picture = SCREENSHOTS / "record.png"
+    saymask(stack, "records", "overlay", str(edited[0]["id"]), "-o", str(picture))
+    assert picture.stat().st_size > 10_000
+
+
+def saymask(stack: Running, *arguments: str) -> Any:
+    """A command of ours against the running stack; its JSON, if it prints any."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "saymask"), *arguments],
+        check=False, text=True, capture_output=True,
+        env={
+            **os.environ,
+            "SAYMASK_DATABASE_URL": f"sqlite:///{stack.data_dir / 'saymask.db'}",
+            "SAYMASK_LABEL_STUDIO_URL": stack.studio_url,
+            "SAYMASK_LABEL_STUDIO_API_KEY": stack.login["token"],
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
 
 def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: Running) -> None:

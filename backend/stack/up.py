@@ -177,8 +177,9 @@ def _start_label_studio(options: UpOptions, login: Login, stack: Stack) -> Part:
     command = [str(options.label_studio_program), "start", "--no-browser"]
     command += ["--data-dir", str(directory), "--internal-host", "127.0.0.1"]
     command += ["--port", str(options.label_studio_port)]
-    command += ["--username", login.email, "--password", login.password]
-    command += ["--user-token", login.token]
+    # In one word each: a password may begin with a dash.
+    command += [f"--username={login.email}", f"--password={login.password}"]
+    command += [f"--user-token={login.token}"]
     return stack.start("label-studio", command, environment)
 
 
