@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from backend.errors import PhotoUnreadable
 from backend.masks import Mask, decode_coco_rle
 from backend.painting import REFERENT_COLOR, color_of_rank, paint, to_rgb
 from backend.records.ledger import RecordView
 from backend.records.outcomes import OUTCOME_WORDS, Offer
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _CANDIDATE_OPACITY = 0.12
 _BAR_PX = 26
@@ -23,6 +26,9 @@ def draw_record(data: bytes, record: RecordView, offer: Offer | None) -> Image.I
     Raises:
         PhotoUnreadable: the bytes are no image, or one of another size than the masks.
     """
+    # Only this command needs Pillow; the server starts without it.
+    from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
     try:
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError) as error:

@@ -26,7 +26,7 @@ TRUTH = {
     "edit_rate": 0.2,
     "drawn_rate": round(2 / 7, 4),
     "dabs": 1,
-    "seconds_count": 9,
+    "seconds_count": 10,
     "seconds_total": 10 + 20 + 30 + 4 + 60 + 50 + 3 + 5 + 6,
 }  # fmt: skip
 

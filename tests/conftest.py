@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from sqlalchemy import create_engine, text
@@ -173,3 +174,23 @@ def store(url: str) -> Iterator[Store]:
     store.migrate()
     yield store
     store.close()
+
+
+def start_backend(url: str, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ, "SAYMASK_DATABASE_URL": url, "SAYMASK_PORT": str(port),
+        "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "saymask"), "serve"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health")
+            return process
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, "the backend did not start"
+            assert process.poll() is None
+            time.sleep(0.1)

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from rich.console import Console
 
+from backend.datasets.load import load_dataset
 from backend.errors import DatasetError
 from backend.masks import decode_coco_rle, encode_coco_rle
 from tests.conftest import DATA
@@ -28,7 +29,6 @@ from worker.encoders.clip_text import OpenClipText
 from worker.encoders.clip_visual import ClipVisual
 from worker.evaluation import run
 from worker.evaluation.compare import compare_runs
-from worker.evaluation.datasets import load_dataset
 from worker.evaluation.errors import classify_answer, find_category
 from worker.evaluation.methods import build_methods, choose_methods
 from worker.evaluation.metrics import (

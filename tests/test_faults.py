@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -24,29 +23,9 @@ from backend.records.ledger import Ledger, RecordFilter
 from backend.records.model import Base
 from backend.records.store import Store
 from tests.books import annotation, brush, event, offer, square, typed
-from tests.conftest import free_port
+from tests.conftest import free_port, start_backend
 
 ALL = RecordFilter()
-
-
-def start_backend(url: str, port: int) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ, "SAYMASK_DATABASE_URL": url, "SAYMASK_PORT": str(port),
-        "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "saymask"), "serve"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/health")
-            return process
-        except httpx.HTTPError:
-            assert time.monotonic() < deadline, "the backend did not start"
-            assert process.poll() is None
-            time.sleep(0.1)
 
 
 def test_backend_killed_while_webhooks_come(url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +22,13 @@ from backend.label_studio.project import connect_backend, find_or_create_project
 from backend.masks import decode_brush_rle
 from backend.records.store import Store
 from tests import annotator
+from tests.browser import CHROMIUM_FLAGS, SCREENSHOTS, chromium
 from tests.conftest import free_port
 from worker.weights import DEFAULT, WeightStore
 
 pytestmark = pytest.mark.stack
 
 PROGRAM = os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM", "")
-SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
 # A coarse grid: these tests are about the way, not about the masks, and must not time out where
 # two cores do everything at once.
 QUICK = {
@@ -38,11 +37,6 @@ QUICK = {
     "SAYMASK_POINTS_PER_SIDE": "10",
     "SAYMASK_MAX_PROPOSALS": "40",
 }
-CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]  # fmt: skip
 
 
 @dataclass
@@ -205,13 +199,6 @@ def test_broken_photo_is_an_error_one_can_find(stack: Running) -> None:
     page = httpx.get(stack.backend_url).text
     assert "The file is no image saymask can read." in page
     client.close()
-
-
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("Chromium is not installed (Debian package chromium)")
-    return found
 
 
 def wait_for_suggestions(page: Any) -> None:

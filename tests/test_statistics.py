@@ -23,6 +23,8 @@ from backend.records.ledger import Ledger, RecordFilter
 from backend.records.statistics import IOU_EDGES, compute_spread
 from backend.records.store import Store
 from tests.books import HEIGHT, WIDTH, annotation, brush, event, offer, square, typed, verdict
+from tests.browser import CHROMIUM_FLAGS, SCREENSHOTS, chromium
+from tests.conftest import free_port, start_backend
 
 A, B, C = square(4), square(24), square(44)
 
@@ -190,3 +192,37 @@ def test_overlay_shows_candidates_and_final_mask(full: Store, tmp_path: Path) ->
         draw_record((tmp_path / "other.png").read_bytes(), record, offered)
     with pytest.raises(PhotoUnreadable, match="cannot be read"):
         draw_record(b"nothing", record, offered)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1000])
+def test_status_page_on_a_phone_and_on_a_desk(database: Path, tmp_path: Path, width: int) -> None:
+    from playwright.sync_api import sync_playwright
+
+    port = free_port()
+    process = start_backend(f"sqlite:///{database}", port)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS
+            )
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(f"http://127.0.0.1:{port}/status?project=7")
+            cards = page.locator(".cards div").all_inner_texts()
+            assert "9\nsamples" in cards
+            assert "40 %\nfirst candidate accepted" in cards
+            assert page.locator("svg").count() == 3
+            assert page.locator("svg").first.locator("rect").count() == 8
+            assert "they differ on 1" in page.locator("body").inner_text()
+            overflow = page.evaluate(
+                "document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth"
+            )
+            assert overflow <= 0, "the page must not scroll sideways"
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=SCREENSHOTS / f"quality-{width}.png", full_page=True)
+            page.goto(f"http://127.0.0.1:{port}/status?project=99")
+            assert "No annotation has been submitted yet" in page.locator("body").inner_text()
+            browser.close()
+    finally:
+        process.terminate()
+        process.wait(20)

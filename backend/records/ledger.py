@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.masks import compute_area, decode_coco_rle, encode_coco_rle
-from backend.records.database import Database
+from backend.records.database import Database, StoreError
 from backend.records.model import (
     DELETED_AT,
     AnnotationVersion,
@@ -73,6 +74,8 @@ class RecordView:
     decided_at: datetime
     photo: str
     photo_sha256: str | None
+    height_px: int | None
+    width_px: int | None
     expression: str
     typed_expression: str | None
     outcome: str
@@ -85,6 +88,8 @@ class RecordView:
     first_iou: float | None
     coco_rle: dict[str, Any] | None
     area_px: int | None
+    parts: list[dict[str, Any]]
+    head_noun_phrase: str | None
     region_ids: list[str]
     dabs: int
     annotator: str | None
@@ -279,9 +284,62 @@ class Ledger:
             last = rows[-1].id
             remaining = None if remaining is None else remaining - len(rows)
 
+    def by_photo(
+        self, chosen: RecordFilter, *, known_only: bool = False
+    ) -> Iterator[list[RecordView]]:
+        """The current view photo by photo, photos in the order of their hash. One long reading:
+        what is written meanwhile is not in it, and memory holds one photo's records.
+
+        Args:
+            known_only: leave out records whose photo nobody could read.
+
+        Raises:
+            StoreError: the database cannot be used, or a record has no photo hash yet.
+        """
+        page = _current(chosen).order_by(RecordRow.photo_sha256, RecordRow.id)
+        if known_only:
+            page = page.where(RecordRow.photo_sha256.is_not(None))
+        with self.database.session() as session:
+            rows = session.scalars(page.execution_options(yield_per=_BATCH))
+            for sha256, group in groupby(rows, key=lambda row: row.photo_sha256):
+                if sha256 is None:
+                    raise StoreError("A record's photo has not been read yet.", "Export again.")
+                found = [_to_view(row) for row in group]
+                session.expunge_all()
+                yield found
+
+    def unread_photos(self, chosen: RecordFilter) -> list[tuple[str, int]]:
+        """References of photos whose content is not known, each with a task that holds it."""
+        wanted = (
+            _current(chosen)
+            .where(RecordRow.photo_sha256.is_(None))
+            .with_only_columns(
+                RecordRow.photo, func.min(RecordRow.task_id), maintain_column_froms=True
+            )
+            .group_by(RecordRow.photo)
+            .order_by(RecordRow.photo)
+        )
+        with self.database.session() as session:
+            return [(row[0], row[1]) for row in session.execute(wanted)]
+
+    def learn_photo(self, photo: str, sha256: str) -> None:
+        """Fill in what a reference that no worker ever saw leads to."""
+        with self.database.session() as session, session.begin():
+            session.execute(
+                update(RecordRow)
+                .where(RecordRow.photo == photo, RecordRow.photo_sha256.is_(None))
+                .values(photo_sha256=sha256)
+            )
+
     def figures(self, chosen: RecordFilter) -> list[RecordView]:
         """The current view without masks, regions and notes: what statistics need, in one go."""
-        left_out: dict[str, Any] = {"coco_rle": None, "region_ids": [], "notes": [], "photo": ""}
+        left_out: dict[str, Any] = {
+            "coco_rle": None,
+            "parts": [],
+            "region_ids": [],
+            "notes": [],
+            "photo": "",
+        }
         names = [name for name in _COLUMNS if name not in left_out]
         columns = [getattr(RecordRow, name) for name in names]
         with self.database.session() as session:
@@ -371,6 +429,8 @@ def _to_offer(row: Request) -> Offer:
         created_at=row.created_at,
         expression=row.expression,
         photo_sha256=row.photo_sha256,
+        size_hw=(row.height_px, row.width_px) if row.height_px and row.width_px else None,
+        head_noun_phrase=row.head_noun_phrase,
         model_version=row.model_version,
         latency_ms=row.latency_ms,
         candidates=tuple(_to_candidate(candidate) for candidate in row.candidates),
@@ -384,13 +444,16 @@ def _to_candidate(row: CandidateRow) -> OfferedCandidate:
 
 def _to_row(submission: Submission, decision: Decision) -> RecordRow:
     offer, candidate, mask = decision.offer, decision.candidate, decision.mask
+    size_hw = mask.shape if mask is not None else offer.size_hw if offer else None
     return RecordRow(
         annotation_id=submission.annotation_id,
         project_id=submission.project_id,
         task_id=submission.task_id,
         decided_at=submission.updated_at,
         photo=submission.photo,
-        photo_sha256=offer.photo_sha256 if offer else None,
+        photo_sha256=decision.photo_sha256,
+        height_px=size_hw[0] if size_hw else None,
+        width_px=size_hw[1] if size_hw else None,
         expression=decision.expression,
         typed_expression=decision.typed_expression,
         outcome=decision.outcome,
@@ -403,6 +466,8 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
         first_iou=decision.first_iou,
         coco_rle=encode_coco_rle(mask) if mask is not None else None,
         area_px=compute_area(mask) if mask is not None else None,
+        parts=[encode_coco_rle(part) for part in decision.parts],
+        head_noun_phrase=offer.head_noun_phrase if offer else None,
         region_ids=list(decision.region_ids),
         dabs=decision.dabs,
         annotator=submission.annotator,

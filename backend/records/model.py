@@ -141,7 +141,9 @@ class RecordRow(Base):
     """What one version of an annotation says about one expression. Never changed.
 
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
-    accepted candidate, ``first_iou`` with the candidate of rank 1.
+    accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
+    mask that has several. ``photo_sha256`` alone may be filled in later, when the photo of an
+    expression that was never sent to a worker is read for the first time.
     """
 
     __tablename__ = "record"
@@ -154,6 +156,8 @@ class RecordRow(Base):
     decided_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     photo: Mapped[str] = mapped_column(Text)
     photo_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    height_px: Mapped[int | None] = mapped_column(Integer)
+    width_px: Mapped[int | None] = mapped_column(Integer)
     expression: Mapped[str] = mapped_column(Text)
     typed_expression: Mapped[str | None] = mapped_column(Text)
     outcome: Mapped[str] = mapped_column(String(32), index=True)
@@ -166,6 +170,8 @@ class RecordRow(Base):
     first_iou: Mapped[float | None] = mapped_column(Float)
     coco_rle: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     area_px: Mapped[int | None] = mapped_column(Integer)
+    parts: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    head_noun_phrase: Mapped[str | None] = mapped_column(Text)
     region_ids: Mapped[list[str]] = mapped_column(JSON)
     dabs: Mapped[int] = mapped_column(Integer)
     annotator: Mapped[str | None] = mapped_column(String(200), index=True)

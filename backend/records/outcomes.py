@@ -60,6 +60,8 @@ class Offer:
     created_at: datetime
     expression: str
     photo_sha256: str | None
+    size_hw: tuple[int, int] | None
+    head_noun_phrase: str | None
     model_version: str | None
     latency_ms: float | None
     candidates: tuple[OfferedCandidate, ...]
@@ -74,7 +76,8 @@ class Decision:
         typed_expression: what the candidates were asked with, or None.
         offer: the request that was answered for it, or None.
         candidate: the accepted candidate of the best rank, or None.
-        mask: the final mask, or None.
+        mask: the final mask, or None; ``parts``: its regions, where there are several.
+        photo_sha256: of the photo, if any request of the task read it.
         iou: of the accepted candidates with the final mask; ``first_iou``: of rank 1.
         dabs: strays of the brush, left out of the mask.
         seconds: this expression's share of the time spent on the annotation.
@@ -86,6 +89,8 @@ class Decision:
     offer: Offer | None = None
     candidate: OfferedCandidate | None = None
     mask: Mask | None = None
+    parts: tuple[Mask, ...] = ()
+    photo_sha256: str | None = None
     iou: float | None = None
     first_iou: float | None = None
     region_ids: tuple[str, ...] = ()
@@ -108,6 +113,14 @@ def decide(
         offers: answered requests of the submission's task, oldest first.
         label_for_rank: the label a candidate of that rank was offered with.
     """
+    sha256 = next((o.photo_sha256 for o in reversed(offers) if o.photo_sha256), None)
+    decisions = _decide(submission, offers, label_for_rank)
+    return [replace(decision, photo_sha256=sha256) for decision in decisions]
+
+
+def _decide(
+    submission: Submission, offers: tuple[Offer, ...], label_for_rank: Callable[[int], str]
+) -> list[Decision]:
     known = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
     earlier = [offer for offer in offers if offer.created_at <= submission.updated_at]
     typed = submission.expression
@@ -205,6 +218,7 @@ class _Rules:
         offer = ours[0][1] if ours else _find_offer(self.earlier, expression)
         candidate = ours[0][2] if ours else None
         mask = _unite([r.mask for r in regions])
+        parts = tuple(r.mask for r in regions if r.mask.any())
         notes: list[str] = []
         if verdict is not None:
             outcome: Outcome = "no_referent" if verdict == "no referent" else "ambiguous"
@@ -221,6 +235,7 @@ class _Rules:
             offer=offer,
             candidate=candidate,
             mask=mask,
+            parts=parts if len(parts) > 1 else (),
             iou=_compare(accepted, mask, notes),
             first_iou=_compare(first.mask if first else None, mask, notes),
             region_ids=tuple(r.region_id for r in regions),

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from backend.datasets.load import EvaluationPhoto, Expression, decode_mask
 from backend.errors import DatasetError, InvalidExpression, PhotoError
 from backend.masks import Mask, encode_coco_rle
 from worker.evaluation.baselines import BASELINES, PhotoEvidence
-from worker.evaluation.datasets import EvaluationPhoto, Expression, decode_mask
 from worker.evaluation.errors import ErrorKind, classify_answer, compute_ious, find_category
 from worker.evaluation.methods import MethodUnderTest
 from worker.evaluation.metrics import count_pixels

@@ -13,9 +13,9 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.datasets.load import Dataset, decode_mask
 from backend.masks import Mask, decode_coco_rle
 from backend.painting import find_outline
-from worker.evaluation.datasets import Dataset, decode_mask
 from worker.evaluation.metrics import Interval
 from worker.evaluation.outcomes import ExpressionOutcome, PhotoOutcome
 from worker.evaluation.results import MethodResult, Results

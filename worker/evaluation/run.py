@@ -29,9 +29,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from backend.datasets.load import Dataset, EvaluationPhoto, load_dataset
 from backend.errors import DatasetError
 from worker.config import PipelineConfig, ScoringConfig, WorkerSettings
-from worker.evaluation.datasets import Dataset, EvaluationPhoto, load_dataset
 from worker.evaluation.methods import choose_methods
 from worker.evaluation.outcomes import Evaluator, PhotoOutcome, TruthProposer
 from worker.evaluation.results import Results, build_results

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco
 
-from backend.errors import DatasetError, InvalidMask
+from backend.errors import ConfigError, DatasetError, InvalidMask
 from backend.masks import decode_coco_rle, encode_coco_rle
 
 log = logging.getLogger(__name__)
@@ -68,6 +66,9 @@ def read_size_hw(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: it is no image; names the file.
     """
+    # Only whoever reads data sets needs Pillow; the server starts without it.
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -95,6 +96,9 @@ def to_rle(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle:
         DatasetError: the mask is broken or of another size; names where it stands.
     """
     try:
+        if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], dict):
+            # REFER's toolkit looks into the first element, so a run-length code stands in a list.
+            return unite([to_rle(one, size_hw, where) for one in segmentation], size_hw)
         if isinstance(segmentation, list):
             return _unite_polygons(segmentation, size_hw, where)
         if tuple(int(side) for side in segmentation["size"]) != size_hw:
@@ -120,6 +124,7 @@ def _unite_polygons(polygons: list[Any], size_hw: tuple[int, int], where: str) -
         log.warning("%s: %d polygons without area left out", where, len(polygons) - len(good))
     if not good:
         raise ValueError("no polygon of three points or more.")
+    coco = _open_coco()
     return dict(coco.merge(coco.frPyObjects(good, *size_hw)))
 
 
@@ -127,4 +132,14 @@ def unite(rles: Sequence[Rle], size_hw: tuple[int, int]) -> Rle:
     """The union of masks; an empty mask when there is none."""
     if not rles:
         return encode_coco_rle(np.zeros(size_hw, dtype=bool))
-    return dict(coco.merge(list(rles))) if len(rles) > 1 else rles[0]
+    return dict(_open_coco().merge(list(rles))) if len(rles) > 1 else rles[0]
+
+
+def _open_coco() -> Any:
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "Reading data sets needs pycocotools.", "Install it: pip install 'saymask[export]'"
+        ) from error
+    return mask

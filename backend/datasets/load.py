@@ -16,9 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.errors import DatasetError
-from backend.masks import decode_coco_rle
-from worker.evaluation.files import (
+from backend.datasets.files import (
     Rle,
     check_size_hw,
     read_json,
@@ -27,6 +25,8 @@ from worker.evaluation.files import (
     to_rle,
     unite,
 )
+from backend.errors import DatasetError
+from backend.masks import decode_coco_rle
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +103,17 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, root: Path, split: str, *, split_by: str | None = None, limit: int | None = None
+    name: str,
+    root: Path,
+    split: str | None,
+    *,
+    split_by: str | None = None,
+    limit: int | None = None,
 ) -> Dataset:
     """Read one split.
 
     Args:
+        split: None reads all splits (not of PhraseCut, whose splits are files).
         split_by: RefCOCO's word for who made the splits (``unc``, ``umd``, ``google``); by
             default the first of the set's own that is there.
         limit: only so many photos, the first by name.
@@ -121,14 +127,14 @@ def load_dataset(
     if not root.is_dir():
         raise DatasetError(f"There is no folder {root}.", "Give the data set's folder as --root.")
     if name == "phrasecut":
-        photos = _load_phrasecut(root, split, limit)
+        photos = _load_phrasecut(root, split or "train", limit)
     else:
         photos = _load_refs(name, root, split, split_by, limit)
     photos = [photo for photo in photos if photo.expressions]
     if not photos:
-        raise DatasetError(f"The split {split!r} in {root} holds no expression.")
+        raise DatasetError(f"The split {split or 'all'!r} in {root} holds no expression.")
     _check_photos(photos, root)
-    return Dataset(name, split, tuple(photos))
+    return Dataset(name, split or "all", tuple(photos))
 
 
 def decode_mask(rle: Rle) -> NDArray[np.bool_]:
@@ -159,7 +165,7 @@ def _check_photos(photos: list[EvaluationPhoto], root: Path) -> None:
 
 
 def _load_refs(
-    name: str, root: Path, split: str, split_by: str | None, limit: int | None
+    name: str, root: Path, split: str | None, split_by: str | None, limit: int | None
 ) -> list[EvaluationPhoto]:
     folder = root / name if (root / name).is_dir() else root
     names = _REFS[name]
@@ -177,7 +183,7 @@ def _load_refs(
         splits = sorted({str(ref["split"]) for ref in refs})
         by_image: dict[int, list[Any]] = defaultdict(list)
         for ref in refs:
-            if ref["split"] == split:
+            if split is None or ref["split"] == split:
                 by_image[ref["image_id"]].append(ref)
         if not by_image:
             raise DatasetError(f"{path} has no split {split!r}.", f"It has: {', '.join(splits)}.")

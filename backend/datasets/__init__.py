@@ -1,0 +1,1 @@
+"""Reading referring-segmentation data sets that others made."""

@@ -1,0 +1,143 @@
+"""Writing long files piece by piece: JSON with long lists, pickles of long lists."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+_PROTOCOL = 2
+_HEAD = pickle.PROTO + bytes([_PROTOCOL])
+
+
+def to_json(value: Any) -> str:
+    """One line, keys in the order given, any script readable."""
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+
+
+class JsonList:
+    """A JSON list, one element a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+        self._file.write("[")
+        self.count = 0
+
+    def add(self, value: Any) -> None:
+        self._file.write(("," if self.count else "") + "\n" + to_json(value))
+        self.count += 1
+
+    def close(self) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+
+class PickledList:
+    """A pickle (protocol 2) of one list of plain containers, for ``pickle.load``.
+
+    Each element is pickled by itself and only the list's frame is written by hand, so memory
+    does not grow with the list; the same elements always give the same bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._file.write(_HEAD + pickle.EMPTY_LIST + pickle.MARK)
+        self.count = 0
+
+    def add(self, value: Any) -> None:
+        # Through JSON: equal strings become equal objects, on which the bytes depend.
+        plain = json.loads(json.dumps(value))
+        self._file.write(pickle.dumps(plain, _PROTOCOL)[len(_HEAD) : -len(pickle.STOP)])
+        self.count += 1
+
+    def close(self) -> None:
+        self._file.write(pickle.APPENDS + pickle.STOP)
+        self._file.close()
+
+
+class InstancesFile:
+    """A COCO instances file. Images and annotations come mixed; annotations wait in a file of
+    their own until ``close``."""
+
+    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+        self._path = path
+        self._info = info
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._aside = path.with_suffix(".annotations")
+        self.images = JsonList(path.with_suffix(".images"))
+        self.annotations = JsonList(self._aside)
+        self._categories: dict[int, str] = {}
+
+    def name_category(self, number: int, name: str) -> int:
+        """Remember a category that is used."""
+        self._categories[number] = name
+        return number
+
+    def close(self) -> None:
+        self.images.close()
+        self.annotations.close()
+        categories = [
+            {"id": number, "name": name, "supercategory": ""}
+            for number, name in sorted(self._categories.items())
+        ]
+        with self._path.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(f'{{"info": {to_json(self._info)},\n"licenses": [],\n"categories": ')
+            file.write(to_json(categories))
+            for name in ("images", "annotations"):
+                file.write(f',\n"{name}": ')
+                aside = self._path.with_suffix(f".{name}")
+                with aside.open(encoding="utf-8", newline="") as part:
+                    shutil.copyfileobj(part, file)
+                aside.unlink()
+            file.write("}\n")
+
+
+class Table:
+    """Rows into a parquet file, in pieces; the schema carries the Hugging Face features.
+
+    Args:
+        rows_at_once, bytes_at_once: a piece is written when it has so many of either.
+    """
+
+    def __init__(
+        self, path: Path, schema: Any, rows_at_once: int = 200, bytes_at_once: int = 32_000_000
+    ) -> None:
+        import pyarrow.parquet
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._limits = rows_at_once, bytes_at_once
+        self.count = 0
+
+    def add(self, row: dict[str, Any], size: int) -> None:
+        self._rows.append(row)
+        self._bytes += size
+        self.count += 1
+        if len(self._rows) >= self._limits[0] or self._bytes >= self._limits[1]:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self._rows:
+            self._writer.write_table(pyarrow.Table.from_pylist(self._rows, self._schema))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def to_png(pixels: Any, mode: str = "L") -> bytes:
+    """An 8-bit picture as PNG, the same bytes every time."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, mode).save(buffer, "PNG", optimize=False, compress_level=6)
+    return buffer.getvalue()

@@ -1,0 +1,165 @@
+"""From records of one photo to referents: conflicts settled by rule, equal objects joined."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from backend.export.model import Referent, Sentence
+from backend.masks import Mask, compute_iou, decode_coco_rle, encode_coco_rle
+from backend.records.ledger import RecordView
+from backend.records.outcomes import to_key
+
+MergeRule = Literal["latest", "majority", "all"]
+MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")
+
+# Masks of one photo that overlap at least so much are one object.
+SAME_REFERENT_IOU = 0.9
+NO_REFERENT = "no_referent"
+DEFAULT_CATEGORY = "object"
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """How often several annotators decided one expression of a photo, and how they agreed.
+
+    ``ious`` is the mean over pairs of their masks, one per expression with at least two masks.
+    """
+
+    shared: int
+    contradictions: int
+    ious: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """One decision for one expression."""
+
+    record: RecordView
+    mask: Mask | None
+    parts: tuple[dict[str, Any], ...]
+    record_ids: tuple[int, ...]
+    annotators: tuple[str, ...]
+
+
+def merge_photo(
+    records: Iterable[RecordView], rule: MergeRule, categories: Mapping[str, str]
+) -> tuple[tuple[Referent, ...], Conflicts]:
+    """Referents of one photo, in a stable order.
+
+    Args:
+        records: all records of one photo; masks of one size.
+        rule: with several annotators, ``latest`` takes the newest decision, ``majority`` the
+            pixels (and the existence) more than half agree on, the newest where that is empty;
+            ``all`` keeps every one.
+        categories: head noun to category.
+    """
+    groups: dict[str, list[RecordView]] = defaultdict(list)
+    for record in records:
+        groups[to_key(record.expression)].append(record)
+    chosen: list[_Chosen] = []
+    shared = contradictions = 0
+    ious: list[float] = []
+    for key in sorted(groups):
+        group = sorted(groups[key], key=lambda r: (r.decided_at, r.id))
+        if len({record.annotator for record in group}) > 1:
+            shared += 1
+            contradictions += len({record.coco_rle is None for record in group}) > 1
+            masks = [decode_coco_rle(r.coco_rle) for r in group if r.coco_rle is not None]
+            pairs = [compute_iou(a, b) for a, b in combinations(masks, 2)]
+            if pairs:
+                ious.append(float(np.mean(pairs)))
+        chosen += _settle(group, rule)
+    return _join(chosen, categories), Conflicts(shared, contradictions, tuple(ious))
+
+
+def _settle(group: list[RecordView], rule: MergeRule) -> list[_Chosen]:
+    if rule == "all" or len(group) == 1:
+        return [_take(record, [record]) for record in group]
+    newest = _take(group[-1], group)
+    if rule == "latest":
+        return [newest]
+    masks = [decode_coco_rle(r.coco_rle) for r in group if r.coco_rle is not None]
+    if 2 * len(masks) <= len(group):
+        without = [r for r in group if r.coco_rle is None]
+        # Half against half: the newest decision, whatever it says.
+        return [newest if 2 * len(masks) == len(group) else _take(without[-1], group)]
+    voted = 2 * np.sum(masks, axis=0) > len(masks)
+    if not voted.any():
+        return [newest]
+    return [replace(newest, mask=voted, parts=())]
+
+
+def _take(record: RecordView, group: list[RecordView]) -> _Chosen:
+    return _Chosen(
+        record=record,
+        mask=decode_coco_rle(record.coco_rle) if record.coco_rle is not None else None,
+        parts=tuple(record.parts),
+        record_ids=tuple(sorted(r.id for r in group)),
+        annotators=tuple(sorted({r.annotator or "unknown" for r in group})),
+    )
+
+
+def _join(chosen: list[_Chosen], categories: Mapping[str, str]) -> tuple[Referent, ...]:
+    """Decisions on the same object become one referent with several sentences."""
+    clusters: list[list[_Chosen]] = []
+    for decision in sorted(chosen, key=lambda c: (-c.record.decided_at.timestamp(), c.record.id)):
+        home = next((c for c in clusters if _is_same(c[0], decision)), None)
+        if home is None:
+            clusters.append([decision])
+        else:
+            home.append(decision)
+    return tuple(_to_referent(cluster, categories) for cluster in clusters)
+
+
+def _is_same(a: _Chosen, b: _Chosen) -> bool:
+    if a.mask is None or b.mask is None:
+        # Expressions without a referent have nothing in common but that.
+        return False
+    return compute_iou(a.mask, b.mask) >= SAME_REFERENT_IOU
+
+
+def _to_referent(cluster: list[_Chosen], categories: Mapping[str, str]) -> Referent:
+    newest = cluster[0]
+    nouns = [noun for noun in (to_noun(c.record.head_noun_phrase) for c in cluster) if noun]
+    # The noun most of the sentences use; of equals the newest.
+    noun = max(nouns, key=nouns.count) if nouns else DEFAULT_CATEGORY
+    sentences: dict[str, Sentence] = {}
+    for decision in reversed(cluster):
+        key = to_key(decision.record.expression)
+        sentences[key] = _to_sentence(decision, sentences.get(key))
+    return Referent(
+        coco_rle=encode_coco_rle(newest.mask) if newest.mask is not None else None,
+        parts=newest.parts,
+        category=categories.get(noun, noun),
+        sentences=tuple(sentences[key] for key in sorted(sentences)),
+    )
+
+
+def _to_sentence(decision: _Chosen, earlier: Sentence | None) -> Sentence:
+    """With those who had said the same of the same object before."""
+    record = decision.record
+    ids = set(decision.record_ids) | set(earlier.record_ids if earlier else ())
+    annotators = set(decision.annotators) | set(earlier.annotators if earlier else ())
+    return Sentence(
+        raw=record.expression,
+        record_ids=tuple(sorted(ids)),
+        annotators=tuple(sorted(annotators)),
+        outcome=record.outcome,
+        rank=record.rank,
+        iou=record.iou,
+        seconds=record.seconds,
+        decided_at=record.decided_at,
+        model_version=record.model_version,
+    )
+
+
+def to_noun(head_noun_phrase: str | None) -> str | None:
+    """The last word of an English noun phrase, in small letters."""
+    words = (head_noun_phrase or "").lower().split()
+    return words[-1] if words else None
