@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,6 +60,7 @@ class Expression:
         id: unique within the photo, as text.
         text: as the annotator typed it.
         target: compressed COCO RLE of the ground truth; an empty mask means no target.
+        parts: its objects one by one; empty when there is none.
         category: name of the target's category, or None.
         kind: what a ``types.json`` in the root says of it, for a breakdown.
     """
@@ -66,6 +68,7 @@ class Expression:
     id: str
     text: str
     target: Rle
+    parts: tuple[Rle, ...]
     category: str | None
     kind: str | None
 
@@ -133,7 +136,7 @@ def load_dataset(
     photos = [photo for photo in photos if photo.expressions]
     if not photos:
         raise DatasetError(f"The split {split or 'all'!r} in {root} holds no expression.")
-    _check_photos(photos, root)
+    check_photos(photos, root)
     return Dataset(name, split or "all", tuple(photos))
 
 
@@ -142,7 +145,12 @@ def decode_mask(rle: Rle) -> NDArray[np.bool_]:
     return decode_coco_rle(rle)
 
 
-def _check_photos(photos: list[EvaluationPhoto], root: Path) -> None:
+def check_photos(photos: list[EvaluationPhoto], root: Path) -> None:
+    """Every photo is there, has its own name and the size it was annotated in.
+
+    Raises:
+        DatasetError: names the first that does not.
+    """
     missing = [photo.path for photo in photos if not photo.path.is_file()]
     if missing:
         raise DatasetError(
@@ -230,7 +238,7 @@ def _join(
     expressions = []
     for ref in refs:
         targets = _target_ids(ref)
-        target = unite([masks[i] for i in targets], size_hw)
+        parts = tuple(masks[i] for i in targets)
         category = named[targets[0]] if targets else None
         for sentence in ref["sentences"]:
             number = str(sentence["sent_id"])
@@ -239,7 +247,8 @@ def _join(
                 Expression(
                     id=number,
                     text=str(sentence.get("raw") or sentence["sent"]),
-                    target=target,
+                    target=unite(parts, size_hw),
+                    parts=parts,
                     category=category,
                     kind=None if kind is None else str(kind),
                 )
@@ -249,7 +258,7 @@ def _join(
         for a in annotations
         if not a.get("iscrowd") and a["id"] in masks
     )
-    path = _find_photo(root, str(image["file_name"]))
+    path = find_photo(root, str(image["file_name"]))
     return EvaluationPhoto(path, size_hw, tuple(expressions), instances)
 
 
@@ -280,7 +289,7 @@ def _load_phrasecut(root: Path, split: str, limit: int | None) -> list[Evaluatio
         for image_id in sorted(by_image, key=lambda i: f"{i}.jpg")[:limit]:
             size_hw = check_size_hw(sizes[image_id], f"Photo {image_id} in {sizes_path}")
             expressions = tuple(_read_task(task, size_hw, path) for task in by_image[image_id])
-            photo_path = _find_photo(root, f"{image_id}.jpg")
+            photo_path = find_photo(root, f"{image_id}.jpg")
             photos.append(EvaluationPhoto(photo_path, size_hw, expressions, ()))
     except _MISFIT as error:
         raise DatasetError(
@@ -296,17 +305,19 @@ def _read_task(task: Any, size_hw: tuple[int, int], path: Path) -> Expression:
         for polygon in instance
     ]
     category = (task.get("phrase_structure") or {}).get("name")
+    target = to_rle(polygons, size_hw, f"task {task['task_id']} in {path}")
     return Expression(
         id=str(task["task_id"]),
         text=str(task["phrase"]),
-        target=to_rle(polygons, size_hw, f"task {task['task_id']} in {path}"),
+        target=target,
+        parts=(target,),
         category=None if category is None else str(category),
         kind=None,
     )
 
 
-def _find_photo(root: Path, file_name: str) -> Path:
+def find_photo(root: Path, file_name: str, folders: Sequence[str] = ()) -> Path:
     """Where the photo is, or where it was looked for first. Names never lead out of the root."""
     plain = Path(file_name).name
-    places = [root / folder / plain for folder in _PHOTO_FOLDERS]
+    places = [root / folder / plain for folder in (*folders, *_PHOTO_FOLDERS)]
     return next((place for place in places if place.is_file()), places[0])

@@ -1,4 +1,4 @@
-"""From a worker's result to what Label Studio draws."""
+"""From masks and expressions to what Label Studio draws."""
 
 from __future__ import annotations
 
@@ -33,9 +33,36 @@ def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -
 def _to_regions(
     candidate: Candidate, result: SegmentResult, config: LabelConfig, request_id: int
 ) -> list[dict[str, Any]]:
-    height, width = result.size_hw
+    return build_region(
+        config,
+        region_id=build_region_id(request_id, candidate.rank),
+        coco_rle=candidate.mask.as_dict(),
+        label=config.label_for_rank(candidate.rank),
+        expression=result.expression,
+        score=candidate.score,
+        meta=f"rank {candidate.rank}, score {candidate.score:.3f}",
+    )
+
+
+def build_region(
+    config: LabelConfig,
+    *,
+    region_id: str,
+    coco_rle: dict[str, Any],
+    label: str,
+    expression: str,
+    score: float | None = None,
+    meta: str | None = None,
+) -> list[dict[str, Any]]:
+    """A brush region and, where the project has a field for it, its expression.
+
+    Args:
+        coco_rle: mask of the photo's size.
+        meta: shown in the region's details.
+    """
+    height, width = coco_rle["size"]
     frame = {
-        "id": build_region_id(request_id, candidate.rank),
+        "id": region_id,
         "to_name": config.image,
         "original_width": width,
         "original_height": height,
@@ -43,25 +70,50 @@ def _to_regions(
         # Without this the editor books suggestions as hand-made, and edits go unnoticed.
         "origin": "prediction",
     }
-    label = config.label_for_rank(candidate.rank)
-    brush = {
+    brush: dict[str, Any] = {
         **frame,
         "from_name": config.mask,
         "type": "brushlabels",
-        "score": candidate.score,
-        "meta": {"text": [f"rank {candidate.rank}, score {candidate.score:.3f}"]},
         "value": {
             "format": "rle",
-            "rle": encode_brush_rle(decode_coco_rle(candidate.mask.as_dict())),
+            "rle": encode_brush_rle(decode_coco_rle(coco_rle)),
             "brushlabels": [label],
         },
     }
+    if score is not None:
+        brush["score"] = score
+    if meta is not None:
+        brush["meta"] = {"text": [meta]}
     if config.region_expression is None:
         return [brush]
     text = {
         **frame,
         "from_name": config.region_expression,
         "type": "textarea",
-        "value": {"text": [result.expression]},
+        "value": {"text": [expression]},
     }
     return [brush, text]
+
+
+def build_typed(config: LabelConfig, expression: str) -> dict[str, Any]:
+    """The photo's expression, as if someone had typed it."""
+    return {
+        "id": "expression",
+        "from_name": config.expression,
+        "to_name": config.image,
+        "type": "textarea",
+        "origin": "manual",
+        "value": {"text": [expression]},
+    }
+
+
+def build_verdict(config: LabelConfig, verdict: str) -> dict[str, Any]:
+    """A choice about the photo's expression."""
+    return {
+        "id": "verdict",
+        "from_name": config.verdict,
+        "to_name": config.image,
+        "type": "choices",
+        "origin": "manual",
+        "value": {"choices": [verdict]},
+    }
