@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backend import cli_export, cli_records
+from backend import cli_export, cli_import, cli_records
 from backend.app import create_app
 from backend.config import load_settings
 from backend.errors import QueueUnavailable, SaymaskError
@@ -34,6 +34,7 @@ console = Console()
 app.command()(cli_records.stats)
 app.command()(cli_records.sync)
 app.command()(cli_export.export)
+app.command("import")(cli_import.import_)
 app.add_typer(cli_records.records_app, name="records")
 
 

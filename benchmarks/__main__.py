@@ -13,7 +13,7 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import answers, features, proposals, service, webhooks, workers
+from benchmarks import answers, exports, features, proposals, service, webhooks, workers
 from benchmarks.measure import Row, to_markdown
 
 
@@ -50,6 +50,7 @@ def main() -> None:
         "workers": lambda _a: workers.compare(),
         "service": lambda _a: service.compare(),
         "webhooks": lambda a: webhooks.compare(a.postgresql),
+        "exports": lambda _a: exports.compare(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()

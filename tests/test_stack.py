@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from backend.datasets.load import load_dataset
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.project import connect_backend, find_or_create_project, upload_photos
 from backend.masks import decode_brush_rle
@@ -345,6 +346,47 @@ def test_a_scripted_day_gives_the_known_truth(
     picture = SCREENSHOTS / "record.png"
     saymask(stack, "records", "overlay", str(edited[0]["id"]), "-o", str(picture))
     assert picture.stat().st_size > 10_000
+
+
+def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> None:
+    """Everything of the scripted day leaves, comes back as a project of its own, leaves again."""
+    day = next(p for p in projects(stack) if p["title"] == "A day, webhooks")
+    arguments = ("--json", "--split", "1/0/0")
+    first = tmp_path / "first"
+    saymask(stack, "export", "grefcoco", str(first), *arguments, "--project", str(day["id"]))
+    with closing(stack.client()) as client:
+        project, _ = find_or_create_project(client, "A day, imported")
+        connect_backend(client, project, stack.backend_url)
+        to_project = ("--project", str(project), "--json")
+        checked, _ = find_or_create_project(client, "A day, to check")
+        report = saymask(stack, "import", "grefcoco", str(first), *to_project, "--as-annotations")
+        assert (report["photos"], report["no_referent"], report["there"]) == (4, 1, 0)
+        again = saymask(stack, "import", "grefcoco", str(first), *to_project, "--as-annotations")
+        assert (again["tasks"], again["there"]) == (0, report["tasks"])
+        saymask(stack, "import", "grefcoco", str(first), "--project", str(checked), "--json")
+        predictions = [p for task in tasks_of(client, checked) for p in task["predictions"]]
+        assert len(predictions) == report["tasks"]
+        assert {p["model_version"] for p in predictions} == {"imported"}
+    saymask(stack, "sync", "--project", str(project))
+    second = tmp_path / "second"
+    saymask(stack, "export", "grefcoco", str(second), *arguments, "--project", str(project))
+    assert read_grefs(first) == read_grefs(second)
+    assert len(read_grefs(first)) == 8
+
+
+def read_grefs(folder: Path) -> set[tuple[str, str]]:
+    """Every sentence with its photo's content and its mask."""
+    dataset = load_dataset("export", folder, "train")
+    return {
+        (photo.path.name, expression.text, json.dumps(expression.target, default=str))
+        for photo in dataset.photos
+        for expression in photo.expressions
+    }
+
+
+def projects(stack: Running) -> list[dict[str, Any]]:
+    with closing(stack.client()) as client:
+        return client.request("GET", "/api/projects", params={"page_size": 100})["results"]
 
 
 def saymask(stack: Running, *arguments: str) -> Any:

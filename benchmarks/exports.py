@@ -1,0 +1,144 @@
+"""Exports of few and of many records: memory must not grow with their number."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sqlalchemy import insert
+
+from backend.export.run import ExportPlan, Format, run_export
+from backend.export.splits import parse_split
+from backend.masks import compute_area, decode_coco_rle, encode_coco_rle
+from backend.records.ledger import Ledger, RecordFilter, RecordView
+from backend.records.model import AnnotationVersion, RecordRow
+from backend.records.store import Store
+from benchmarks.measure import Row
+
+FEW, MANY = 5_000, 50_000
+FORMATS: tuple[Format, ...] = ("coco", "refcoco", "huggingface")
+_HEIGHT, _WIDTH = 480, 640
+_A_PHOTO = 4
+_BATCH = 1_000
+
+
+def _photo(number: int) -> bytes:
+    """A photo of a usual size, another one for every number."""
+    noise = np.random.default_rng(number).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((_WIDTH, _HEIGHT)).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _mask(number: int) -> dict[str, Any]:
+    y, x = np.mgrid[:_HEIGHT, :_WIDTH]
+    radius = np.hypot(y - 240, x - 320 - number % 97)
+    wave = 12 * np.sin(np.arctan2(y - 240, x - 320) * (5 + number % 9))
+    return encode_coco_rle(radius < 60 + 30 * (number % _A_PHOTO) + wave)
+
+
+def _fill(store: Store, count: int) -> None:
+    started = datetime(2026, 1, 1, tzinfo=UTC)
+    masks = [_mask(number) for number in range(200)]
+    areas = [compute_area(decode_coco_rle(mask)) for mask in masks]
+    with store.database.session() as session, session.begin():
+        for first in range(1, count + 1, _BATCH):
+            numbers = range(first, min(first + _BATCH, count + 1))
+            session.execute(
+                insert(AnnotationVersion),
+                [
+                    {
+                        "id": n, "annotation_id": n, "project_id": 1, "task_id": n // _A_PHOTO,
+                        "updated_at": started + timedelta(seconds=n), "seen_at": started,
+                        "source": "webhook", "deleted": False, "content_hash": str(n),
+                    }
+                    for n in numbers
+                ],
+            )  # fmt: skip
+            session.execute(
+                insert(RecordRow),
+                [
+                    {
+                        "id": n, "version_id": n, "annotation_id": n, "project_id": 1,
+                        "task_id": n // _A_PHOTO, "decided_at": started + timedelta(seconds=n),
+                        "photo": f"/data/upload/1/{n // _A_PHOTO}.jpg",
+                        "photo_sha256": hashlib.sha256(_photo(n // _A_PHOTO)).hexdigest(),
+                        "height_px": _HEIGHT, "width_px": _WIDTH,
+                        "expression": f"the thing number {n}", "outcome": "accepted",
+                        "offered": 3, "rank": 1, "score": 0.5, "iou": 1.0, "first_iou": 1.0,
+                        "coco_rle": masks[n % 200], "area_px": areas[n % 200], "parts": [],
+                        "head_noun_phrase": "the thing", "region_ids": [], "dabs": 0,
+                        "annotator": "1", "seconds": 9.0, "model_version": "bench", "notes": [],
+                    }
+                    for n in numbers
+                ],
+            )  # fmt: skip
+
+
+def _read_photo(record: RecordView) -> bytes:
+    return _photo(record.task_id)
+
+
+def export_once(url: str, format_: Format, out: Path) -> None:
+    """One export, in a process of its own; prints what it took as JSON."""
+    plan = ExportPlan(
+        format=format_, out=out, query={"split": "80/10/10"}, split=parse_split("80/10/10", 0),
+        images="copy", merge="latest",
+    )  # fmt: skip
+    with closing(Store(url)) as store:
+        groups = Ledger(store.database).by_photo(RecordFilter())
+        started = time.perf_counter()
+        summary = run_export(plan, groups, _read_photo, out.parent, lambda _count: None)
+        took = {
+            "seconds": time.perf_counter() - started,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "expressions": summary.expressions,
+        }
+    print(json.dumps(took))
+
+
+def compare() -> list[Row]:
+    """Peak memory and seconds of every format, few records against many."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        urls = {}
+        for count in (FEW, MANY):
+            urls[count] = f"sqlite:///{scratch}/{count}.db"
+            with closing(Store(urls[count])) as store:
+                store.migrate()
+                _fill(store, count)
+        for format_ in FORMATS:
+            took = {}
+            for count, url in urls.items():
+                out = Path(scratch) / f"{format_}-{count}"
+                command = [sys.executable, "-m", "benchmarks.exports", url, format_, str(out)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                took[count] = json.loads(done.stdout)
+                if took[count]["expressions"] != count:
+                    raise RuntimeError(f"{took[count]['expressions']} of {count} were exported")
+            few, many = took[FEW], took[MANY]
+            rows.append(
+                Row(
+                    f"{format_}: {FEW} / {MANY} records ({few['seconds']:.0f} / "
+                    f"{many['seconds']:.0f} s), peak memory",
+                    f"{few['peak_mb']:.0f} MB", f"{many['peak_mb']:.0f} MB",
+                    f"{few['peak_mb'] / many['peak_mb']:.2f}x", "1",
+                )
+            )  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    export_once(sys.argv[1], sys.argv[2], Path(sys.argv[3]))  # type: ignore[arg-type]
