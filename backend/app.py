@@ -15,12 +15,13 @@ from backend.dispatch import Dispatcher
 from backend.errors import SaymaskError
 from backend.insight import gather
 from backend.label_studio.client import LabelStudioClient, PhotoFetcher
+from backend.label_studio.project_tasks import read_next_tasks
 from backend.recorder import Loop, Recorder
 from backend.records.ledger import Ledger
 from backend.records.store import Store
 from backend.records.sync_log import SyncLog
 from backend.routes import build_router
-from backend.services import PhotoShelf, Services
+from backend.services import PhotoShelf, Services, no_neighbours
 from backend.sync import Synchroniser
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 # A webhook wakes the recorder at once; this is for what another process left behind.
 _RECORD_EVERY_S = 2.0
 _FIRST_SYNC_S = 30.0
+# Photos after the one in front of an annotator that are prepared meanwhile.
+_PREPARE_NEXT = 2
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -38,10 +41,12 @@ def create_app(settings: Settings) -> FastAPI:
     ledger = Ledger(store.database)
     recorder = Recorder(ledger)
     recording = Loop("recorder", recorder.process_waiting, _RECORD_EVERY_S)
+    client = _build_client(settings)
     services = Services(
-        store, dispatcher, PhotoShelf(fetcher, dispatcher), settings.k, recording.wake
-    )
-    client, syncing = _build_sync(settings, ledger, recorder)
+        store, dispatcher, PhotoShelf(fetcher, dispatcher), settings.k, recording.wake,
+        partial(read_next_tasks, client, count=_PREPARE_NEXT) if client else no_neighbours,
+    )  # fmt: skip
+    syncing = _build_sync(settings, client, ledger, recorder)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,17 +89,22 @@ def build_fetcher(settings: Settings) -> PhotoFetcher:
     )
 
 
-def _build_sync(
-    settings: Settings, ledger: Ledger, recorder: Recorder
-) -> tuple[LabelStudioClient | None, Loop | None]:
-    """The comparison in the background, where Label Studio's address and a key are known."""
+def _build_client(settings: Settings) -> LabelStudioClient | None:
+    """Where Label Studio's address and a key are known."""
     key = settings.label_studio_api_key.get_secret_value()
-    if not (settings.sync_every_s and settings.label_studio_url and key):
-        return None, None
-    client = LabelStudioClient(settings.label_studio_url, key)
+    if not settings.label_studio_url or not key:
+        return None
+    return LabelStudioClient(settings.label_studio_url, key)
+
+
+def _build_sync(
+    settings: Settings, client: LabelStudioClient | None, ledger: Ledger, recorder: Recorder
+) -> Loop | None:
+    """The comparison in the background."""
+    if client is None or not settings.sync_every_s:
+        return None
     synchroniser = Synchroniser(client, ledger, SyncLog(ledger.database), recorder)
-    loop = Loop(
+    return Loop(
         "sync", synchroniser.sync_all, settings.sync_every_s,
         first_after_s=min(settings.sync_every_s, _FIRST_SYNC_S),
     )  # fmt: skip
-    return client, loop

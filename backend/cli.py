@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backend import cli_export, cli_import, cli_records
+from backend import cli_export, cli_import, cli_project, cli_records
 from backend.app import create_app
 from backend.config import load_settings
 from backend.errors import QueueUnavailable, SaymaskError
@@ -31,6 +31,10 @@ app = typer.Typer(
     help="saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables.",
 )
 console = Console()
+app.command()(cli_project.connect)
+app.command()(cli_project.doctor)
+app.command("preannotate")(cli_project.preannotate_)
+app.command()(cli_project.prepare)
 app.command()(cli_records.stats)
 app.command()(cli_records.sync)
 app.command()(cli_export.export)

@@ -81,12 +81,21 @@ class Settings(BaseSettings):
         128, ge=4, le=1000, description="Requests that may wait for the worker at one time."
     )
 
+    expression_fields: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("expression", "expressions"),
+        description="Fields of the task data that hold an expression or a list of them, comma"
+        " separated; such tasks get predictions before anyone opens them.",
+    )
+
     @field_validator("photo_private_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(host.strip().lower() for host in value.split(",") if host.strip())
-        return value
+        return _split(value.lower()) if isinstance(value, str) else value
+
+    @field_validator("expression_fields", mode="before")
+    @classmethod
+    def _split_fields(cls, value: object) -> object:
+        return _split(value) if isinstance(value, str) else value
 
     @field_validator("label_studio_url")
     @classmethod
@@ -98,6 +107,10 @@ class Settings(BaseSettings):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'saymask.db'}"
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -16,10 +16,13 @@ SCHEMA_VERSION: Literal[1] = 1
 
 JOB_SEGMENT = "worker.jobs.segment"
 JOB_PREPARE = "worker.jobs.prepare"
+JOB_REFINE = "worker.jobs.refine"
 QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
 
 PHOTO_KEY = "saymask:photo:{sha256}"
+# A hash: photos ``prepared`` and ``failed`` ahead of any expression, and the ``last_failure``.
+PREPARED_KEY = "saymask:prepared"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
 WORKER_TTL_S = 6.0
@@ -27,6 +30,7 @@ WORKER_BEAT_S = 1.5
 
 MAX_EXPRESSION_CHARS = 2000
 MAX_K = 50
+MAX_CLICKS = 100
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -51,6 +55,31 @@ class SegmentRequest(_Message):
     schema_version: Literal[1] = SCHEMA_VERSION
     photo_sha256: Sha256
     expression: str = Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)
+    k: int = Field(ge=1, le=MAX_K)
+
+
+class Click(_Message):
+    """A place in the photo, pixels; ``positive`` when it belongs to what is meant."""
+
+    x: float = Field(ge=0, allow_inf_nan=False)
+    y: float = Field(ge=0, allow_inf_nan=False)
+    positive: bool
+
+
+class RefineRequest(_Message):
+    """Masks for clicks or a box, for an expression that may have been typed before.
+
+    Attributes:
+        box_xyxy: left, top, right, bottom in pixels, or None.
+        start: the candidate that is to be changed, or None.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    photo_sha256: Sha256
+    expression: str = Field(max_length=MAX_EXPRESSION_CHARS)
+    clicks: tuple[Click, ...] = Field(max_length=MAX_CLICKS)
+    box_xyxy: tuple[float, float, float, float] | None = None
+    start: CocoRle | None = None
     k: int = Field(ge=1, le=MAX_K)
 
 
@@ -97,6 +126,8 @@ class SegmentResult(_Message):
 
     Attributes:
         size_hw: original photo size after EXIF orientation.
+        confidence: 0 to 1, how sure it is that the first candidate is what is meant; None where
+            nothing is known.
         head_noun_phrase: the phrase that was scored beside the sentence, or None.
         notices: things a person should know (expression truncated, no noun found, ...).
         from_cache: the photo was already prepared.
@@ -107,6 +138,7 @@ class SegmentResult(_Message):
     expression: str
     size_hw: tuple[int, int]
     candidates: tuple[Candidate, ...]
+    confidence: float | None = None
     head_noun_phrase: str | None
     notices: tuple[str, ...] = ()
     proposals_count: int
@@ -166,7 +198,11 @@ class WorkerStatus(_Message):
     @property
     def answers_people(self) -> bool:
         """Whether it takes typed expressions, and not only photos to prepare."""
-        return self.queues != "background"
+        return self.serves(background=False)
+
+    def serves(self, *, background: bool) -> bool:
+        """Whether it takes jobs of that queue."""
+        return self.queues in ("all", "background" if background else "interactive")
 
 
 def build_job_id(kind: str, model_version: str, message: _Message) -> str:

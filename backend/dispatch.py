@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import redis
 from pydantic import ValidationError
@@ -18,13 +19,16 @@ from rq.serializers import JSONSerializer
 
 from backend.contract import (
     JOB_PREPARE,
+    JOB_REFINE,
     JOB_SEGMENT,
     PHOTO_KEY,
+    PREPARED_KEY,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     WORKER_KEY_PATTERN,
     JobReply,
     PrepareRequest,
+    RefineRequest,
     SegmentRequest,
     SegmentResult,
     WorkerStatus,
@@ -55,6 +59,15 @@ _ENQUEUE_KEY = "saymask:enqueue:{job}"
 
 _REDIS_CURE = "Start Redis or Valkey, or correct SAYMASK_REDIS_URL."
 _WORKER_CURE = "Start one: saymask-worker run. What you typed is stored; type it again then."
+
+
+@dataclass(frozen=True)
+class PrepareCounts:
+    """Photos prepared ahead since the queue was made; ``last_failure`` says why one was not."""
+
+    prepared: int = 0
+    failed: int = 0
+    last_failure: str = ""
 
 
 class Dispatcher:
@@ -123,34 +136,91 @@ class Dispatcher:
         with _redis_errors():
             return {queue.name: queue.count for queue in (self._interactive, self._background)}
 
-    def prepare(self, request: PrepareRequest) -> None:
-        """Ask for a photo to be prepared when no one is waiting for anything."""
+    def prepare(self, request: PrepareRequest) -> str:
+        """Ask for a photo to be prepared when no one is waiting for anything; returns the job's
+        id."""
         job_id = build_job_id("prepare", self.model_version(), request)
         with _redis_errors():
             self._ensure_job(self._background, JOB_PREPARE, job_id, request)
+        return job_id
+
+    def read_prepared(self, job_id: str) -> JobReply | None:
+        """What became of a job of ``prepare``; None while it waits or runs.
+
+        Raises:
+            WorkerUnavailable: it was lost.
+        """
+        with _redis_errors():
+            job = self._fetch(job_id)
+            result = job.latest_result() if job is not None else None
+            if result is not None:
+                return _read_reply(result)
+            if job is None or not self._is_usable(job):
+                raise WorkerUnavailable(
+                    "A worker was lost while it prepared a photo.", _WORKER_CURE
+                )
+        return None
+
+    def require_worker(self, *, background: bool) -> None:
+        """
+        Raises:
+            WorkerUnavailable: nobody takes jobs of that queue.
+        """
+        if not any(worker.serves(background=background) for worker in self.workers()):
+            kind = "background" if background else "interactive"
+            raise WorkerUnavailable(f"No worker takes {kind} jobs.", _WORKER_CURE)
+
+    def prepare_counts(self) -> PrepareCounts:
+        """How many photos were prepared ahead, and how many could not be."""
+        with _redis_errors():
+            found: dict[bytes, bytes] = self._redis.hgetall(PREPARED_KEY)
+        return PrepareCounts(
+            prepared=int(found.get(b"prepared", 0)),
+            failed=int(found.get(b"failed", 0)),
+            last_failure=found.get(b"last_failure", b"").decode(),
+        )
+
+    def count_unprepared(self, cause: str) -> None:
+        """A photo that could not even be sent to a worker."""
+        with _redis_errors():
+            self._redis.hincrby(PREPARED_KEY, "failed", 1)
+            self._redis.hset(PREPARED_KEY, "last_failure", cause)
 
     def segment(
-        self, request: SegmentRequest, task: str, started: float | None = None
+        self,
+        request: SegmentRequest | RefineRequest,
+        task: str,
+        started: float | None = None,
+        *,
+        deadline_s: float | None = None,
+        background: bool = False,
     ) -> SegmentResult:
         """Segment, waiting for the result.
 
         Args:
             task: names the place that asks; a newer request from there replaces this one.
             started: ``time.monotonic()`` from which the deadline counts; now when not given.
+            deadline_s: another deadline than usual.
+            background: nobody looks at the screen; whoever does goes first.
 
         Raises:
             QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, and whatever
             the worker reported.
         """
-        deadline = (started or time.monotonic()) + self._deadline_s
+        if deadline_s is None:
+            deadline_s = self._deadline_s
+        deadline = (started or time.monotonic()) + deadline_s
+        queue = self._background if background else self._interactive
+        kind, name = ("refine", JOB_REFINE) if isinstance(request, RefineRequest) else (
+            "segment", JOB_SEGMENT)  # fmt: skip
         with _redis_errors():
-            job_id = build_job_id("segment", self.model_version(), request)
+            job_id = build_job_id(kind, self.model_version(), request)
             ticket = uuid.uuid4().hex
             self._announce(task, ticket, job_id)
             try:
                 for _ in range(_ATTEMPTS):
-                    job = self._ensure_job(self._interactive, JOB_SEGMENT, job_id, request)
-                    reply = self._wait(job, task, ticket, deadline)
+                    job = self._ensure_job(queue, name, job_id, request)
+                    reply = self._wait(job, task, ticket, deadline, background=background)
                     if reply is not None:
                         return self._unwrap(reply)
                     log.warning("job %s was lost with its worker, queueing it again", job_id)
@@ -189,7 +259,11 @@ class Dispatcher:
             return None
 
     def _ensure_job(
-        self, queue: Queue, name: str, job_id: str, request: SegmentRequest | PrepareRequest
+        self,
+        queue: Queue,
+        name: str,
+        job_id: str,
+        request: SegmentRequest | RefineRequest | PrepareRequest,
     ) -> Job:
         """The job of this id: the one that runs or ran, else a new one. Atomic per id."""
         lock = self._redis.lock(_ENQUEUE_KEY.format(job=job_id), timeout=10, blocking_timeout=10)
@@ -241,7 +315,9 @@ class Dispatcher:
     def _is_alive(self, worker_name: str | None) -> bool:
         return any(worker.name == worker_name for worker in self.workers())
 
-    def _wait(self, job: Job, task: str, ticket: str, deadline: float) -> JobReply | None:
+    def _wait(
+        self, job: Job, task: str, ticket: str, deadline: float, *, background: bool
+    ) -> JobReply | None:
         """The reply, or None when the worker died with the job in its hands."""
         last_seen_worker = time.monotonic()
         while time.monotonic() < deadline:
@@ -263,12 +339,12 @@ class Dispatcher:
                 return None
             if status == JobStatus.QUEUED and not self._is_queued_or_taken(job):
                 return None
-            if any(worker.answers_people for worker in self.workers()):
+            if any(worker.serves(background=background) for worker in self.workers()):
                 last_seen_worker = time.monotonic()
             elif time.monotonic() - last_seen_worker > _WORKER_GRACE_S:
                 raise WorkerUnavailable("No worker is running.", _WORKER_CURE)
         raise DeadlineExceeded(
-            f"No answer within {self._deadline_s:g} s; the photo is still being worked on.",
+            "No answer in time; the photo is still being worked on.",
             "Type the expression again in a while: the work is not lost.",
         )
 

@@ -13,8 +13,8 @@ from backend.datasets.coco import load_coco
 from backend.datasets.load import Dataset, EvaluationPhoto, Expression, load_dataset
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig, load_label_config
+from backend.label_studio.project_tasks import create_tasks, read_tasks, upload_photo
 from backend.label_studio.regions import build_region, build_typed, build_verdict
-from backend.label_studio.uploads import create_tasks, read_tasks, upload_photo
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,8 +67,9 @@ def build_router(
     async def predict(request: Request, later: BackgroundTasks) -> dict[str, Any]:
         _check_login(request, settings)
         body = await _read_json(request)
-        call = await _in_thread(partial(load_predict_call, body))
-        if call.expression is None and not call.interactive:
+        fields = settings.expression_fields
+        call = await _in_thread(partial(load_predict_call, body, fields))
+        if not call.interactive or call.typed:
             later.add_task(_in_waiting_thread, partial(services.prepare_later, call), waiting)
         predictions = await _in_waiting_thread(partial(services.predict, call), waiting)
         return {"results": predictions}
@@ -93,6 +95,7 @@ def build_router(
                 "workers": [worker.model_dump() for worker in status.workers],
                 "queues": status.queue_depths,
                 "queue_error": status.queue_error,
+                "photos": asdict(status.photos),
                 "requests": status.requests,
                 "events": status.events,
             },

@@ -8,17 +8,48 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from backend.contract import QUEUE_BACKGROUND, PrepareRequest, SegmentRequest, WorkerStatus
-from backend.dispatch import Dispatcher
-from backend.errors import InternalError, JobSuperseded, QueueUnavailable, SaymaskError
+from backend.contract import (
+    QUEUE_BACKGROUND,
+    Click,
+    CocoRle,
+    PrepareRequest,
+    RefineRequest,
+    SegmentRequest,
+    SegmentResult,
+    WorkerStatus,
+)
+from backend.dispatch import Dispatcher, PrepareCounts
+from backend.errors import (
+    DeadlineExceeded,
+    InternalError,
+    JobSuperseded,
+    QueueError,
+    QueueUnavailable,
+    SaymaskError,
+)
 from backend.label_studio.client import PhotoFetcher
-from backend.label_studio.regions import EMPTY_PREDICTION, build_region_id, to_prediction
-from backend.label_studio.tasks import PredictCall, PredictTask, load_created_tasks
-from backend.records.store import NewRequest, RequestView, Store
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.notices import describe_answer, describe_failure, to_notice
+from backend.label_studio.regions import (
+    EMPTY_PREDICTION,
+    build_region_id,
+    build_typed,
+    to_prediction,
+)
+from backend.label_studio.tasks import (
+    Gesture,
+    PredictCall,
+    PredictTask,
+    check_expression,
+    load_created_tasks,
+)
+from backend.masks import decode_coco_rle
+from backend.records.outcomes import to_key
+from backend.records.store import LastAnswer, NewRequest, RequestView, Store
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +57,9 @@ _KNOWN_PHOTOS = 10_000
 # Photos wait in Redis's memory: an import of thousands must not fill it.
 _PREPARE_AHEAD = 50
 _KNOWN_PHOTO_TTL_S = 600.0
+# Opening a task in the editor waits for its prediction; retrieving many ends at 100 s.
+_OPENED_WAIT_S = 5.0
+_BATCH_WAIT_S = 80.0
 
 
 class PhotoShelf:
@@ -70,6 +104,7 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     queue_depths: dict[str, int]
     queue_error: str | None
+    photos: PrepareCounts
     requests: dict[str, int]
     events: dict[str, int]
     recent: tuple[RequestView, ...]
@@ -79,6 +114,24 @@ class Status:
         return self.queue_error is None and any(
             worker.state != "loading" and worker.answers_people for worker in self.workers
         )
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a worker is asked; ``deadline_s`` None is the usual one."""
+
+    kind: Literal["typed", "clicked", "ahead"]
+    click_ids: tuple[str, ...] = ()
+    deadline_s: float | None = None
+    background: bool = False
+
+
+Neighbours = Callable[[int, int, LabelConfig], Sequence[PredictTask]]
+
+
+def no_neighbours(_project: int, _task: int, _config: LabelConfig) -> Sequence[PredictTask]:
+    """Where Label Studio cannot be asked."""
+    return ()
 
 
 class Services:
@@ -91,28 +144,163 @@ class Services:
         photos: PhotoShelf,
         default_k: int,
         on_event: Callable[[], None] = lambda: None,
+        neighbours: Neighbours = no_neighbours,
     ) -> None:
         self._on_event = on_event
         self._store = store
         self._dispatcher = dispatcher
         self._photos = photos
         self._default_k = default_k
+        self._neighbours = neighbours
 
-    def predict(self, call: PredictCall) -> list[dict[str, Any]]:
-        """Answer a predict request: one prediction per task.
+    def predict(self, call: PredictCall) -> list[Any]:
+        """Answer a predict request: per task one prediction, or none at all (an empty list), which
+        Label Studio does not store.
 
-        Without an expression there is nothing to say (a task was opened, or the call Label
-        Studio makes after every submit): empty predictions.
+        Typed or clicked: candidates and a notice in words; a failure is a notice too, for the
+        editor shows no other. Tasks whose data holds expressions: a region for each. Opened tasks
+        without any, and the call Label Studio makes after every submit: nothing.
         """
-        if call.expression is None:
-            return [EMPTY_PREDICTION for _ in call.tasks]
-        return [self._predict_task(call, call.tasks[0], call.expression)]
+        if not call.interactive:
+            return self._predict_ahead(call)
+        task = call.tasks[0]
+        if call.gesture is None and not call.typed:
+            return [EMPTY_PREDICTION]
+        expression = None
+        try:
+            if call.gesture is not None:
+                last = self._store.last_answer(call.project_id, task.task_id)
+                expression = last.expression if last else ""
+                gesture = call.gesture.without(last.old_clicks) if last else call.gesture
+                if gesture is None:
+                    return [EMPTY_PREDICTION]
+                return [self._refine(call, task, gesture, expression, last)]
+            expression = self._choose_typed(call, task)
+            return [self._predict_typed(call, task, check_expression(expression))]
+        except JobSuperseded:
+            return [EMPTY_PREDICTION]
+        except SaymaskError as error:
+            notice = to_notice(call.label_config, describe_failure(error, expression))
+            if not notice:
+                raise
+            return [{"result": notice, "score": 0.0}]
+
+    def _choose_typed(self, call: PredictCall, task: PredictTask) -> str:
+        """The editor sends all lines of the field. One that was changed in its place is new; else
+        the last one was typed again."""
+        if len(call.typed) == 1:
+            return call.typed[0]
+        asked = self._store.asked(call.project_id, task.task_id)
+        keys = {to_key(text) for text in asked}
+        new = [text for text in call.typed if to_key(text) not in keys]
+        return new[-1] if new else call.typed[-1]
+
+    def _predict_typed(
+        self, call: PredictCall, task: PredictTask, expression: str
+    ) -> dict[str, Any]:
+        k = call.k or self._default_k
+        request_id, result = self._ask(
+            call.project_id, task, expression, k, Asking("typed"),
+            lambda sha256: SegmentRequest(photo_sha256=sha256, expression=expression, k=k),
+        )  # fmt: skip
+        prediction = to_prediction(result, call.label_config, request_id)
+        notice = to_notice(call.label_config, describe_answer(result))
+        return {**prediction, "result": [*prediction["result"], *notice]}
+
+    def _refine(
+        self,
+        call: PredictCall,
+        task: PredictTask,
+        gesture: Gesture,
+        expression: str,
+        last: LastAnswer | None,
+    ) -> dict[str, Any]:
+        k = call.k or self._default_k
+        start = choose_start(gesture, last.masks) if last else None
+
+        def build(sha256: str) -> RefineRequest:
+            return RefineRequest(
+                photo_sha256=sha256,
+                expression=expression,
+                clicks=tuple(Click(x=x, y=y, positive=p) for x, y, p in gesture.clicks),
+                box_xyxy=gesture.box_xyxy,
+                start=CocoRle.model_validate(start) if start else None,
+                k=k,
+            )
+
+        asking = Asking("clicked", gesture.ids)
+        request_id, result = self._ask(call.project_id, task, expression, k, asking, build)
+        prediction = to_prediction(result, call.label_config, request_id)
+        notice = to_notice(call.label_config, describe_answer(result, gesture.count))
+        return {**prediction, "result": [*prediction["result"], *notice]}
+
+    def _predict_ahead(self, call: PredictCall) -> list[Any]:
+        """Label Studio waits for all of them at once: what is not ready in time stays without a
+        prediction and comes with the next call."""
+        alone = len(call.tasks) == 1
+        until = time.monotonic() + (_OPENED_WAIT_S if alone else _BATCH_WAIT_S)
+        answers: list[Any] = []
+        for task in call.tasks:
+            try:
+                found = self.predict_ahead(call.project_id, task, call.label_config, until,
+                                           background=not alone)  # fmt: skip
+                answers.append(found or [])
+            except SaymaskError as error:
+                log.warning("task %s has no prediction: %s", task.task_id, error)
+                answers.append([])
+        return answers
+
+    def predict_ahead(
+        self,
+        project_id: int,
+        task: PredictTask,
+        config: LabelConfig,
+        until: float,
+        *,
+        background: bool = True,
+    ) -> dict[str, Any] | None:
+        """One prediction with a region for each expression of the task's data, scored with the
+        least confidence among them; None when there is no expression.
+
+        Args:
+            until: ``time.monotonic()`` at which to give up.
+
+        Raises:
+            SaymaskError: an expression or the photo cannot be answered.
+        """
+        regions: list[dict[str, Any]] = []
+        confidences = []
+        version = ""
+        for expression in task.expressions:
+            if until <= time.monotonic():
+                raise DeadlineExceeded("No time was left for this task.", "Retrieve it again.")
+            asked = check_expression(expression)
+            asking = Asking("ahead", (), until - time.monotonic(), background)
+            request_id, result = self._ask(
+                project_id, task, asked, 1, asking,
+                lambda sha256, text=asked: SegmentRequest(  # type: ignore[misc]
+                    photo_sha256=sha256, expression=text, k=1
+                ),
+            )  # fmt: skip
+            regions += to_prediction(result, config, request_id)["result"]
+            confidences.append((result.confidence or 0.0) if result.candidates else 0.0)
+            version = result.model_version
+        if not confidences:
+            return None
+        if len(task.expressions) == 1:
+            # As if it had been typed: the annotator sees it, and may type another.
+            regions.insert(0, build_typed(config, task.expressions[0]))
+        return {"result": regions, "score": min(confidences), "model_version": version}
 
     def prepare_later(self, call: PredictCall) -> None:
-        """Have the photos of opened tasks prepared while the annotator reads them."""
+        """Have the photos of opened tasks and their neighbours prepared while the annotator
+        reads."""
         self._prepare_photos(call.tasks)
+        if len(call.tasks) == 1:
+            task_id = call.tasks[0].task_id
+            self._prepare_photos(self._neighbours(call.project_id, task_id, call.label_config))
 
-    def _prepare_photos(self, tasks: tuple[PredictTask, ...]) -> None:
+    def _prepare_photos(self, tasks: Sequence[PredictTask]) -> None:
         for task in tasks:
             try:
                 depth = self._dispatcher.queue_depths()[QUEUE_BACKGROUND]
@@ -124,34 +312,46 @@ class Services:
             except SaymaskError as error:
                 # No one waits for this; typing an expression will meet and report the same.
                 log.warning("photo of task %s not prepared ahead: %s", task.task_id, error)
+                if isinstance(error, QueueError):
+                    return
+                self._dispatcher.count_unprepared(error.cause)
 
-    def _predict_task(
-        self, call: PredictCall, task: PredictTask, expression: str
-    ) -> dict[str, Any]:
+    def _ask(
+        self,
+        project_id: int,
+        task: PredictTask,
+        expression: str,
+        k: int,
+        asking: Asking,
+        build: Callable[[str], SegmentRequest | RefineRequest],
+    ) -> tuple[int, SegmentResult]:
+        """Store the question, ask a worker, store the answer or the failure."""
         started = time.monotonic()
-        k = call.k or self._default_k
         request_id = self._store.add_request(
             NewRequest(
-                project_id=call.project_id,
+                project_id=project_id,
                 task_id=task.task_id,
                 expression=expression,
                 k=k,
                 photo=task.photo if len(task.photo) < 2000 else task.photo[:200] + " ...",
+                kind=asking.kind,
+                click_ids=asking.click_ids,
             )
         )
+        # Without an id there is no telling who asks again.
+        place = f"{project_id}:{task.task_id or uuid.uuid4().hex}"
+        if asking.kind == "ahead":
+            # Several expressions of one task do not replace one another, nor what is typed.
+            place = f"ahead:{request_id}"
         try:
             sha256 = self._photos.provide(task)
             result = self._dispatcher.segment(
-                SegmentRequest(photo_sha256=sha256, expression=expression, k=k),
-                # Without an id there is no telling who asks again.
-                task=f"{call.project_id}:{task.task_id or uuid.uuid4().hex}",
-                started=started,
-            )
-        except JobSuperseded as error:
-            self._store.store_failure(request_id, error, _elapsed_ms(started))
-            return EMPTY_PREDICTION
+                build(sha256), task=place, started=started, deadline_s=asking.deadline_s,
+                background=asking.background,
+            )  # fmt: skip
         except SaymaskError as error:
-            log.warning("request %s for task %s failed: %s", request_id, task.task_id, error)
+            if not isinstance(error, JobSuperseded):
+                log.warning("request %s for task %s failed: %s", request_id, task.task_id, error)
             self._store.store_failure(request_id, error, _elapsed_ms(started))
             raise
         except Exception as error:
@@ -162,7 +362,7 @@ class Services:
             raise failure from error
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
         self._store.store_answer(request_id, result, region_ids, _elapsed_ms(started))
-        return to_prediction(result, call.label_config, request_id)
+        return request_id, result
 
     def record_event(self, action: str, body: dict[str, Any]) -> int:
         """Keep a webhook; understanding it comes later."""
@@ -192,9 +392,11 @@ class Services:
         workers: tuple[WorkerStatus, ...] = ()
         depths: dict[str, int] = {}
         queue_error = None
+        photos = PrepareCounts()
         try:
             workers = tuple(self._dispatcher.workers())
             depths = self._dispatcher.queue_depths()
+            photos = self._dispatcher.prepare_counts()
         except QueueUnavailable as error:
             queue_error = str(error)
         return Status(
@@ -202,10 +404,25 @@ class Services:
             workers=workers,
             queue_depths=depths,
             queue_error=queue_error,
+            photos=photos,
             requests=self._store.count_requests(),
             events=self._store.count_events(),
             recent=tuple(self._store.recent_requests()),
         )
+
+
+def choose_start(gesture: Gesture, masks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The candidate that clicks are about: the first that holds one of them, else the best. A box
+    starts anew."""
+    if gesture.box_xyxy is not None or not masks:
+        return None
+    for coco_rle in masks:
+        mask = decode_coco_rle(coco_rle)
+        height, width = mask.shape
+        for x, y, _ in gesture.clicks:
+            if mask[min(int(y), height - 1), min(int(x), width - 1)]:
+                return coco_rle
+    return masks[0]
 
 
 def _key_of(photo: str) -> str:

@@ -30,12 +30,13 @@ from backend.contract import (
     JobReply,
     PrepareRequest,
     PrepareResult,
+    RefineRequest,
     SegmentRequest,
     SegmentResult,
     Timings,
     WorkerStatus,
 )
-from backend.masks import encode_coco_rle
+from backend.masks import compute_area, decode_coco_rle, encode_coco_rle
 
 VERSION = "saymask-fake-1"
 
@@ -51,6 +52,10 @@ def candidate(rank: int) -> Candidate:
         predicted_iou=0.9,
         stability_score=0.9,
     )
+
+
+def mask_area(mask: CocoRle) -> int:
+    return compute_area(decode_coco_rle(mask.as_dict()))
 
 
 def main(url: str) -> None:
@@ -83,8 +88,30 @@ def main(url: str) -> None:
             expression=request.expression,
             size_hw=(48, 64),
             candidates=tuple(candidate(rank) for rank in range(1, count + 1)),
+            confidence=0.2 if words[0] == "doubtful" else 0.9,
             head_noun_phrase="the cat",
             proposals_count=count,
+            model_version=VERSION,
+            from_cache=False,
+            timings=Timings(),
+        )
+        return JobReply(segment=result).model_dump(mode="json")
+
+    def refine(message: dict) -> dict:
+        request = RefineRequest.model_validate(message)
+        clicks = " ".join(
+            f"{'+' if c.positive else '-'}{c.x:.0f},{c.y:.0f}" for c in request.clicks
+        )
+        box = "" if request.box_xyxy is None else f" box {[round(v) for v in request.box_xyxy]}"
+        start = "" if request.start is None else f" from {mask_area(request.start)}"
+        connection.rpush(log_key, f"refine {request.expression!r} {clicks}{box}{start}")
+        result = SegmentResult(
+            photo_sha256=request.photo_sha256,
+            expression=request.expression,
+            size_hw=(48, 64),
+            candidates=(candidate(1),),
+            head_noun_phrase=None,
+            proposals_count=1,
             model_version=VERSION,
             from_cache=False,
             timings=Timings(),
@@ -104,7 +131,7 @@ def main(url: str) -> None:
         return JobReply(prepare=result).model_dump(mode="json")
 
     jobs = types.ModuleType("worker.jobs")
-    jobs.segment, jobs.prepare = segment, prepare
+    jobs.segment, jobs.prepare, jobs.refine = segment, prepare, refine
     sys.modules["worker.jobs"] = jobs
 
     def beat() -> None:

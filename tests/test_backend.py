@@ -70,6 +70,10 @@ class PhotoServer:
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         ).start()
 
+    @property
+    def fetched(self) -> list[tuple[str, str | None]]:
+        return [one for one in self.asked if one[0].startswith("/data/")]
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -132,7 +136,8 @@ def test_recorded_requests_are_answered(
     assert setup.json() == {"model_version": "saymask-fake-1"}
     assert client.get("/versions").json() == {"versions": ["saymask-fake-1"]}
     opened = client.post("/predict", json=load_capture("batch_predict_on_task_open"))
-    assert opened.json() == {"results": [{"result": [], "score": 0.0}]}
+    # No prediction: an empty one would be stored and count as this version's.
+    assert opened.json() == {"results": [[]]}
     spurious = client.post(
         "/predict", json=load_capture("spurious_empty_context_predict_after_submit")
     )
@@ -164,7 +169,7 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     # The editor draws later regions on top, so the best is last.
     assert [region["score"] for region in regions] == sorted(r["score"] for r in regions)
     assert regions[-1]["score"] == results[0]["score"] == 1.0
-    assert photos.asked == [("/data/upload/1/cat.png", f"Token {KEY}")]
+    assert photos.fetched == [("/data/upload/1/cat.png", f"Token {KEY}")]
     (request,) = store.recent_requests()
     assert (request.status, request.expression, request.task_id) == (
         "answered", "the red circle", 5,
@@ -173,7 +178,7 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     assert [c["region_id"] for c in stored] == [r["id"] for r in reversed(regions)]
     again = client.post("/predict", json=body).json()["results"][0]["result"]
     assert {r["id"] for r in again}.isdisjoint(r["id"] for r in regions), "ids are per request"
-    assert len(photos.asked) == 1, "the same photo is not downloaded again"
+    assert len(photos.fetched) == 1, "the same photo is not downloaded again"
 
 
 @pytest.mark.parametrize(("k", "status"), [(1, 200), (50, 200), (0, 400), (-1, 400), (1000, 400)])
@@ -203,8 +208,10 @@ def test_our_own_config_gets_ranked_labels_and_the_expression_per_region(
     regions = build_client().post("/predict", json=body).json()["results"][0]["result"]
     labels = [r["value"]["brushlabels"] for r in regions if r["type"] == "brushlabels"]
     assert labels == [["top-3"], ["top-2"], ["top-1"]]
-    texts = [r["value"]["text"] for r in regions if r["type"] == "textarea"]
+    texts = [r["value"]["text"] for r in regions if r["from_name"] == "region_expression"]
     assert texts == [["the cat"]] * 3
+    (notice,) = (r["value"]["text"][0] for r in regions if r["from_name"] == "saymask_notice")
+    assert notice == '"the cat": 3 suggestions.'
 
 
 def test_blank_expressions_and_nothing_found_are_empty_answers(

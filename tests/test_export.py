@@ -56,7 +56,8 @@ def record(
         "candidate_id": 1, "offered": 3, "rank": 1, "score": 0.5, "iou": 1.0, "first_iou": 1.0,
         "coco_rle": encode_coco_rle(mask) if mask is not None else None,
         "area_px": compute_area(mask) if mask is not None else None, "parts": [],
-        "head_noun_phrase": "the cat", "region_ids": ["r"], "dabs": 0, "annotator": "1",
+        "head_noun_phrase": "the cat", "region_ids": ["r"], "dabs": 0, "clicks": 0,
+        "annotator": "1",
         "seconds": 9.0, "model_version": "saymask-test", "latency_ms": 40.0, "notes": [],
     }  # fmt: skip
     return RecordView(**{**values, **fields})

@@ -112,7 +112,7 @@ def test_killed_in_the_middle_of_a_migration(url: str, table: str) -> None:
     with closing(Store(url)) as store:
         assert store.database.revision() is None
         store.migrate()
-        assert store.database.revision() == "0002"
+        assert store.database.revision() == "0003"
         tables = inspect(store.database.engine)
         assert set(Base.metadata.tables) <= set(tables.get_table_names())
 

@@ -43,7 +43,7 @@ def test_migrations_make_the_tables_of_the_model(store: Store) -> None:
     tables = inspect(store.database.engine)
     for table in Base.metadata.tables.values():
         assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
-    assert store.database.revision() == "0002"
+    assert store.database.revision() == "0003"
     store.migrate()
 
 
@@ -63,7 +63,7 @@ def test_migration_by_two_at_one_time(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert stores[0].database.revision() == "0002"
+    assert stores[0].database.revision() == "0003"
     for store in stores:
         store.close()
 

@@ -13,16 +13,20 @@ from rq import get_current_job
 
 from backend.contract import (
     PHOTO_KEY,
+    PREPARED_KEY,
     JobFailure,
     JobReply,
     PrepareRequest,
     PrepareResult,
+    RefineRequest,
     SegmentRequest,
     Timings,
 )
 from backend.errors import InternalError, InvalidRequest, PhotoUnreachable, SaymaskError
+from backend.masks import decode_coco_rle
 from worker.pipeline import Pipeline, PreparationTimings
-from worker.stages import PreparedImage
+from worker.proposals.clicks import EmbeddedPhoto
+from worker.stages import PreparedImage, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,9 @@ _done = 0
 # Photos in front of annotators: their next expression need not read the cache again.
 _recent: dict[str, PreparedImage] = {}
 _RECENT_MAX = 2
+# Megabytes each, so only those of photos somebody clicks on.
+_embedded: dict[str, EmbeddedPhoto] = {}
+_EMBEDDED_MAX = 4
 
 
 def install_pipeline(pipeline: Pipeline) -> None:
@@ -38,6 +45,7 @@ def install_pipeline(pipeline: Pipeline) -> None:
     global _pipeline
     _pipeline = pipeline
     _recent.clear()
+    _embedded.clear()
 
 
 def count_done() -> int:
@@ -50,9 +58,21 @@ def segment(message: dict[str, Any]) -> dict[str, Any]:
     return _reply(_segment, message)
 
 
+def refine(message: dict[str, Any]) -> dict[str, Any]:
+    """Job ``JOB_REFINE``: a RefineRequest in, a JobReply out."""
+    return _reply(_refine, message)
+
+
 def prepare(message: dict[str, Any]) -> dict[str, Any]:
-    """Job ``JOB_PREPARE``: a PrepareRequest in, a JobReply out."""
-    return _reply(_prepare, message)
+    """Job ``JOB_PREPARE``: a PrepareRequest in, a JobReply out. Nobody waits for it, so the outcome
+    is counted where the status page finds it."""
+    reply = _reply(_prepare, message)
+    failure = reply["failure"]
+    connection = _connection()
+    connection.hincrby(PREPARED_KEY, "failed" if failure else "prepared", 1)
+    if failure:
+        connection.hset(PREPARED_KEY, "last_failure", failure["cause"])
+    return reply
 
 
 def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +103,25 @@ def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     return JobReply(segment=result)
 
 
+def _refine(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
+    request = RefineRequest.model_validate(message)
+    prompt = Prompt(
+        points_xy=tuple((click.x, click.y) for click in request.clicks),
+        positive=tuple(click.positive for click in request.clicks),
+        box_xyxy=request.box_xyxy,
+        start=decode_coco_rle(request.start.as_dict()) if request.start else None,
+    )
+    known = _embedded.pop(request.photo_sha256, None)
+    photo = known or pipeline.embed(_read_photo(request.photo_sha256))
+    _embedded[request.photo_sha256] = photo
+    while len(_embedded) > _EMBEDDED_MAX:
+        del _embedded[next(iter(_embedded))]
+    result = pipeline.refine(
+        photo, request.expression, prompt, request.k, from_cache=known is not None
+    )
+    return JobReply(segment=result)
+
+
 def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = PrepareRequest.model_validate(message)
     prepared, timings = _prepared(pipeline, request.photo_sha256)
@@ -102,7 +141,11 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
     known = pipeline.load_prepared(sha256)
     if known is not None:
         return known, None
-    data = _connection().get(PHOTO_KEY.format(sha256=sha256))
+    return pipeline.prepare(_read_photo(sha256))
+
+
+def _read_photo(sha256: str) -> bytes:
+    data: bytes | None = _connection().get(PHOTO_KEY.format(sha256=sha256))
     if data is None:
         raise PhotoUnreachable(
             f"The photo {sha256[:12]} is no longer in the queue's memory.",
@@ -110,7 +153,7 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
         )
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PhotoUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
-    return pipeline.prepare(data)
+    return data
 
 
 def _in_front(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:

@@ -26,6 +26,7 @@ from worker.everyday import PARTS_AND_STUFF, THINGS
 from worker.images import decode_photo
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.proposals.base import Proposer
+from worker.proposals.clicks import ClickSegmenter, EmbeddedPhoto
 from worker.proposals.exact import ExactProposer
 from worker.proposals.given import GivenProposer
 from worker.proposals.sam import SamProposer, load_sam
@@ -35,6 +36,7 @@ from worker.stages import (
     Floats,
     Photo,
     PreparedImage,
+    Prompt,
     Proposals,
     Scores,
     TextFeatures,
@@ -63,6 +65,7 @@ class Pipeline:
         config: what they were built with; it names the results.
         cache: where prepared photos are kept, or None.
         photo_max_megapixels: larger photos are refused.
+        clicks: answers clicks and boxes; None where masks are given and there is no model.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class Pipeline:
         cache: PreparedCache | None,
         photo_max_megapixels: float,
         device: str = "cpu",
+        clicks: ClickSegmenter | None = None,
     ) -> None:
         self.proposer = proposer
+        self._clicks = clicks
         self.encoder = encoder
         self._parser = parser
         self.config = config
@@ -94,7 +99,7 @@ class Pipeline:
         """The same models under another configuration or with other proposals, without a cache."""
         return Pipeline(
             proposer or self.proposer, self.encoder, self._parser, config, None,
-            self._max_megapixels, self.device,
+            self._max_megapixels, self.device, self._clicks,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -218,6 +223,58 @@ class Pipeline:
             ),
         )
 
+    def embed(self, data: bytes) -> EmbeddedPhoto:
+        """What answering clicks on a photo needs; seconds on a CPU, once per photo.
+
+        Raises:
+            PhotoUnreadable, PhotoTooLarge.
+            ConfigError: there is no segment-anything model here.
+        """
+        return self._require_clicks().embed(decode_photo(data, self._max_megapixels))
+
+    def refine(
+        self, photo: EmbeddedPhoto, expression: str, prompt: Prompt, k: int, *, from_cache: bool
+    ) -> SegmentResult:
+        """Masks for clicks or a box; at most ``k``, the most fitting first. Their score is
+        the decoder's own estimate of the mask.
+
+        Raises:
+            InvalidRequest: nothing was clicked, or outside the photo.
+        """
+        _check_prompt(prompt, photo.size_hw)
+        clock = _Clock()
+        found = self._require_clicks().answer(photo, prompt)[:k]
+        candidates = tuple(
+            Candidate(
+                rank=rank,
+                score=round(one.predicted_iou, 6),
+                mask=CocoRle.model_validate(encode_coco_rle(one.mask)),
+                box_xywh=compute_box_xywh(one.mask),
+                predicted_iou=round(one.predicted_iou, 4),
+                stability_score=round(one.stability, 4),
+            )
+            for rank, one in enumerate(found, start=1)
+        )
+        return SegmentResult(
+            photo_sha256=photo.sha256,
+            expression=expression,
+            size_hw=photo.size_hw,
+            candidates=candidates,
+            head_noun_phrase=self._parse(expression).head_noun_phrase if expression else None,
+            proposals_count=len(candidates),
+            model_version=self.model_version,
+            from_cache=from_cache,
+            timings=Timings(refine_ms=clock.lap_ms()),
+        )
+
+    def _require_clicks(self) -> ClickSegmenter:
+        if self._clicks is None:
+            raise ConfigError(
+                "This worker has no segment-anything model to ask with clicks.",
+                "Set SAYMASK_PROPOSALS to another generator than given.",
+            )
+        return self._clicks
+
     def rank(self, prepared: PreparedImage, expression: str) -> tuple[ParsedExpression, Scores]:
         """Score every proposal of a prepared photo; what ``segment`` takes its candidates from.
 
@@ -303,6 +360,21 @@ class Pipeline:
         )
 
 
+def _check_prompt(prompt: Prompt, size_hw: tuple[int, int]) -> None:
+    if not prompt.points_xy and prompt.box_xyxy is None:
+        raise InvalidRequest("Neither a click nor a box.", "Click on what you mean.")
+    height, width = size_hw
+    corners = prompt.box_xyxy or ()
+    xs = [x for x, _ in prompt.points_xy] + list(corners[0::2])
+    ys = [y for _, y in prompt.points_xy] + list(corners[1::2])
+    if not all(0 <= x <= width for x in xs) or not all(0 <= y <= height for y in ys):
+        raise InvalidRequest(f"A click lies outside the photo of {width} x {height} pixels.")
+    if prompt.start is not None and prompt.start.shape != size_hw:
+        raise InvalidRequest(
+            f"The mask to start from is {prompt.start.shape}, the photo {size_hw}."
+        )
+
+
 def _in_template(nouns: Iterable[str]) -> list[str]:
     """Each noun bare, then in a sentence."""
     return [text for noun in nouns for text in (noun, _PHRASE_TEMPLATE.format(noun))]
@@ -380,7 +452,7 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
     log.info("encoder %s: %s", name, reason)
     encoder = load_encoder(name, store, device, dtype, batch=128 if on_gpu else 16)
     config = settings.pipeline_config(encoder.scoring)
-    proposer = _build_proposer(settings, config, store, device, dtype)
+    proposer, clicks = _build_proposer(settings, config, store, device, dtype)
     key = "-".join(
         (config.preparation_fingerprint(), proposer.fingerprint, encoder.weights_hash,
          str(dtype)[6:])
@@ -397,6 +469,7 @@ def build_pipeline(settings: WorkerSettings) -> Pipeline:
         cache,
         settings.photo_max_megapixels,
         device,
+        clicks,
     )
 
 
@@ -406,17 +479,19 @@ def _build_proposer(
     store: WeightStore,
     device: str,
     dtype: torch.dtype,
-) -> Proposer:
+) -> tuple[Proposer, ClickSegmenter | None]:
     if settings.proposals == "given":
         if settings.proposals_dir is None:
             raise ConfigError(
                 "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
             )
-        return GivenProposer(settings.proposals_dir, settings.max_proposals)
+        return GivenProposer(settings.proposals_dir, settings.max_proposals), None
     sam = load_sam(settings.proposals, store.require(settings.proposals))
     fingerprint = find_checkpoint(settings.proposals).sha256[:8]
     # On a CPU small batches keep the decoder's activations in cache.
     batch = 64 if device.startswith("cuda") else 4
     if config.proposals.exact:
-        return ExactProposer(sam, config.proposals, device, batch, fingerprint)
-    return SamProposer(sam, config.proposals, device, dtype, batch, fingerprint)
+        exact = ExactProposer(sam, config.proposals, device, batch, fingerprint)
+        return exact, ClickSegmenter(sam, torch.float32)
+    proposer = SamProposer(sam, config.proposals, device, dtype, batch, fingerprint)
+    return proposer, ClickSegmenter(sam, dtype)

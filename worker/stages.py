@@ -43,6 +43,22 @@ class Photo:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What an annotator showed instead of typed.
+
+    Attributes:
+        points_xy: clicks, in pixels of the photo; ``positive`` says for each whether it is in.
+        box_xyxy: left, top, right, bottom in pixels, or None.
+        start: (H, W) bool, the mask that is to be changed, or None.
+    """
+
+    points_xy: tuple[tuple[float, float], ...]
+    positive: tuple[bool, ...]
+    box_xyxy: tuple[float, float, float, float] | None
+    start: Masks | None
+
+
+@dataclass(frozen=True)
 class Proposals:
     """Class-agnostic masks, best first, before any text.
 

@@ -94,7 +94,12 @@ class _ResultReader:
         return regions
 
     def describe_others(self) -> tuple[str, ...]:
-        texts = (self._config.expression, self._config.region_expression, self._config.verdict)
+        config = self._config
+        # Clicks and boxes are in the mask they led to.
+        texts = (
+            config.expression, config.region_expression, config.verdict, config.notice,
+            config.click, config.box,
+        )  # fmt: skip
         others = Counter(
             str(entry.get("type"))
             for entry in self._result

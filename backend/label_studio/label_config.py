@@ -15,6 +15,10 @@ _CURE = (
 )
 
 
+# The one tag known by its name: nothing else tells it from a project's own text fields.
+NOTICE = "saymask_notice"
+
+
 @dataclass(frozen=True)
 class LabelConfig:
     """The tags saymask works with, by the names the project gave them.
@@ -25,6 +29,9 @@ class LabelConfig:
         expression: name of the TextArea that holds the whole photo's expression.
         region_expression: name of the perRegion TextArea, or None.
         verdict: name of the Choices that offers ``no referent`` and ``ambiguous``, or None.
+        notice: name of the TextArea in which saymask answers the annotator in words, or None.
+        click, box: names of the smart KeyPoint and Rectangle (with labels or without) that refine
+            a mask, or None.
     """
 
     image: str
@@ -34,6 +41,9 @@ class LabelConfig:
     expression: str
     region_expression: str | None
     verdict: str | None
+    notice: str | None = None
+    click: str | None = None
+    box: str | None = None
 
     def label_for_rank(self, rank: int) -> str:
         """``top-<rank>``; beyond the last such label that one, without any the first label."""
@@ -73,7 +83,18 @@ def load_label_config(xml: str) -> LabelConfig:
         expression=_name(expression, "TextArea"),
         region_expression=_name(per_region[0], "TextArea") if per_region else None,
         verdict=_find_verdict(root, name),
+        notice=next((e.get("name") for e in areas if e.get("name") == NOTICE), None),
+        click=_find_smart(root, name, ("KeyPoint", "KeyPointLabels")),
+        box=_find_smart(root, name, ("Rectangle", "RectangleLabels")),
     )
+
+
+def _find_smart(root: ElementTree.Element, image: str, tags: tuple[str, ...]) -> str | None:
+    for element in root.iter():
+        smart = element.get("smart", "true").lower() != "false"
+        if element.tag in tags and element.get("toName") == image and smart:
+            return _name(element, element.tag)
+    return None
 
 
 def _find_verdict(root: ElementTree.Element, image: str) -> str | None:

@@ -22,9 +22,9 @@ def find_or_create_project(client: LabelStudioClient, title: str) -> tuple[int, 
             "title": title,
             "description": "Type what you mean; saymask proposes masks.",
             "label_config": default_label_config(),
-            # A prediction before anything was typed would be an empty one, in everyone's way.
+            # Opened tasks show what was predicted for the expressions in their data.
+            "show_collab_predictions": True,
             "evaluate_predictions_automatically": False,
-            "show_collab_predictions": False,
         },
     )
     return int(project["id"]), True

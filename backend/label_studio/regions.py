@@ -84,7 +84,7 @@ def build_region(
         brush["score"] = score
     if meta is not None:
         brush["meta"] = {"text": [meta]}
-    if config.region_expression is None:
+    if config.region_expression is None or not expression:
         return [brush]
     text = {
         **frame,

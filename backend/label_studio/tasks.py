@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,47 @@ _LARGEST_ID = 2**31 - 1
 
 @dataclass(frozen=True)
 class PredictTask:
-    """One task of a predict request. ``photo`` is the reference in the task data."""
+    """One task of a predict request.
+
+    Attributes:
+        photo: the reference in the task data.
+        expressions: what the task's data already asks for.
+    """
 
     task_id: int
     photo: str
+    expressions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gesture:
+    """What an annotator showed, in pixels of the photo.
+
+    Attributes:
+        clicks: x, y, positive.
+        ids: the editor's, of the clicks and then of the box.
+    """
+
+    clicks: tuple[tuple[float, float, bool], ...]
+    box_xyxy: tuple[float, float, float, float] | None
+    ids: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Clicks it took; a box is one."""
+        return len(self.clicks) + (self.box_xyxy is not None)
+
+    def without(self, ids: frozenset[str]) -> Gesture | None:
+        """What is left when some clicks are about something else; None when nothing is."""
+        kept = [(c, i) for c, i in zip(self.clicks, self.ids, strict=False) if i not in ids]
+        box_kept = self.box_xyxy is not None and self.ids[-1] not in ids
+        if not kept and not box_kept:
+            return None
+        return Gesture(
+            tuple(click for click, _ in kept),
+            self.box_xyxy if box_kept else None,
+            (*(i for _, i in kept), *(self.ids[-1:] if box_kept else ())),
+        )
 
 
 @dataclass(frozen=True)
@@ -26,8 +65,9 @@ class PredictCall:
 
     Attributes:
         project_id: 0 when Label Studio did not say.
-        expression: what was typed; None when nothing was (a task was opened, or the empty call
-            Label Studio makes after every submit).
+        typed: every expression that stands in the editor, the newest last; empty when nothing was
+            typed (a task was opened, or the empty call Label Studio makes after every submit).
+        gesture: clicks and box, or None.
         interactive: typed in the editor, as opposed to a batch of tasks.
         k: candidates asked for, or None.
     """
@@ -35,16 +75,20 @@ class PredictCall:
     project_id: int
     label_config: LabelConfig
     tasks: tuple[PredictTask, ...]
-    expression: str | None
+    typed: tuple[str, ...]
+    gesture: Gesture | None
     interactive: bool
     k: int | None
 
 
-def load_predict_call(body: Any) -> PredictCall:
+def load_predict_call(body: Any, expression_fields: Sequence[str] = ()) -> PredictCall:
     """Check and convert the JSON body of ``POST /predict``.
 
+    Args:
+        expression_fields: fields of the task data that hold expressions.
+
     Raises:
-        InvalidRequest, InvalidLabelConfig, InvalidExpression: says which field is wrong.
+        InvalidRequest, InvalidLabelConfig: says which field is wrong.
     """
     if not isinstance(body, dict):
         raise InvalidRequest(f"Expected a JSON object, got {type(body).__name__}.")
@@ -65,8 +109,9 @@ def load_predict_call(body: Any) -> PredictCall:
     return PredictCall(
         project_id=_project_id(body.get("project")),
         label_config=config,
-        tasks=tuple(_load_task(task, config) for task in tasks),
-        expression=_typed_expression(context, config) if interactive else None,
+        tasks=tuple(load_task(task, config, expression_fields) for task in tasks),
+        typed=_typed_expressions(context, config) if interactive else (),
+        gesture=_load_gesture(context, config) if interactive else None,
         interactive=interactive,
         k=_load_k(params.get("k")),
     )
@@ -84,7 +129,7 @@ def load_created_tasks(body: dict[str, Any]) -> tuple[PredictTask, ...]:
     if not isinstance(xml, str) or not isinstance(tasks, list):
         raise InvalidRequest("Expected 'project' with 'label_config', and 'tasks'.")
     config = load_label_config(xml)
-    return tuple(_load_task(task, config) for task in tasks)
+    return tuple(load_task(task, config) for task in tasks)
 
 
 def _project_id(raw: Any) -> int:
@@ -92,12 +137,30 @@ def _project_id(raw: Any) -> int:
     return read_id(str(raw).split(".")[0], "project id") if raw is not None else 0
 
 
-def _load_task(task: Any, config: LabelConfig) -> PredictTask:
+def load_task(task: Any, config: LabelConfig, expression_fields: Sequence[str] = ()) -> PredictTask:
+    """Check and convert one task.
+
+    Raises:
+        InvalidRequest: it has no photo where the labelling config says.
+    """
     if not isinstance(task, dict):
         raise InvalidRequest("Every task needs 'data', an object.")
     return PredictTask(
-        task_id=read_id(task.get("id") or 0, "task id"), photo=read_photo(task, config)
+        task_id=read_id(task.get("id") or 0, "task id"),
+        photo=read_photo(task, config),
+        expressions=_read_expressions(task["data"], expression_fields),
     )
+
+
+def _read_expressions(data: dict[str, Any], fields: Sequence[str]) -> tuple[str, ...]:
+    """Texts and lists of texts under the given fields, blanks and repetitions left out."""
+    found: list[str] = []
+    for field in fields:
+        value = data.get(field)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (plain := to_storable(text).strip()):
+                found.append(plain)
+    return tuple(dict.fromkeys(found))
 
 
 def read_photo(task: dict[str, Any], config: LabelConfig) -> str:
@@ -133,32 +196,79 @@ def read_id(raw: Any, what: str) -> int:
     return value
 
 
-def _typed_expression(context: Any, config: LabelConfig) -> str | None:
-    result = context.get("result") if isinstance(context, dict) else None
-    if not isinstance(result, list):
-        raise InvalidRequest("Expected 'params.context.result', a list.")
-    for entry in reversed(result):
-        if not isinstance(entry, dict) or entry.get("from_name") != config.expression:
+def _typed_expressions(context: Any, config: LabelConfig) -> tuple[str, ...]:
+    typed: list[str] = []
+    for entry in _entries(context):
+        if entry.get("from_name") != config.expression:
             continue
         value = entry.get("value")
         texts = value.get("text") if isinstance(value, dict) else None
-        if isinstance(texts, str):
-            texts = [texts]
-        if isinstance(texts, list) and texts and isinstance(texts[-1], str):
-            return _load_expression(texts[-1])
-    return None
+        for text in texts if isinstance(texts, list) else [texts]:
+            if isinstance(text, str) and (storable := to_storable(text)).strip():
+                typed.append(storable)
+    return tuple(typed)
 
 
-def _load_expression(raw: str) -> str | None:
-    """What was typed, storable; None when it is blank."""
-    text = to_storable(raw)
+def _entries(context: Any) -> list[dict[str, Any]]:
+    result = context.get("result") if isinstance(context, dict) else None
+    if not isinstance(result, list):
+        raise InvalidRequest("Expected 'params.context.result', a list.")
+    return [entry for entry in result if isinstance(entry, dict)]
+
+
+def _load_gesture(context: Any, config: LabelConfig) -> Gesture | None:
+    """Places come in per cent of the photo's sides, with the photo's size."""
+    clicks: list[tuple[float, float, bool]] = []
+    ids: list[str] = []
+    box, box_id = None, ""
+    for entry in _entries(context):
+        if entry.get("from_name") not in (config.click, config.box) or not entry.get("from_name"):
+            continue
+        try:
+            value = entry["value"]
+            width, height = int(entry["original_width"]), int(entry["original_height"])
+            x, y = width * float(value["x"]) / 100, height * float(value["y"]) / 100
+            if entry["from_name"] == config.click:
+                place = (_within(x, width), _within(y, height))
+                clicks.append((*place, entry.get("is_positive", True) is not False))
+                ids.append(str(entry.get("id", "")))
+            else:
+                box_id = str(entry.get("id", ""))
+                right = x + width * float(value["width"]) / 100
+                lower = y + height * float(value["height"]) / 100
+                box = (
+                    _within(x, width), _within(y, height), _within(right, width),
+                    _within(lower, height),
+                )  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidRequest(
+                f"A click or box has an unknown shape: {type(error).__name__} {error}."
+            ) from error
+    if not clicks and box is None:
+        return None
+    return Gesture(tuple(clicks), box, (*ids, *([box_id] if box else [])))
+
+
+def _within(value: float, side: int) -> float:
+    """A drag may end outside the photo."""
+    if not math.isfinite(value) or side <= 0:
+        raise ValueError(f"{value} of {side} pixels")
+    return min(max(value, 0.0), float(side))
+
+
+def check_expression(text: str) -> str:
+    """What a worker may be asked.
+
+    Raises:
+        InvalidExpression: it is too long.
+    """
     if len(text) > MAX_EXPRESSION_CHARS:
         raise InvalidExpression(
             f"The expression has {len(text)} characters; the longest allowed is"
             f" {MAX_EXPRESSION_CHARS}.",
             "A sentence that names one object is enough.",
         )
-    return text if text.strip() else None
+    return text
 
 
 def to_storable(raw: str) -> str:

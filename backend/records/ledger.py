@@ -92,6 +92,7 @@ class RecordView:
     head_noun_phrase: str | None
     region_ids: list[str]
     dabs: int
+    clicks: int
     annotator: str | None
     seconds: float | None
     model_version: str | None
@@ -433,6 +434,7 @@ def _to_offer(row: Request) -> Offer:
         head_noun_phrase=row.head_noun_phrase,
         model_version=row.model_version,
         latency_ms=row.latency_ms,
+        clicks=row.clicks,
         candidates=tuple(_to_candidate(candidate) for candidate in row.candidates),
     )
 
@@ -470,6 +472,7 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
         head_noun_phrase=offer.head_noun_phrase if offer else None,
         region_ids=list(decision.region_ids),
         dabs=decision.dabs,
+        clicks=offer.clicks if offer and candidate else 0,
         annotator=submission.annotator,
         seconds=decision.seconds,
         model_version=offer.model_version if offer else None,

@@ -44,9 +44,10 @@ class Base(DeclarativeBase):
 
 
 class Request(Base):
-    """One expression typed for one task, and how it ended.
+    """One expression asked for one task, and how it ended.
 
-    ``status`` is ``waiting``, ``answered`` or ``failed``.
+    ``status`` is ``waiting``, ``answered`` or ``failed``; ``kind`` is ``typed``, ``clicked`` (with
+    how many ``clicks``) or ``ahead``, before an annotator opened the task.
     """
 
     __tablename__ = "request"
@@ -56,6 +57,9 @@ class Request(Base):
     project_id: Mapped[int] = mapped_column(Integer, index=True)
     task_id: Mapped[int] = mapped_column(Integer, index=True)
     expression: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(16), server_default="typed")
+    clicks: Mapped[int] = mapped_column(Integer, server_default="0")
+    click_ids: Mapped[list[str] | None] = mapped_column(JSON)
     k: Mapped[int] = mapped_column(Integer)
     photo: Mapped[str] = mapped_column(Text)
     photo_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -66,6 +70,7 @@ class Request(Base):
     head_noun_phrase: Mapped[str | None] = mapped_column(Text)
     height_px: Mapped[int | None] = mapped_column(Integer)
     width_px: Mapped[int | None] = mapped_column(Integer)
+    confidence: Mapped[float | None] = mapped_column(Float)
     from_cache: Mapped[bool | None] = mapped_column()
     timings: Mapped[dict[str, float] | None] = mapped_column(JSON)
     notices: Mapped[list[str] | None] = mapped_column(JSON)
@@ -142,8 +147,9 @@ class RecordRow(Base):
 
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
-    mask that has several. ``photo_sha256`` alone may be filled in later, when the photo of an
-    expression that was never sent to a worker is read for the first time.
+    mask that has several; ``clicks`` those that led to the accepted candidate. ``photo_sha256``
+    alone may be filled in later, when the photo of an expression that was never sent to a worker is
+    read for the first time.
     """
 
     __tablename__ = "record"
@@ -174,6 +180,7 @@ class RecordRow(Base):
     head_noun_phrase: Mapped[str | None] = mapped_column(Text)
     region_ids: Mapped[list[str]] = mapped_column(JSON)
     dabs: Mapped[int] = mapped_column(Integer)
+    clicks: Mapped[int] = mapped_column(Integer, server_default="0")
     annotator: Mapped[str | None] = mapped_column(String(200), index=True)
     seconds: Mapped[float | None] = mapped_column(Float)
     model_version: Mapped[str | None] = mapped_column(String(200))

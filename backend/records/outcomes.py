@@ -54,7 +54,7 @@ class OfferedCandidate:
 
 @dataclass(frozen=True)
 class Offer:
-    """One answered request of the submission's task."""
+    """One answered request of the submission's task; ``clicks`` is 0 where it was typed."""
 
     request_id: int
     created_at: datetime
@@ -64,6 +64,7 @@ class Offer:
     head_noun_phrase: str | None
     model_version: str | None
     latency_ms: float | None
+    clicks: int
     candidates: tuple[OfferedCandidate, ...]
 
 

@@ -45,7 +45,8 @@ class Quality:
         outcomes: how many of each.
         judged: records where candidates were offered and a mask was given: accepted, edited,
             relabelled or drawn after rejection.
-        acceptance_at: for n, the share of ``judged`` whose accepted candidate has rank n or better.
+        acceptance_at: for n, the share of ``judged`` whose accepted candidate has rank n or better
+            without a click.
         ranks: accepted candidates per rank.
         edit_rate: edited among accepted, edited and relabelled.
         drawn_rate: drawn by hand among all records with a mask.
@@ -56,6 +57,7 @@ class Quality:
         per_hour: records an hour of annotation.
         against_polygons: ``POLYGON_SECONDS`` over the median.
         dabs: strays of the brush that were left out.
+        refined: accepted candidates that clicks led to; ``clicks`` all of those.
     """
 
     samples: int
@@ -72,6 +74,8 @@ class Quality:
     per_hour: float | None
     against_polygons: float | None
     dabs: int
+    refined: int
+    clicks: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def compute_quality(records: Sequence[RecordView]) -> Quality:
     """Figures of some records, masks not needed."""
     outcomes = Counter(record.outcome for record in records)
     judged = [r for r in records if r.outcome in _JUDGED and r.offered]
-    accepted = [r for r in judged if r.rank is not None]
+    accepted = [r for r in judged if r.rank is not None and not r.clicks]
     ranks = Counter(r.rank for r in accepted if r.rank is not None)
     deepest = max((r.offered for r in judged), default=0)
     names = {"1": 1, "3": 3, "k": deepest}
@@ -128,6 +132,8 @@ def compute_quality(records: Sequence[RecordView]) -> Quality:
         per_hour=round(len(seconds) / total_s * 3600, 1) if total_s else None,
         against_polygons=round(POLYGON_SECONDS / spent.median, 2) if spent.median else None,
         dabs=sum(r.dabs for r in records),
+        refined=sum(r.clicks > 0 for r in judged),
+        clicks=sum(r.clicks for r in judged),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import func, select
 
@@ -17,13 +17,26 @@ from backend.records.model import CandidateRow, Event, Request
 
 @dataclass(frozen=True)
 class NewRequest:
-    """What is known before the worker is asked."""
+    """What is known before the worker is asked; ``kind`` as in ``Request``, ``click_ids`` the
+    editor's names of the clicks and boxes that ask."""
 
     project_id: int
     task_id: int
     expression: str
     k: int
     photo: str
+    kind: Literal["typed", "clicked", "ahead"] = "typed"
+    click_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LastAnswer:
+    """What was offered last: masks as COCO RLE by rank. ``old_clicks`` were about an expression
+    before that."""
+
+    expression: str
+    masks: tuple[dict[str, Any], ...]
+    old_clicks: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,9 @@ class Store:
             project_id=new.project_id,
             task_id=new.task_id,
             expression=new.expression,
+            kind=new.kind,
+            clicks=len(new.click_ids),
+            click_ids=list(new.click_ids),
             k=new.k,
             photo=new.photo,
             status="waiting",
@@ -104,6 +120,7 @@ class Store:
             width_px=width,
             from_cache=result.from_cache,
             timings=result.timings.model_dump(),
+            confidence=result.confidence,
             notices=list(result.notices),
         )
 
@@ -153,12 +170,53 @@ class Store:
             rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
             return {row[0]: row[1] for row in rows}
 
+    def last_answer(self, project_id: int, task_id: int) -> LastAnswer | None:
+        """What a task was last asked and offered, if anything."""
+        with self.database.session() as session:
+            row = session.scalar(
+                select(Request)
+                .where(
+                    Request.project_id == project_id,
+                    Request.task_id == task_id,
+                    Request.status == "answered",
+                )
+                .order_by(Request.id.desc())
+                .limit(1)
+            )
+            if row is None:
+                return None
+            newest_typed = select(func.max(Request.id)).where(
+                Request.project_id == project_id,
+                Request.task_id == task_id,
+                Request.kind == "typed",
+            )
+            clicked = session.scalars(
+                select(Request.click_ids).where(
+                    Request.project_id == project_id,
+                    Request.task_id == task_id,
+                    Request.kind == "clicked",
+                    Request.id < newest_typed.scalar_subquery(),
+                )
+            )
+            old = frozenset(number for ids in clicked for number in ids or ())
+            return LastAnswer(row.expression, tuple(c.coco_rle for c in row.candidates), old)
+
+    def asked(self, project_id: int, task_id: int) -> frozenset[str]:
+        """Every expression a task was asked for."""
+        with self.database.session() as session:
+            rows = session.scalars(
+                select(Request.expression)
+                .where(Request.project_id == project_id, Request.task_id == task_id)
+                .distinct()
+            )
+            return frozenset(rows)
+
     def latencies_ms(
         self, project_id: int | None = None, since: datetime | None = None
     ) -> list[float]:
-        """How long answered requests took."""
+        """How long answered requests took for which someone waited."""
         chosen = select(Request.latency_ms).where(
-            Request.status == "answered", Request.latency_ms.is_not(None)
+            Request.status == "answered", Request.latency_ms.is_not(None), Request.kind != "ahead"
         )
         if project_id is not None:
             chosen = chosen.where(Request.project_id == project_id)

@@ -170,9 +170,15 @@ class PromptDecoder:
         self._iou_head = _cast(stock.iou_prediction_head, torch.float32)
 
     @torch.inference_mode()
-    def attach(self, embedding: Tensor) -> AttachedImage:
-        """Project what does not depend on the prompt. ``embedding`` is (1, 256, 64, 64)."""
-        dense = self._prompts.no_mask_embed.weight.view(1, -1, 1, 1)
+    def attach(self, embedding: Tensor, dense: Tensor | None = None) -> AttachedImage:
+        """Project what does not depend on points and boxes.
+
+        Args:
+            embedding: (1, 256, 64, 64).
+            dense: the same for a mask to start from; None for no mask.
+        """
+        if dense is None:
+            dense = self._prompts.no_mask_embed.weight.view(1, -1, 1, 1)
         keys = (embedding + dense).flatten(2).transpose(1, 2)[0]
         positions = self._prompts.get_dense_pe().flatten(2).transpose(1, 2)[0]
         keys = keys.to(self._dtype)

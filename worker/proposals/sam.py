@@ -142,17 +142,14 @@ class SamProposer:
         self._config = config
         self._sam = sam.to(device)
         self._decoder = PromptDecoder(sam, dtype)
-        self._encoder = sam.image_encoder.to(dtype)
-        self._dtype = dtype
+        sam.image_encoder.to(dtype)
         self._batch = batch
 
     @torch.inference_mode()
     def propose(self, photo: Photo) -> Proposals:
         """All masks of a photo that pass the filters, best first, at working size."""
-        height, width = photo.size_hw
-        scale = IMAGE_SIZE_PX / max(height, width)
-        frame_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
-        image = self._decoder.attach(self._embed(photo, frame_hw))
+        frame_hw = to_frame_hw(photo.size_hw)
+        image = self._decoder.attach(embed_photo(self._sam, photo, frame_hw))
         points = self._grid(frame_hw)
         found, votes = self._from_points(image, points, frame_hw)
         for _ in range(self._config.box_rounds):
@@ -169,14 +166,6 @@ class SamProposer:
         areas = (found.logits > 0).flatten(1).sum(dim=1)
         largest = torch.argsort(areas, descending=True, stable=True)[: self._config.max_count]
         return found.take(largest.sort().values)
-
-    def _embed(self, photo: Photo, frame_hw: tuple[int, int]) -> Tensor:
-        pixels = torch.from_numpy(np.array(photo.pixels)).to(self._sam.device)
-        image = pixels.permute(2, 0, 1)[None].float()
-        resized = F.interpolate(image, frame_hw, mode="bilinear", antialias=True).round()
-        prepared = self._sam.preprocess(resized[0])[None].to(self._dtype)
-        embedding: Tensor = self._encoder(prepared.to(memory_format=torch.channels_last))
-        return embedding.float()
 
     def _grid(self, frame_hw: tuple[int, int]) -> Tensor:
         side = self._config.points_per_side
@@ -259,6 +248,24 @@ class SamProposer:
             **{name: column.float().cpu().numpy()[present] for name, column in columns.items()},
             size_hw=size_hw,
         )
+
+
+def to_frame_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a photo in SAM's frame, its longer side 1024."""
+    height, width = size_hw
+    scale = IMAGE_SIZE_PX / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def embed_photo(sam: Sam, photo: Photo, frame_hw: tuple[int, int]) -> Tensor:
+    """The encoder's (1, 256, 64, 64) float32, in whatever precision its weights are."""
+    pixels = torch.from_numpy(np.array(photo.pixels)).to(sam.device)
+    image = pixels.permute(2, 0, 1)[None].float()
+    resized = F.interpolate(image, frame_hw, mode="bilinear", antialias=True).round()
+    dtype = next(sam.image_encoder.parameters()).dtype
+    prepared = sam.preprocess(resized[0])[None].to(dtype)
+    embedding: Tensor = sam.image_encoder(prepared.to(memory_format=torch.channels_last))
+    return embedding.float()
 
 
 def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
