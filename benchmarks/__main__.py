@@ -13,7 +13,7 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import answers, exports, features, proposals, service, webhooks, workers
+from benchmarks import answers, clicks, exports, features, proposals, service, webhooks, workers
 from benchmarks.measure import Row, to_markdown
 
 
@@ -39,7 +39,11 @@ def main() -> None:
     )
     parser.add_argument("--grid", type=int, default=16, help="points per side (default 16)")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
-    parser.add_argument("--photos", type=Path, help="for recall: a folder of .jpg files")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        help="for recall: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
+    )
     parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
@@ -51,11 +55,14 @@ def main() -> None:
         "service": lambda _a: service.compare(),
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),
+        "clicks": lambda a: clicks.compare(a.photos),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    for name in arguments.only or parts:
+    # What needs photos of yours runs when they are named.
+    default = [name for name in parts if name != "clicks" or arguments.photos]
+    for name in arguments.only or default:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += parts[name](arguments)
     text = f"{describe_machine()}\n\n{to_markdown(rows)}\n"

@@ -18,6 +18,7 @@ from backend.label_studio.notices import describe_answer, describe_failure, quot
 from backend.label_studio.tasks import Gesture, load_predict_call
 from backend.masks import encode_coco_rle
 from backend.records.ledger import Ledger, RecordFilter
+from backend.records.store import Store
 from backend.services import choose_start
 from tests import books
 from tests.conftest import Valkey, log_of

@@ -55,7 +55,14 @@ def read_tasks(
         answer = client.request(
             "GET",
             "/api/tasks",
-            params={"project": project_id, "page": page, "page_size": _PAGE, "include": include},
+            # Without fields=all some of the included ones stay empty.
+            params={
+                "project": project_id,
+                "page": page,
+                "page_size": _PAGE,
+                "fields": "all",
+                "include": include,
+            },
         )
         tasks = answer["tasks"]
         read += len(tasks)

@@ -137,9 +137,8 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     say(f"  status page    {options.backend_url}/")
     say(f"  encoder        {encoder}")
     say("")
-    say("Open a photo, switch on Auto-Annotation (bottom of the editor), type what you mean,")
-    say("press Shift+Enter. The sample photos are being prepared; until then the first")
-    say("expression on a photo takes longer. Ctrl-C stops all.")
+    say("Open a photo, type what you mean, press Enter. The sample photos are being prepared; until")
+    say("then the first expression on a photo takes longer. Ctrl-C stops all.")
     say(f"({time.monotonic() - started:.0f} s)")
 
 

@@ -1,13 +1,13 @@
 """Masks from clicks and boxes: segment-anything's prompts, on an embedding that is kept.
 
 Kirillov et al., "Segment Anything" (2023): one click is ambiguous, so the decoder's three masks are
-all offered; with more to go by its single mask is taken. A mask to start from enters as the dense
-prompt.
+all offered; with more to go by its single mask is taken. A mask to start from enters as its box,
+and once more as the dense prompt too: alone the dense prompt is all but overruled by a click.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,15 +15,17 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from backend.masks import compute_iou
+from backend.masks import compute_box_xywh, compute_iou
 from worker.proposals.decoder import PromptDecoder
 from worker.proposals.filters import compute_stability
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.sam import crop_padding, embed_photo, to_frame_hw
 from worker.stages import Masks, Photo, Prompt
 
-# Logits of a mask one is sure of; the decoder's own lie mostly between -10 and 10.
-_SURE = 8.0
+# Logits of a mask one is sure of.
+_SURE = 20.0
+# A click this share of the box's sides beside it is still taken to be about the mask.
+_BESIDE = 0.1
 _LOW_SIDE = IMAGE_SIZE_PX // 4
 _SINGLE, _ALL_LEVELS = (0,), (1, 2, 3)
 _SAME_IOU = 0.9
@@ -71,17 +73,21 @@ class ClickSegmenter:
     def answer(self, photo: EmbeddedPhoto, prompt: Prompt) -> list[ClickedMask]:
         """Masks for a prompt, most fitting first, without near-equals; at most four.
 
-        With a mask to start from, both ways are tried: changing it, and forgetting it. If the first
-        positive click lies outside it, another object is probably meant and forgetting comes
-        first.
+        With a mask to start from, both ways are tried: changing it, and forgetting it. If a
+        positive click lies outside its box, another object is probably meant and forgetting
+        comes first.
         """
-        sparse = self._embed_prompt(photo, prompt)
         is_ambiguous = len(prompt.points_xy) == 1 and prompt.box_xyxy is None
-        anew = self._draw(photo, sparse, None, _ALL_LEVELS if is_ambiguous else _SINGLE)
-        if prompt.start is None:
+        levels = _ALL_LEVELS if is_ambiguous else _SINGLE
+        anew = self._draw(photo, self._embed_prompt(photo, prompt), None, levels)
+        if prompt.start is None or not prompt.start.any():
             return _without_equals(anew)
-        changed = self._draw(photo, sparse, prompt.start, _SINGLE)
-        return _without_equals(anew + changed if _leaves(prompt) else changed + anew)
+        boxed = replace(prompt, box_xyxy=prompt.box_xyxy or _box_around(prompt.start, prompt))
+        sparse = self._embed_prompt(photo, boxed)
+        changed = self._draw(photo, sparse, None, _SINGLE)
+        changed += self._draw(photo, sparse, prompt.start, _SINGLE)
+        leaves = _leaves(prompt.start, prompt)
+        return _without_equals(anew + changed if leaves else changed + anew)
 
     def _embed_prompt(self, photo: EmbeddedPhoto, prompt: Prompt) -> Tensor:
         height, width = photo.size_hw
@@ -129,16 +135,28 @@ class ClickSegmenter:
         return result
 
 
-def _leaves(prompt: Prompt) -> bool:
-    """Whether the first positive click lies outside the mask to start from."""
-    if prompt.start is None:
-        return True
-    height, width = prompt.start.shape
-    for (x, y), positive in zip(prompt.points_xy, prompt.positive, strict=True):
-        if positive:
-            inside = prompt.start[min(int(y), height - 1), min(int(x), width - 1)]
-            return not bool(inside)
-    return False
+def _positives(prompt: Prompt) -> list[tuple[float, float]]:
+    return [place for place, p in zip(prompt.points_xy, prompt.positive, strict=True) if p]
+
+
+def _box_around(start: Masks, prompt: Prompt) -> tuple[float, float, float, float]:
+    """Of the mask and every positive click."""
+    x, y, width, height = compute_box_xywh(start)
+    xs = [x, x + width, *(x for x, _ in _positives(prompt))]
+    ys = [y, y + height, *(y for _, y in _positives(prompt))]
+    return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+
+
+def _leaves(start: Masks, prompt: Prompt) -> bool:
+    """Whether a positive click lies outside the mask's box."""
+    x, y, width, height = compute_box_xywh(start)
+    return any(
+        not (
+            x - _BESIDE * width <= px <= x + (1 + _BESIDE) * width
+            and y - _BESIDE * height <= py <= y + (1 + _BESIDE) * height
+        )
+        for px, py in _positives(prompt)
+    )
 
 
 def _without_equals(found: list[ClickedMask]) -> list[ClickedMask]:
