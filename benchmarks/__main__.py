@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -31,6 +32,13 @@ def describe_machine() -> str:
     )
 
 
+def _compare_session() -> list[Row]:
+    # Only here: it needs the tests' packages.
+    from benchmarks import session
+
+    return session.compare()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -56,12 +64,15 @@ def main() -> None:
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),
         "clicks": lambda a: clicks.compare(a.photos),
+        "session": lambda _a: _compare_session(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    # What needs photos of yours runs when they are named.
-    default = [name for name in parts if name != "clicks" or arguments.photos]
+    # What needs photos of yours, or a Label Studio, runs when they are named.
+    left_out = set() if arguments.photos else {"clicks"}
+    left_out |= set() if os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM") else {"session"}
+    default = [name for name in parts if name not in left_out]
     for name in arguments.only or default:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += parts[name](arguments)

@@ -34,8 +34,13 @@ from worker.proposals.filters import (
     suppress_duplicates,
 )
 from worker.refine import to_original_size
-from worker.scoring import compute_geometry, compute_scores, find_instances
-from worker.stages import PreparedImage, Proposals, TextFeatures, VisualFeatures
+from worker.scoring import (
+    compute_confidence,
+    compute_geometry,
+    compute_scores,
+    find_instances,
+)
+from worker.stages import PreparedImage, Proposals, Scores, TextFeatures, VisualFeatures
 from worker.weights import CHECKPOINTS, Checkpoint, PackageMember, WeightStore
 
 
@@ -250,6 +255,26 @@ def test_votes_tell_objects_from_heaps() -> None:
     none = Votes(masks[:0], votes.point[:0], votes.level[:0])
     consensus, level = count_votes(masks, none, points + 100, (8, 12))
     assert level.tolist() == [1, 1, 1]
+
+
+def test_confidence_is_the_lead_over_another_object() -> None:
+    masks = np.zeros((3, 20, 40), bool)
+    masks[0, 2:18, 2:18] = True
+    masks[1, 2:17, 2:18] = True  # the same object
+    masks[2, 2:18, 22:38] = True
+
+    def confidence(*total: float) -> float | None:
+        count = len(total)
+        scores = Scores(np.array(total, np.float32), {}, np.argsort(-np.array(total)))
+        return compute_confidence(scores, compute_geometry(masks[:count]))
+
+    near, far = confidence(0.5, 0.4, 0.498), confidence(0.5, 0.4, 0.45)
+    assert near is not None
+    assert far is not None
+    assert near < 0.5 < far < 1
+    assert confidence(0.5, 0.499, 0.45) == pytest.approx(far), "the same object does not compete"
+    assert confidence(0.5, 0.4) == confidence(0.5) > far, "nothing else competes"
+    assert confidence() is None
 
 
 def test_instances_are_separate_objects() -> None:

@@ -31,7 +31,12 @@ from worker.proposals.exact import ExactProposer
 from worker.proposals.given import GivenProposer
 from worker.proposals.sam import SamProposer, load_sam
 from worker.refine import to_original_size
-from worker.scoring import compute_geometry, compute_scores, normalise_rows
+from worker.scoring import (
+    compute_confidence,
+    compute_geometry,
+    compute_scores,
+    normalise_rows,
+)
 from worker.stages import (
     Floats,
     Photo,
@@ -209,6 +214,7 @@ class Pipeline:
             expression=cleaned,
             size_hw=prepared.proposals.size_hw,
             candidates=candidates,
+            confidence=self._confidence(scores, prepared),
             head_noun_phrase=parsed.head_noun_phrase,
             notices=(*prepared.notices, *self._notices(parsed, prepared)),
             proposals_count=len(prepared.proposals),
@@ -222,6 +228,13 @@ class Pipeline:
                 refine_ms=clock.lap_ms(),
             ),
         )
+
+    def _confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
+        """Of the published method's scores nothing is known."""
+        if self.config.method == "faithful":
+            return None
+        sure = compute_confidence(scores, prepared.geometry)
+        return None if sure is None else round(sure, 4)
 
     def embed(self, data: bytes) -> EmbeddedPhoto:
         """What answering clicks on a photo needs; seconds on a CPU, once per photo.

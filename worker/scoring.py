@@ -16,6 +16,8 @@ from worker.stages import Floats, Geometry, Masks, PreparedImage, Scores, TextFe
 
 _OVERLAP_MAX = 0.6
 _SAME_OBJECT_IOU = 0.5
+# Logistic curve from the first place's lead to the chance that it is right.
+_LEAD_OFFSET, _LEAD_SLOPE, _LEAD_MAX = -0.76, 78.8, 0.15
 _FILLS_PHOTO = 0.75
 _INSIDE = 0.85
 _SAME_EXTENT = 0.9
@@ -161,6 +163,21 @@ def _toward(side: Side, geometry: Geometry) -> Floats:
         "front": geometry.bottom,
         "back": 1 - geometry.bottom,
     }[side]
+
+
+def compute_confidence(scores: Scores, geometry: Geometry) -> float | None:
+    """How sure the first place is, 0 to 1; None without any proposal.
+
+    From its lead over the best proposal that is another object (IoU below 0.5) alone: how high a
+    score is says little about whether it is right. The curve was fitted to 153 expressions on
+    49 photos, with the starter encoder.
+    """
+    if len(scores.order) == 0:
+        return None
+    first = scores.order[0]
+    others = geometry.iou[first] < _SAME_OBJECT_IOU
+    lead = scores.total[first] - scores.total[others].max() if others.any() else np.inf
+    return float(1 / (1 + np.exp(-(_LEAD_OFFSET + _LEAD_SLOPE * min(float(lead), _LEAD_MAX)))))
 
 
 def find_instances(scores: Floats, geometry: Geometry, margin: float) -> NDArray[np.intp]:

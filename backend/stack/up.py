@@ -137,7 +137,9 @@ def _start_all(options: UpOptions, stack: Stack, say: Callable[[str], None]) -> 
     say(f"  status page    {options.backend_url}/")
     say(f"  encoder        {encoder}")
     say("")
-    say("Open a photo, type what you mean, press Enter. The sample photos are being prepared; until")
+    say(
+        "Open a photo, type what you mean, press Enter. The sample photos are being prepared; until"
+    )
     say("then the first expression on a photo takes longer. Ctrl-C stops all.")
     say(f"({time.monotonic() - started:.0f} s)")
 
