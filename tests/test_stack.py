@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +20,8 @@ from backend.label_studio.project import connect_backend, find_or_create_project
 from backend.masks import decode_brush_rle
 from tests import annotator
 from tests.browser import SCREENSHOTS
-from tests.running import Running, running, tasks_of
+from tests.conftest import free_port
+from tests.running import PROGRAM, Running, running, start_up, tasks_of
 
 pytestmark = pytest.mark.stack
 
@@ -113,7 +116,8 @@ def test_broken_photo_is_an_error_one_can_find(stack: Running) -> None:
         f"/api/ml/{backend_id}/interactive-annotating",
         json={"task": task["id"], "context": context},
     )
-    assert answer["errors"]
+    (notice,) = answer["data"]["result"]
+    assert notice["value"]["text"][0].startswith("The photo cannot be used")
     page = httpx.get(stack.backend_url).text
     assert "The file is no image saymask can read." in page
     client.close()
@@ -204,3 +208,49 @@ def read_grefs(folder: Path) -> set[tuple[str, str]]:
 def projects(stack: Running) -> list[dict[str, Any]]:
     with closing(stack.client()) as client:
         return client.request("GET", "/api/projects", params={"page_size": 100})["results"]
+
+
+def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: Running) -> None:
+    """Last: it restarts the whole stack."""
+
+    def answering() -> dict[str, str]:
+        """pid to state of the workers that take typed expressions."""
+        workers = httpx.get(f"{stack.backend_url}/ready").json()["workers"]
+        assert {"interactive", "background"} >= {worker["queues"] for worker in workers}
+        return {w["pid"]: w["state"] for w in workers if w["queues"] == "interactive"}
+
+    (killed,) = answering()
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + 90
+    while killed in answering() or not set(answering().values()) & {"idle", "busy"}:
+        assert time.monotonic() < deadline, answering()
+        time.sleep(0.5)
+
+    with closing(stack.client()) as client:
+        before = len(tasks_of(client))
+    stack.stop()
+    for url in (stack.studio_url, stack.backend_url):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+    ports = [int(url.rsplit(":", 1)[1]) for url in (stack.studio_url, stack.backend_url)]
+    again = start_up(stack.data_dir, [*ports, free_port()])
+    stack.process, stack.output = again.process, again.output
+    stack.wait_until_up()
+    with closing(stack.client()) as client:
+        tasks = tasks_of(client)
+        assert len(tasks) == before
+        assert type_expression(client, tasks[1]["id"], "the cat")
+
+
+def test_a_taken_port_is_explained(tmp_path: Path) -> None:
+    if not PROGRAM:
+        pytest.skip("no Label Studio: set SAYMASK_LABEL_STUDIO_PROGRAM (make test does)")
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        one = start_up(tmp_path / "data", [port, free_port(), free_port()])
+        assert one.process.wait(30) == 2
+        assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in one.output.read_text("utf-8")
