@@ -33,6 +33,7 @@ class PhotoServer:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
+        self.next_tasks: list[dict[str, Any]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +51,13 @@ class PhotoServer:
                     return
                 if self.headers.get("Authorization") != f"Token {KEY}":
                     self.send_error(401)
+                    return
+                if self.path.startswith("/api/tasks"):
+                    body = json.dumps({"tasks": outer.next_tasks}).encode()
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
                     return
                 body = (
                     b"" if self.path.startswith("/data/empty") else b"photo " + self.path.encode()

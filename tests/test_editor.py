@@ -22,7 +22,7 @@ from backend.records.store import Store
 from backend.services import choose_start
 from tests import books
 from tests.conftest import Valkey, log_of
-from tests.test_backend import build_client, photos, store
+from tests.test_backend import PhotoServer, build_client, photos, store
 
 __all__ = ["build_client", "photos", "store"]
 
@@ -207,6 +207,25 @@ def test_photos_prepared_ahead_are_counted(
     assert status["photos"]["failed"] == 1
     assert "404" in status["photos"]["last_failure"]
     assert "1 failed" in client.get("/").text
+
+
+def test_the_next_photos_are_prepared_too(
+    build_client: Build, start_worker: Callable[..., Any], valkey: Valkey, photos: PhotoServer
+) -> None:
+    start_worker()
+    photos.next_tasks = [{"id": 6, "data": {"image": "/data/upload/1/next.png"}}]
+    client = build_client()
+    ask(client, body())
+    asked = [path for path, _ in photos.asked if path.startswith("/api/tasks")]
+    assert len(asked) == 1
+    assert "greater" in asked[0]
+    deadline = time.monotonic() + 10
+    while len([line for line in log_of(valkey) if line.startswith("prepare")]) < 2:
+        assert time.monotonic() < deadline, log_of(valkey)
+        time.sleep(0.05)
+    assert [path for path, _ in photos.fetched] == [
+        "/data/upload/1/cat.png", "/data/upload/1/next.png",
+    ]  # fmt: skip
 
 
 @pytest.fixture

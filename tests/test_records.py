@@ -388,3 +388,22 @@ def test_masks_are_exact(store: Store) -> None:
     )
     assert record.coco_rle is not None
     assert (decode_coco_rle(record.coco_rle) == noisy).all()
+
+
+def test_many_records_photo_by_photo(store: Store) -> None:
+    """More than one reading from the database: groups stay whole."""
+    ledger = Ledger(store.database)
+    recorder = Recorder(ledger)
+    for number in range(1, 621):
+        photo = number % 7 + 1
+        mask = brush(f"own{number}", square(4), "referent", "manual")
+        body = event(photo, annotation(number, [typed("the cat"), *mask]))
+        store.append_event("ANNOTATION_CREATED", body)
+    recorder.process_waiting()
+    for photo in range(1, 8):
+        ledger.learn_photo(f"/data/upload/{photo}.png", f"{photo:064x}")
+    groups = list(ledger.by_photo(RecordFilter()))
+    assert [{r.photo_sha256 for r in group} for group in groups] == [
+        {f"{photo:064x}"} for photo in range(1, 8)
+    ]
+    assert sum(map(len, groups)) == 620

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +15,11 @@ from pydantic import ValidationError
 from rq import get_current_job
 
 from backend.contract import (
+    ANSWERING_KEY,
     PHOTO_KEY,
     PREPARED_KEY,
+    PREPARING_KEY,
+    WORKER_KEY,
     JobFailure,
     JobReply,
     PrepareRequest,
@@ -38,6 +44,9 @@ _RECENT_MAX = 2
 # Megabytes each, so only those of photos somebody clicks on.
 _embedded: dict[str, EmbeddedPhoto] = {}
 _EMBEDDED_MAX = 4
+_POLL_S = 0.05
+_ANSWERING_MAX_S = 30
+_PREPARING_MAX_S = 300
 
 
 def install_pipeline(pipeline: Pipeline) -> None:
@@ -98,9 +107,29 @@ def _reply(work: Any, message: dict[str, Any]) -> dict[str, Any]:
 
 def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = SegmentRequest.model_validate(message)
-    prepared, timings = _in_front(pipeline, request.photo_sha256)
-    result = pipeline.segment(prepared, request.expression, request.k, preparation=timings)
+    with _answering():
+        prepared, timings = _in_front(pipeline, request.photo_sha256)
+        result = pipeline.segment(prepared, request.expression, request.k, preparation=timings)
     return JobReply(segment=result)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Two workers that compute at once on shared cores slow each other down many times over."""
+    connection = _connection()
+    connection.set(ANSWERING_KEY, "1", ex=_ANSWERING_MAX_S)
+    try:
+        yield
+    finally:
+        connection.delete(ANSWERING_KEY)
+
+
+def _let_people_go_first() -> None:
+    """Wait, not for ever, while somebody is being answered."""
+    connection = _connection()
+    until = time.monotonic() + _ANSWERING_MAX_S
+    while connection.exists(ANSWERING_KEY) and time.monotonic() < until:
+        time.sleep(_POLL_S)
 
 
 def _refine(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
@@ -124,6 +153,7 @@ def _refine(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
 
 def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = PrepareRequest.model_validate(message)
+    _let_people_go_first()
     prepared, timings = _prepared(pipeline, request.photo_sha256)
     return JobReply(
         prepare=PrepareResult(
@@ -141,7 +171,35 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
     known = pipeline.load_prepared(sha256)
     if known is not None:
         return known, None
-    return pipeline.prepare(_read_photo(sha256))
+    with _alone(sha256) as waited:
+        known = pipeline.load_prepared(sha256) if waited else None
+        if known is not None:
+            return known, None
+        return pipeline.prepare(_read_photo(sha256))
+
+
+@contextmanager
+def _alone(sha256: str) -> Iterator[bool]:
+    """While another living worker prepares this photo, wait for it; says whether there was one."""
+    connection, name = _connection(), _worker_name()
+    key = PREPARING_KEY.format(sha256=sha256)
+    waited = False
+    while not connection.set(key, name, nx=True, ex=_PREPARING_MAX_S):
+        waited = True
+        holder = connection.get(key)
+        if holder and not connection.exists(WORKER_KEY.format(name=holder.decode())):
+            connection.delete(key)
+        else:
+            time.sleep(_POLL_S)
+    try:
+        yield waited
+    finally:
+        connection.delete(key)
+
+
+def _worker_name() -> str:
+    job = get_current_job()
+    return job.worker_name or "" if job is not None else ""
 
 
 def _read_photo(sha256: str) -> bytes:

@@ -95,6 +95,6 @@ def read_next_tasks(
             },
         )
         return tuple(load_task(task, config) for task in answer["tasks"])
-    except SaymaskError as error:
+    except (SaymaskError, KeyError, TypeError) as error:
         log.info("tasks after %s are not known: %s", task_id, error)
         return ()

@@ -300,14 +300,17 @@ class Ledger:
         page = _current(chosen).order_by(RecordRow.photo_sha256, RecordRow.id)
         if known_only:
             page = page.where(RecordRow.photo_sha256.is_not(None))
+        # Columns, not objects: a session would remember every object it gave out.
+        columns = page.with_only_columns(
+            *(getattr(RecordRow, name) for name in _COLUMNS), maintain_column_froms=True
+        )
         with self.database.session() as session:
-            rows = session.scalars(page.execution_options(yield_per=_BATCH))
-            for sha256, group in groupby(rows, key=lambda row: row.photo_sha256):
+            rows = session.execute(columns.execution_options(yield_per=_BATCH))
+            views = (RecordView(**dict(zip(_COLUMNS, row, strict=True))) for row in rows)
+            for sha256, group in groupby(views, key=lambda view: view.photo_sha256):
                 if sha256 is None:
                     raise StoreError("A record's photo has not been read yet.", "Export again.")
-                found = [_to_view(row) for row in group]
-                session.expunge_all()
-                yield found
+                yield list(group)
 
     def unread_photos(self, chosen: RecordFilter) -> list[tuple[str, int]]:
         """References of photos whose content is not known, each with a task that holds it."""
