@@ -21,10 +21,9 @@ QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
 
 PHOTO_KEY = "saymask:photo:{sha256}"
-# The worker that prepares a photo right now; others wait for it instead of doing the same.
-PREPARING_KEY = "saymask:preparing:{sha256}"
-# There while a worker answers somebody; photos nobody looks at are not begun meanwhile.
-ANSWERING_KEY = "saymask:answering"
+# Names of the workers of a machine that answer somebody now, each with the time it counts until;
+# photos nobody looks at wait.
+ANSWERING_KEY = "saymask:answering:{host}"
 # A hash: photos ``prepared`` and ``failed`` ahead of any expression, and the ``last_failure``.
 PREPARED_KEY = "saymask:prepared"
 WORKER_KEY = "saymask:worker:{name}"

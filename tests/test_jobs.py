@@ -1,21 +1,22 @@
-"""Workers beside each other: one photo is prepared once, and people go first. Real Valkey."""
+"""Workers beside each other: people go first. Real Valkey."""
 
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import pytest
 import redis
 
-from backend.contract import ANSWERING_KEY, PHOTO_KEY, PREPARING_KEY, WORKER_KEY
+from backend.contract import ANSWERING_KEY, PHOTO_KEY
 from tests.conftest import Valkey
 from tests.test_worker_parts import prepared_image
-from worker import jobs
+from worker import courtesy, jobs
 from worker.pipeline import PreparationTimings
 from worker.stages import PreparedImage
 
@@ -23,88 +24,55 @@ DATA = b"photo"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
-class Slow:
-    """Prepares when it is let, and keeps what it prepared for everyone."""
+class Quick:
+    """Prepares at once."""
 
-    def __init__(self) -> None:
-        self.kept: dict[str, PreparedImage] = {}
-        self.prepared = 0
-        self.started, self.go = threading.Event(), threading.Event()
+    model_version = "v"
 
-    def load_prepared(self, sha256: str) -> PreparedImage | None:
-        return self.kept.get(sha256)
+    def load_prepared(self, _sha256: str) -> None:
+        return None
 
     def prepare(self, _data: bytes) -> tuple[PreparedImage, PreparationTimings]:
-        self.prepared += 1
-        self.started.set()
-        assert self.go.wait(10)
-        self.kept[SHA256] = replace(prepared_image(), sha256=SHA256)
-        return self.kept[SHA256], PreparationTimings()
+        return replace(prepared_image(), sha256=SHA256), PreparationTimings()
 
 
 @pytest.fixture
 def connection(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.url) as client:
         client.set(PHOTO_KEY.format(sha256=SHA256), DATA)
-        client.set(WORKER_KEY.format(name="living"), "yes")
         monkeypatch.setattr(jobs, "_connection", lambda: client)
         monkeypatch.setattr(jobs, "_worker_name", lambda: "living")
         yield client
 
 
-def test_two_workers_prepare_a_photo_once(connection: redis.Redis) -> None:
-    pipeline, found = Slow(), []
-
-    def work() -> None:
-        found.append(jobs._prepared(pipeline, SHA256))  # type: ignore[arg-type]
-
-    first = threading.Thread(target=work)
-    first.start()
-    assert pipeline.started.wait(10)
-    second = threading.Thread(target=work)
-    second.start()
-    time.sleep(0.2)
-    assert second.is_alive(), "it waits for the other"
-    pipeline.go.set()
-    first.join(10)
-    second.join(10)
-    assert pipeline.prepared == 1
-    assert sorted(timings is None for _, timings in found) == [False, True]
-    assert not connection.exists(PREPARING_KEY.format(sha256=SHA256))
-
-
-def test_a_worker_that_died_holds_nobody_up(connection: redis.Redis) -> None:
-    connection.set(PREPARING_KEY.format(sha256=SHA256), "dead")
-    pipeline = Slow()
-    pipeline.go.set()
-    jobs._prepared(pipeline, SHA256)  # type: ignore[arg-type]
-    assert pipeline.prepared == 1
-
-
-def test_photos_nobody_looks_at_wait_while_somebody_is_answered(
-    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_preparing_stops_between_batches_while_somebody_is_answered(
+    connection: redis.Redis,
 ) -> None:
-    done: list[float] = []
-    with jobs._answering():
-        waiting = threading.Thread(target=lambda: (jobs._let_people_go_first(), done.append(1)))
-        waiting.start()
-        time.sleep(0.2)
-        assert done == []
-        assert 0 < connection.ttl(ANSWERING_KEY) <= 30, "a killed worker blocks nobody for good"
-    waiting.join(5)
-    assert done == [1]
-    connection.set(ANSWERING_KEY, "1")
-    monkeypatch.setattr(jobs, "_ANSWERING_MAX_S", 0.1)
-    jobs._let_people_go_first()
+    courtesy.install(partial(jobs.give_way, connection))
+    try:
+        done: list[int] = []
+        with jobs._answering():
+            waiting = threading.Thread(target=lambda: (courtesy.between_batches(), done.append(1)))
+            waiting.start()
+            time.sleep(0.3)
+            assert done == []
+        waiting.join(5)
+        assert done == [1]
+        # A worker that was killed while it answered blocks nobody for good.
+        key = ANSWERING_KEY.format(host=socket.gethostname())
+        connection.zadd(key, {"killed": time.time() + 0.2})
+        started = time.monotonic()
+        courtesy.between_batches()
+        assert 0.1 < time.monotonic() - started < 5
+    finally:
+        courtesy.install(None)
+    courtesy.between_batches()
 
 
 def test_failures_of_photos_prepared_ahead_are_counted(
     connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline: Any = Slow()
-    pipeline.go.set()
-    pipeline.model_version = "v"
-    monkeypatch.setattr(jobs, "_pipeline", pipeline)
+    monkeypatch.setattr(jobs, "_pipeline", Quick())
     good = jobs.prepare({"photo_sha256": SHA256})
     assert good["failure"] is None
     bad = jobs.prepare({"photo_sha256": "f" * 64})

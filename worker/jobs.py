@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,6 @@ from backend.contract import (
     ANSWERING_KEY,
     PHOTO_KEY,
     PREPARED_KEY,
-    PREPARING_KEY,
-    WORKER_KEY,
     JobFailure,
     JobReply,
     PrepareRequest,
@@ -45,8 +44,7 @@ _RECENT_MAX = 2
 _embedded: dict[str, EmbeddedPhoto] = {}
 _EMBEDDED_MAX = 4
 _POLL_S = 0.05
-_ANSWERING_MAX_S = 30
-_PREPARING_MAX_S = 300
+_ANSWERING_MAX_S = 120.0
 
 
 def install_pipeline(pipeline: Pipeline) -> None:
@@ -115,20 +113,21 @@ def _segment(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Two workers that compute at once on shared cores slow each other down many times over."""
-    connection = _connection()
-    connection.set(ANSWERING_KEY, "1", ex=_ANSWERING_MAX_S)
+    """Tell the workers of this machine that only prepare photos to stop meanwhile."""
+    connection, name = _connection(), _worker_name()
+    key = ANSWERING_KEY.format(host=socket.gethostname())
+    connection.zadd(key, {name: time.time() + _ANSWERING_MAX_S})
     try:
         yield
     finally:
-        connection.delete(ANSWERING_KEY)
+        connection.zrem(key, name)
 
 
-def _let_people_go_first() -> None:
-    """Wait, not for ever, while somebody is being answered."""
-    connection = _connection()
-    until = time.monotonic() + _ANSWERING_MAX_S
-    while connection.exists(ANSWERING_KEY) and time.monotonic() < until:
+def give_way(connection: redis.Redis) -> None:
+    """Wait while somebody on this machine is being answered. A worker that was killed meanwhile
+    counts for a while and no longer."""
+    key = ANSWERING_KEY.format(host=socket.gethostname())
+    while connection.zcount(key, time.time(), "+inf"):
         time.sleep(_POLL_S)
 
 
@@ -140,20 +139,20 @@ def _refine(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
         box_xyxy=request.box_xyxy,
         start=decode_coco_rle(request.start.as_dict()) if request.start else None,
     )
-    known = _embedded.pop(request.photo_sha256, None)
-    photo = known or pipeline.embed(_read_photo(request.photo_sha256))
-    _embedded[request.photo_sha256] = photo
-    while len(_embedded) > _EMBEDDED_MAX:
-        del _embedded[next(iter(_embedded))]
-    result = pipeline.refine(
-        photo, request.expression, prompt, request.k, from_cache=known is not None
-    )
+    with _answering():
+        known = _embedded.pop(request.photo_sha256, None)
+        photo = known or pipeline.embed(_read_photo(request.photo_sha256))
+        _embedded[request.photo_sha256] = photo
+        while len(_embedded) > _EMBEDDED_MAX:
+            del _embedded[next(iter(_embedded))]
+        result = pipeline.refine(
+            photo, request.expression, prompt, request.k, from_cache=known is not None
+        )
     return JobReply(segment=result)
 
 
 def _prepare(pipeline: Pipeline, message: dict[str, Any]) -> JobReply:
     request = PrepareRequest.model_validate(message)
-    _let_people_go_first()
     prepared, timings = _prepared(pipeline, request.photo_sha256)
     return JobReply(
         prepare=PrepareResult(
@@ -171,30 +170,7 @@ def _prepared(pipeline: Pipeline, sha256: str) -> tuple[PreparedImage, Preparati
     known = pipeline.load_prepared(sha256)
     if known is not None:
         return known, None
-    with _alone(sha256) as waited:
-        known = pipeline.load_prepared(sha256) if waited else None
-        if known is not None:
-            return known, None
-        return pipeline.prepare(_read_photo(sha256))
-
-
-@contextmanager
-def _alone(sha256: str) -> Iterator[bool]:
-    """While another living worker prepares this photo, wait for it; says whether there was one."""
-    connection, name = _connection(), _worker_name()
-    key = PREPARING_KEY.format(sha256=sha256)
-    waited = False
-    while not connection.set(key, name, nx=True, ex=_PREPARING_MAX_S):
-        waited = True
-        holder = connection.get(key)
-        if holder and not connection.exists(WORKER_KEY.format(name=holder.decode())):
-            connection.delete(key)
-        else:
-            time.sleep(_POLL_S)
-    try:
-        yield waited
-    finally:
-        connection.delete(key)
+    return pipeline.prepare(_read_photo(sha256))
 
 
 def _worker_name() -> str:

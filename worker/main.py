@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import uuid
+from functools import partial
 
 import psutil
 import redis
@@ -23,7 +24,7 @@ from backend.contract import (
     WorkerStatus,
 )
 from backend.errors import QueueUnavailable
-from worker import jobs
+from worker import courtesy, jobs
 from worker.config import WorkerSettings
 from worker.pipeline import Pipeline, build_pipeline, choose_device
 
@@ -129,6 +130,7 @@ def run_worker(settings: WorkerSettings, *, burst: bool = False) -> None:
         if settings.queues == "background":
             # Whoever waits for an answer gets the processor.
             os.nice(_BACKGROUND_NICENESS)
+            courtesy.install(partial(jobs.give_way, connection))
         pipeline = build_pipeline(settings)
         if settings.proposals != "given":
             pipeline.warm_up()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from backend.errors import ConfigError
 from worker.config import TokenMasking
+from worker.courtesy import between_batches
 from worker.encoders.vit_blocks import (
     ends_in_class_token,
     run_hidden_from_class_token,
@@ -88,6 +89,7 @@ class ClipVisual:
         return torch.cat(parts)
 
     def _encode(self, images: Tensor) -> Tensor:
+        between_batches()
         tower = self.tower
         if not isinstance(tower, VisionTransformer):
             features: Tensor = tower(images)
@@ -151,6 +153,7 @@ class ClipVisual:
         blocks: nn.ModuleList,
         masking: TokenMasking,
     ) -> Tensor:
+        between_batches()
         if masking == "attention":
             # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
             # token. The class token always sees itself.

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from worker.config import ProposalsConfig
+from worker.courtesy import between_batches
 from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes, shrink
 from worker.proposals.decoder import PromptDecoder
 from worker.proposals.sam import crop_padding
@@ -65,6 +66,7 @@ class ExactProposer:
         least = min(self._config.predicted_iou_min, VOTER_PREDICTED_IOU)
         parts, votes = [], []
         for start in range(0, len(points), self._batch):
+            between_batches()
             sparse = self._decoder.embed_points(points[start : start + self._batch])
             answers = self._decoder.answer(image, sparse, least)
             small = shrink(crop_padding(answers.logits, frame_hw) > 0)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from backend.errors import WeightsError
 from worker.config import ProposalsConfig
+from worker.courtesy import between_batches
 from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes, shrink
 from worker.proposals.decoder import AttachedImage, PromptDecoder
 from worker.proposals.filters import compute_boxes_xyxy, compute_stability, suppress_duplicates
@@ -184,6 +185,7 @@ class SamProposer:
         least = min(self._config.predicted_iou_min, VOTER_PREDICTED_IOU)
         parts, votes = [], []
         for start in range(0, len(points), self._batch):
+            between_batches()
             sparse = self._decoder.embed_points(points[start : start + self._batch])
             answers = self._decoder.answer(image, sparse, least)
             logits = crop_padding(answers.logits, frame_hw)
@@ -197,6 +199,7 @@ class SamProposer:
         """Masks that pass the filters."""
         parts = []
         for chunk in boxes.split(self._batch):
+            between_batches()
             sparse = self._decoder.embed_boxes(chunk)
             answers = self._decoder.answer(image, sparse, self._config.predicted_iou_min)
             logits = crop_padding(answers.logits, frame_hw)
