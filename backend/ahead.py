@@ -13,7 +13,7 @@ from typing import Any
 
 from backend.contract import PrepareRequest
 from backend.dispatch import Dispatcher
-from backend.errors import InvalidRequest, QueueError, SaymaskError
+from backend.errors import InvalidRequest, QueueError, SaymaskError, WorkerUnavailable
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.project_tasks import read_tasks
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _IN_FLIGHT = 4
 _TASK_WAIT_S = 600.0
 _POLL_S = 0.1
+# A worker that was just started loads its models first.
+_WORKER_GRACE_S = 60.0
 _OURS = "saymask-"
 _FIELDS = "id,data,predictions_model_versions,total_annotations"
 
@@ -165,6 +167,7 @@ def prepare_project(
     failed: list[str] = []
     rest = iter(tasks)
     prepared = handled = 0
+    seen = time.monotonic()
     while handled < len(tasks):
         for task in islice(rest, _IN_FLIGHT - len(waiting)):
             try:
@@ -179,7 +182,12 @@ def prepare_project(
             task, job_id = waiting[0]
             reply = dispatcher.read_prepared(job_id)
             if reply is None:
-                dispatcher.require_worker(background=True)
+                if dispatcher.has_worker(background=True):
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _WORKER_GRACE_S:
+                    raise WorkerUnavailable(
+                        "No worker prepares photos.", "Start one: saymask-worker run"
+                    )
                 time.sleep(_POLL_S)
                 continue
             waiting.popleft()

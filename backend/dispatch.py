@@ -161,14 +161,9 @@ class Dispatcher:
                 )
         return None
 
-    def require_worker(self, *, background: bool) -> None:
-        """
-        Raises:
-            WorkerUnavailable: nobody takes jobs of that queue.
-        """
-        if not any(worker.serves(background=background) for worker in self.workers()):
-            kind = "background" if background else "interactive"
-            raise WorkerUnavailable(f"No worker takes {kind} jobs.", _WORKER_CURE)
+    def has_worker(self, *, background: bool) -> bool:
+        """Whether a worker takes jobs of that queue."""
+        return any(worker.serves(background=background) for worker in self.workers())
 
     def prepare_counts(self) -> PrepareCounts:
         """How many photos were prepared ahead, and how many could not be."""
