@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connecting import Connector, Wanted
 from backend.records.store import Store
 from tests.conftest import free_port
 from worker.weights import DEFAULT, WeightStore
@@ -121,6 +122,13 @@ def running(root: Path, settings: Mapping[str, str] = QUICK) -> Iterator[Running
         yield one
     finally:
         one.stop()
+
+
+def connect(client: LabelStudioClient, project: int, stack: Running) -> None:
+    """Attach the backend to a project."""
+    wanted = Wanted(stack.backend_url, user="", password="", secret="", may_change=True)
+    checks = Connector(client, wanted).attach(project)
+    assert [check.state for check in checks] == ["changed", "ok"], checks
 
 
 def tasks_of(client: LabelStudioClient, project: int = 1) -> list[dict[str, Any]]:

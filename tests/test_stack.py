@@ -16,12 +16,12 @@ import pytest
 
 from backend.datasets.load import load_dataset
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.project import connect_backend, find_or_create_project, upload_photos
+from backend.label_studio.project import find_or_create_project, upload_photos
 from backend.masks import decode_brush_rle
 from tests import annotator
 from tests.browser import SCREENSHOTS
 from tests.conftest import free_port
-from tests.running import PROGRAM, Running, running, start_up, tasks_of
+from tests.running import PROGRAM, Running, connect, running, start_up, tasks_of
 
 pytestmark = pytest.mark.stack
 
@@ -131,7 +131,7 @@ def test_a_scripted_day_gives_the_known_truth(
     with closing(stack.client()) as client:
         project, is_new = find_or_create_project(client, f"A day, {way}")
         assert is_new
-        connect_backend(client, project, stack.backend_url)
+        connect(client, project, stack)
         hooks = client.request("GET", "/api/webhooks", params={"project": project})
         if way == "sync alone":
             for hook in hooks:
@@ -177,7 +177,7 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
     stack.saymask("export", "grefcoco", str(first), *arguments, "--project", str(day["id"]))
     with closing(stack.client()) as client:
         project, _ = find_or_create_project(client, "A day, imported")
-        connect_backend(client, project, stack.backend_url)
+        connect(client, project, stack)
         to_project = ("--project", str(project), "--json")
         checked, _ = find_or_create_project(client, "A day, to check")
         report = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")

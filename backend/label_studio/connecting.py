@@ -90,6 +90,11 @@ class Connector:
             ("test expression", self._check_expression),
         )
 
+    def attach(self, project_id: int) -> list[Check]:
+        """Attachment and webhook alone: what a project that was just made needs."""
+        self._project_id = project_id
+        return self._run(("attachment", self._check_attached), ("webhook", self._check_webhook))
+
     def _run(self, *steps: tuple[str, Callable[[], Check]]) -> list[Check]:
         checks = []
         for name, step in steps:

@@ -30,25 +30,6 @@ def find_or_create_project(client: LabelStudioClient, title: str) -> tuple[int, 
     return int(project["id"]), True
 
 
-def connect_backend(client: LabelStudioClient, project_id: int, url: str) -> bool:
-    """Attach the backend unless it is attached; returns whether it was done now."""
-    known = client.request("GET", "/api/ml", params={"project": project_id})
-    if any(backend["url"].rstrip("/") == url.rstrip("/") for backend in known):
-        return False
-    client.request(
-        "POST",
-        "/api/ml",
-        json={"project": project_id, "url": url, "title": "saymask", "is_interactive": True},
-    )
-    return True
-
-
-def is_webhook_registered(client: LabelStudioClient, project_id: int, url: str) -> bool:
-    """Whether Label Studio will report annotations to the backend."""
-    hooks = client.request("GET", "/api/webhooks", params={"project": project_id})
-    return any(hook["url"].rstrip("/") == f"{url.rstrip('/')}/webhook" for hook in hooks)
-
-
 def upload_photos(client: LabelStudioClient, project_id: int, photos: list[Path]) -> int:
     """Upload photos as tasks; returns how many tasks there are now."""
     for photo in photos:

@@ -18,12 +18,8 @@ import httpx
 import redis
 
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.project import (
-    connect_backend,
-    find_or_create_project,
-    is_webhook_registered,
-    upload_photos,
-)
+from backend.label_studio.connecting import Connector, Wanted
+from backend.label_studio.project import find_or_create_project, upload_photos
 from backend.stack.processes import Part, Stack, StackError, require_free_port
 
 PROJECT_TITLE = "saymask samples"
@@ -188,12 +184,10 @@ def _connect(options: UpOptions, login: Login) -> int:
     client = LabelStudioClient(options.label_studio_url, login.token)
     try:
         project_id, is_new = find_or_create_project(client, PROJECT_TITLE)
-        connect_backend(client, project_id, options.backend_url)
-        if not is_webhook_registered(client, project_id, options.backend_url):
-            raise StackError(
-                "Label Studio connected the backend but registered no webhook.",
-                "Remove the backend from the project's settings and run make up again.",
-            )
+        wanted = Wanted(options.backend_url, user="", password="", secret="", may_change=True)
+        for check in Connector(client, wanted).attach(project_id):
+            if check.state == "problem":
+                raise StackError(check.text, check.cure)
         if is_new:
             # After the connection: the webhook tells the backend to prepare the photos.
             upload_photos(client, project_id, sample_photos())
