@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from backend.stack.up import sample_photos
 from benchmarks.measure import Row, interleave
@@ -15,6 +20,7 @@ from worker.refine import to_original_size
 from worker.stages import Photo, Proposals
 
 PROPOSALS = 60
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 EXPRESSIONS = (
     "the cat", "a woman", "orange space suit", "the helmet", "the flag", "the spoon", "a cup",
     "the red saucer", "the rocket", "the tower on the left", "the temple", "the sky", "trees",
@@ -59,6 +65,8 @@ def compare(rounds: int) -> list[Row]:
     few = ours.with_config(ours.config, _Fixed(found.take(np.arange(PROPOSALS // 2))))
     few.prepare(data)
     c, d = interleave(lambda: quick.prepare(data), lambda: few.prepare(data), rounds)
+    share = _share_of_products(lambda: quick.prepare(data))
+    e, f = interleave(_product(torch.float32), _product(torch.bfloat16), 10 * rounds)
     same, total = _count_same_answers(ours, plain)
     return [
         Row(
@@ -70,10 +78,30 @@ def compare(rounds: int) -> list[Row]:
             f"{c:.2f} s", f"{d:.2f} s", f"{c / d:.1f}x",
         ),
         Row(
+            f"what bounds it: {share:.0%} of our time are matrix products; one of them in float32"
+            " / bfloat16",
+            f"{1000 * e:.0f} ms", f"{1000 * f:.0f} ms", f"{e / f:.1f}x",
+        ),
+        Row(
             "first candidate the same as in float32",
             f"{total} pairs", f"{same} the same", f"{same / total:.3f}", ".99",
         ),
     ]  # fmt: skip
+
+
+def _share_of_products(work: Callable[[], object]) -> float:
+    """Of the processor's time, by the profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        work()
+    times = {event.key: event.self_cpu_time_total for event in watched.key_averages()}
+    return sum(times.get(name, 0.0) for name in _PRODUCTS) / sum(times.values())
+
+
+def _product(dtype: torch.dtype) -> Callable[[], object]:
+    """A layer of ViT-B/16 on 16 crops."""
+    tokens = torch.randn(16 * 197, 768, dtype=dtype)
+    weight = torch.randn(3072, 768, dtype=dtype)
+    return lambda: F.linear(tokens, weight)
 
 
 def _count_same_answers(ours: Pipeline, plain: Pipeline) -> tuple[int, int]:

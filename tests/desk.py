@@ -139,6 +139,14 @@ class Desk:
         self.actions += 1
         self.page.wait_for_timeout(300)
 
+    def pick_smart_box(self) -> None:
+        """In the menu that opens beside the smart tool."""
+        self.page.locator(".lsf-tool:not([aria-label])").first.hover()
+        self.page.wait_for_timeout(300)
+        self.page.locator('[aria-label="rectangle-tool"]').first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
     def click_photo(self, x: float, y: float, *, outside: bool = False) -> str:
         """A click of the smart tool at shares of the photo's sides; Alt means outside."""
         before = self.notice

@@ -301,6 +301,36 @@ def test_clicks_refine(stack: Running, desk: Desk, new_task: Callable[..., int])
     assert (record.outcome, record.clicks, record.expression) == ("accepted", 2, "the ear")
 
 
+def test_a_box_refines(stack: Running, desk: Desk, new_task: Callable[..., int]) -> None:
+    task = new_task("coffee")
+    desk.open(1, task)
+    desk.auto_annotation()
+    desk.type("the spoon")
+    before = desk.notice
+    desk.pick_smart_tool()
+    desk.pick_smart_box()
+    desk.stroke((0.52, 0.12), (0.73, 0.9))
+    assert desk.wait_for_notice(before).startswith('"the spoon", after 1 click')
+    desk.page.wait_for_timeout(400)
+    desk.picture("box")
+    desk.accept_all()
+    desk.submit()
+    (record,) = records_of(stack, task, 1)
+    assert (record.clicks, record.expression) == (1, "the spoon")
+
+
+def test_doubt_is_said(desk: Desk, new_task: Callable[..., int]) -> None:
+    desk.open(1, new_task("china"))
+    for expression in ("the thing", "the window", "a part", "the tower", "the tree"):
+        desk.type(expression)
+        assert desk.notice is not None
+        if "another object fits almost as well" in desk.notice:
+            break
+    desk.page.wait_for_timeout(500)
+    desk.picture("doubtful")
+    assert "Doubtful" in desk.notice
+
+
 def test_prepare_and_doctor(stack: Running) -> None:
     report = stack.saymask("prepare", "--project", "1", "--json", status=1)
     assert report["prepared"] >= 6
