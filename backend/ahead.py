@@ -13,10 +13,9 @@ from typing import Any
 
 from backend.contract import PrepareRequest
 from backend.dispatch import Dispatcher
-from backend.errors import InvalidRequest, QueueError, SaymaskError, WorkerUnavailable
+from backend.errors import QueueError, SaymaskError, WorkerUnavailable
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.label_config import LabelConfig, load_label_config
-from backend.label_studio.project_tasks import read_tasks
+from backend.label_studio.project_tasks import read_label_config, read_tasks
 from backend.label_studio.tasks import PredictTask, load_task
 from backend.services import PhotoShelf, Services
 
@@ -85,7 +84,7 @@ def preannotate(
         LabelStudioError: a call failed. InvalidLabelConfig: the project is not made for saymask.
         QueueError: no worker answers.
     """
-    config = _read_config(client, project_id)
+    config = read_label_config(client, project_id)
     version = services.model_version()
     wanted: list[_Open] = []
     without = annotated = current = 0
@@ -161,7 +160,7 @@ def prepare_project(
     Raises:
         LabelStudioError, InvalidLabelConfig, QueueError.
     """
-    config = _read_config(client, project_id)
+    config = read_label_config(client, project_id)
     tasks = [load_task(raw, config) for raw, _ in read_tasks(client, project_id, include=_FIELDS)]
     waiting: deque[tuple[PredictTask, str]] = deque()
     failed: list[str] = []
@@ -198,13 +197,3 @@ def prepare_project(
                 failed.append(f"task {task.task_id}: {reply.failure.cause}")
         progress(handled, len(tasks))
     return PrepareReport(prepared, tuple(failed))
-
-
-def _read_config(client: LabelStudioClient, project_id: int) -> LabelConfig:
-    project = client.request("GET", f"/api/projects/{project_id}")
-    if not project.get("label_config"):
-        raise InvalidRequest(
-            f"Project {project_id} has no labelling config.",
-            f"Set it up: saymask connect --project {project_id}",
-        )
-    return load_label_config(str(project["label_config"]))

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from backend.ahead import PrepareReport, preannotate, prepare_project
 from backend.app import build_fetcher
-from backend.cli_records import log_in, progress_bar
+from backend.cli_records import JsonOption, log_in, progress_bar
 from backend.config import Settings, load_settings
 from backend.dispatch import Dispatcher
 from backend.errors import ConfigError, InvalidRequest
@@ -41,7 +41,6 @@ BackendOption = Annotated[
     str | None,
     typer.Option("--backend-url", help="The backend, as Label Studio reaches it."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
 
 
 def connect(

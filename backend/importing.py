@@ -12,8 +12,13 @@ from typing import Any
 from backend.datasets.coco import load_coco
 from backend.datasets.load import Dataset, EvaluationPhoto, Expression, load_dataset
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.label_config import LabelConfig, load_label_config
-from backend.label_studio.project_tasks import create_tasks, read_tasks, upload_photo
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.project_tasks import (
+    create_tasks,
+    read_label_config,
+    read_tasks,
+    upload_photo,
+)
 from backend.label_studio.regions import build_region, build_typed, build_verdict
 
 log = logging.getLogger(__name__)
@@ -78,8 +83,7 @@ def import_dataset(
         LabelStudioError: a call failed; what was made stays, and the next try goes on.
         InvalidLabelConfig: the project is not made for saymask.
     """
-    project = client.request("GET", f"/api/projects/{project_id}")
-    config = load_label_config(str(project.get("label_config", "")))
+    config = read_label_config(client, project_id)
     known = {task["data"].get(_SOURCE) for task, _ in read_tasks(client, project_id)}
     photos = tasks = expressions = no_referent = there = 0
     for number, photo in enumerate(dataset.photos, 1):

@@ -21,6 +21,7 @@ from fastapi.templating import Jinja2Templates
 from backend.config import Settings
 from backend.errors import InvalidRequest, SaymaskError
 from backend.insight import Insight
+from backend.label_studio.connecting import SECRET_HEADER
 from backend.label_studio.tasks import load_predict_call
 from backend.records.ledger import RecordFilter
 from backend.records.outcomes import OUTCOME_WORDS
@@ -30,7 +31,6 @@ from backend.services import Services
 Result = TypeVar("Result")
 
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
-SECRET_HEADER = "X-Saymask-Secret"
 
 
 class NotAuthorized(SaymaskError):

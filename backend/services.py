@@ -203,9 +203,7 @@ class Services:
             call.project_id, task, expression, k, Asking("typed"),
             lambda sha256: SegmentRequest(photo_sha256=sha256, expression=expression, k=k),
         )  # fmt: skip
-        prediction = to_prediction(result, call.label_config, request_id)
-        notice = to_notice(call.label_config, describe_answer(result))
-        return {**prediction, "result": [*prediction["result"], *notice]}
+        return _to_answer(call, request_id, result)
 
     def _refine(
         self,
@@ -230,9 +228,7 @@ class Services:
 
         asking = Asking("clicked", gesture.ids)
         request_id, result = self._ask(call.project_id, task, expression, k, asking, build)
-        prediction = to_prediction(result, call.label_config, request_id)
-        notice = to_notice(call.label_config, describe_answer(result, gesture.count))
-        return {**prediction, "result": [*prediction["result"], *notice]}
+        return _to_answer(call, request_id, result, gesture.count)
 
     def _predict_ahead(self, call: PredictCall) -> list[Any]:
         """Label Studio waits for all of them at once: what is not ready in time stays without a
@@ -409,6 +405,15 @@ class Services:
             events=self._store.count_events(),
             recent=tuple(self._store.recent_requests()),
         )
+
+
+def _to_answer(
+    call: PredictCall, request_id: int, result: SegmentResult, clicks: int = 0
+) -> dict[str, Any]:
+    """Suggestions, and in words what they are."""
+    prediction = to_prediction(result, call.label_config, request_id)
+    notice = to_notice(call.label_config, describe_answer(result, clicks))
+    return {**prediction, "result": [*prediction["result"], *notice]}
 
 
 def choose_start(gesture: Gesture, masks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

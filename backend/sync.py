@@ -15,7 +15,8 @@ from typing import Any
 from backend.errors import InvalidAnnotation, InvalidLabelConfig, SaymaskError
 from backend.label_studio.annotations import hash_content, load_submission
 from backend.label_studio.client import LabelStudioClient, NotFound
-from backend.label_studio.label_config import LabelConfig, load_label_config
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.project_tasks import read_label_config
 from backend.recorder import Recorder
 from backend.records.ledger import Ledger
 from backend.records.sync_log import SyncLog, SyncState
@@ -77,8 +78,7 @@ class Synchroniser:
         """
         # What waits here would otherwise look like a gap.
         self._recorder.process_waiting()
-        project = self._client.request("GET", f"/api/projects/{project_id}")
-        config = load_label_config(str(project.get("label_config", "")))
+        config = read_label_config(self._client, project_id)
         state = self._log.begin(project_id)
         taken_up = state.next_page > 1
         known = self._ledger.current_versions(project_id)

@@ -75,12 +75,9 @@ class CocoWriter:
         }
 
     def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        referents = [r for r in photo.referents if r.coco_rle is not None]
-        if not referents:
-            return
         file = self._files[photo.split]
         file.images.add(build_image(photo))
-        for referent in referents:
+        for referent in photo.referents:
             if referent.coco_rle is None:
                 continue
             annotation = build_annotation(

@@ -55,11 +55,8 @@ class RefcocoWriter:
         self._instances = InstancesFile(folder / "instances.json", info)
 
     def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        referents = [r for r in photo.referents if r.coco_rle is not None]
-        if not referents:
-            return
         self._instances.images.add(build_image(photo))
-        for referent in referents:
+        for referent in photo.referents:
             if referent.coco_rle is None:
                 continue
             annotation = build_annotation(

@@ -10,12 +10,23 @@ from typing import Any
 
 from backend.errors import SaymaskError
 from backend.label_studio.client import LabelStudioClient, LabelStudioError
-from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.tasks import PredictTask, load_task
 
 log = logging.getLogger(__name__)
 
 _PAGE = 100
+
+
+def read_label_config(client: LabelStudioClient, project_id: int) -> LabelConfig:
+    """A project's labelling config, understood.
+
+    Raises:
+        LabelStudioError: unreachable, refused or no such project.
+        InvalidLabelConfig: the project is not made for saymask.
+    """
+    project = client.request("GET", f"/api/projects/{project_id}")
+    return load_label_config(str(project.get("label_config", "")))
 
 
 def upload_photo(client: LabelStudioClient, project_id: int, path: Path) -> str:

@@ -63,17 +63,6 @@ class SyncLog:
             row.next_page, row.counts = state.next_page, dict(state.counts)
             row.seen, row.finished_at = sorted(state.seen), state.finished_at
 
-    def last_finished(self, project_id: int) -> SyncState | None:
-        """The newest run that came to its end."""
-        with self._database.session() as session:
-            row = session.scalar(
-                select(SyncRun)
-                .where(SyncRun.project_id == project_id, SyncRun.finished_at.is_not(None))
-                .order_by(SyncRun.id.desc())
-                .limit(1)
-            )
-            return _to_state(row) if row is not None else None
-
 
 def _to_state(row: SyncRun) -> SyncState:
     return SyncState(
