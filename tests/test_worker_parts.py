@@ -26,8 +26,9 @@ from worker.encoders.clip_visual import ClipVisual
 from worker.evaluation.methods import without_terms
 from worker.language import Ordinal, ParsedExpression, Relation
 from worker.proposals.consensus import Votes, count_votes
-from worker.proposals.decoder import PromptDecoder
+from worker.proposals.decoder import PromptDecoder, is_near_outline, to_sketch
 from worker.proposals.filters import (
+    Drawn,
     compute_boxes_xyxy,
     compute_pairwise_iou,
     compute_stability,
@@ -88,6 +89,52 @@ def test_decoder_equals_the_stock_decoder(prompt: str) -> None:
     drawn = decoder.draw(image, decoded, chosen_prompt, chosen_output)
     expected = stock_masks[chosen_prompt, chosen_output - 1]
     torch.testing.assert_close(drawn, expected, atol=1e-2, rtol=1e-3)
+    sketched = decoder.sketch(image, decoded, chosen_prompt, chosen_output)
+    torch.testing.assert_close(sketched, to_sketch(drawn), atol=1e-5, rtol=1e-5)
+    # Random weights are sure of nothing: everything counts as outline.
+    outlined = decoder.draw_sketched(image, decoded, chosen_prompt, chosen_output, sketched)
+    near = to_whole(is_near_outline(sketched))
+    assert near.float().mean() > 0.5
+    torch.testing.assert_close(outlined[near], drawn[near], atol=1e-5, rtol=1e-5)
+    none = torch.zeros(0, dtype=torch.long)
+    assert decoder.draw(image, decoded, none, none).shape == (0, 32, 32)
+    nothing = decoder.sketch(image, decoded, none, none)
+    assert decoder.draw_sketched(image, decoded, none, none, nothing).shape == (0, 32, 32)
+
+
+def to_whole(cells: torch.Tensor) -> torch.Tensor:
+    return cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+
+
+def test_only_the_outline_of_a_sketch_is_drawn_anew() -> None:
+    """A disc in a field: near are the cells on its rim, and no cell deep inside or far outside."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    distance = ((y - 30) ** 2 + (x - 30) ** 2).sqrt()
+    near = is_near_outline(((20 - distance) * 5)[None])[0]
+    assert near[(distance - 20).abs() < 1].all()
+    assert not near[(distance - 20).abs() > 3].any()
+
+
+def test_what_was_drawn_is_not_drawn_again_unless_better() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 10:30, 10:30] = True
+    almost, other, tiny = mask.clone(), mask.clone(), torch.zeros_like(mask)
+    almost[:, 10, 10:20] = False
+    other[:, 10:14] = False
+    tiny[:, 40:44, 40:44] = True
+    drawn = Drawn()
+    both = torch.cat([mask, almost, other])
+    assert drawn.choose_new(both, torch.tensor([0.8, 0.9, 0.7])).tolist() == [1, 2]
+    drawn.add(almost, torch.tensor([0.9]))
+    assert drawn.choose_new(both, torch.tensor([0.91, 0.9, 0.7])).tolist() == [2]
+    assert drawn.choose_new(mask, torch.tensor([0.95])).tolist() == [0]
+    # Of masks this small, sketches do not say that they are the same.
+    drawn.add(tiny, torch.tensor([0.9]))
+    assert drawn.choose_new(tiny, torch.tensor([0.5])).tolist() == [0]
+    many = torch.rand(300, 64, 64) > 0.5
+    drawn.add(many, torch.full((300,), 0.9))
+    assert drawn.choose_new(many[:200], torch.full((200,), 0.8)).tolist() == []
+    assert drawn.choose_new(mask, torch.tensor([0.9])).tolist() == []
 
 
 masks_strategy = st.tuples(st.integers(1, 5), st.integers(2, 12), st.integers(2, 12)).flatmap(

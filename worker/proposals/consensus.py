@@ -19,7 +19,6 @@ from torch import Tensor
 SAME_MASK_IOU = 0.8
 # Every answer above this quality has a vote, whether or not it becomes a proposal.
 VOTER_PREDICTED_IOU = 0.5
-_STRIDE = 2
 _MIDDLE_LEVEL = 1.0
 
 
@@ -28,7 +27,7 @@ class Votes:
     """Answers to point prompts.
 
     Attributes:
-        masks: (R, h, w) bool, small.
+        masks: (R, h, w) bool, sketches: votes need no more.
         point: (R,) which prompt; ``level``: (R,) 0 to 2, which of its three answers.
     """
 
@@ -45,18 +44,13 @@ class Votes:
         )
 
 
-def shrink(masks: Tensor) -> Tensor:
-    """Masks (N, h, w) bool at half the size: votes need no more."""
-    return masks[:, ::_STRIDE, ::_STRIDE]
-
-
 def count_votes(
     masks: Tensor, votes: Votes, points_xy: Tensor, frame_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Consensus and level of masks.
 
     Args:
-        masks: (N, h, w) bool, shrunk as the votes are.
+        masks: (N, h, w) bool, sketches as the votes are.
         points_xy: (P, 2) the prompts, in pixels of a frame of ``frame_hw`` that the masks fill.
 
     Returns:

@@ -8,12 +8,15 @@ algebra, none of them an approximation, remove most of that:
 * ``(x Wk) . q == x . (Wk^T q)``: a projection of 4,096 tokens becomes one of 7;
 * ``softmax(..) (x Wv) Wo == (softmax(..) x) Wv Wo``: likewise for values.
 
-Masks are upscaled only for prompts that still have a candidate after the quality filter.
+Upscaling a mask costs as much as deciding on it. So answers can be sketched, one pixel of sixteen:
+most sketches show that the mask was drawn before, from a neighbouring point, and of the others
+only the outline needs to be drawn, as in PointRend (Kirillov et al., 2020).
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +24,32 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
+
+SKETCH_STEP = 4
+# A sketch has every fourth pixel of every fourth row, beginning here: near its cell's middle.
+_SKETCH_OFFSET = 2
+# Where a cell and its neighbours all exceed this, one way, is no outline. What counts as unstable
+# lies within 1.
+_SURE_LOGIT = 2.0
+# Tokens are drawn in multiples of this: for each new shape oneDNN prepares anew.
+_TOKENS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which masks a batch of prompts promises.
+
+    Attributes:
+        prompt: (M,) index into the batch; ``level``: (M,) which of its three answers.
+        predicted_iou: (M,) float32.
+    """
+
+    prompt: Tensor
+    level: Tensor
+    predicted_iou: Tensor
+
+    def take(self, index: Tensor) -> Answers:
+        return Answers(self.prompt[index], self.level[index], self.predicted_iou[index])
 
 
 @dataclass(frozen=True)
@@ -37,21 +66,11 @@ class DecodedPrompts:
     image_tokens: Tensor
     predicted_iou: Tensor
 
-
-@dataclass(frozen=True)
-class Answers:
-    """What the decoder says to a batch of prompts, poor answers left out.
-
-    Attributes:
-        logits: (M, 256, 256) float32, padding included.
-        prompt: (M,) index into the batch; ``level``: (M,) which of its three answers.
-        predicted_iou: (M,) float32.
-    """
-
-    logits: Tensor
-    prompt: Tensor
-    level: Tensor
-    predicted_iou: Tensor
+    def answers(self, least_iou: float) -> Answers:
+        """Those of the three answers to each prompt that promise more than ``least_iou``."""
+        multimask = self.predicted_iou[:, 1:]
+        prompt, level = torch.nonzero(multimask > least_iou, as_tuple=True)
+        return Answers(prompt, level, multimask[prompt, level])
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
@@ -228,41 +247,94 @@ class PromptDecoder:
         )
 
     @torch.inference_mode()
-    def answer(self, image: AttachedImage, sparse: Tensor, least_iou: float) -> Answers:
-        """Decode prompt tokens (B, n, 256) and draw every answer that promises more than
-        ``least_iou``."""
-        decoded = self.decode(image, sparse)
-        multimask = decoded.predicted_iou[:, 1:]
-        prompt, level = torch.nonzero(multimask > least_iou, as_tuple=True)
-        if prompt.numel() == 0:
-            side = (image.grid_hw[0] * 4, image.grid_hw[1] * 4)
-            logits = multimask.new_zeros(0, *side)
-        else:
-            logits = self.draw(image, decoded, prompt, level + 1)
-        return Answers(logits, prompt, level, multimask[prompt, level])
-
-    @torch.inference_mode()
     def draw(
         self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
     ) -> Tensor:
         """Low-resolution logits (M, 256, 256) of chosen masks.
 
         Args:
-            prompt: (M,) index into the batch, ascending.
+            prompt: (M,) index into the batch.
             output: (M,) which of the four masks.
         """
+        height, width = image.grid_hw
+        blocks = self._paint(decoded, prompt, output, self._upscaling)
+        blocks = blocks.view(len(prompt), height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return blocks.reshape(len(prompt), height * 4, width * 4).float()
+
+    @torch.inference_mode()
+    def sketch(
+        self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
+    ) -> Tensor:
+        """Of the same logits one pixel of sixteen, (M, 64, 64): ``to_sketch`` of what ``draw``
+        gives."""
+        height, width = image.grid_hw
+        blocks = self._paint(decoded, prompt, output, self._upscaling.sketch)
+        return blocks.view(len(prompt), height, width).float()
+
+    def _paint(
+        self,
+        decoded: DecodedPrompts,
+        prompt: Tensor,
+        output: Tensor,
+        upscale: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Logits (M, pixels) in the order in which tokens grow."""
         used, position = torch.unique(prompt, return_inverse=True)
         everyone = len(used) == len(decoded.image_tokens)
         tokens = decoded.image_tokens if everyone else decoded.image_tokens[used]
-        canvases = self._upscaling(tokens)
-        weights = torch.stack(
+        # All four masks of a prompt in one product: cheaper than copying its canvas per mask.
+        painted = upscale(tokens) @ self._weights(decoded, used)
+        return painted.transpose(1, 2)[position, output]
+
+    def _weights(self, decoded: DecodedPrompts, used: Tensor) -> Tensor:
+        """(U, 32, 4) what each mask of a prompt is a mixture by."""
+        return torch.stack(
             [mlp(decoded.mask_tokens[used, i]) for i, mlp in enumerate(self._hypernetworks)], dim=2
         )
+
+    @torch.inference_mode()
+    def draw_sketched(
+        self,
+        image: AttachedImage,
+        decoded: DecodedPrompts,
+        prompt: Tensor,
+        output: Tensor,
+        sketches: Tensor,
+    ) -> Tensor:
+        """What ``draw`` gives near the outlines; elsewhere cells of 4 x 4 pixels have the one logit
+        of their sketch (M, 64, 64). Holes and specks smaller than a cell are not seen there.
+
+        A GPU draws the whole: there it is cheaper than to choose.
+        """
+        if self.device.type == "cuda":
+            return self.draw(image, decoded, prompt, output)
+        used, position = torch.unique(prompt, return_inverse=True)
         height, width = image.grid_hw
-        # All four masks of a prompt in one product: cheaper than copying its canvas per mask.
-        blocks = (canvases @ weights).transpose(1, 2)[position, output]
-        blocks = blocks.view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-        return blocks.reshape(-1, height * 4, width * 4).float()
+        drawn = sketches[:, :, None, :, None].repeat(1, 1, SKETCH_STEP, 1, SKETCH_STEP)
+        near = sketches.new_zeros(len(used), height * width)
+        near.index_add_(0, position, is_near_outline(sketches).flatten(1).float())
+        # A cell is drawn for all masks of its prompt.
+        place = torch.nonzero(near.flatten())[:, 0]
+        if len(place) > 0:
+            place = F.pad(place, (0, -len(place) % _TOKENS_AT_ONCE))
+            owner, cell = place // (height * width), place % (height * width)
+            painted = self._paint_cells(decoded, used, owner, cell)
+            for index, slot in enumerate(zip(position.tolist(), output.tolist(), strict=True)):
+                mine = torch.nonzero(owner == slot[0])[:, 0]
+                at = cell[mine]
+                drawn[index, at // width, :, at % width] = painted[mine, slot[0], slot[1]]
+        return drawn.view(len(prompt), height * SKETCH_STEP, width * SKETCH_STEP)
+
+    def _paint_cells(
+        self, decoded: DecodedPrompts, used: Tensor, owner: Tensor, cell: Tensor
+    ) -> Tensor:
+        """Logits (T, U, 4, 4, 4) of cells of the prompts ``used``, by all their masks: what one
+        product gives is cheaper than to do without the superfluous ones."""
+        tokens = decoded.image_tokens[used[owner], cell]
+        weights = self._weights(decoded, used).transpose(1, 2).reshape(-1, self._upscaling.width)
+        painted = F.linear(self._upscaling(tokens[None])[0], weights).float()
+        blocks = painted.view(len(cell), 2, 2, 2, 2, len(used), 4).permute(0, 5, 6, 1, 3, 2, 4)
+        return blocks.flatten(5, 6).flatten(3, 4)
 
 
 class _Upscaling:
@@ -276,9 +348,12 @@ class _Upscaling:
         first, norm, _, second, _ = stock
         self._first = self._flatten(first, dtype)
         self._second = self._flatten(second, dtype)
+        inner, outer = _SKETCH_OFFSET % 2, _SKETCH_OFFSET // 2
+        self._sketched = _one_of_four(self._first, outer), _one_of_four(self._second, inner)
         self._norm_weight = norm.weight.detach().to(dtype)
         self._norm_bias = norm.bias.detach().to(dtype)
         self._norm_eps = norm.eps
+        self.width = int(second.out_channels)
 
     @staticmethod
     def _flatten(layer: nn.ConvTranspose2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -289,12 +364,44 @@ class _Upscaling:
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, P, 256) to (B, P * 16, 32): per token rows and columns, then those within."""
         batch, pixels, _ = tokens.shape
-        grown = F.linear(tokens, *self._first).view(batch, pixels, 2, 2, -1)
+        grown = F.linear(tokens, *self._first).view(batch, pixels, 2, 2, len(self._norm_weight))
+        return self._finish(grown, self._second).view(batch, pixels * 16, self.width)
+
+    def sketch(self, tokens: Tensor) -> Tensor:
+        """(B, P, 256) to (B, P, 32): one pixel of each token's sixteen."""
+        first, second = self._sketched
+        return self._finish(F.linear(tokens, *first), second)
+
+    def _finish(self, grown: Tensor, second: tuple[Tensor, Tensor]) -> Tensor:
         grown = F.layer_norm(
             grown, grown.shape[-1:], self._norm_weight, self._norm_bias, self._norm_eps
         )
-        grown = F.linear(F.gelu(grown), *self._second)
-        return F.gelu(grown).view(batch, pixels * 16, -1)
+        return F.gelu(F.linear(F.gelu(grown), *second))
+
+
+def _one_of_four(layer: tuple[Tensor, Tensor], place: int) -> tuple[Tensor, Tensor]:
+    """What grows the pixel (place, place) of each 2 x 2 block."""
+    weight, bias = layer
+    width = len(bias) // 4
+    rows = slice(3 * place * width, (3 * place + 1) * width)
+    return weight[rows], bias[rows]
+
+
+def to_sketch(masks: Tensor) -> Tensor:
+    """Of masks or logits (N, h, w), the pixels that a sketch has."""
+    return masks[:, _SKETCH_OFFSET::SKETCH_STEP, _SKETCH_OFFSET::SKETCH_STEP]
+
+
+def is_near_outline(sketches: Tensor) -> Tensor:
+    """Cells (M, h, w) that are not, with all their neighbours, surely inside or surely outside."""
+
+    def highest_around(logits: Tensor) -> Tensor:
+        padded = F.pad(logits, (1, 1, 1, 1), value=-torch.inf)
+        # Nine times as quick as a pooling layer.
+        rows = torch.maximum(torch.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+        return torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+
+    return (highest_around(sketches) > -_SURE_LOGIT) & (highest_around(-sketches) > -_SURE_LOGIT)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from torchvision.ops import nms
 
 from worker.config import ProposalsConfig
 from worker.courtesy import between_batches
-from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes, shrink
-from worker.proposals.decoder import PromptDecoder
-from worker.proposals.sam import crop_padding
+from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes
+from worker.proposals.decoder import PromptDecoder, to_sketch
+from worker.proposals.sam import crop_sketch
 from worker.stages import Photo, Proposals
 
 STOCK_BOX_IOU_MAX = 0.7
@@ -68,24 +68,26 @@ class ExactProposer:
         for start in range(0, len(points), self._batch):
             between_batches()
             sparse = self._decoder.embed_points(points[start : start + self._batch])
-            answers = self._decoder.answer(image, sparse, least)
-            small = shrink(crop_padding(answers.logits, frame_hw) > 0)
-            votes.append(Votes(small, answers.prompt + start, answers.level))
+            decoded = self._decoder.decode(image, sparse)
+            answers = decoded.answers(least)
+            drawn = self._decoder.draw(image, decoded, answers.prompt, answers.level + 1)
+            sketches = crop_sketch(to_sketch(drawn), frame_hw) > 0
+            votes.append(Votes(sketches, answers.prompt + start, answers.level))
             good = torch.nonzero(answers.predicted_iou > self._config.predicted_iou_min)[:, 0]
             for few in good.split(max(1, _ENLARGED_AT_ONCE_PX // (size_hw[0] * size_hw[1]))):
-                logits, quality = answers.logits[few], answers.predicted_iou[few]
-                parts.append(self._enlarge(logits, quality, small[few], frame_hw, size_hw))
+                logits, quality = drawn[few], answers.predicted_iou[few]
+                parts.append(self._enlarge(logits, quality, sketches[few], frame_hw, size_hw))
         found = _Enlarged.join(parts)
         kept = nms(found.boxes.float(), found.predicted_iou, STOCK_BOX_IOU_MAX)
         kept = self._within_budget(found, kept)
-        consensus, level = count_votes(found.small[kept], Votes.join(votes), points, frame_hw)
+        consensus, level = count_votes(found.sketches[kept], Votes.join(votes), points, frame_hw)
         return found.to_proposals(kept, consensus, level, size_hw)
 
     def _enlarge(
         self,
         logits: Tensor,
         predicted_iou: Tensor,
-        small: Tensor,
+        sketches: Tensor,
         frame_hw: tuple[int, int],
         size_hw: tuple[int, int],
     ) -> _Enlarged:
@@ -100,7 +102,7 @@ class ExactProposer:
             areas=masks.flatten(1).sum(dim=1),
             predicted_iou=predicted_iou[keep],
             stability=stability[keep],
-            small=small[keep],
+            sketches=sketches[keep],
         )
 
     def _within_budget(self, found: _Enlarged, kept: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class _Enlarged:
 
     Attributes:
         bits: (N, ceil(H * W / 8)) uint8, masks at photo size, packed.
-        boxes: (N, 4) xyxy; ``areas``: (N,) pixels; ``small``: (N, h, w) bool, for votes.
+        boxes: (N, 4) xyxy; ``areas``: (N,) pixels; ``sketches``: (N, h, w) bool, for votes.
     """
 
     bits: NDArray[np.uint8]
@@ -122,7 +124,7 @@ class _Enlarged:
     areas: Tensor
     predicted_iou: Tensor
     stability: Tensor
-    small: Tensor
+    sketches: Tensor
 
     @staticmethod
     def join(parts: list[_Enlarged]) -> _Enlarged:
@@ -130,7 +132,7 @@ class _Enlarged:
             np.concatenate([part.bits for part in parts]),
             *(
                 torch.cat([getattr(part, name) for part in parts])
-                for name in ("boxes", "areas", "predicted_iou", "stability", "small")
+                for name in ("boxes", "areas", "predicted_iou", "stability", "sketches")
             ),
         )
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Masks that neighbouring points on one object yield.
+_SAME_SKETCH_IOU = 0.95
+# Sketches that share no more pixels than this may belong to different masks.
+_TOO_SMALL_TO_TELL = 40
+_QUALITY_NOISE = 0.02
+
 
 def compute_pairwise_iou(masks: Tensor) -> Tensor:
     """IoU of every pair of masks (N, h, w) bool: (N, N) float32."""
@@ -37,6 +43,47 @@ def suppress_duplicates(masks: Tensor, quality: Tensor, iou_max: float) -> Tenso
             kept.append(index)
             gone |= overlap[index]
     return order[torch.tensor(kept, dtype=torch.long, device=order.device)]
+
+
+class Drawn:
+    """Sketches of what was drawn so far, to tell what need not be drawn again."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sketches = torch.zeros(0, 0)
+        self._quality = torch.zeros(0)
+
+    def choose_new(self, sketches: Tensor, quality: Tensor) -> Tensor:
+        """Which sketches (M, h, w) bool to draw, best first: not those that are the same as one
+        at least as good, among them or drawn before."""
+        order = torch.argsort(quality, descending=True, stable=True)
+        mine, quality = sketches[order].flatten(1).float(), quality[order]
+        same = _are_same(mine, mine).tril(-1).any(dim=1)
+        if self._count:
+            known, known_quality = self._sketches[: self._count], self._quality[: self._count]
+            as_good = known_quality[None] >= quality[:, None] - _QUALITY_NOISE
+            same |= (_are_same(mine, known) & as_good).any(dim=1)
+        return order[~same]
+
+    def add(self, sketches: Tensor, quality: Tensor) -> None:
+        """Remember what was drawn and kept."""
+        total = self._count + len(sketches)
+        while len(self._sketches) < total:
+            # Twice the room: growing by every few would copy everything every time.
+            more = max(64, len(self._sketches))
+            room = sketches.new_zeros(more, sketches[0].numel(), dtype=torch.float32)
+            self._sketches = torch.cat([self._sketches, room]) if self._count else room
+            self._quality = torch.cat([self._quality.to(quality), quality.new_zeros(more)])
+        self._sketches[self._count : total] = sketches.flatten(1)
+        self._quality[self._count : total] = quality
+        self._count = total
+
+
+def _are_same(some: Tensor, others: Tensor) -> Tensor:
+    """(M, N) whether sketches, flat, 0 or 1, are of masks that are as good as the same."""
+    shared = some @ others.T
+    union = some.sum(dim=1)[:, None] + others.sum(dim=1)[None] - shared
+    return (shared > _SAME_SKETCH_IOU * union) & (shared > _TOO_SMALL_TO_TELL)
 
 
 def compute_stability(logits: Tensor, offset: float = 1.0) -> Tensor:

@@ -22,9 +22,14 @@ from torch import Tensor
 from backend.errors import WeightsError
 from worker.config import ProposalsConfig
 from worker.courtesy import between_batches
-from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes, shrink
-from worker.proposals.decoder import AttachedImage, PromptDecoder
-from worker.proposals.filters import compute_boxes_xyxy, compute_stability, suppress_duplicates
+from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes
+from worker.proposals.decoder import SKETCH_STEP, AttachedImage, PromptDecoder
+from worker.proposals.filters import (
+    Drawn,
+    compute_boxes_xyxy,
+    compute_stability,
+    suppress_duplicates,
+)
 from worker.proposals.mobile_sam import EMBEDDING_DIM, IMAGE_SIZE_PX, build_tiny_vit_encoder
 from worker.stages import Photo, Proposals
 
@@ -94,9 +99,11 @@ def _build_mobile_sam(state: dict[str, Tensor]) -> Sam:
 
 @dataclass(frozen=True)
 class _Found:
-    """Masks found so far: low-resolution logits (N, h, w) without padding, and what is known."""
+    """Masks found so far: low-resolution logits (N, h, w) without padding, their sketches, bool,
+    and what is known."""
 
     logits: Tensor
+    sketches: Tensor
     predicted_iou: Tensor
     stability: Tensor
     consensus: Tensor
@@ -156,7 +163,8 @@ class SamProposer:
         for _ in range(self._config.box_rounds):
             if len(found.logits) == 0:
                 break
-            more = self._from_boxes(image, self._boxes(found), frame_hw)
+            boxes = self._decoder.embed_boxes(self._boxes(found))
+            more, _ = self._ask(image, boxes, frame_hw)
             more = _count(more, votes, points, frame_hw)
             found = self._deduplicate(_Found.join([found, more]))
         return self._to_proposals(self._within_budget(found), photo.size_hw, frame_hw)
@@ -182,40 +190,45 @@ class SamProposer:
         self, image: AttachedImage, points: Tensor, frame_hw: tuple[int, int]
     ) -> tuple[_Found, Votes]:
         """Masks that pass the filters, counted and without duplicates; and every answer's vote."""
+        found, votes = self._ask(image, self._decoder.embed_points(points), frame_hw)
+        return self._deduplicate(_count(found, votes, points, frame_hw)), votes
+
+    def _ask(
+        self, image: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int]
+    ) -> tuple[_Found, Votes]:
+        """Masks that pass the filters, what is the same drawn once; and every answer's vote."""
         least = min(self._config.predicted_iou_min, VOTER_PREDICTED_IOU)
-        parts, votes = [], []
-        for start in range(0, len(points), self._batch):
+        drawn, parts, votes = Drawn(), [], []
+        for start in range(0, len(prompts), self._batch):
             between_batches()
-            sparse = self._decoder.embed_points(points[start : start + self._batch])
-            answers = self._decoder.answer(image, sparse, least)
-            logits = crop_padding(answers.logits, frame_hw)
-            votes.append(Votes(shrink(logits > 0), answers.prompt + start, answers.level))
-            parts.append(self._filter(logits, answers.predicted_iou))
-        joined = Votes.join(votes)
-        found = _count(_Found.join(parts), joined, points, frame_hw)
-        return self._deduplicate(found), joined
+            decoded = self._decoder.decode(image, prompts[start : start + self._batch])
+            answers = decoded.answers(least)
+            sketches = self._decoder.sketch(image, decoded, answers.prompt, answers.level + 1)
+            inside = crop_sketch(sketches, frame_hw)
+            masks = inside > 0
+            votes.append(Votes(masks, answers.prompt + start, answers.level))
+            good = torch.nonzero(answers.predicted_iou > self._config.predicted_iou_min)[:, 0]
+            quality = answers.predicted_iou * compute_stability(inside)
+            good = good[drawn.choose_new(masks[good], quality[good])]
+            few = answers.take(good)
+            logits = self._decoder.draw_sketched(
+                image, decoded, few.prompt, few.level + 1, sketches[good]
+            )
+            logits = crop_padding(logits, frame_hw)
+            unknown = torch.zeros_like(few.predicted_iou)
+            found = _Found(
+                logits, masks[good], few.predicted_iou, compute_stability(logits), unknown, unknown
+            )
+            passed = self._passes(found)
+            drawn.add(masks[good[passed]], quality[good[passed]])
+            parts.append(found.take(passed))
+        return _Found.join(parts), Votes.join(votes)
 
-    def _from_boxes(self, image: AttachedImage, boxes: Tensor, frame_hw: tuple[int, int]) -> _Found:
-        """Masks that pass the filters."""
-        parts = []
-        for chunk in boxes.split(self._batch):
-            between_batches()
-            sparse = self._decoder.embed_boxes(chunk)
-            answers = self._decoder.answer(image, sparse, self._config.predicted_iou_min)
-            logits = crop_padding(answers.logits, frame_hw)
-            parts.append(self._filter(logits, answers.predicted_iou))
-        return _Found.join(parts)
-
-    def _filter(self, logits: Tensor, predicted_iou: Tensor) -> _Found:
-        good = predicted_iou > self._config.predicted_iou_min
-        logits, predicted_iou = logits[good], predicted_iou[good]
-        stability = compute_stability(logits)
-        area_share = (logits > 0).flatten(1).float().mean(dim=1)
-        keep = (stability >= self._config.stability_min) & (
-            area_share >= self._config.min_area_share
-        )
-        unknown = torch.zeros_like(stability[keep])
-        return _Found(logits[keep], predicted_iou[keep], stability[keep], unknown, unknown)
+    def _passes(self, found: _Found) -> Tensor:
+        """Indices of what is stable and large enough."""
+        share = (found.logits > 0).flatten(1).float().mean(dim=1)
+        stable = found.stability >= self._config.stability_min
+        return torch.nonzero(stable & (share >= self._config.min_area_share))[:, 0]
 
     def _deduplicate(self, found: _Found) -> _Found:
         if len(found.logits) == 0:
@@ -276,7 +289,13 @@ def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     return logits[:, : -(-frame_hw[0] // 4), : -(-frame_hw[1] // 4)]
 
 
+def crop_sketch(sketches: Tensor, frame_hw: tuple[int, int]) -> Tensor:
+    """Sketches (N, 64, 64) without what lies outside the photo."""
+    step = 4 * SKETCH_STEP
+    return sketches[:, : -(-frame_hw[0] // step), : -(-frame_hw[1] // step)]
+
+
 def _count(found: _Found, votes: Votes, points: Tensor, frame_hw: tuple[int, int]) -> _Found:
     """The same masks with their votes counted. ``points`` lie in SAM's frame."""
-    consensus, level = count_votes(shrink(found.logits > 0), votes, points, frame_hw)
+    consensus, level = count_votes(found.sketches, votes, points, frame_hw)
     return replace(found, consensus=consensus, level=level)
