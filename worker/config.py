@@ -17,6 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backend.contract import Queues
 from backend.errors import ConfigError
 
+# Raised when the same configuration comes to prepare photos differently: what is kept and named
+# under the old number is not mixed with the new.
+_REVISION = 2
+
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "given"]
 Method = Literal["corrected", "faithful"]
 TokenMask = Literal["area", "point"]
@@ -168,7 +172,7 @@ class PipelineConfig:
 
 
 def _fingerprint(values: object) -> str:
-    body = json.dumps(values, sort_keys=True)
+    body = json.dumps([_REVISION, values], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:10]
 
 

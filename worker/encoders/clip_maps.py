@@ -22,7 +22,7 @@ def encode_dense(visual: ClipVisual, image: Tensor) -> Tensor:
 
     The last attention lets each place keep its own value instead of mixing them.
     """
-    image = image.to(visual.device, visual.dtype)
+    image = image.to(visual.device, visual.input_dtype)
     tower = visual.tower
     if isinstance(tower, VisionTransformer):
         *blocks, last = tower.transformer.resblocks
@@ -78,7 +78,7 @@ def compute_grad_cam(visual: ClipVisual, image: Tensor, sentence: Tensor) -> Ten
     try:
         for parameter, _ in frozen:
             parameter.requires_grad_(False)
-        feature = tower(image.to(visual.device, visual.dtype))[0].float()
+        feature = tower(image.to(visual.device, visual.input_dtype))[0].float()
         wanted = sentence.to(visual.device)
         (gradient,) = torch.autograd.grad(F.cosine_similarity(feature, wanted, dim=0), seen[0])
     finally:

@@ -21,6 +21,7 @@ from worker.config import TokenMasking
 from worker.courtesy import between_batches
 from worker.encoders.vit_blocks import (
     ends_in_class_token,
+    multiply_in,
     run_hidden_from_class_token,
     run_last_block,
 )
@@ -34,7 +35,7 @@ class ClipVisual:
     Args:
         tower: ``open_clip`` visual module (``model.visual``).
         name: what to call it in messages.
-        device, dtype: where and in which precision it runs; weights are cast once.
+        device, dtype: where and in which precision its products run; weights are cast once.
         batch: images per forward pass.
 
     Raises:
@@ -53,8 +54,14 @@ class ClipVisual:
                 " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
             )
         self.weights_hash = _hash_weights(tower)
-        self.tower = tower.to(device=device, dtype=dtype).eval()
+        self.tower = tower.to(device).eval()
         self.dtype = dtype
+        # A ViT takes its image in float32, for rounding it first costs as much as all the rest.
+        self.input_dtype = torch.float32 if plain_vit else dtype
+        if plain_vit:
+            multiply_in(self.blocks, dtype)
+        else:
+            self.tower.to(dtype)
         self.device = device
         self._batch = batch
         self.name = name
@@ -83,7 +90,7 @@ class ClipVisual:
     def encode_images(self, images: Tensor) -> Tensor:
         """Plain CLIP features of normalised images (B, 3, S, S): (B, D) float32."""
         parts = [
-            self._encode(chunk.to(self.device, self.dtype)).float()
+            self._encode(chunk.to(self.device, self.input_dtype)).float()
             for chunk in images.split(self._batch)
         ]
         return torch.cat(parts)
@@ -120,7 +127,7 @@ class ClipVisual:
         Returns:
             (N, D) float32.
         """
-        image = image.to(self.device, self.dtype)
+        image = image.to(self.device, self.input_dtype)
         token_masks = token_masks.to(self.device)
         if isinstance(self.tower, VisionTransformer):
             return self._global_vit(self.tower, image, token_masks, masking, masked_blocks)
@@ -157,10 +164,10 @@ class ClipVisual:
         if masking == "attention":
             # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
             # token. The class token always sees itself.
-            hidden = F.pad(masks.clamp(min=1e-6).log(), (1, 0)).to(self.dtype)
+            hidden = F.pad(masks.clamp(min=1e-6).log(), (1, 0))
             return _read(tower, run_hidden_from_class_token(list(blocks), shared_tokens, hidden))
         tokens = shared_tokens.expand(len(masks), -1, -1)
-        weights = F.pad(masks, (1, 0), value=1.0)[..., None].to(self.dtype)
+        weights = F.pad(masks, (1, 0), value=1.0)[..., None]
         *others, last = blocks
         for block in others:
             tokens = block(tokens * weights)
