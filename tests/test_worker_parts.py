@@ -119,7 +119,7 @@ def test_what_was_drawn_is_not_drawn_again_unless_better() -> None:
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 10:30, 10:30] = True
     almost, other, tiny = mask.clone(), mask.clone(), torch.zeros_like(mask)
-    almost[:, 10, 10:20] = False
+    almost[:, 10, 10:14] = False
     other[:, 10:14] = False
     tiny[:, 40:44, 40:44] = True
     drawn = Drawn()

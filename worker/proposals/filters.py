@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Masks that neighbouring points on one object yield.
-_SAME_SKETCH_IOU = 0.95
+_SAME_SKETCH_IOU = 0.98
 # Sketches that share no more pixels than this may belong to different masks.
 _TOO_SMALL_TO_TELL = 40
 _QUALITY_NOISE = 0.02
