@@ -123,6 +123,7 @@ def test_what_was_drawn_is_not_drawn_again_unless_better() -> None:
     other[:, 10:14] = False
     tiny[:, 40:44, 40:44] = True
     drawn = Drawn()
+    drawn.add(mask[:0], torch.zeros(0))
     both = torch.cat([mask, almost, other])
     assert drawn.choose_new(both, torch.tensor([0.8, 0.9, 0.7])).tolist() == [1, 2]
     drawn.add(almost, torch.tensor([0.9]))

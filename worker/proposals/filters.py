@@ -67,6 +67,8 @@ class Drawn:
 
     def add(self, sketches: Tensor, quality: Tensor) -> None:
         """Remember what was drawn and kept."""
+        if len(sketches) == 0:
+            return
         total = self._count + len(sketches)
         while len(self._sketches) < total:
             # Twice the room: growing by every few would copy everything every time.
