@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backend.errors import SaymaskError
+from backend.errors import InvalidLabelConfig, SaymaskError
 from backend.label_studio.client import LabelStudioClient, LabelStudioError
 from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.tasks import PredictTask, load_task
@@ -26,7 +26,12 @@ def read_label_config(client: LabelStudioClient, project_id: int) -> LabelConfig
         InvalidLabelConfig: the project is not made for saymask.
     """
     project = client.request("GET", f"/api/projects/{project_id}")
-    return load_label_config(str(project.get("label_config", "")))
+    if not project.get("label_config"):
+        raise InvalidLabelConfig(
+            f"Project {project_id} has no labelling config.",
+            f"Set it up: saymask connect --project {project_id}",
+        )
+    return load_label_config(str(project["label_config"]))
 
 
 def upload_photo(client: LabelStudioClient, project_id: int, path: Path) -> str:

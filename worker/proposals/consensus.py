@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.proposals.filters import compute_shared_and_union
+
 SAME_MASK_IOU = 0.8
 # Every answer above this quality has a vote, whether or not it becomes a proposal.
 VOTER_PREDICTED_IOU = 0.5
@@ -58,8 +60,7 @@ def count_votes(
         0.5; level (N,) float32 in 0..2, the middle where no point yields the mask.
     """
     flat, voted = masks.flatten(1).float(), votes.masks.flatten(1).float()
-    shared = flat @ voted.T
-    union = flat.sum(dim=1)[:, None] + voted.sum(dim=1)[None] - shared
+    shared, union = compute_shared_and_union(flat, voted)
     agrees = shared > SAME_MASK_IOU * union
     height, width = masks.shape[1:]
     x = (points_xy[:, 0] * width / frame_hw[1]).long().clamp(max=width - 1)

@@ -14,18 +14,18 @@ _QUALITY_NOISE = 0.02
 
 def compute_pairwise_iou(masks: Tensor) -> Tensor:
     """IoU of every pair of masks (N, h, w) bool: (N, N) float32."""
-    intersections, areas = compute_pairwise_intersections(masks)
-    unions = areas[:, None] + areas[None, :] - intersections
-    return intersections / unions.clamp(min=1)
-
-
-def compute_pairwise_intersections(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Shared pixels of every pair (N, N) and areas (N,), float32.
-
-    Products of 0/1 rows count exactly in float32 up to 2**24 pixels.
-    """
     flat = masks.flatten(1).float()
-    return flat @ flat.T, flat.sum(dim=1)
+    shared, union = compute_shared_and_union(flat, flat)
+    return shared / union.clamp(min=1)
+
+
+def compute_shared_and_union(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels in both and in either, (M, N) each, of flat masks (M, P) and (N, P) of 0 and 1.
+
+    Products of such rows count exactly in float32 up to 2**24 pixels.
+    """
+    shared = some @ others.T
+    return shared, some.sum(dim=1)[:, None] + others.sum(dim=1)[None] - shared
 
 
 def suppress_duplicates(masks: Tensor, quality: Tensor, iou_max: float) -> Tensor:
@@ -83,8 +83,7 @@ class Drawn:
 
 def _are_same(some: Tensor, others: Tensor) -> Tensor:
     """(M, N) whether sketches, flat, 0 or 1, are of masks that are as good as the same."""
-    shared = some @ others.T
-    union = some.sum(dim=1)[:, None] + others.sum(dim=1)[None] - shared
+    shared, union = compute_shared_and_union(some, others)
     return (shared > _SAME_SKETCH_IOU * union) & (shared > _TOO_SMALL_TO_TELL)
 
 
