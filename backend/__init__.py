@@ -1,6 +1,6 @@
-"""The light room: Label Studio, people and the database.
+"""The backend: Label Studio, annotators and the database.
 
-Nothing here may import torch, spaCy, Pillow or ``worker``: the backend starts in
-under two seconds and runs where no GPU is. What crosses to the worker crosses as
-JSON through Redis, in the shapes of ``backend.contract``.
+It may not import torch, spaCy or ``worker``, and imports Pillow only to draw: it starts in under
+two seconds and runs on machines without a GPU. Workers are reached through the queue alone, as
+JSON in the shapes of ``saymask.contract``.
 """

@@ -1,4 +1,8 @@
-"""Every setting of the backend, once: default, unit, help. Read from ``SAYMASK_...`` variables."""
+"""Every setting of the backend, once: default, unit, help.
+
+Read from ``SAYMASK_...`` environment variables, then from the settings file of a local
+installation.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from backend.contract import MAX_K
-from backend.errors import ConfigError
+from saymask.contract import MAX_K
+from saymask.errors import ConfigError
+from saymask.settings_file import find_settings_file
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
 
@@ -35,13 +40,13 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         Path(platformdirs.user_data_dir("saymask")),
-        description="Where the SQLite database lies.",
+        description="Directory of the SQLite database and of exported photos.",
     )
     database_url: str = Field(
         "", description="SQLAlchemy URL; empty means SQLite in the data directory."
     )
     label_studio_url: str = Field(
-        "", description="Address of Label Studio, for photos that live in it."
+        "", description="Address of Label Studio, for photos stored there, sync and exports."
     )
     label_studio_api_key: SecretStr = Field(
         SecretStr(""), description="Personal access token or legacy token of a Label Studio user."
@@ -63,7 +68,7 @@ class Settings(BaseSettings):
         " Label Studio's own host always may.",
     )
     basic_auth_user: str = Field(
-        "", description="When set, Label Studio must log in with it (not for /webhook)."
+        "", description="When set, Label Studio must log in with it (except for /webhook)."
     )
     basic_auth_password: SecretStr = Field(
         SecretStr(""), description="Password that goes with the user."
@@ -105,7 +110,13 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @property
+    def has_label_studio(self) -> bool:
+        """Whether address and key of a Label Studio are known."""
+        return bool(self.label_studio_url and self.label_studio_api_key.get_secret_value())
+
+    @property
     def effective_database_url(self) -> str:
+        """The database's SQLAlchemy URL; by default SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir / 'saymask.db'}"
 
 
@@ -114,13 +125,16 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment.
+    """Read the environment, then the settings file of a local installation, if there is one.
+
+    Args:
+        overrides: settings by name, before anything else.
 
     Raises:
         ConfigError: a value is out of range; names the variable.
     """
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
             f"{_variable_of('_'.join(str(part) for part in item['loc']))}: {item['msg']}"

@@ -1,6 +1,5 @@
-"""The heavy room: turns (photo, expression) into ranked masks.
+"""The worker: turns (image, expression) into ranked masks.
 
-Of ``backend`` it may import only ``contract``, ``masks`` and ``errors``. It knows
-neither Label Studio nor HTTP nor the database: a job comes in as a dict and leaves
-as a dict.
+It knows neither Label Studio nor HTTP nor the database, and may not import ``backend``: a job
+comes in as a dict and leaves as a dict, in the shapes of ``saymask.contract``.
 """

@@ -22,7 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from backend.errors import InvalidRequest, PhotoUnreachable, SaymaskError
+from saymask.contract import MAX_K, SegmentResult
+from saymask.drawing import draw_candidates
+from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
 from worker.config import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
 
@@ -45,11 +47,12 @@ def run(
 
     Example: SAYMASK_REDIS_URL=redis://localhost:6379/0 saymask-worker run
     """
-    from worker.main import run_worker
+    from worker.pipeline.build import build_pipeline
+    from worker.serving.main import run_worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    run_worker(load_worker_settings(), burst=burst)
+    run_worker(load_worker_settings(), build_pipeline, burst=burst)
 
 
 @app.command()
@@ -64,23 +67,33 @@ def segment(
 
     Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
     """
-    from worker.images import decode_photo
-    from worker.overlay import draw_overlay
-    from worker.pipeline import build_pipeline
+    # PyTorch is imported by those commands that need it.
+    from worker.pipeline.build import build_pipeline
+    from worker.pipeline.images import decode_image
 
-    if not 1 <= k <= 50:
-        raise InvalidRequest(f"-k must be from 1 to 50, got {k}.")
+    if not 1 <= k <= MAX_K:
+        raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
     try:
         data = photo.read_bytes()
     except OSError as error:
-        raise PhotoUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
+        raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
     settings = load_worker_settings()
     with console.status("loading models"):
         pipeline = build_pipeline(settings)
     with console.status("segmenting"):
-        known = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-        prepared, timings = (known, None) if known else pipeline.prepare(data)
+        prepared, timings = pipeline.load_prepared(hashlib.sha256(data).hexdigest()), None
+        if prepared is None:
+            prepared, timings = pipeline.prepare(data)
         result = pipeline.segment(prepared, expression, k, preparation=timings)
+    _print_result(result)
+    if masks is not None:
+        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    if overlay is not None:
+        pixels = decode_image(data, settings.photo_max_megapixels).pixels
+        draw_candidates(pixels, result.candidates, result.expression).save(overlay)
+
+
+def _print_result(result: SegmentResult) -> None:
     table = Table("rank", "score", "box x y w h", "predicted IoU", title=escape(result.expression))
     for candidate in result.candidates:
         box = " ".join(str(side) for side in candidate.box_xywh)
@@ -93,11 +106,6 @@ def segment(
     out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}", markup=False)
     for notice in result.notices:
         out.print(f"[yellow]{notice}[/yellow]")
-    if masks is not None:
-        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    if overlay is not None:
-        pixels = decode_photo(data, settings.photo_max_megapixels).pixels
-        draw_overlay(pixels, result.candidates, result.expression).save(overlay)
 
 
 @app.command()
@@ -105,7 +113,7 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, phrasecut or export.")
     ] = "refcoco",
-    root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
     methods: Annotated[
@@ -128,7 +136,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
 ) -> None:
-    """Measure on a data set with ground truth; goes on where a killed run stopped.
+    """Measure on a dataset with ground truth; continues where a killed run stopped.
 
     Writes results.json, table.md and report.html (with pictures) to --out.
 
@@ -142,14 +150,15 @@ def evaluate(
         _print_comparison(*compare, as_json=as_json)
         return
     if root is None:
-        raise InvalidRequest("--root is missing.", "Give the data set's folder.")
+        raise InvalidRequest("--root is missing.", "Give the dataset's folder.")
     if proposals not in ("settings", "truth"):
         raise InvalidRequest(
             f"--proposals must be settings or truth, got {proposals!r}.",
             "Generators are chosen with SAYMASK_PROPOSALS.",
         )
     from worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
-    from worker.evaluation.run import RESULTS_FILE, EvaluationRequest, run_evaluation
+    from worker.evaluation.request import EvaluationRequest
+    from worker.evaluation.run import RESULTS_FILE, run_evaluation
 
     request = EvaluationRequest(
         dataset=dataset,
@@ -161,10 +170,10 @@ def evaluate(
         truth_proposals=proposals == "truth",
         no_target_below=no_target_below,
     )
-    results, loaded, outcomes = run_evaluation(request, load_worker_settings(), out, jobs, console)
+    results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
     markdown = to_markdown(results)
     (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
-    (out / HTML_FILE).write_text(to_html(results, loaded, outcomes), encoding="utf-8")
+    (out / HTML_FILE).write_text(to_html(results, data, images), encoding="utf-8")
     print(results.model_dump_json(indent=2) if as_json else markdown)
     written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
     console.print(", ".join(str(path) for path in written), markup=False)
@@ -190,7 +199,7 @@ def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
 ) -> None:
-    """What can be pulled, what is here. Example: saymask-worker models list --json"""
+    """List what can be pulled and what is here. Example: saymask-worker models list --json"""
     store = _store()
     rows = [
         {
@@ -226,13 +235,14 @@ def pull(
     """Fetch weights once. Example: saymask-worker models pull mobile-sam"""
     store = _store()
     wanted = names or list(DEFAULT)
+    # Unknown names are reported before anything is downloaded.
     for name in wanted:
         find_checkpoint(name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         for name in wanted:
             if store.is_present(name):
-                console.print(f"{name}: here already")
+                console.print(f"{name}: already here")
                 continue
             task = progress.add_task(name, total=None)
 
@@ -258,7 +268,7 @@ def _store() -> WeightStore:
 
 
 def main() -> None:
-    """Entry point: errors in words, not in traces."""
+    """Run the command line; errors are printed as cause and cure, without a traceback."""
     try:
         app()
     except SaymaskError as error:

@@ -1,50 +1,81 @@
-"""What the pipeline does, as data, and the worker's settings.
+"""The pipeline's configuration as data, and the worker's settings.
 
-The fingerprint of a configuration is part of every cache key and every model version.
+Every number that changes a score or a mask is a field here. The fingerprint of a configuration is
+part of every cache key and every model version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend.contract import Queues
-from backend.errors import ConfigError
+from saymask.contract import Queues
+from saymask.errors import ConfigError
+from saymask.settings_file import find_settings_file
 
-# Raised when the same configuration comes to prepare photos differently: what is kept and named
-# under the old number is not mixed with the new.
+# Raised when the same configuration comes to prepare images differently, so that results of the
+# old code and of the new are not mixed.
 _REVISION = 2
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "given"]
-Method = Literal["corrected", "faithful"]
+MethodName = Literal["corrected", "faithful"]
 TokenMask = Literal["area", "point"]
 TokenMasking = Literal["multiply", "attention"]
 Crop = Literal["square", "published"]
-Statistics = Literal["clip", "imagenet"]
+PixelStatistics = Literal["clip", "imagenet"]
 NounPhrase = Literal["own", "published"]
+
+Value = TypeVar("Value")
+_OMIT_DEFAULT = "omit_default"
+
+
+def _constant(default: Value) -> Value:
+    """Declare a field that is left out of the fingerprint while it has its default.
+
+    These were constants before they became fields: images that were prepared then are still found.
+    """
+    value: Value = field(default=default, metadata={_OMIT_DEFAULT: True})
+    return value
 
 
 @dataclass(frozen=True)
 class ProposalsConfig:
-    """How class-agnostic masks are made.
+    """How class-agnostic masks are generated.
+
+    Chosen on 25 development images, unless a source is named.
 
     Attributes:
         generator: which segment-anything model.
         points_per_side: side of the regular grid of point prompts.
-        predicted_iou_min, stability_min: a mask below either is dropped.
+        predicted_iou_min: a mask whose predicted IoU is lower is dropped.
+        stability_min: a mask whose stability score is lower is dropped.
         duplicate_iou_max: of two masks that overlap more than this, the better one stays.
-        min_area_share: masks smaller than this share of the photo are dropped.
-        max_count: at most so many proposals; beyond that the smallest go.
-        box_rounds: how often the boxes of found masks are fed back as prompts, which finds
-            wholes where points found parts.
-        exact: make the masks of the stock generator, pixel for pixel; then duplicates go by box,
-            and ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` do not count.
+        min_area_share: masks smaller than this share of the image are dropped.
+        max_count: at most this many proposals; beyond that the smallest are dropped.
+        box_rounds: how often the boxes of masks are used as prompts, which finds wholes where
+            points found parts.
+        exact: generate the masks of the stock generator, pixel for pixel; then duplicates are
+            dropped by box, and ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` are
+            not used.
+        stability_offset: logit by which the threshold is shifted for the stability score; as in
+            segment-anything.
+        voter_predicted_iou_min: masks of point prompts whose predicted IoU is higher count for
+            the consensus, whether or not they become proposals.
+        vote_iou_min: a mask counts for another one when their IoU is higher.
+        coarse_duplicate_iou: of masks whose coarse versions overlap more than this only the best
+            is upscaled; 0.98 loses none of 509 masks on 12 images.
+        coarse_min_shared_px: coarse masks that share no more pixels than this are never taken for
+            duplicates.
+        coarse_quality_tolerance: a duplicate is upscaled all the same when its quality exceeds
+            the earlier mask's by more than this.
+        outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
+            the mask's edge.
     """
 
     generator: Generator = "mobile-sam"
@@ -56,12 +87,39 @@ class ProposalsConfig:
     max_count: int = 100
     box_rounds: int = 1
     exact: bool = False
+    stability_offset: float = _constant(1.0)
+    voter_predicted_iou_min: float = _constant(0.5)
+    vote_iou_min: float = _constant(0.8)
+    coarse_duplicate_iou: float = _constant(0.98)
+    coarse_min_shared_px: int = _constant(40)
+    coarse_quality_tolerance: float = _constant(0.02)
+    outline_logit: float = _constant(2.0)
+
+
+@dataclass(frozen=True)
+class ClicksConfig:
+    """How clicks and boxes become masks.
+
+    Chosen on the sample images, by eye.
+
+    Attributes:
+        start_logit: magnitude of the logits of a mask to start from.
+        beside_share: a click this share of the box's sides beside it still concerns the mask.
+        duplicate_iou: of two answers that overlap at least this much, the first stays.
+        stability_offset: as in ``ProposalsConfig``.
+    """
+
+    start_logit: float = 20.0
+    beside_share: float = 0.1
+    duplicate_iou: float = 0.9
+    stability_offset: float = 1.0
 
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """How proposals become features: what the published code does, or what repairs it
-    (``docs/method.md``). The defaults are the repairs.
+    """How proposals become features: as published, or as corrected (``docs/method.md``).
+
+    The defaults are the corrections.
 
     Attributes:
         token_mask: ``area``: the share of each token that is covered; ``point``: one sample per
@@ -70,8 +128,8 @@ class FeaturesConfig:
         token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
         crop: ``square`` around the mask's extent, antialiased; ``published``: centre of mass plus
             and minus half the counts of rows and columns, squashed.
-        crop_margin: with ``square``, surroundings, share of the longer side.
-        statistics: ``clip``'s mean and deviation, filled with the mean; or ``imagenet``'s.
+        crop_margin: with ``square``, surroundings as a share of the longer side.
+        statistics: mean and deviation of ``clip``, filled with the mean; or of ``imagenet``.
     """
 
     token_mask: TokenMask = "area"
@@ -79,29 +137,46 @@ class FeaturesConfig:
     token_masking: TokenMasking = "attention"
     crop: Crop = "square"
     crop_margin: float = 0.1
-    statistics: Statistics = "clip"
+    statistics: PixelStatistics = "clip"
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
     """How features become scores. All weights are in units of cosine similarity.
 
+    Chosen on 25 development images with the starter encoder, unless a source is named.
+
     Attributes:
-        visual_global_weight: the paper's alpha, share of the global-context visual feature.
-        text_global_weight: the paper's beta, share of the sentence; the rest is the noun phrase.
+        visual_global_weight: alpha of the paper, share of the global-context visual feature.
+        text_global_weight: beta of the paper, share of the sentence; the rest is the noun phrase.
         normalise_first: features reach unit length before they are mixed; published: after.
         area_weight: prior for large masks, per factor of ten in area.
-        consensus_weight: prior for masks that most points inside them yield: objects, not heaps.
+        consensus_weight: prior for masks that most points inside them yield: single objects.
         level_weight: prior for wholes over parts, per level of segment-anything's three.
         person_part_margin: where the noun names a person, a mask inside another that scores this
-            nearly as well steps back behind it.
+            nearly as well is ranked behind it.
         place_weight: prior for absolute words of place (left, top, middle).
         instance_margin: proposals this close to the best are taken as objects of the same noun.
-        instance_softness: how fast the say of an instance falls with its distance to the best.
-        side_weight, ordinal_weight, size_weight, relation_weight: how much being the leftmost,
-            the second from the left, the largest, the nearest to the anchor counts among them.
-        thing_weight, thing_softness, unnamed_area_weight: without a noun, how much looking like
-            a thing rather than a part or a background counts, and how much its size does.
+        instance_softness: how fast the weight of an instance falls with its distance to the best.
+        side_weight: weight of being the leftmost among them.
+        ordinal_weight: weight of being the second from the left.
+        size_weight: weight of being the largest.
+        relation_weight: weight of being the nearest to the anchor.
+        thing_weight: without a noun, weight of looking like a thing and not like a part or a
+            background.
+        thing_softness: temperature of the maximum over the nouns of things, and of stuff.
+        unnamed_area_weight: without a noun, prior for large masks, per factor of ten in area.
+        instance_overlap_max: an instance of which more than this share lies in another, or holds
+            it, is the same object.
+        same_object_iou: masks that overlap more than this are the same object.
+        background_area_min: without a noun, masks that cover more of the image are background.
+        part_inside_min: share of a part that must lie inside the person's mask.
+        part_area_max: largest area of a part, as a share of the person's.
+        lead_offset: offset of the logistic curve from rank 1's lead to the confidence; fitted
+            with ``lead_slope`` to 153 expressions on 49 images.
+        lead_slope: slope of that curve.
+        lead_max: larger leads give no more confidence.
+        noun_template: a noun is encoded bare and in this sentence, averaged.
     """
 
     visual_global_weight: float = 0.4
@@ -121,11 +196,19 @@ class ScoringConfig:
     thing_weight: float = 1.0
     thing_softness: float = 0.02
     unnamed_area_weight: float = 0.04
+    instance_overlap_max: float = _constant(0.6)
+    same_object_iou: float = _constant(0.5)
+    background_area_min: float = _constant(0.75)
+    part_inside_min: float = _constant(0.85)
+    part_area_max: float = _constant(0.9)
+    lead_offset: float = _constant(-0.76)
+    lead_slope: float = _constant(78.8)
+    lead_max: float = _constant(0.15)
+    noun_template: str = _constant("a photo of a {}")
 
     def scaled(self, factor: float) -> ScoringConfig:
-        """The same balance for an encoder whose cosines spread ``factor`` times as far."""
-        changed = {name: getattr(self, name) * factor for name in _IN_COSINES}
-        return replace(self, **changed)
+        """Return the same balance for an encoder whose cosines spread ``factor`` times as far."""
+        return replace(self, **{name: getattr(self, name) * factor for name in _IN_COSINES})
 
 
 _IN_COSINES = (
@@ -136,7 +219,7 @@ _IN_COSINES = (
 
 
 STARTER_SCORING = ScoringConfig()
-# The published weight for RefCOCOg; 0.95 is theirs for RefCOCO and RefCOCO+.
+# The published weight for RefCOCOg; for RefCOCO and RefCOCO+ it is 0.95.
 FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85)
 # Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
 GENUINE_SCORING = ScoringConfig(visual_global_weight=0.5).scaled(0.25)
@@ -147,31 +230,49 @@ class PipelineConfig:
     """Everything that changes a result.
 
     Attributes:
-        method: ``corrected``, or ``faithful``: the published code step by step, in which only
-            ``visual_global_weight`` of the scoring counts.
-        noun_phrase: our rule for the head noun phrase, or the published one.
+        method: ``corrected``, or ``faithful``: the published code step by step, which uses only
+            ``visual_global_weight`` and ``text_global_weight`` of the scoring.
+        proposals: how masks are generated.
+        features: how proposals are encoded.
+        scoring: how features become scores.
+        noun_phrase: saymask's rule for the head noun phrase, or the published one.
         language_model: the spaCy model.
+        clicks: how clicks and boxes become masks.
     """
 
-    method: Method = "corrected"
+    method: MethodName = "corrected"
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     noun_phrase: NounPhrase = "own"
     language_model: str = "en_core_web_sm"
+    clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={_OMIT_DEFAULT: True})
 
     def fingerprint(self) -> str:
-        return _fingerprint(asdict(self))
+        """Return a short hash of everything that changes a result."""
+        return _hash(to_values(self))
 
     def preparation_fingerprint(self) -> str:
-        """Of what a prepared photo depends on: not the weights of the scoring terms."""
-        values = {"proposals": asdict(self.proposals), "method": self.method}
+        """Return a short hash of what a prepared image depends on: no scoring weights."""
+        values = {"proposals": to_values(self.proposals), "method": self.method}
         if self.method == "corrected":
-            values["features"] = asdict(self.features)
-        return _fingerprint(values)
+            values["features"] = to_values(self.features)
+        return _hash(values)
 
 
-def _fingerprint(values: object) -> str:
+def to_values(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration, nested, without constants at their default."""
+    values = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        factory = item.default_factory
+        default = item.default if factory is MISSING else factory()
+        if not (item.metadata.get(_OMIT_DEFAULT) and value == default):
+            values[item.name] = to_values(value) if is_dataclass(value) else value
+    return values
+
+
+def _hash(values: object) -> str:
     body = json.dumps([_REVISION, values], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:10]
 
@@ -213,7 +314,7 @@ class WorkerSettings(BaseSettings):
         description="`auto`, `starter`, an open_clip pair such as `ViT-B-16/openai`, or a model"
         " and a file of yours, `ViT-B-16//path/to/weights.pt`.",
     )
-    method: Method = Field(
+    method: MethodName = Field(
         "corrected",
         description="`corrected`, or `faithful`: the published method step by step.",
     )
@@ -253,7 +354,10 @@ class WorkerSettings(BaseSettings):
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
 
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
-        """``scoring`` is the encoder's own; the faithful method has its own instead."""
+        """Return the configuration, with the encoder's own scoring.
+
+        The faithful method has a scoring of its own.
+        """
         return PipelineConfig(
             method=self.method,
             proposals=ProposalsConfig(
@@ -268,13 +372,16 @@ class WorkerSettings(BaseSettings):
 
 
 def load_worker_settings(**overrides: object) -> WorkerSettings:
-    """Read the environment.
+    """Read the environment, then the settings file of a local installation, if there is one.
+
+    Args:
+        overrides: settings by name, before anything else.
 
     Raises:
         ConfigError: a value is wrong; names the setting.
     """
     try:
-        return WorkerSettings(**overrides)  # type: ignore[arg-type]
+        return WorkerSettings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = "; ".join(
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"

@@ -1,4 +1,4 @@
-"""What one stage hands to the next. Each checks itself: shapes, dtypes, ranges."""
+"""What one stage passes to the next. Each checks its shapes, dtypes and ranges."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from saymask.masks import Mask, Masks
+
 Floats = NDArray[np.float32]
-Masks = NDArray[np.bool_]
+"""Any float32 array; the docstrings give shapes."""
 
 
 def _require(condition: bool, what: str, got: object) -> None:
@@ -17,13 +19,13 @@ def _require(condition: bool, what: str, got: object) -> None:
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A decoded photo, upright.
+class DecodedImage:
+    """A decoded image, upright.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, EXIF orientation applied.
         sha256: of the encoded bytes.
-        notices: what was done to make it ordinary RGB, for people.
+        notices: conversions to RGB that changed the image, for people.
         name: of its file, without suffix, where that is known.
     """
 
@@ -39,23 +41,25 @@ class Photo:
 
     @property
     def size_hw(self) -> tuple[int, int]:
+        """Height and width, pixels."""
         return (self.pixels.shape[0], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What an annotator showed instead of typed.
+class VisualPrompt:
+    """Clicks and a box of an annotator.
 
     Attributes:
-        points_xy: clicks, in pixels of the photo; ``positive`` says for each whether it is in.
+        points_xy: clicks, in pixels of the image.
+        positive: for each click, whether it belongs to the referent.
         box_xyxy: left, top, right, bottom in pixels, or None.
-        start: (H, W) bool, the mask that is to be changed, or None.
+        start: (H, W) bool, the mask to be changed, or None.
     """
 
     points_xy: tuple[tuple[float, float], ...]
     positive: tuple[bool, ...]
     box_xyxy: tuple[float, float, float, float] | None
-    start: Masks | None
+    start: Mask | None
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,13 @@ class Proposals:
     """Class-agnostic masks, best first, before any text.
 
     Attributes:
-        masks: (N, h, w) bool at working size: the photo's, or smaller with the same aspect.
+        masks: (N, h, w) bool at working size: the image's, or smaller with the same aspect.
         predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
         stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
         consensus: (N,) float32, share of the point prompts inside the mask that yield it, 0 to 1;
             0.5 when nothing is known.
         level: (N,) float32, from 0, a subpart, to 2, a whole; 1 when nothing is known.
-        size_hw: original photo size.
+        size_hw: original image size, pixels.
     """
 
     masks: Masks
@@ -89,10 +93,11 @@ class Proposals:
         _require(bool(self.masks.any(axis=(1, 2)).all()), "no empty mask", "an empty one")
 
     def __len__(self) -> int:
+        """Return the number of proposals."""
         return len(self.masks)
 
     def take(self, index: NDArray[np.intp]) -> Proposals:
-        """A selection or a new order."""
+        """Return a selection, or the same in another order."""
         return Proposals(
             self.masks[index],
             self.predicted_iou[index],
@@ -105,12 +110,14 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where proposals are, from their masks alone; shares of the photo's width and height.
+    """Where proposals are, from their masks alone; shares of the image's width and height.
 
     Attributes:
-        center_x, center_y: (N,) centroid, 0 to 1.
-        bottom, top: (N,) edges of the box, 0 to 1.
-        area: (N,) share of the photo's area.
+        center_x: (N,) centroid, 0 to 1.
+        center_y: (N,) centroid, 0 to 1.
+        top: (N,) edge of the box, 0 to 1.
+        bottom: (N,) edge of the box, 0 to 1.
+        area: (N,) share of the image's area.
         containment: (N, N) share of row i's mask that lies inside column j's.
         iou: (N, N).
     """
@@ -126,7 +133,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """All that is known of a photo before any expression; what the cache keeps."""
+    """Everything about an image that does not depend on an expression; what the cache keeps."""
 
     sha256: str
     proposals: Proposals
@@ -154,14 +161,24 @@ class VisualFeatures:
             _require(array.shape == self.local_context.shape, "equal shapes", array.shape)
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
 
+    def rounded_to_half(self) -> VisualFeatures:
+        """Return the features rounded to half precision, still float32."""
+        return VisualFeatures(
+            self.global_context.astype(np.float16).astype(np.float32),
+            self.local_context.astype(np.float16).astype(np.float32),
+        )
+
 
 @dataclass(frozen=True)
 class TextFeatures:
     """CLIP-space features of one expression, float32, not normalised: each (D,).
 
-    ``phrase`` belongs to the head noun phrase (the sentence's own when there is none).
-    ``anchor`` belongs to what the referent is related to, or is None.
-    ``things`` and ``stuff``, (K, D), take the place of a phrase where no noun names the referent.
+    Attributes:
+        sentence: of the whole expression.
+        phrase: of the head noun phrase, or of the sentence when there is none.
+        anchor: of the object to which the referent is related, or None.
+        things: (K, D), instead of a phrase where no noun names the referent, or None.
+        stuff: (K, D), what such a referent is not, or None.
     """
 
     sentence: Floats

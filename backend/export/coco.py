@@ -9,7 +9,7 @@ from typing import Any
 from backend.export.files import InstancesFile
 from backend.export.model import (
     SPLITS,
-    ExportPhoto,
+    ExportImage,
     Referent,
     describe,
     to_category_id,
@@ -17,31 +17,32 @@ from backend.export.model import (
     to_sentence,
 )
 from backend.export.outlines import to_exact_polygons
+from backend.export.plan import ExportSummary
 
 
-def build_image(photo: ExportPhoto) -> dict[str, Any]:
-    """The image entry, with where the photo comes from."""
-    height, width = photo.size_hw
+def build_image(image: ExportImage) -> dict[str, Any]:
+    """Build the image entry, with the source of the image."""
+    height, width = image.size_hw
     return {
-        "id": photo.image_id,
-        "file_name": photo.file_name,
+        "id": image.image_id,
+        "file_name": image.file_name,
         "height": height,
         "width": width,
-        "sha256": photo.sha256,
-        "source": photo.source,
-        "license": photo.licence,
+        "sha256": image.sha256,
+        "source": image.source,
+        "license": image.licence,
     }
 
 
 def build_annotation(
-    photo: ExportPhoto, coco_rle: dict[str, Any], category: str, *, polygons: bool
+    image: ExportImage, coco_rle: dict[str, Any], category: str, *, polygons: bool
 ) -> dict[str, Any]:
-    """The annotation of one mask: exact area, tight box, RLE or polygons that give it back."""
+    """Build the annotation of one mask: exact area, tight box, RLE or exact polygons."""
     mask, area, box_xywh = describe(coco_rle)
     outlines = to_exact_polygons(mask) if polygons else None
     return {
-        "id": to_mask_id(photo, coco_rle),
-        "image_id": photo.image_id,
+        "id": to_mask_id(image, coco_rle),
+        "image_id": image.image_id,
         "category_id": to_category_id(category),
         "segmentation": outlines or {"size": coco_rle["size"], "counts": coco_rle["counts"]},
         "area": area,
@@ -51,7 +52,7 @@ def build_annotation(
 
 
 def build_expressions(referent: Referent) -> list[dict[str, Any]]:
-    """Sentences with their provenance."""
+    """Build the sentences of a referent with their provenance."""
     return [
         {
             **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(sentence).items()},
@@ -63,7 +64,7 @@ def build_expressions(referent: Referent) -> list[dict[str, Any]]:
 
 
 class CocoWriter:
-    """``annotations/instances_<split>.json``."""
+    """Writes ``annotations/instances_<split>.json``."""
 
     image_folder: str | None = "images"
 
@@ -74,18 +75,20 @@ class CocoWriter:
             for split in SPLITS
         }
 
-    def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        file = self._files[photo.split]
-        file.images.add(build_image(photo))
-        for referent in photo.referents:
+    def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
+        """Write an image and the annotations of its referents."""
+        file = self._files[image.split]
+        file.images.add(build_image(image))
+        for referent in image.referents:
             if referent.coco_rle is None:
                 continue
             annotation = build_annotation(
-                photo, referent.coco_rle, referent.category, polygons=self._polygons
+                image, referent.coco_rle, referent.category, polygons=self._polygons
             )
-            file.name_category(annotation["category_id"], referent.category)
+            file.add_category(annotation["category_id"], referent.category)
             file.annotations.add({**annotation, "expressions": build_expressions(referent)})
 
-    def close(self) -> None:
+    def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002
+        """Finish all files."""
         for file in self._files.values():
             file.close()

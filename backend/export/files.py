@@ -14,7 +14,7 @@ _HEAD = pickle.PROTO + bytes([_PROTOCOL])
 
 
 def to_json(value: Any) -> str:
-    """One line, keys in the order given, any script readable."""
+    """Return JSON in one line, keys in the given order, any script readable."""
     return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
 
 
@@ -27,10 +27,12 @@ class JsonList:
         self.count = 0
 
     def add(self, value: Any) -> None:
+        """Append an element."""
         self._file.write(("," if self.count else "") + "\n" + to_json(value))
         self.count += 1
 
     def close(self) -> None:
+        """Finish the list."""
         self._file.write("\n]\n")
         self._file.close()
 
@@ -48,58 +50,65 @@ class PickledList:
         self.count = 0
 
     def add(self, value: Any) -> None:
+        """Append an element."""
         # Through JSON: equal strings become equal objects, on which the bytes depend.
         plain = json.loads(json.dumps(value))
         self._file.write(pickle.dumps(plain, _PROTOCOL)[len(_HEAD) : -len(pickle.STOP)])
         self.count += 1
 
     def close(self) -> None:
+        """Finish the pickle."""
         self._file.write(pickle.APPENDS + pickle.STOP)
         self._file.close()
 
 
 class InstancesFile:
-    """A COCO instances file. Images and annotations come mixed; annotations wait in a file of
-    their own until ``close``."""
+    """A COCO instances file.
+
+    Images and annotations come interleaved, so each list is written to a file of its own until
+    ``close`` joins them.
+    """
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
         self._path = path
         self._info = info
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._aside = path.with_suffix(".annotations")
         self.images = JsonList(path.with_suffix(".images"))
-        self.annotations = JsonList(self._aside)
+        self.annotations = JsonList(path.with_suffix(".annotations"))
         self._categories: dict[int, str] = {}
 
-    def name_category(self, number: int, name: str) -> int:
-        """Remember a category that is used."""
-        self._categories[number] = name
-        return number
+    def add_category(self, category_id: int, name: str) -> None:
+        """Add a category that is used."""
+        self._categories[category_id] = name
 
     def close(self) -> None:
+        """Join the lists and finish the file."""
         self.images.close()
         self.annotations.close()
         categories = [
-            {"id": number, "name": name, "supercategory": ""}
-            for number, name in sorted(self._categories.items())
+            {"id": category_id, "name": name, "supercategory": ""}
+            for category_id, name in sorted(self._categories.items())
         ]
         with self._path.open("w", encoding="utf-8", newline="\n") as file:
             file.write(f'{{"info": {to_json(self._info)},\n"licenses": [],\n"categories": ')
             file.write(to_json(categories))
             for name in ("images", "annotations"):
                 file.write(f',\n"{name}": ')
-                aside = self._path.with_suffix(f".{name}")
-                with aside.open(encoding="utf-8", newline="") as part:
+                list_path = self._path.with_suffix(f".{name}")
+                with list_path.open(encoding="utf-8", newline="") as part:
                     shutil.copyfileobj(part, file)
-                aside.unlink()
+                list_path.unlink()
             file.write("}\n")
 
 
 class Table:
-    """Rows into a parquet file, in pieces; the schema carries the Hugging Face features.
+    """A parquet file, written in row groups; the schema carries the Hugging Face features.
 
     Args:
-        rows_at_once, bytes_at_once: a piece is written when it has so many of either.
+        path: of the file.
+        schema: of pyarrow.
+        rows_at_once: a row group is written when it has this many rows,
+        bytes_at_once: or this many bytes.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class Table:
         self.count = 0
 
     def add(self, row: dict[str, Any], size: int) -> None:
+        """Append a row of ``size`` bytes."""
         self._rows.append(row)
         self._bytes += size
         self.count += 1
@@ -130,12 +140,13 @@ class Table:
         self._rows, self._bytes = [], 0
 
     def close(self) -> None:
+        """Finish the file."""
         self._flush()
         self._writer.close()
 
 
 def to_png(pixels: Any, mode: str = "L") -> bytes:
-    """An 8-bit picture as PNG, the same bytes every time."""
+    """Encode an 8-bit image as PNG; equal images give equal bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()

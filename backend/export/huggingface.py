@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backend.errors import ConfigError
 from backend.export.files import Table, to_png
-from backend.export.model import SPLITS, ExportPhoto, Referent, describe, to_id, to_mask_id
-from backend.records.outcomes import OUTCOME_WORDS
+from backend.export.model import (
+    SPLITS,
+    ExportImage,
+    Referent,
+    Sentence,
+    describe,
+    to_id,
+    to_mask_id,
+)
+from backend.export.plan import ExportSummary
+from backend.records.decisions import OUTCOME_LABELS
+from saymask.errors import ConfigError
+from saymask.masks import Mask
 
 _ROWS_A_SHARD = 20_000
 
@@ -74,21 +85,21 @@ def _schema(features: dict[str, Any]) -> Any:
 
 @dataclass
 class _Counts:
-    """For the card."""
+    """Counts for the dataset card; ``tenths`` are tenths of a second."""
 
     rows: Counter[str] = field(default_factory=Counter)
-    photos: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
     expressions: Counter[str] = field(default_factory=Counter)
     words: Counter[int] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     tenths: Counter[int] = field(default_factory=Counter)
 
-    def add(self, photo: ExportPhoto) -> None:
-        self.photos[photo.split] += 1
-        for referent in photo.referents:
-            self.rows[photo.split] += 1
+    def add(self, image: ExportImage) -> None:
+        self.images[image.split] += 1
+        for referent in image.referents:
+            self.rows[image.split] += 1
             for sentence in referent.sentences:
-                self.expressions[photo.split] += 1
+                self.expressions[image.split] += 1
                 self.words[len(sentence.raw.split())] += 1
                 self.outcomes[sentence.outcome] += 1
                 if sentence.seconds is not None:
@@ -96,10 +107,12 @@ class _Counts:
 
 
 class HuggingFaceWriter:
-    """``data/<split>-<n>.parquet`` and ``README.md``; one row per referent.
+    """Writes ``data/<split>-<n>.parquet`` and ``README.md``; one row per referent.
 
     Args:
-        with_images: photos go into the rows.
+        folder: of the export.
+        info: description and split, for the card.
+        with_images: images go into the rows.
         shard_rows: rows per file.
     """
 
@@ -122,18 +135,17 @@ class HuggingFaceWriter:
         self._tables: dict[str, Table] = {}
         self._shards: Counter[str] = Counter()
         self._counts = _Counts()
-        self.agreement: tuple[int, int, float | None] = (0, 0, None)
 
-    def add(self, photo: ExportPhoto, data: bytes | None) -> None:
-        if not photo.referents:
+    def add(self, image: ExportImage, data: bytes | None) -> None:
+        if not image.referents:
             return
-        self._counts.add(photo)
-        for referent in photo.referents:
-            row, size = self._build_row(photo, referent, data)
-            table = self._table(photo.split)
+        self._counts.add(image)
+        for referent in image.referents:
+            row, size = self._build_row(image, referent, data)
+            table = self._table(image.split)
             table.add(row, size)
             if table.count >= self._shard_rows:
-                self._tables.pop(photo.split).close()
+                self._tables.pop(image.split).close()
 
     def _table(self, split: str) -> Table:
         if split not in self._tables:
@@ -143,54 +155,64 @@ class HuggingFaceWriter:
         return self._tables[split]
 
     def _build_row(
-        self, photo: ExportPhoto, referent: Referent, data: bytes | None
+        self, image: ExportImage, referent: Referent, data: bytes | None
     ) -> tuple[dict[str, Any], int]:
-        height, width = photo.size_hw
-        if referent.coco_rle is not None:
-            mask, area, box_xywh = describe(referent.coco_rle)
-            number = to_mask_id(photo, referent.coco_rle)
-        else:
-            mask, area, box_xywh = np.zeros((height, width), dtype=bool), 0, (0, 0, 0, 0)
-            number = to_id(photo.sha256, *(s.raw for s in referent.sentences))
+        """One row, and its size in bytes."""
+        height, width = image.size_hw
+        mask, columns = _describe_mask(image, referent)
         png = to_png(mask.astype(np.uint8) * 255)
-        said = referent.sentences
         row: dict[str, Any] = {
             "mask": {"bytes": png, "path": None},
-            "expressions": [s.raw for s in said],
             "has_referent": referent.coco_rle is not None,
             "category": referent.category,
-            "bbox": list(box_xywh),
-            "area": area,
-            "image_id": photo.image_id,
-            "referent_id": number,
-            "file_name": photo.file_name,
-            "sha256": photo.sha256,
+            **columns,
+            "image_id": image.image_id,
+            "file_name": image.file_name,
+            "sha256": image.sha256,
             "height": height,
             "width": width,
-            "source": photo.source,
-            "outcomes": [s.outcome for s in said],
-            "ranks": [s.rank for s in said],
-            "ious": [s.iou for s in said],
-            "seconds": [s.seconds for s in said],
-            "annotators": [", ".join(s.annotators) for s in said],
-            "model_versions": [s.model_version for s in said],
+            "source": image.source,
+            **_describe_sentences(referent.sentences),
         }
-        if self._with_images:
-            row["image"] = {"bytes": data, "path": photo.file_name}
-        return row, len(png) + (len(data) if data and self._with_images else 0)
+        if not self._with_images:
+            return row, len(png)
+        row["image"] = {"bytes": data, "path": image.file_name}
+        return row, len(png) + len(data or b"")
 
-    def close(self) -> None:
+    def close(self, summary: ExportSummary | None) -> None:
+        """Finish all files and write the dataset card."""
         for table in self._tables.values():
             table.close()
-        card = _write_card(self._info, self._counts, self.agreement, self._shards)
-        (self._folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        if summary is not None:
+            card = _build_card(self._info, self._counts, summary, self._shards)
+            (self._folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
-def _write_card(
-    info: dict[str, Any],
-    counts: _Counts,
-    agreement: tuple[int, int, float | None],
-    shards: Counter[str],
+def _describe_mask(image: ExportImage, referent: Referent) -> tuple[Mask, dict[str, Any]]:
+    """The mask, empty without a referent, and the columns that depend on it."""
+    if referent.coco_rle is None:
+        referent_id = to_id(image.sha256, *(s.raw for s in referent.sentences))
+        empty: Mask = np.zeros(image.size_hw, dtype=bool)
+        return empty, {"bbox": [0, 0, 0, 0], "area": 0, "referent_id": referent_id}
+    mask, area, box_xywh = describe(referent.coco_rle)
+    referent_id = to_mask_id(image, referent.coco_rle)
+    return mask, {"bbox": list(box_xywh), "area": area, "referent_id": referent_id}
+
+
+def _describe_sentences(sentences: Sequence[Sentence]) -> dict[str, Any]:
+    return {
+        "expressions": [s.raw for s in sentences],
+        "outcomes": [s.outcome for s in sentences],
+        "ranks": [s.rank for s in sentences],
+        "ious": [s.iou for s in sentences],
+        "seconds": [s.seconds for s in sentences],
+        "annotators": [", ".join(s.annotators) for s in sentences],
+        "model_versions": [s.model_version for s in sentences],
+    }
+
+
+def _build_card(
+    info: dict[str, Any], counts: _Counts, summary: ExportSummary, shards: Counter[str]
 ) -> str:
     splits = [split for split in SPLITS if shards[split]]
     files = [
@@ -198,8 +220,8 @@ def _write_card(
         for split in splits
         for line in (f"  - split: {split}", f"    path: data/{split}-*.parquet")
     ]
-    said = sum(counts.outcomes.values())
-    shared, contradictions, iou = agreement
+    sentences = sum(counts.outcomes.values())
+    iou = summary.agreement_iou
     lines = [
         "---",
         "task_categories:",
@@ -215,14 +237,14 @@ def _write_card(
         "# Referring image segmentation",
         "",
         f"Made with {info['description']}. One row per referent: `image`, `mask` (255 inside), the"
-        " `expressions` that mean it,",
-        "and where they come from. Rows with `has_referent` false hold expressions that mean"
-        " nothing in the photo.",
+        " `expressions` that refer to it,",
+        "and their provenance. Rows with `has_referent` false hold expressions that refer to"
+        " nothing in the image.",
         "",
         "| split | photos | referents | expressions |",
         "|---|---|---|---|",
         *(
-            f"| {split} | {counts.photos[split]} | {counts.rows[split]} |"
+            f"| {split} | {counts.images[split]} | {counts.rows[split]} |"
             f" {counts.expressions[split]} |"
             for split in splits
         ),
@@ -233,13 +255,13 @@ def _write_card(
         "| outcome | share |",
         "|---|---|",
         *(
-            f"| {OUTCOME_WORDS[name]} | {100 * counts.outcomes[name] / said:.1f} % |"
-            for name in OUTCOME_WORDS
+            f"| {OUTCOME_LABELS[name]} | {100 * counts.outcomes[name] / sentences:.1f} % |"
+            for name in OUTCOME_LABELS
             if counts.outcomes[name]
         ),
         "",
-        f"Decided by several annotators: {shared} expressions; on {contradictions} one found a"
-        " referent and another none"
+        f"Decided by several annotators: {summary.shared} expressions; on"
+        f" {summary.contradictions} one found a referent and another none"
         + (f"; mean IoU of their masks {iou:.3f}." if iou is not None else "."),
     ]
     return "\n".join(lines) + "\n"

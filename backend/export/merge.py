@@ -1,4 +1,4 @@
-"""From records of one photo to referents: conflicts settled by rule, equal objects joined."""
+"""From the records of one image to referents: conflicts settled by rule, equal objects joined."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.export.model import Referent, Sentence
-from backend.masks import Mask, compute_iou, decode_coco_rle, encode_coco_rle
-from backend.records.ledger import RecordView
-from backend.records.outcomes import to_key
+from backend.records.decisions import to_key
+from backend.records.views import RecordView
+from saymask.masks import Mask, compute_iou, decode_coco_rle, encode_coco_rle
 
 MergeRule = Literal["latest", "majority", "all"]
 MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")
 
-# Masks of one photo that overlap at least so much are one object.
+# Masks of one image that overlap at least so much are one object.
 SAME_REFERENT_IOU = 0.9
 NO_REFERENT = "no_referent"
 DEFAULT_CATEGORY = "object"
@@ -26,7 +26,7 @@ DEFAULT_CATEGORY = "object"
 
 @dataclass(frozen=True)
 class Conflicts:
-    """How often several annotators decided one expression of a photo, and how they agreed.
+    """How often several annotators decided one expression of an image, and how they agreed.
 
     ``ious`` is the mean over pairs of their masks, one per expression with at least two masks.
     """
@@ -37,7 +37,7 @@ class Conflicts:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Settled:
     """One decision for one expression."""
 
     record: RecordView
@@ -47,13 +47,13 @@ class _Chosen:
     annotators: tuple[str, ...]
 
 
-def merge_photo(
+def merge_records(
     records: Iterable[RecordView], rule: MergeRule, categories: Mapping[str, str]
 ) -> tuple[tuple[Referent, ...], Conflicts]:
-    """Referents of one photo, in a stable order.
+    """Return the referents of one image, in a stable order, and how annotators agreed.
 
     Args:
-        records: all records of one photo; masks of one size.
+        records: all records of one image; masks of one size.
         rule: with several annotators, ``latest`` takes the newest decision, ``majority`` the
             pixels (and the existence) more than half agree on, the newest where that is empty;
             ``all`` keeps every one.
@@ -62,7 +62,7 @@ def merge_photo(
     groups: dict[str, list[RecordView]] = defaultdict(list)
     for record in records:
         groups[to_key(record.expression)].append(record)
-    chosen: list[_Chosen] = []
+    settled: list[_Settled] = []
     shared = contradictions = 0
     ious: list[float] = []
     for key in sorted(groups):
@@ -70,33 +70,38 @@ def merge_photo(
         if len({record.annotator for record in group}) > 1:
             shared += 1
             contradictions += len({record.coco_rle is None for record in group}) > 1
-            masks = [decode_coco_rle(r.coco_rle) for r in group if r.coco_rle is not None]
-            pairs = [compute_iou(a, b) for a, b in combinations(masks, 2)]
+            pairs = [compute_iou(a, b) for a, b in combinations(_decode_masks(group), 2)]
             if pairs:
                 ious.append(float(np.mean(pairs)))
-        chosen += _settle(group, rule)
-    return _join(chosen, categories), Conflicts(shared, contradictions, tuple(ious))
+        settled += _settle(group, rule)
+    return _join(settled, categories), Conflicts(shared, contradictions, tuple(ious))
 
 
-def _settle(group: list[RecordView], rule: MergeRule) -> list[_Chosen]:
+def _decode_masks(records: list[RecordView]) -> list[Mask]:
+    return [decode_coco_rle(r.coco_rle) for r in records if r.coco_rle is not None]
+
+
+def _settle(group: list[RecordView], rule: MergeRule) -> list[_Settled]:
     if rule == "all" or len(group) == 1:
         return [_take(record, [record]) for record in group]
     newest = _take(group[-1], group)
-    if rule == "latest":
-        return [newest]
-    masks = [decode_coco_rle(r.coco_rle) for r in group if r.coco_rle is not None]
-    if 2 * len(masks) <= len(group):
-        without = [r for r in group if r.coco_rle is None]
-        # Half against half: the newest decision, whatever it says.
-        return [newest if 2 * len(masks) == len(group) else _take(without[-1], group)]
+    return [newest if rule == "latest" else _vote(group, newest)]
+
+
+def _vote(group: list[RecordView], newest: _Settled) -> _Settled:
+    """The pixels, and the existence, that more than half of the decisions agree on."""
+    masks = _decode_masks(group)
+    if 2 * len(masks) == len(group):
+        return newest
+    if 2 * len(masks) < len(group):
+        without_mask = [r for r in group if r.coco_rle is None]
+        return _take(without_mask[-1], group)
     voted = 2 * np.sum(masks, axis=0) > len(masks)
-    if not voted.any():
-        return [newest]
-    return [replace(newest, mask=voted, parts=())]
+    return replace(newest, mask=voted, parts=()) if voted.any() else newest
 
 
-def _take(record: RecordView, group: list[RecordView]) -> _Chosen:
-    return _Chosen(
+def _take(record: RecordView, group: list[RecordView]) -> _Settled:
+    return _Settled(
         record=record,
         mask=decode_coco_rle(record.coco_rle) if record.coco_rle is not None else None,
         parts=tuple(record.parts),
@@ -105,26 +110,26 @@ def _take(record: RecordView, group: list[RecordView]) -> _Chosen:
     )
 
 
-def _join(chosen: list[_Chosen], categories: Mapping[str, str]) -> tuple[Referent, ...]:
+def _join(settled: list[_Settled], categories: Mapping[str, str]) -> tuple[Referent, ...]:
     """Decisions on the same object become one referent with several sentences."""
-    clusters: list[list[_Chosen]] = []
-    for decision in sorted(chosen, key=lambda c: (-c.record.decided_at.timestamp(), c.record.id)):
-        home = next((c for c in clusters if _is_same(c[0], decision)), None)
-        if home is None:
+    clusters: list[list[_Settled]] = []
+    for decision in sorted(settled, key=lambda c: (-c.record.decided_at.timestamp(), c.record.id)):
+        cluster = next((c for c in clusters if _is_same(c[0], decision)), None)
+        if cluster is None:
             clusters.append([decision])
         else:
-            home.append(decision)
+            cluster.append(decision)
     return tuple(_to_referent(cluster, categories) for cluster in clusters)
 
 
-def _is_same(a: _Chosen, b: _Chosen) -> bool:
+def _is_same(a: _Settled, b: _Settled) -> bool:
     if a.mask is None or b.mask is None:
         # Expressions without a referent have nothing in common but that.
         return False
     return compute_iou(a.mask, b.mask) >= SAME_REFERENT_IOU
 
 
-def _to_referent(cluster: list[_Chosen], categories: Mapping[str, str]) -> Referent:
+def _to_referent(cluster: list[_Settled], categories: Mapping[str, str]) -> Referent:
     newest = cluster[0]
     nouns = [noun for noun in (to_noun(c.record.head_noun_phrase) for c in cluster) if noun]
     # The noun most of the sentences use; of equals the newest.
@@ -141,8 +146,8 @@ def _to_referent(cluster: list[_Chosen], categories: Mapping[str, str]) -> Refer
     )
 
 
-def _to_sentence(decision: _Chosen, earlier: Sentence | None) -> Sentence:
-    """With those who had said the same of the same object before."""
+def _to_sentence(decision: _Settled, earlier: Sentence | None) -> Sentence:
+    """Include those who gave the same expression for the same object before."""
     record = decision.record
     ids = set(decision.record_ids) | set(earlier.record_ids if earlier else ())
     annotators = set(decision.annotators) | set(earlier.annotators if earlier else ())
@@ -160,6 +165,6 @@ def _to_sentence(decision: _Chosen, earlier: Sentence | None) -> Sentence:
 
 
 def to_noun(head_noun_phrase: str | None) -> str | None:
-    """The last word of an English noun phrase, in small letters."""
+    """Return the last word of an English noun phrase, in lower case."""
     words = (head_noun_phrase or "").lower().split()
     return words[-1] if words else None

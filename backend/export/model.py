@@ -1,4 +1,4 @@
-"""What every format writes: photos with their referents, one photo at a time."""
+"""What every format writes: images with their referents, one image at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from backend.masks import Mask, compute_area, compute_box_xywh, decode_coco_rle
+from saymask.masks import Mask, compute_area, compute_box_xywh, decode_coco_rle
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -23,7 +23,7 @@ class Sentence:
 
     Attributes:
         raw: as the annotator left it.
-        record_ids, annotators: everyone who said it of this referent.
+        record_ids, annotators: all that gave it for this referent.
         outcome, rank, iou, seconds, decided_at, model_version: of the record that was taken.
     """
 
@@ -40,10 +40,10 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Referent:
-    """One object, or several, or none, that sentences of a photo mean.
+    """One object, several, or none, to which sentences about an image refer.
 
     Attributes:
-        coco_rle: the whole mask; None means the expressions have no referent in the photo.
+        coco_rle: the whole mask; None means that the expressions have no referent in the image.
         parts: the objects one by one, where there are several; else empty.
         category: head noun, or what a mapping makes of it.
     """
@@ -55,12 +55,12 @@ class Referent:
 
 
 @dataclass(frozen=True)
-class ExportPhoto:
-    """A photo and everything said about it.
+class ExportImage:
+    """An image and all referents in it.
 
     Attributes:
         sha256: of the file's bytes.
-        file_name: below ``images/``; from the hash, so that equal photos are one file.
+        file_name: below ``images/``; from the hash, so that equal images are one file.
         size_hw: pixels after EXIF orientation.
         source: the reference Label Studio's tasks hold.
         licence: where known, else None.
@@ -76,27 +76,28 @@ class ExportPhoto:
 
     @property
     def image_id(self) -> int:
+        """Id of the image, the same in every export."""
         return to_id(self.sha256)
 
 
 def to_id(*parts: str) -> int:
-    """A number that stays the same in every export: 48 bits of a hash of what is numbered."""
+    """Return an id that is the same in every export: 48 bits of a hash of the parts."""
     joined = "\n".join(parts)
     return int(hashlib.sha256(joined.encode()).hexdigest()[:_ID_DIGITS], 16)
 
 
-def to_mask_id(photo: ExportPhoto, coco_rle: dict[str, Any]) -> int:
-    """Of one mask in one photo."""
-    return to_id(photo.sha256, str(coco_rle["counts"]))
+def to_mask_id(image: ExportImage, coco_rle: dict[str, Any]) -> int:
+    """Return the id of one mask in one image."""
+    return to_id(image.sha256, str(coco_rle["counts"]))
 
 
 def to_category_id(name: str) -> int:
-    """Of a category, the same in every export; positive, 31 bits."""
+    """Return the id of a category, the same in every export; positive, 31 bits."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % (2**31 - 1) + 1
 
 
 def to_sentence(raw: str) -> str:
-    """As the REFER toolkit's sentences are: small letters, no punctuation, single blanks."""
+    """Return a sentence as the REFER toolkit has it: lower case, no punctuation, single blanks."""
     plain = unicodedata.normalize("NFKC", raw).lower()
     plain = re.sub(r"['’`]", "", plain)
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain)
@@ -104,6 +105,6 @@ def to_sentence(raw: str) -> str:
 
 
 def describe(coco_rle: dict[str, Any]) -> tuple[Mask, int, tuple[int, int, int, int]]:
-    """Mask, exact area in pixels and tight box."""
+    """Return mask (H, W), exact area in pixels and tight box xywh."""
     mask = decode_coco_rle(coco_rle)
     return mask, compute_area(mask), compute_box_xywh(mask)

@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons along pixel edges, and whether they give the mask back."""
+"""Outlines of masks as polygons along pixel edges, and whether they reproduce the mask."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from backend.errors import ConfigError
-from backend.masks import Mask
+from saymask.errors import ConfigError
+from saymask.masks import Mask
 
 Polygon = list[float]
 _Point = tuple[int, int]
@@ -17,10 +17,10 @@ _TURNS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def trace(mask: Mask) -> tuple[list[Polygon], int]:
-    """Closed outlines of a mask (H, W), each ``[x0, y0, x1, y1, ...]`` in pixel edges.
+    """Trace the closed outlines of a mask (H, W), each ``[x0, y0, x1, y1, ...]`` in pixels.
 
     Returns:
-        The outer outlines, and how many outlines of holes there are besides.
+        The outer outlines, and the number of holes.
     """
     edges = _collect_edges(mask)
     polygons: list[Polygon] = []
@@ -54,22 +54,24 @@ def _collect_edges(mask: Mask) -> dict[_Point, list[int]]:
 
 
 def _follow(edges: dict[_Point, list[int]], start: _Point) -> list[_Point]:
-    """Take one loop out of the edges; only its corners are kept. Where two pixels touch at a
-    corner the loop turns right and stays with its pixel. ``start``, the leftmost corner, is
-    never such a place."""
+    """Take one loop out of the edges; only its corners are kept.
+
+    Where two pixels touch at a corner the loop turns right and stays with its pixel. ``start``,
+    the leftmost corner, is never such a place.
+    """
     loop: list[_Point] = []
     point, direction = start, -1
     while not loop or point != start:
         leaving = edges[point]
         right = (direction + 1) % 4
-        chosen = right if loop and right in leaving else leaving[0]
-        leaving.remove(chosen)
+        turn = right if loop and right in leaving else leaving[0]
+        leaving.remove(turn)
         if not leaving:
             del edges[point]
-        if chosen != direction:
+        if turn != direction:
             loop.append(point)
-        direction = chosen
-        point = (point[0] + _TURNS[chosen][0], point[1] + _TURNS[chosen][1])
+        direction = turn
+        point = (point[0] + _TURNS[turn][0], point[1] + _TURNS[turn][1])
     return loop
 
 
@@ -80,7 +82,9 @@ def _signed_area(loop: list[_Point]) -> int:
 
 
 def to_exact_polygons(mask: Mask) -> list[Polygon] | None:
-    """Polygons that pycocotools draws as exactly this mask, or None: holes, or none that fit.
+    """Return polygons that pycocotools draws as exactly this mask.
+
+    None means that there are none: the mask has holes, or pycocotools draws them differently.
 
     Raises:
         ConfigError: pycocotools is not installed.

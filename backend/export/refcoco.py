@@ -8,20 +8,21 @@ from typing import Any
 from backend.export.coco import build_annotation, build_image
 from backend.export.files import InstancesFile, JsonList, PickledList
 from backend.export.model import (
-    ExportPhoto,
+    ExportImage,
     Referent,
     to_category_id,
     to_id,
     to_mask_id,
     to_sentence,
 )
+from backend.export.plan import ExportSummary
 
 SPLIT_BY = "saymask"
 NO_TARGET = -1
 
 
 def build_sentences(referent: Referent, ref_id: int) -> list[dict[str, Any]]:
-    """``raw`` as typed, ``sent`` and ``tokens`` as REFER's."""
+    """Build sentences: ``raw`` as typed, ``sent`` and ``tokens`` as REFER's."""
     sentences = []
     for sentence in referent.sentences:
         sent = to_sentence(sentence.raw)
@@ -37,7 +38,7 @@ def build_sentences(referent: Referent, ref_id: int) -> list[dict[str, Any]]:
 
 
 def _to_refer(annotation: dict[str, Any]) -> dict[str, Any]:
-    """REFER looks into ``segmentation[0]``, so a run-length code stands in a list."""
+    """REFER reads ``segmentation[0]``, so an RLE is put into a list."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         return {**annotation, "segmentation": [segmentation]}
@@ -45,7 +46,7 @@ def _to_refer(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 class RefcocoWriter:
-    """``refs(saymask).p`` and ``instances.json``: every referent one ref with one mask."""
+    """Writes ``refs(saymask).p`` and ``instances.json``: one ref with one mask per referent."""
 
     image_folder: str | None = "images"
 
@@ -54,25 +55,27 @@ class RefcocoWriter:
         self._refs = PickledList(folder / f"refs({SPLIT_BY}).p")
         self._instances = InstancesFile(folder / "instances.json", info)
 
-    def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        self._instances.images.add(build_image(photo))
-        for referent in photo.referents:
+    def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
+        """Write an image, its annotations and refs."""
+        self._instances.images.add(build_image(image))
+        for referent in image.referents:
             if referent.coco_rle is None:
                 continue
             annotation = build_annotation(
-                photo, referent.coco_rle, referent.category, polygons=self._polygons
+                image, referent.coco_rle, referent.category, polygons=self._polygons
             )
-            self._instances.name_category(annotation["category_id"], referent.category)
+            self._instances.add_category(annotation["category_id"], referent.category)
             self._instances.annotations.add(_to_refer(annotation))
-            self._refs.add(_build_ref(photo, referent, annotation["id"], annotation["category_id"]))
+            self._refs.add(_build_ref(image, referent, annotation["id"], annotation["category_id"]))
 
-    def close(self) -> None:
+    def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002
+        """Finish all files."""
         self._refs.close()
         self._instances.close()
 
 
 class GrefcocoWriter:
-    """``grefs(saymask).json`` and ``instances.json``: several objects, or none, for one ref."""
+    """Writes ``grefs(saymask).json`` and ``instances.json``: any number of objects per ref."""
 
     image_folder: str | None = "images"
 
@@ -81,36 +84,38 @@ class GrefcocoWriter:
         self._refs = JsonList(folder / f"grefs({SPLIT_BY}).json")
         self._instances = InstancesFile(folder / "instances.json", info)
 
-    def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        self._instances.images.add(build_image(photo))
+    def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
+        """Write an image, its annotations and refs."""
+        self._instances.images.add(build_image(image))
         written: set[int] = set()
-        for referent in photo.referents:
+        for referent in image.referents:
             masks = referent.parts or ((referent.coco_rle,) if referent.coco_rle else ())
             for mask in masks:
-                number = to_mask_id(photo, mask)
-                if number in written:
+                mask_id = to_mask_id(image, mask)
+                if mask_id in written:
                     continue
-                written.add(number)
+                written.add(mask_id)
                 annotation = build_annotation(
-                    photo, mask, referent.category, polygons=self._polygons
+                    image, mask, referent.category, polygons=self._polygons
                 )
                 self._instances.annotations.add(_to_refer(annotation))
             category_id = to_category_id(referent.category)
             if masks:
-                self._instances.name_category(category_id, referent.category)
-            ids = sorted({to_mask_id(photo, mask) for mask in masks}) or [NO_TARGET]
+                self._instances.add_category(category_id, referent.category)
+            ids = sorted({to_mask_id(image, mask) for mask in masks}) or [NO_TARGET]
             categories = [category_id] * len(ids) if masks else [NO_TARGET]
-            self._refs.add({**_build_ref(photo, referent, ids, categories), "no_target": not masks})
+            self._refs.add({**_build_ref(image, referent, ids, categories), "no_target": not masks})
 
-    def close(self) -> None:
+    def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002
+        """Finish all files."""
         self._refs.close()
         self._instances.close()
 
 
 def _build_ref(
-    photo: ExportPhoto, referent: Referent, ann_id: Any, category_id: Any
+    image: ExportImage, referent: Referent, ann_id: Any, category_id: Any
 ) -> dict[str, Any]:
-    ref_id = to_id(str(ann_id), *(s.raw for s in referent.sentences), photo.sha256)
+    ref_id = to_id(str(ann_id), *(s.raw for s in referent.sentences), image.sha256)
     if isinstance(ann_id, int):
         # A mask that gets another sentence stays the same ref.
         ref_id = ann_id
@@ -119,9 +124,9 @@ def _build_ref(
         "ref_id": ref_id,
         "ann_id": ann_id,
         "category_id": category_id,
-        "image_id": photo.image_id,
-        "file_name": photo.file_name,
-        "split": photo.split,
+        "image_id": image.image_id,
+        "file_name": image.file_name,
+        "split": image.split,
         "sentences": sentences,
         "sent_ids": [sentence["sent_id"] for sentence in sentences],
     }

@@ -1,4 +1,4 @@
-"""One export: photos read, conflicts settled, files written aside, renamed when whole."""
+"""One export: images read, conflicts settled, files written aside and renamed when complete."""
 
 from __future__ import annotations
 
@@ -6,106 +6,37 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
-from backend.errors import SaymaskError
 from backend.export.coco import CocoWriter
 from backend.export.huggingface import HuggingFaceWriter
-from backend.export.merge import NO_REFERENT, SAME_REFERENT_IOU, MergeRule, merge_photo
-from backend.export.model import ExportPhoto
+from backend.export.image_store import IMAGE_FOLDER, ImageStore, ReadImage, find_suffix
+from backend.export.merge import SAME_REFERENT_IOU, merge_records
+from backend.export.model import ExportImage
+from backend.export.plan import ExportError, ExportPlan, ExportSummary, Writer
 from backend.export.refcoco import GrefcocoWriter, RefcocoWriter
-from backend.export.splits import SplitRule
+from backend.export.tally import Tally
 from backend.export.yolo import YoloWriter
-from backend.records.ledger import RecordView
+from backend.records.views import RecordView
+from saymask.errors import SaymaskError
 
-Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
-FORMATS: tuple[Format, ...] = ("coco", "refcoco", "grefcoco", "huggingface", "yolo")
-Images = Literal["copy", "link", "none"]
 MANIFEST = "manifest.json"
+_DEFAULT_SUFFIX = ".jpg"
+_MAX_SOURCE_CHARS = 500
 
-WITH_MASK = ("accepted", "edited", "relabelled", "drawn_after_rejection", "drawn")
-_KNOWS_NO_REFERENT = ("grefcoco", "huggingface")
-_SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
-    (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
-)  # fmt: skip
-
-
-class ExportError(SaymaskError):
-    """The export cannot be made as asked; nothing half done is left under its name."""
-
-
-@dataclass(frozen=True)
-class ExportPlan:
-    """What is asked for.
-
-    Attributes:
-        query: what was selected, for the manifest.
-        skip_missing: leave out photos that cannot be read, instead of stopping.
-        licence: of all photos, where known.
-    """
-
-    format: Format
-    out: Path
-    query: dict[str, Any]
-    split: SplitRule
-    images: Images
-    merge: MergeRule
-    polygons: bool = False
-    categories: Mapping[str, str] | None = None
-    licence: str | None = None
-    skip_missing: bool = False
-
-
-@dataclass(frozen=True)
-class ExportSummary:
-    """What was written, or would be."""
-
-    photos: int
-    referents: int
-    expressions: int
-    no_referent: int
-    per_split: dict[str, int]
-    per_outcome: dict[str, int]
-    shared: int
-    contradictions: int
-    agreement_iou: float | None
-    left_out: tuple[str, ...]
-    model_versions: tuple[str, ...]
-
-
-class Writer(Protocol):
-    """One format. ``image_folder`` is where its photos lie, None when they are inside its files."""
-
-    image_folder: str | None
-
-    def add(self, photo: ExportPhoto, data: bytes | None) -> None: ...
-
-    def close(self) -> None: ...
-
-
-PhotoReader = Callable[[RecordView], bytes]
 Progress = Callable[[int], None]
-
-
-def outcomes_of(format_: Format, chosen: tuple[str, ...]) -> tuple[str, ...]:
-    """Which outcomes a format can hold, restricted to the chosen ones."""
-    able = (*WITH_MASK, NO_REFERENT) if format_ in _KNOWS_NO_REFERENT else WITH_MASK
-    return tuple(name for name in able if not chosen or name in chosen)
+"""Called with the number of records just finished."""
 
 
 def count_export(
     plan: ExportPlan, groups: Iterator[list[RecordView]], progress: Progress
 ) -> ExportSummary:
-    """What an export would hold; nothing is read but records, nothing written."""
-    tally = _Tally()
+    """Count what an export would hold; only records are read, nothing is written."""
+    tally = Tally()
     for records in groups:
-        photo = _build_photo(plan, records, ".jpg", tally)
-        tally.add(photo)
+        tally.add(_build_image(plan, records, _DEFAULT_SUFFIX, tally))
         progress(len(records))
     return tally.summarise()
 
@@ -113,86 +44,103 @@ def count_export(
 def run_export(
     plan: ExportPlan,
     groups: Iterator[list[RecordView]],
-    read_photo: PhotoReader,
-    photo_store: Path,
+    read_image: ReadImage,
+    image_dir: Path,
     progress: Progress,
     left_out: Sequence[str] = (),
 ) -> ExportSummary:
     """Write an export.
 
     Args:
-        groups: records photo by photo, as ``Ledger.by_photo`` gives them.
-        read_photo: gets the bytes of a record's photo.
-        photo_store: with ``images="link"``, where photos are kept once for all exports.
-        left_out: what was left out before, for the summary.
+        plan: what is asked for.
+        groups: records image by image, see ``RecordStore.iterate_by_image``.
+        read_image: fetches the bytes of a record's image.
+        image_dir: with ``images="link"``, where images are kept once for all exports.
+        progress: called after each image.
+        left_out: images that were left out before, for the summary.
 
     Raises:
-        ExportError: the directory exists, nothing was selected, a photo is missing or changed, or
+        ExportError: the directory exists, nothing was selected, an image is missing or changed, or
             the disk is full. What was read so far is kept aside and used by the next try.
     """
     if plan.out.exists():
         raise ExportError(f"{plan.out} exists already.", "Name another directory, or remove it.")
-    aside = plan.out.with_name(f".{plan.out.name}.partial")
+    partial = plan.out.with_name(f".{plan.out.name}.partial")
     try:
-        aside.mkdir(parents=True, exist_ok=True)
-        photos = _PhotoBox(plan, aside, photo_store)
-        summary = _write(plan, groups, read_photo, aside, photos, progress, left_out)
+        partial.mkdir(parents=True, exist_ok=True)
+        images = ImageStore(plan, partial, image_dir)
+        images.clear_partial()
+        export = _Export(plan, partial, images, read_image, Tally(left_out))
+        summary = export.write(groups, progress)
         if summary.referents == 0:
-            shutil.rmtree(aside)
+            shutil.rmtree(partial)
             raise ExportError(
                 "Nothing was selected to export.",
                 "Widen --project, --since, --outcome, --min-iou; see: saymask records list",
             )
-        photos.forget_unused()
-        _write_manifest(plan, summary, aside)
-        os.replace(aside, plan.out)
+        images.forget()
+        _write_manifest(plan, summary, partial)
+        os.replace(partial, plan.out)
     except OSError as error:
         raise ExportError(
             f"{plan.out} could not be written: {error}.",
-            f"Make room or name another place. What was read stays in {aside} for the next try.",
+            f"Make room or name another place. What was read stays in {partial} for the next try.",
         ) from error
     return summary
 
 
-def _write(
-    plan: ExportPlan,
-    groups: Iterator[list[RecordView]],
-    read_photo: PhotoReader,
-    aside: Path,
-    photos: _PhotoBox,
-    progress: Progress,
-    left_out: Sequence[str],
-) -> ExportSummary:
-    photos.clear_but_read()
-    tally = _Tally(left_out)
-    writer = _open_writer(plan, aside)
-    try:
-        for records in groups:
-            try:
-                data = photos.read(records, read_photo) if plan.images != "none" else None
-            except SaymaskError as error:
-                if not plan.skip_missing:
-                    raise ExportError(
-                        f"The photo of record {records[0].id} cannot be exported: {error.cause}",
-                        f"{error.cure} Or leave such photos out: --skip-missing".strip(),
-                    ) from error
-                tally.left_out.append(f"record {records[0].id}: {error.cause}")
+class _Export:
+    """One export while it is written."""
+
+    def __init__(
+        self,
+        plan: ExportPlan,
+        folder: Path,
+        images: ImageStore,
+        read_image: ReadImage,
+        tally: Tally,
+    ) -> None:
+        self._plan = plan
+        self._images = images
+        self._read_image = read_image
+        self._tally = tally
+        self._writer = _open_writer(plan, folder)
+
+    def write(self, groups: Iterator[list[RecordView]], progress: Progress) -> ExportSummary:
+        """Write all images; the files are finished even when one fails."""
+        summary = None
+        try:
+            for records in groups:
+                self._write_image(records)
                 progress(len(records))
-                continue
-            suffix = photos.suffix_of(data) if data is not None else ".jpg"
-            photo = _build_photo(plan, records, suffix, tally)
-            tally.add(photo)
-            if photo.referents:
-                writer.add(photo, data)
-                if data is not None and writer.image_folder is not None:
-                    photos.place(photo, writer.image_folder.format(split=photo.split))
-            progress(len(records))
-        summary = tally.summarise()
-        if isinstance(writer, HuggingFaceWriter):
-            writer.agreement = (summary.shared, summary.contradictions, summary.agreement_iou)
-    finally:
-        writer.close()
-    return summary
+            summary = self._tally.summarise()
+        finally:
+            self._writer.close(summary)
+        return summary
+
+    def _write_image(self, records: list[RecordView]) -> None:
+        try:
+            data = self._read(records)
+        except SaymaskError as error:
+            if not self._plan.skip_missing:
+                raise ExportError(
+                    f"The photo of record {records[0].id} cannot be exported: {error.cause}",
+                    f"{error.cure} Or leave such photos out: --skip-missing".strip(),
+                ) from error
+            self._tally.left_out.append(f"record {records[0].id}: {error.cause}")
+            return
+        suffix = find_suffix(data) if data is not None else _DEFAULT_SUFFIX
+        image = _build_image(self._plan, records, suffix, self._tally)
+        self._tally.add(image)
+        if image.referents:
+            self._writer.add(image, data)
+            if data is not None and self._writer.image_folder is not None:
+                self._images.place(image, self._writer.image_folder.format(split=image.split))
+
+    def _read(self, records: list[RecordView]) -> bytes | None:
+        if self._plan.images == "none":
+            return None
+        return self._images.read(records, self._read_image)
 
 
 def _open_writer(plan: ExportPlan, folder: Path) -> Writer:
@@ -206,158 +154,49 @@ def _open_writer(plan: ExportPlan, folder: Path) -> Writer:
     return writers[plan.format](folder, info, polygons=plan.polygons)
 
 
-def _build_photo(
-    plan: ExportPlan, records: list[RecordView], suffix: str, tally: _Tally
-) -> ExportPhoto:
+def _build_image(
+    plan: ExportPlan, records: list[RecordView], suffix: str, tally: Tally
+) -> ExportImage:
     first = records[0]
-    sha256 = str(first.photo_sha256)
-    sizes = {tuple(r.coco_rle["size"]) for r in records if r.coco_rle is not None}
-    if len(sizes) > 1:
-        raise ExportError(
-            f"Masks of the photo {sha256[:12]} have different sizes: {sorted(sizes)}.",
-            f"See: saymask records show {first.id}",
-        )
-    height, width = next(iter(sizes), (first.height_px or 1, first.width_px or 1))
-    referents, conflicts = merge_photo(records, plan.merge, plan.categories or {})
-    tally.conflicts(conflicts.shared, conflicts.contradictions, conflicts.ious)
-    if plan.format not in _KNOWS_NO_REFERENT:
+    sha256 = str(first.image_sha256)
+    referents, conflicts = merge_records(records, plan.merge, plan.categories or {})
+    tally.add_conflicts(conflicts)
+    if not plan.holds_no_referent:
         referents = tuple(r for r in referents if r.coco_rle is not None)
-    return ExportPhoto(
+    source = first.image
+    return ExportImage(
         sha256=sha256,
         file_name=f"{sha256[:32]}{suffix}",
-        size_hw=(int(height), int(width)),
-        source=first.photo if len(first.photo) < 500 else first.photo[:100] + " ...",
+        size_hw=_find_size_hw(records),
+        source=source if len(source) < _MAX_SOURCE_CHARS else source[:100] + " ...",
         licence=plan.licence,
         split=plan.split.choose(sha256),
         referents=referents,
     )
 
 
-class _Tally:
-    """Counts, as photos go by."""
-
-    def __init__(self, left_out: Sequence[str] = ()) -> None:
-        self.left_out = list(left_out)
-        self._photos = self._referents = self._expressions = self._none = 0
-        self._splits: dict[str, int] = {}
-        self._outcomes: dict[str, int] = {}
-        self._versions: set[str] = set()
-        self._shared = self._contradictions = self._compared = 0
-        self._iou_sum = 0.0
-
-    def conflicts(self, shared: int, contradictions: int, ious: tuple[float, ...]) -> None:
-        self._shared += shared
-        self._contradictions += contradictions
-        self._compared += len(ious)
-        self._iou_sum += sum(ious)
-
-    def add(self, photo: ExportPhoto) -> None:
-        if not photo.referents:
-            return
-        self._photos += 1
-        self._splits[photo.split] = self._splits.get(photo.split, 0) + 1
-        for referent in photo.referents:
-            self._referents += 1
-            self._none += referent.coco_rle is None
-            for sentence in referent.sentences:
-                self._expressions += 1
-                name = sentence.outcome
-                self._outcomes[name] = self._outcomes.get(name, 0) + 1
-                if sentence.model_version:
-                    self._versions.add(sentence.model_version)
-
-    def summarise(self) -> ExportSummary:
-        mean = round(self._iou_sum / self._compared, 4) if self._compared else None
-        return ExportSummary(
-            photos=self._photos,
-            referents=self._referents,
-            expressions=self._expressions,
-            no_referent=self._none,
-            per_split=dict(sorted(self._splits.items())),
-            per_outcome=dict(sorted(self._outcomes.items())),
-            shared=self._shared,
-            contradictions=self._contradictions,
-            agreement_iou=mean,
-            left_out=tuple(self.left_out),
-            model_versions=tuple(sorted(self._versions)),
+def _find_size_hw(records: list[RecordView]) -> tuple[int, int]:
+    """The size of the masks, which must agree; without masks the image's own."""
+    first = records[0]
+    sizes = {tuple(r.coco_rle["size"]) for r in records if r.coco_rle is not None}
+    if len(sizes) > 1:
+        raise ExportError(
+            f"Masks of the photo {str(first.image_sha256)[:12]} have different sizes:"
+            f" {sorted(sizes)}.",
+            f"See: saymask records show {first.id}",
         )
-
-
-class _PhotoBox:
-    """Photos of an export: read once, checked against the hash they were annotated under."""
-
-    FOLDER = "images"
-    READ = ".read"
-
-    def __init__(self, plan: ExportPlan, aside: Path, store: Path) -> None:
-        self._plan = plan
-        self._aside = aside
-        self._kept = store if plan.images == "link" else aside / self.READ
-        self._kept.mkdir(parents=True, exist_ok=True)
-
-    def clear_but_read(self) -> None:
-        """What an interrupted export wrote is written anew; the photos it read are kept."""
-        for path in self._aside.iterdir():
-            if path.is_dir() and path.name != self.READ:
-                shutil.rmtree(path)
-            elif not path.is_dir():
-                path.unlink()
-
-    def read(self, records: list[RecordView], read_photo: PhotoReader) -> bytes:
-        """Bytes from an earlier try, else from where the task keeps them.
-
-        Raises:
-            SaymaskError: unreadable, or not the photo that was annotated.
-        """
-        sha256 = str(records[0].photo_sha256)
-        path = self._kept / sha256
-        if path.is_file():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == sha256:
-                return data
-        data = read_photo(records[0])
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ExportError(
-                f"{records[0].photo[:120]} is not the photo that was annotated (its content"
-                " changed).",
-                "Put the old photo back.",
-            )
-        aside = path.with_name(f"{sha256}.writing")
-        aside.write_bytes(data)
-        os.replace(aside, path)
-        return data
-
-    @staticmethod
-    def suffix_of(data: bytes) -> str:
-        """By content, not by name."""
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return ".webp"
-        return next((suffix for head, suffix in _SIGNATURES if data.startswith(head)), ".jpg")
-
-    def place(self, photo: ExportPhoto, folder: str) -> None:
-        """Give a photo its name in the export; a link, for the bytes are there already."""
-        target = self._aside / folder / photo.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        source = self._kept / photo.sha256
-        try:
-            os.link(source, target)
-        except OSError:
-            # Another file system, or one without links.
-            shutil.copyfile(source, target)
-
-    def forget_unused(self) -> None:
-        """Drop what only this try needed."""
-        shutil.rmtree(self._aside / self.READ, ignore_errors=True)
+    height, width = next(iter(sizes), (first.height_px or 1, first.width_px or 1))
+    return int(height), int(width)
 
 
 def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> None:
-    """What was asked, what came of it, and the hash of every file but the photos."""
-    files = {
-        path.relative_to(folder).as_posix(): _hash_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] != _PhotoBox.FOLDER
-    }
+    """Write what was asked, the counts, and the hash of every file but the images."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name.parts[0] != IMAGE_FOLDER:
+            with path.open("rb") as file:
+                files[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = {
         "format": plan.format,
         "saymask": version("saymask"),
@@ -382,11 +221,3 @@ def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> N
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 
 from backend.export.files import JsonList, to_json, to_png
-from backend.export.model import SPLITS, ExportPhoto, describe, to_mask_id
+from backend.export.model import SPLITS, ExportImage, describe, to_mask_id
 from backend.export.outlines import trace
+from backend.export.plan import ExportSummary
 
 
 class YoloWriter:
-    """``labels/<split>/<photo>.txt``, ``masks/<split>/<photo>-<id>.png``, ``data.yaml`` and
-    ``expressions.json``, which says what every mask was called.
+    """Writes ``labels/<split>/<image>.txt``, masks, ``data.yaml`` and ``expressions.json``.
 
     A line is a class and one outline, corners as shares of width and height. An object in several
-    parts takes several lines, and holes are lost in the text: YOLO knows neither. The PNGs are
-    exact.
+    parts takes several lines, and holes are lost in the text, because YOLO has neither. The masks,
+    ``masks/<split>/<image>-<id>.png``, are exact; ``expressions.json`` has the expressions of each.
     """
 
     image_folder: str | None = "images/{split}"
 
-    def __init__(self, folder: Path, info: dict[str, Any], *, polygons: bool) -> None:
-        del polygons  # outlines are all that YOLO reads
+    def __init__(self, folder: Path, info: dict[str, Any], *, polygons: bool) -> None:  # noqa: ARG002
         self._folder = folder
         self._info = info
         self._names: dict[str, int] = {}
@@ -33,34 +32,36 @@ class YoloWriter:
                 (folder / kind / split).mkdir(parents=True, exist_ok=True)
         self._expressions = JsonList(folder / "expressions.json")
 
-    def add(self, photo: ExportPhoto, _data: bytes | None) -> None:
-        stem = Path(photo.file_name).stem
-        height, width = photo.size_hw
+    def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
+        """Write the outlines and masks of an image's referents."""
+        stem = Path(image.file_name).stem
+        height, width = image.size_hw
         lines = []
-        for referent in photo.referents:
+        for referent in image.referents:
             if referent.coco_rle is None:
                 continue
-            number = self._names.setdefault(referent.category, len(self._names))
+            class_id = self._names.setdefault(referent.category, len(self._names))
             mask, _, _ = describe(referent.coco_rle)
             for polygon in trace(mask)[0]:
                 points = np.array(polygon).reshape(-1, 2) / (width, height)
-                lines.append(f"{number} " + " ".join(f"{value:.6f}" for value in points.ravel()))
-            name = f"{stem}-{to_mask_id(photo, referent.coco_rle):012x}.png"
+                lines.append(f"{class_id} " + " ".join(f"{value:.6f}" for value in points.ravel()))
+            name = f"{stem}-{to_mask_id(image, referent.coco_rle):012x}.png"
             png = to_png(mask.astype(np.uint8) * 255)
-            (self._folder / "masks" / photo.split / name).write_bytes(png)
+            (self._folder / "masks" / image.split / name).write_bytes(png)
             self._expressions.add(
                 {
-                    "mask": f"masks/{photo.split}/{name}",
-                    "class": number,
+                    "mask": f"masks/{image.split}/{name}",
+                    "class": class_id,
                     "expressions": [sentence.raw for sentence in referent.sentences],
                 }
             )
         if lines:
             text = "\n".join(lines) + "\n"
-            path = self._folder / "labels" / photo.split / f"{stem}.txt"
+            path = self._folder / "labels" / image.split / f"{stem}.txt"
             path.write_text(text, encoding="utf-8", newline="\n")
 
-    def close(self) -> None:
+    def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002
+        """Finish all files."""
         self._expressions.close()
         lines = [f"# {to_json(self._info)}", "path: .", *(f"{s}: images/{s}" for s in SPLITS)]
         lines += ["names:", *(f"  {n}: {to_json(name)}" for name, n in self._names.items())]

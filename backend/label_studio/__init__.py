@@ -1,1 +1,1 @@
-"""The only place that knows Label Studio's JSON, XML and HTTP."""
+"""The only package that knows Label Studio's JSON, XML and HTTP."""

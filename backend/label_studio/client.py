@@ -1,155 +1,292 @@
-"""Talking to Label Studio: logging in, its API, and fetching photos wherever a task keeps them."""
+"""Every call that saymask makes to Label Studio's API."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ipaddress
 import json
-import re
-import socket
-import threading
 import time
-from typing import Any
-from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import TypeAdapter
 
-from backend.errors import (
-    ConfigError,
-    PhotoForbidden,
-    PhotoTooLarge,
-    PhotoUnreachable,
-    PhotoUnreadable,
-    SaymaskError,
+from backend.label_studio.api_schema import (
+    MlBackendBody,
+    PredictionBody,
+    ProjectBody,
+    TaskPage,
+    WebhookBody,
 )
+from backend.label_studio.auth import LabelStudioAuth, LabelStudioError
+from backend.label_studio.label_config import LabelConfig, default_label_config, load_label_config
+from backend.label_studio.schema import TaskBody, validate
+from saymask.errors import InvalidLabelConfig
 
-_MAX_REDIRECTS = 5
-_BUSY = (429, 502, 503, 504)
+_BUSY_STATUSES = (429, 502, 503, 504)
 _READ_TRIES = 5
-_LONGEST_WAIT_S = 60.0
-_CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
-# Where Label Studio serves photos; a task must not make us read its API with our token.
-_PHOTO_PATH = re.compile(r"/(data|static|storage-data|(tasks|projects)/\d+/(resolve|presign))/")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_TOKEN_MARGIN_S = 30.0
+_MAX_RETRY_AFTER_S = 60.0
+_TASKS_PER_PAGE = 100
+_ALL_PROJECTS = 1000
+_PREDICT_TIMEOUT_S = 100.0
 
-
-class LabelStudioError(SaymaskError):
-    """Label Studio refused a call or cannot be reached."""
-
-    http_status = 502
+Model = TypeVar("Model")
 
 
 class NotFound(LabelStudioError):
-    """Label Studio does not have what was asked for."""
-
-
-def _read_retry_after(response: httpx.Response) -> float:
-    """Seconds Label Studio asks us to wait; a second when it does not say."""
-    try:
-        return min(float(response.headers.get("Retry-After", "1")), _LONGEST_WAIT_S)
-    except ValueError:
-        return 1.0
-
-
-class LabelStudioAuth:
-    """Credentials of one Label Studio user.
-
-    A personal access token is a refresh token: it is exchanged for an access token that lives
-    five minutes. A legacy token (40 hex digits) is sent as it is.
-    """
-
-    def __init__(self, base_url: str, api_key: str, client: httpx.Client) -> None:
-        self._base_url = base_url
-        self._api_key = api_key
-        self._client = client
-        self._lock = threading.Lock()
-        self._access = ""
-        self._expires_at = 0.0
-
-    def headers(self) -> dict[str, str]:
-        """The Authorization header; empty when no key is set.
-
-        Raises:
-            LabelStudioError: the key was refused.
-        """
-        if not self._api_key:
-            return {}
-        if "." not in self._api_key:
-            return {"Authorization": f"Token {self._api_key}"}
-        with self._lock:
-            if time.time() > self._expires_at - _TOKEN_MARGIN_S:
-                self._refresh()
-            return {"Authorization": f"Bearer {self._access}"}
-
-    def _refresh(self) -> None:
-        url = f"{self._base_url}/api/token/refresh/"
-        try:
-            response = self._client.post(url, json={"refresh": self._api_key})
-        except httpx.HTTPError as error:
-            raise LabelStudioError(
-                f"Label Studio at {self._base_url} cannot be reached: {error}.",
-                "Check SAYMASK_LABEL_STUDIO_URL and that it runs.",
-            ) from error
-        if response.status_code != httpx.codes.OK:
-            raise LabelStudioError(
-                f"Label Studio refused the personal access token (HTTP {response.status_code}).",
-                "Make a new one under Account & Settings, set SAYMASK_LABEL_STUDIO_API_KEY.",
-            )
-        try:
-            self._access = str(response.json()["access"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise LabelStudioError(
-                f"{url} did not answer as Label Studio does.", "Check SAYMASK_LABEL_STUDIO_URL."
-            ) from error
-        self._expires_at = _read_expiry(self._access)
-
-
-def _read_expiry(access: str) -> float:
-    """The ``exp`` claim of a JWT we just received; the signature is the server's business."""
-    try:
-        payload = access.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
-    except (IndexError, ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise LabelStudioError("Label Studio sent an access token that is no JWT.") from error
+    """Label Studio does not have the requested object."""
 
 
 class LabelStudioClient:
-    """The calls saymask makes to Label Studio's API."""
+    """Label Studio's API as one user sees it.
+
+    Args:
+        base_url: of Label Studio.
+        api_key: personal access token or legacy token of the user.
+        timeout_s: longest wait for one answer.
+
+    Every method raises ``LabelStudioError`` when Label Studio cannot be reached, refuses the call
+    or answers in an unknown shape, and ``NotFound`` when the object does not exist.
+    """
 
     def __init__(self, base_url: str, api_key: str, timeout_s: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
-        self._client = httpx.Client(timeout=timeout_s)
-        self._auth = LabelStudioAuth(self.base_url, api_key, self._client)
+        self._client = httpx.Client(timeout=timeout_s, auth=LabelStudioAuth(self.base_url, api_key))
 
     def close(self) -> None:
+        """Close all connections."""
         self._client.close()
 
-    def request(self, method: str, path: str, **arguments: Any) -> Any:
-        """One API call; returns the decoded JSON (None for an empty body).
+    def get_release(self) -> str:
+        """Return the version of Label Studio, or ``unknown``."""
+        return str(self.request("GET", "/api/version").get("release", "unknown"))
 
-        Reading waits and tries again when Label Studio is too busy.
+    def get_user_name(self) -> str:
+        """Return the e-mail address or name of the user."""
+        user = self.request("GET", "/api/current-user/whoami")
+        return str(user.get("email") or user.get("username"))
+
+    def list_projects(self) -> list[ProjectBody]:
+        """Return all projects that the user sees."""
+        page = self.request("GET", "/api/projects", params={"page_size": _ALL_PROJECTS})
+        return _read(TypeAdapter(list[ProjectBody]).validate_python, page["results"])
+
+    def get_project(self, project_id: int) -> ProjectBody:
+        """Return one project."""
+        return _read(ProjectBody.model_validate, self.request("GET", f"/api/projects/{project_id}"))
+
+    def get_label_config(self, project_id: int) -> LabelConfig:
+        """Return a project's labelling config.
 
         Raises:
-            NotFound: there is no such thing.
-            LabelStudioError: unreachable, or the answer is an error; carries its text.
+            InvalidLabelConfig: the project is not set up for saymask.
         """
-        tries = _READ_TRIES if method == "GET" else 1
-        for left in reversed(range(tries)):
-            try:
-                response = self._client.request(
-                    method, self.base_url + path, headers=self._auth.headers(), **arguments
+        xml = self.get_project(project_id).label_config
+        if not xml:
+            raise InvalidLabelConfig(
+                f"Project {project_id} has no labelling config.",
+                f"Set it up: saymask connect --project {project_id}",
+            )
+        return load_label_config(xml)
+
+    def update_project(self, project_id: int, **values: Any) -> None:
+        """Change settings of a project."""
+        self.request("PATCH", f"/api/projects/{project_id}/", json=values)
+
+    def find_or_create_project(self, title: str) -> tuple[int, bool]:
+        """Return the id of the project with this title, and whether it was created now."""
+        for project in self.list_projects():
+            if project.title == title:
+                return project.id, False
+        values = {
+            "title": title,
+            "description": "Type what you mean; saymask proposes masks.",
+            "label_config": default_label_config(),
+            # Opened tasks show what was predicted for the expressions in their data.
+            "show_collab_predictions": True,
+            "evaluate_predictions_automatically": False,
+        }
+        return _read(
+            ProjectBody.model_validate, self.request("POST", "/api/projects", json=values)
+        ).id, True
+
+    def list_ml_backends(self, project_id: int) -> list[MlBackendBody]:
+        """Return the ML backends attached to a project."""
+        answer = self.request("GET", "/api/ml", params={"project": project_id})
+        return _read(TypeAdapter(list[MlBackendBody]).validate_python, answer)
+
+    def attach_ml_backend(self, project_id: int, url: str, values: dict[str, Any]) -> None:
+        """Attach an ML backend to a project; Label Studio calls it to see whether it answers."""
+        self.request("POST", "/api/ml", json={"project": project_id, "url": url, **values})
+
+    def update_ml_backend(self, backend_id: int, project_id: int, values: dict[str, Any]) -> None:
+        """Change settings of an attached ML backend."""
+        self.request("PATCH", f"/api/ml/{backend_id}", json={**values, "project": project_id})
+
+    def predict_interactively(
+        self, backend_id: int, task_id: int, result: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Send what the editor would send for typed or clicked entries; returns the raw answer."""
+        answer: dict[str, Any] = self.request(
+            "POST",
+            f"/api/ml/{backend_id}/interactive-annotating",
+            json={"task": task_id, "context": {"result": result}},
+            timeout=_PREDICT_TIMEOUT_S,
+        )
+        return answer
+
+    def list_webhooks(self, project_id: int) -> list[WebhookBody]:
+        """Return the webhooks of a project."""
+        answer = self.request("GET", "/api/webhooks", params={"project": project_id})
+        return _read(TypeAdapter(list[WebhookBody]).validate_python, answer)
+
+    def create_webhook(self, project_id: int, url: str, headers: dict[str, str]) -> None:
+        """Register a webhook for all events of a project, with their content."""
+        values = {
+            "url": url,
+            "project": project_id,
+            "send_payload": True,
+            "send_for_all_actions": True,
+            "headers": headers,
+            "is_active": True,
+        }
+        self.request("POST", "/api/webhooks/", json=values)
+
+    def update_webhook(self, webhook_id: int, url: str, values: dict[str, Any]) -> None:
+        """Change settings of a webhook."""
+        self.request("PATCH", f"/api/webhooks/{webhook_id}/", json={"url": url, **values})
+
+    def get_task_page(
+        self, project_id: int, page: int, page_size: int, include: str | None = None
+    ) -> TaskPage:
+        """Return one page of a project's tasks; the first page is 1.
+
+        Args:
+            project_id: of the project.
+            page: its number.
+            page_size: tasks per page.
+            include: comma-separated fields; None for all, with the annotations.
+        """
+        # Without fields=all some of the included ones stay empty.
+        params = {"project": project_id, "page": page, "page_size": page_size, "fields": "all"}
+        extra = {} if include is None else {"include": include}
+        return _read(
+            TaskPage.model_validate, self.request("GET", "/api/tasks", params={**params, **extra})
+        )
+
+    def iterate_tasks(self, project_id: int, include: str = "id,data") -> Iterator[TaskBody]:
+        """Yield every task of a project, page by page."""
+        page = 1
+        while True:
+            tasks = self.get_task_page(project_id, page, _TASKS_PER_PAGE, include).tasks
+            yield from tasks
+            if len(tasks) < _TASKS_PER_PAGE:
+                return
+            page += 1
+
+    def list_tasks_after(self, project_id: int, task_id: int, count: int) -> list[TaskBody]:
+        """Return the tasks that an annotator will most likely open next.
+
+        They are read from the list and not one by one: reading a single task makes Label Studio
+        ask for its predictions, which would look like an opened task again.
+        """
+        later = {
+            "filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": task_id,
+        }  # fmt: skip
+        query = {"filters": {"conjunction": "and", "items": [later]}, "ordering": ["tasks:id"]}
+        params = {
+            "project": project_id,
+            "page_size": count,
+            "fields": "task_only",
+            "query": json.dumps(query),
+        }
+        return _read(
+            TaskPage.model_validate, self.request("GET", "/api/tasks", params=params)
+        ).tasks
+
+    def has_annotation(self, annotation_id: int) -> bool:
+        """Return whether an annotation exists."""
+        try:
+            self.request("GET", f"/api/annotations/{annotation_id}/")
+        except NotFound:
+            return False
+        return True
+
+    def list_predictions(self, task_id: int) -> list[PredictionBody]:
+        """Return the stored predictions of a task."""
+        answer = self.request("GET", "/api/predictions", params={"task": task_id})
+        return _read(TypeAdapter(list[PredictionBody]).validate_python, answer)
+
+    def create_prediction(self, task_id: int, prediction: dict[str, Any]) -> None:
+        """Store a prediction for a task."""
+        self.request("POST", "/api/predictions", json={"task": task_id, **prediction})
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Delete a stored prediction."""
+        self.request("DELETE", f"/api/predictions/{prediction_id}/")
+
+    def import_tasks(self, project_id: int, tasks: list[dict[str, Any]]) -> None:
+        """Create tasks from ``{"data": ..., "predictions": ..., "annotations": ...}``."""
+        self.request("POST", f"/api/projects/{project_id}/import", json=tasks)
+
+    def import_images(self, project_id: int, paths: Sequence[Path]) -> int:
+        """Upload image files as tasks; returns the number of tasks in the project."""
+        for path in paths:
+            with path.open("rb") as file:
+                self.request(
+                    "POST", f"/api/projects/{project_id}/import", files={"file": (path.name, file)}
                 )
+        return self.get_project(project_id).task_number
+
+    def upload_image(self, project_id: int, path: Path) -> str:
+        """Upload a file without creating a task; returns the reference for tasks."""
+        with path.open("rb") as file:
+            answer = self.request(
+                "POST",
+                f"/api/projects/{project_id}/import",
+                params={"commit_to_project": "false"},
+                files={"file": (path.name, file)},
+            )
+        try:
+            upload_id = answer["file_upload_ids"][0]
+            upload = self.request("GET", f"/api/import/file-upload/{upload_id}")
+            return "/data/" + str(upload["file"]).lstrip("/")
+        except (KeyError, IndexError, TypeError) as error:
+            raise LabelStudioError(
+                f"Label Studio took {path.name} and did not say where it is: {answer}."
+            ) from error
+
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        """Make one API call; returns the decoded JSON (None for an empty body).
+
+        Reading waits and tries again while Label Studio is too busy.
+        """
+        response = self._send(method, path, **arguments)
+        self._check_status(response, method, path)
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            raise LabelStudioError(
+                f"The answer of {self.base_url}{path} is not valid JSON."
+            ) from error
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        tries = _READ_TRIES if method == "GET" else 1
+        while True:
+            tries -= 1
+            try:
+                response = self._client.request(method, self.base_url + path, **arguments)
             except httpx.HTTPError as error:
                 raise LabelStudioError(
                     f"Label Studio at {self.base_url} cannot be reached: {error}.",
                     "Check SAYMASK_LABEL_STUDIO_URL and that it runs.",
                 ) from error
-            if response.status_code not in _BUSY or not left:
-                break
+            if response.status_code not in _BUSY_STATUSES or not tries:
+                return response
             time.sleep(_read_retry_after(response))
+
+    @staticmethod
+    def _check_status(response: httpx.Response, method: str, path: str) -> None:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(f"Label Studio has no {path}.", "Check the number.")
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -164,196 +301,15 @@ class LabelStudioClient:
                 f"Label Studio answered {response.status_code} to {method} {path}:"
                 f" {response.text[:500]}"
             )
-        try:
-            return response.json() if response.content else None
-        except ValueError as error:
-            raise LabelStudioError(f"{self.base_url}{path} answered no JSON.") from error
 
 
-class PhotoFetcher:
-    """Fetches the bytes of a photo from wherever the task refers to.
-
-    Known references: ``/data/upload/...`` and other paths of Label Studio, ``http(s)://``,
-    ``s3://`` and ``gs://`` (through Label Studio, which presigns them), ``data:`` URIs.
-
-    Args:
-        base_url, api_key: of Label Studio; both may be empty.
-        private_hosts: hosts whose private addresses are allowed.
-        max_bytes, timeout_s: limits of one photo.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        private_hosts: tuple[str, ...],
-        max_bytes: int,
-        timeout_s: float,
-    ) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._client = httpx.Client(
-            # A proxy would resolve names itself, past the check of addresses.
-            timeout=timeout_s,
-            follow_redirects=False,
-            trust_env=False,
-        )
-        self._auth = LabelStudioAuth(self._base_url, api_key, self._client)
-        self._private_hosts = private_hosts
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
-
-    def close(self) -> None:
-        self._client.close()
-
-    def fetch(self, reference: str, task_id: int) -> bytes:
-        """Bytes of the photo.
-
-        Raises:
-            PhotoUnreachable, PhotoForbidden, PhotoTooLarge, PhotoUnreadable, LabelStudioError,
-            ConfigError.
-        """
-        try:
-            return self._fetch(reference, task_id)
-        except ValueError as error:
-            # Malformed addresses: ports, brackets, labels and code points no host name may have.
-            raise PhotoUnreachable(
-                f"{_shorten(reference)} is no valid address: {error}.", "Correct the task's data."
-            ) from error
-
-    def _fetch(self, reference: str, task_id: int) -> bytes:
-        if reference.startswith("data:"):
-            return self._decode_data_uri(reference)
-        scheme = urlsplit(reference).scheme.lower()
-        if scheme in _CLOUD_SCHEMES:
-            encoded = base64.b64encode(reference.encode()).decode()
-            return self._download(
-                self._at_label_studio(f"/tasks/{task_id}/resolve/?fileuri={encoded}")
-            )
-        if scheme in ("http", "https"):
-            return self._download(reference)
-        if _PHOTO_PATH.match(reference) and ".." not in unquote(reference):
-            return self._download(self._at_label_studio(reference))
-        raise PhotoUnreachable(
-            f"{_shorten(reference)} is no photo address saymask can read.",
-            "Use an upload, local files, http(s), s3 or gs.",
-        )
-
-    def _at_label_studio(self, path: str) -> str:
-        if not self._base_url:
-            raise ConfigError(
-                f"The photo {_shorten(path)} lives in Label Studio, whose address is not set.",
-                "Set SAYMASK_LABEL_STUDIO_URL and SAYMASK_LABEL_STUDIO_API_KEY.",
-            )
-        return self._base_url + path
-
-    def _is_label_studio(self, url: str) -> bool:
-        ours, theirs = urlsplit(self._base_url), urlsplit(url)
-        return bool(self._base_url) and (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
-
-    def _download(self, url: str) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
-        for _ in range(_MAX_REDIRECTS + 1):
-            self._check_host(url)
-            if time.monotonic() > deadline:
-                raise self._too_slow(url)
-            try:
-                headers = self._auth.headers() if self._is_label_studio(url) else {}
-                with self._client.stream("GET", url, headers=headers) as response:
-                    if response.has_redirect_location:
-                        url = urljoin(url, response.headers["location"])
-                        continue
-                    self._check_status(response, url)
-                    return self._read(response, url, deadline)
-            except httpx.TimeoutException as error:
-                raise self._too_slow(url) from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise PhotoUnreachable(
-                    f"The photo at {_shorten(url)} could not be fetched: {error}.",
-                    "Check that the address works from the machine the backend runs on.",
-                ) from error
-        raise PhotoUnreachable(f"The photo at {_shorten(url)} redirects without end.")
-
-    def _too_slow(self, url: str) -> PhotoUnreachable:
-        return PhotoUnreachable(
-            f"The photo at {_shorten(url)} took longer than {self._timeout_s:g} s.",
-            "Try again, or raise SAYMASK_PHOTO_TIMEOUT_S.",
-        )
-
-    def _check_status(self, response: httpx.Response, url: str) -> None:
-        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise PhotoForbidden(
-                f"{_shorten(url)} answered {response.status_code}.",
-                "Set SAYMASK_LABEL_STUDIO_API_KEY to a token of a user who may see the project."
-                " A legacy token must be enabled in the organization."
-                if self._is_label_studio(url)
-                else "Make the photo public or presign its address.",
-            )
-        if response.status_code != httpx.codes.OK:
-            raise PhotoUnreachable(
-                f"{_shorten(url)} answered {response.status_code}.", "Is the photo still there?"
-            )
-
-    def _read(self, response: httpx.Response, url: str, deadline: float) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        for piece in response.iter_bytes():
-            size += len(piece)
-            if size > self._max_bytes:
-                raise PhotoTooLarge(
-                    f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
-                    "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
-                )
-            if time.monotonic() > deadline:
-                raise self._too_slow(url)
-            pieces.append(piece)
-        if size == 0:
-            raise PhotoUnreadable(f"The photo at {_shorten(url)} is empty (zero bytes).")
-        return b"".join(pieces)
-
-    def _check_host(self, url: str) -> None:
-        """Refuse addresses inside private networks: a task must not read what only we can."""
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or not host:
-            raise PhotoForbidden(f"{_shorten(url)} is no http(s) address.")
-        if self._is_label_studio(url) or host in self._private_hosts:
-            return
-        try:
-            found = socket.getaddrinfo(host, parts.port or 0, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise PhotoUnreachable(
-                f"The host {host} of the photo is not known: {error}."
-            ) from error
-        for *_, address in found:
-            if not _is_public(str(address[0])):
-                raise PhotoForbidden(
-                    f"The photo's host {host} has the private address {address[0]}.",
-                    "If that is meant, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
-                )
-
-    def _decode_data_uri(self, reference: str) -> bytes:
-        head, _, body = reference.partition(",")
-        if len(body) > self._max_bytes * 4 / 3 + 4:
-            raise PhotoTooLarge(f"The photo in the task is larger than {self._max_bytes} bytes.")
-        try:
-            raw = (
-                base64.b64decode(body, validate=True)
-                if head.endswith(";base64")
-                else (unquote_to_bytes(body))
-            )
-        except binascii.Error as error:
-            raise PhotoUnreadable(f"The data: address of the photo is damaged: {error}.") from error
-        if not raw:
-            raise PhotoUnreadable("The photo in the task is empty (zero bytes).")
-        return raw
+def _read(parse: Callable[[Any], Model], answer: Any) -> Model:
+    return validate(parse, answer, LabelStudioError, "Label Studio's answer")
 
 
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%")[0])
-    return parsed.is_global and not parsed.is_multicast and parsed not in _NAT64
-
-
-def _shorten(reference: str) -> str:
-    """For messages: without query (it may hold a signature) and not too long."""
-    plain = reference.split("?", maxsplit=1)[0]
-    return plain if len(plain) <= 120 else plain[:117] + "..."
+def _read_retry_after(response: httpx.Response) -> float:
+    """Seconds that Label Studio asks to wait; one second when it does not say."""
+    try:
+        return min(float(response.headers.get("Retry-After", "1")), _MAX_RETRY_AFTER_S)
+    except ValueError:
+        return 1.0

@@ -1,4 +1,4 @@
-"""Reading a project's labelling configuration: which tags are ours, whatever they are called."""
+"""A project's labelling config: which of its tags saymask uses, whatever they are called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import resources
 from xml.etree import ElementTree
 
-from backend.errors import InvalidLabelConfig
+from saymask.errors import InvalidLabelConfig
 
 _CURE = (
     "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
@@ -15,21 +15,21 @@ _CURE = (
 )
 
 
-# The one tag known by its name: nothing else tells it from a project's own text fields.
+# The only tag recognised by its name: nothing else tells it from a project's own text fields.
 NOTICE = "saymask_notice"
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The tags saymask works with, by the names the project gave them.
+    """The tags saymask uses, by the names the project gave them.
 
     Attributes:
         image: name of the Image tag; ``image_key`` is its field in the task data.
         mask: name of the BrushLabels tag; ``mask_labels`` its label values in order.
-        expression: name of the TextArea that holds the whole photo's expression.
+        expression: name of the TextArea that holds the expression for the whole image.
         region_expression: name of the perRegion TextArea, or None.
         verdict: name of the Choices that offers ``no referent`` and ``ambiguous``, or None.
-        notice: name of the TextArea in which saymask answers the annotator in words, or None.
+        notice: name of the TextArea that shows saymask's notices, or None.
         click, box: names of the smart KeyPoint and Rectangle (with labels or without) that refine
             a mask, or None.
     """
@@ -46,42 +46,34 @@ class LabelConfig:
     box: str | None = None
 
     def label_for_rank(self, rank: int) -> str:
-        """``top-<rank>``; beyond the last such label that one, without any the first label."""
+        """Return the label for a rank: ``top-<rank>``, the last such label, or the first of all."""
         ranked = [f"top-{n}" for n in range(1, rank + 1) if f"top-{n}" in self.mask_labels]
         return ranked[-1] if ranked else self.mask_labels[0]
 
 
 @lru_cache(maxsize=256)
 def load_label_config(xml: str) -> LabelConfig:
-    """Find our tags in a labelling config.
+    """Find the tags that saymask uses.
 
     Raises:
-        InvalidLabelConfig: not XML, or a tag is missing or doubled; says which.
+        InvalidLabelConfig: not valid XML, or a tag is missing or repeated; names it.
     """
     root = _parse(xml)
-    image = _only(root, list(root.iter("Image")), "Image")
-    key = image.get("value", "")
-    if not key.startswith("$") or image.get("valueList"):
-        raise InvalidLabelConfig(
-            f'The Image tag must have value="$field", got {key or image.get("valueList")!r}.', _CURE
-        )
-    name = _name(image, "Image")
-    brushes = [e for e in root.iter("BrushLabels") if e.get("toName") == name]
-    mask = _only(root, brushes, f'BrushLabels with toName="{name}"')
-    labels = tuple(e.get("value", "") for e in mask.iter("Label") if e.get("value"))
-    if not labels:
-        raise InvalidLabelConfig("The BrushLabels tag has no Label.", _CURE)
-    areas = [e for e in root.iter("TextArea") if e.get("toName") == name]
+    image = _require_one(root, list(root.iter("Image")), "Image")
+    name = _read_name(image, "Image")
+    brushes = _find_tags(root, "BrushLabels", name)
+    mask = _require_one(root, brushes, f'BrushLabels with toName="{name}"')
+    areas = _find_tags(root, "TextArea", name)
     per_region = [e for e in areas if e.get("perRegion", "").lower() == "true"]
-    whole = [e for e in areas if e not in per_region and e.get("smart", "true") != "false"]
-    expression = _only(root, whole, f'smart TextArea with toName="{name}"')
+    smart = [e for e in areas if e not in per_region and e.get("smart", "true") != "false"]
+    expression = _require_one(root, smart, f'smart TextArea with toName="{name}"')
     return LabelConfig(
         image=name,
-        image_key=key[1:],
-        mask=_name(mask, "BrushLabels"),
-        mask_labels=labels,
-        expression=_name(expression, "TextArea"),
-        region_expression=_name(per_region[0], "TextArea") if per_region else None,
+        image_key=_read_image_key(image),
+        mask=_read_name(mask, "BrushLabels"),
+        mask_labels=_read_labels(mask),
+        expression=_read_name(expression, "TextArea"),
+        region_expression=_read_name(per_region[0], "TextArea") if per_region else None,
         verdict=_find_verdict(root, name),
         notice=next((e.get("name") for e in areas if e.get("name") == NOTICE), None),
         click=_find_smart(root, name, ("KeyPoint", "KeyPointLabels")),
@@ -89,11 +81,33 @@ def load_label_config(xml: str) -> LabelConfig:
     )
 
 
+def _find_tags(root: ElementTree.Element, tag: str, image: str) -> list[ElementTree.Element]:
+    return [element for element in root.iter(tag) if element.get("toName") == image]
+
+
+def _read_image_key(image: ElementTree.Element) -> str:
+    """The field of the task's data that holds the image's address."""
+    value = image.get("value", "")
+    if not value.startswith("$") or image.get("valueList"):
+        raise InvalidLabelConfig(
+            f'The Image tag must have value="$field", got {value or image.get("valueList")!r}.',
+            _CURE,
+        )
+    return value[1:]
+
+
+def _read_labels(mask: ElementTree.Element) -> tuple[str, ...]:
+    labels = tuple(e.get("value", "") for e in mask.iter("Label") if e.get("value"))
+    if not labels:
+        raise InvalidLabelConfig("The BrushLabels tag has no Label.", _CURE)
+    return labels
+
+
 def _find_smart(root: ElementTree.Element, image: str, tags: tuple[str, ...]) -> str | None:
     for element in root.iter():
         smart = element.get("smart", "true").lower() != "false"
         if element.tag in tags and element.get("toName") == image and smart:
-            return _name(element, element.tag)
+            return _read_name(element, element.tag)
     return None
 
 
@@ -101,12 +115,12 @@ def _find_verdict(root: ElementTree.Element, image: str) -> str | None:
     for choices in root.iter("Choices"):
         values = {choice.get("value") for choice in choices.iter("Choice")}
         if choices.get("toName") == image and values & {"no referent", "ambiguous"}:
-            return _name(choices, "Choices")
+            return _read_name(choices, "Choices")
     return None
 
 
 def default_label_config() -> str:
-    """The labelling config saymask recommends."""
+    """Return the labelling config that saymask recommends."""
     return (resources.files("backend") / "label_studio" / "label_config.xml").read_text("utf-8")
 
 
@@ -117,23 +131,25 @@ def _parse(xml: str) -> ElementTree.Element:
         # Entities, the way to attack this parser, were refused above.
         return ElementTree.fromstring(xml)  # noqa: S314
     except ElementTree.ParseError as error:
-        raise InvalidLabelConfig(f"The labelling config is no XML: {error}.", _CURE) from error
+        raise InvalidLabelConfig(
+            f"The labelling config is not valid XML: {error}.", _CURE
+        ) from error
 
 
-def _only(
-    root: ElementTree.Element, found: list[ElementTree.Element], what: str
+def _require_one(
+    root: ElementTree.Element, elements: list[ElementTree.Element], what: str
 ) -> ElementTree.Element:
-    if len(found) != 1:
+    if len(elements) != 1:
         tags = sorted({element.tag for element in root.iter()})
         raise InvalidLabelConfig(
-            f"Expected one {what} in the labelling config, found {len(found)}"
-            f" (tags there: {', '.join(tags)}).",
+            f"Expected one {what} in the labelling config, found {len(elements)}"
+            f" (its tags: {', '.join(tags)}).",
             _CURE,
         )
-    return found[0]
+    return elements[0]
 
 
-def _name(element: ElementTree.Element, tag: str) -> str:
+def _read_name(element: ElementTree.Element, tag: str) -> str:
     name = element.get("name")
     if not name:
         raise InvalidLabelConfig(f"A {tag} tag has no name.", _CURE)

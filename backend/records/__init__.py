@@ -1,1 +1,4 @@
-"""The database: requests, candidates and raw events. Nothing else in the backend speaks SQL."""
+"""The database: tables, one store per concern, and the rules that turn submissions into records.
+
+No other package of the backend uses SQL.
+"""

@@ -1,4 +1,4 @@
-"""The connection, its migrations, and how its failures are told."""
+"""The connection, its migrations, and database errors in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backend.errors import ConfigError, SaymaskError
+from saymask.errors import ConfigError, SaymaskError
 
 _BUSY_TIMEOUT_MS = 10_000
 
@@ -54,10 +54,11 @@ class Database:
             event.listen(self.engine, "connect", _set_sqlite_pragmas)
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
     def migrate(self) -> None:
-        """Bring the schema up to date. Two processes may do it at one time.
+        """Bring the schema up to date; two processes may do so at the same time.
 
         Raises:
             StoreError: unreachable, locked, or full.
@@ -72,7 +73,7 @@ class Database:
                     connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
                 else:
                     # SQLite's driver would begin only at the first write, after the check of
-                    # the revision; this takes the lock first and makes the whole atomic.
+                    # the revision; this takes the lock first and makes everything atomic.
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -80,13 +81,13 @@ class Database:
             raise self.explain("brought up to date", error) from error
 
     def revision(self) -> str | None:
-        """The schema revision the database is at."""
+        """Return the schema revision of the database, None before the first migration."""
         with self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session whose failures are a StoreError."""
+        """Open a session whose failures are raised as StoreError."""
         try:
             with Session(self.engine, expire_on_commit=False) as session:
                 yield session
@@ -94,7 +95,7 @@ class Database:
             raise self.explain("used", error) from error
 
     def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
-        """What went wrong, in words."""
+        """Describe a failure in words."""
         reason = str(getattr(error, "orig", None) or error)
         return StoreError(
             f"The database could not be {doing}: {reason}.",

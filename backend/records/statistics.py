@@ -1,4 +1,4 @@
-"""Quality and cost, computed from records and requests: pure arithmetic, every denominator said."""
+"""Quality and cost, computed from records and requests: pure functions, denominators stated."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 import numpy as np
 
-from backend.masks import compute_iou, decode_coco_rle
-from backend.records.ledger import RecordView
-from backend.records.outcomes import OUTCOME_WORDS, to_key
+from backend.records.decisions import OUTCOME_LABELS, to_key
+from backend.records.views import RecordView
+from saymask.masks import compute_iou, decode_coco_rle
 
 GroupBy = Literal["annotator", "day", "model"]
 
-# What a polygon mask of one object takes by hand (80 s: the figure saymask measures itself by).
+# Seconds for a polygon mask of one object by hand: the figure saymask measures itself by.
 POLYGON_SECONDS = 80.0
 IOU_EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 AGREEMENT_IOU = 0.5
 
 _ACCEPTED = ("accepted", "edited", "relabelled")
 _DRAWN = ("drawn_after_rejection", "drawn")
-# Outcomes in which a mask was looked for among suggestions; the ground for acceptance.
+# Outcomes in which a mask was looked for among suggestions: the denominator of acceptance.
 _JUDGED = (*_ACCEPTED, "drawn_after_rejection")
 
 
@@ -51,12 +52,12 @@ class Quality:
         edit_rate: edited among accepted, edited and relabelled.
         drawn_rate: drawn by hand among all records with a mask.
         iou_accepted: of the accepted candidate with the final mask, below 1 where it was edited.
-        iou_first: of the candidate of rank 1 with the final mask: what automatic work is worth.
+        iou_first: of the candidate of rank 1 with the final mask: the quality without a person.
         iou_histogram: of ``iou_first``, between the edges ``IOU_EDGES``.
-        seconds: per record, where Label Studio knows it.
-        per_hour: records an hour of annotation.
+        seconds: per record, where Label Studio reports it.
+        per_hour: records per hour of annotation.
         against_polygons: ``POLYGON_SECONDS`` over the median.
-        dabs: strays of the brush that were left out.
+        dabs: stray spots of the brush that were left out.
         refined: accepted candidates that clicks led to; ``clicks`` all of those.
     """
 
@@ -94,51 +95,59 @@ class Disagreement:
 
     @property
     def disagrees(self) -> bool:
-        """Masks that hardly overlap, or one says there is nothing and another gives a mask."""
+        """Whether masks hardly overlap, or only some of the annotators gave a mask."""
         has_mask = {outcome in (*_ACCEPTED, *_DRAWN) for outcome in self.outcomes}
         return len(has_mask) > 1 or (self.iou is not None and self.iou < AGREEMENT_IOU)
 
 
 def compute_quality(records: Sequence[RecordView]) -> Quality:
-    """Figures of some records, masks not needed."""
-    outcomes = Counter(record.outcome for record in records)
+    """Compute the figures of some records; masks are not needed."""
+    outcomes = Counter(_collect(records, "outcome"))
     judged = [r for r in records if r.outcome in _JUDGED and r.offered]
-    accepted = [r for r in judged if r.rank is not None and not r.clicks]
-    ranks = Counter(r.rank for r in accepted if r.rank is not None)
-    deepest = max((r.offered for r in judged), default=0)
-    names = {"1": 1, "3": 3, "k": deepest}
-    taken = sum(outcomes[name] for name in _ACCEPTED)
-    drawn = sum(outcomes[name] for name in _DRAWN)
-    seconds = [r.seconds for r in records if r.seconds is not None]
-    spent = compute_spread(seconds)
-    total_s = sum(seconds)
-    first = [r.first_iou for r in records if r.first_iou is not None]
-    histogram = np.histogram(first, bins=[*IOU_EDGES[:-1], 1.0 + 1e-9])[0]
+    ranks = _count_ranks(judged)
+    accepted = sum(map(outcomes.__getitem__, _ACCEPTED))
+    drawn = sum(map(outcomes.__getitem__, _DRAWN))
+    seconds = _collect(records, "seconds")
+    seconds_spread = compute_spread(seconds)
+    first_ious = _collect(records, "first_iou")
     return Quality(
         samples=len(records),
-        outcomes={name: outcomes[name] for name in OUTCOME_WORDS if outcomes[name]},
+        outcomes={name: outcomes[name] for name in OUTCOME_LABELS if outcomes[name]},
         judged=len(judged),
-        acceptance_at={
-            name: _share(sum(r.rank <= n for r in accepted if r.rank is not None), len(judged))
-            for name, n in names.items()
-        },
+        acceptance_at=_compute_acceptance(ranks, judged),
         ranks=dict(sorted(ranks.items())),
-        edit_rate=_share(outcomes["edited"], taken),
-        drawn_rate=_share(drawn, taken + drawn),
-        iou_accepted=compute_spread([r.iou for r in records if r.iou is not None]),
-        iou_first=compute_spread(first),
-        iou_histogram=tuple(int(count) for count in histogram),
-        seconds=spent,
-        per_hour=round(len(seconds) / total_s * 3600, 1) if total_s else None,
-        against_polygons=round(POLYGON_SECONDS / spent.median, 2) if spent.median else None,
-        dabs=sum(r.dabs for r in records),
+        edit_rate=_share(outcomes["edited"], accepted),
+        drawn_rate=_share(drawn, accepted + drawn),
+        iou_accepted=compute_spread(_collect(records, "iou")),
+        iou_first=compute_spread(first_ious),
+        iou_histogram=_count_ious(first_ious),
+        seconds=seconds_spread,
+        per_hour=_compute_rate(seconds),
+        against_polygons=_compare_to_polygons(seconds_spread.median),
+        dabs=sum(_collect(records, "dabs")),
         refined=sum(r.clicks > 0 for r in judged),
-        clicks=sum(r.clicks for r in judged),
+        clicks=sum(_collect(judged, "clicks")),
     )
 
 
+def _count_ranks(judged: Sequence[RecordView]) -> Counter[int]:
+    """How often each rank was accepted at once, without clicks."""
+    return Counter(r.rank for r in judged if r.rank is not None and not r.clicks)
+
+
+def _compute_acceptance(
+    ranks: Counter[int], judged: Sequence[RecordView]
+) -> dict[str, float | None]:
+    """The share of judged expressions whose accepted candidate is among the first 1, 3 or all."""
+    deepest = max((r.offered for r in judged), default=0)
+    return {
+        name: _share(sum(n for rank, n in ranks.items() if rank <= limit), len(judged))
+        for name, limit in (("1", 1), ("3", 3), ("k", deepest))
+    }
+
+
 def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quality]:
-    """Figures per annotator, UTC day or model version."""
+    """Compute figures per annotator, UTC day or model version."""
     keys: dict[GroupBy, Callable[[RecordView], str]] = {
         "annotator": lambda r: r.annotator or "unknown",
         "day": lambda r: r.decided_at.date().isoformat(),
@@ -151,7 +160,7 @@ def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quali
 
 
 def find_shared(records: Iterable[RecordView]) -> list[list[RecordView]]:
-    """Records of one task and expression by at least two annotators."""
+    """Group the records of one task and expression that at least two annotators decided."""
     groups: dict[tuple[int, int, str], list[RecordView]] = defaultdict(list)
     for record in records:
         groups[record.project_id, record.task_id, to_key(record.expression)].append(record)
@@ -159,7 +168,7 @@ def find_shared(records: Iterable[RecordView]) -> list[list[RecordView]]:
 
 
 def compare_annotators(shared: Sequence[RecordView]) -> Disagreement:
-    """One group of ``find_shared``, read with masks."""
+    """Compare one group of ``find_shared``, loaded with masks."""
     masks = [decode_coco_rle(r.coco_rle) for r in shared if r.coco_rle is not None]
     pairs = [compute_iou(a, b) for a, b in combinations(masks, 2) if a.shape == b.shape]
     first = shared[0]
@@ -174,12 +183,32 @@ def compare_annotators(shared: Sequence[RecordView]) -> Disagreement:
 
 
 def compute_spread(values: Sequence[float]) -> Spread:
-    """Median and 90th percentile, linear between neighbours."""
+    """Compute median and 90th percentile, linear between neighbours."""
     if not values:
         return Spread(0, None, None)
     median, p90 = np.percentile(values, [50, 90])
     return Spread(len(values), round(float(median), 4), round(float(p90), 4))
 
 
-def _share(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _collect(records: Iterable[RecordView], name: str) -> list[Any]:
+    """One field of all records, where it is known."""
+    values = map(attrgetter(name), records)
+    return [value for value in values if value is not None]
+
+
+def _share(part: int, total: int) -> float | None:
+    return round(part / total, 4) if total else None
+
+
+def _count_ious(ious: list[float]) -> tuple[int, ...]:
+    histogram = np.histogram(ious, bins=[*IOU_EDGES[:-1], 1.0 + 1e-9])[0]
+    return tuple(int(count) for count in histogram)
+
+
+def _compute_rate(seconds: list[float]) -> float | None:
+    total_s = sum(seconds)
+    return round(len(seconds) / total_s * 3600, 1) if total_s else None
+
+
+def _compare_to_polygons(median_s: float | None) -> float | None:
+    return round(POLYGON_SECONDS / median_s, 2) if median_s else None

@@ -1,1 +1,1 @@
-"""CLIP-space features of proposals and of text."""
+"""CLIP features of proposals and of text."""

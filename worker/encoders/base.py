@@ -1,4 +1,4 @@
-"""What the pipeline asks of an encoder: one space, two doors."""
+"""What the pipeline asks of an encoder: an image tower and a text tower that share a space."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from worker.stages import Floats
 
 
 class TextEncoder(Protocol):
-    """Sentences to features (n, D) float32, not normalised, of any length of text.
+    """A text tower."""
 
-    ``truncated`` says whether a text is longer than the tower can read.
-    """
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Encode n texts of any length: (n, D) float32, not normalised."""
+        ...
 
-    def encode(self, texts: Sequence[str]) -> Floats: ...
-
-    def truncated(self, text: str) -> bool: ...
+    def is_truncated(self, text: str) -> bool:
+        """Return whether a text is longer than the tower can read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Encoder:
 
     Attributes:
         name: as in settings and model versions, for example ``starter``.
+        visual: the image tower.
+        text: the text tower.
         weights_hash: short hash of both towers.
         scoring: the mixing weights that suit this pair.
         description: one line for people.

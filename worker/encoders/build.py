@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -15,27 +15,26 @@ from open_clip.model import _build_vision_tower
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from backend.errors import ConfigError, WeightsError
+from saymask.errors import ConfigError, WeightsError
 from worker.config import GENUINE_SCORING, STARTER_SCORING
 from worker.encoders.base import Encoder
-from worker.encoders.clip_text import OpenClipText, StarterText
 from worker.encoders.clip_visual import ClipVisual
-from worker.starter_image import OPEN_CLIP_NAME
+from worker.encoders.open_clip_text import OpenClipText
+from worker.encoders.starter_text import StarterText
 from worker.weights import WeightStore, hash_file
-
-log = logging.getLogger(__name__)
+from worker.weights.starter_image import OPEN_CLIP_NAME
 
 AUTO_PAIR = "ViT-B-16/openai"
 _HUB_TIMEOUT_S = 2.0
 
 
 def starter_head_path() -> Path:
-    """The head we trained, shipped with the package."""
+    """Return the path of the trained head, shipped with the package."""
     return Path(str(resources.files("worker") / "data" / "starter_head.safetensors"))
 
 
 def choose_encoder(setting: str) -> tuple[str, str]:
-    """Resolve ``auto``; returns the encoder's name and the reason, for people."""
+    """Resolve ``auto``; returns the encoder's name, and the reason for people."""
     if setting != "auto":
         return setting, "set by SAYMASK_ENCODER"
     if _is_cached(AUTO_PAIR):
@@ -71,16 +70,29 @@ def _split_pair(pair: str) -> tuple[str, str]:
 
 
 def load_encoder(
-    name: str, store: WeightStore, device: str, dtype: torch.dtype, batch: int
+    name: str,
+    store: WeightStore,
+    device: str,
+    dtype: torch.dtype,
+    batch: int,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Encoder:
     """Load an encoder by its resolved name.
+
+    Args:
+        name: of ``choose_encoder``.
+        store: of the starter's weights.
+        device: where to run.
+        dtype: of the image tower's products.
+        batch: images per forward pass.
+        between_batches: called before each batch of images; it may wait.
 
     Raises:
         WeightsError: weights are missing, damaged or unreachable.
         ConfigError: unknown name or unsupported architecture.
     """
     if name == "starter":
-        return _load_starter(store, device, dtype, batch)
+        return _load_starter(store, device, dtype, batch, between_batches)
     model_name, pretrained = _split_pair(name)
     try:
         model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
@@ -90,7 +102,7 @@ def load_encoder(
             "Check the network, or set SAYMASK_ENCODER=starter.",
         ) from error
     # The visual tower moves to its own precision; text stays in float32.
-    visual = ClipVisual(model.visual, name, device, dtype, batch)
+    visual = ClipVisual(model.visual, name, device, dtype, batch, between_batches)
     text = OpenClipText(model, open_clip.get_tokenizer(model_name), device)
     return Encoder(
         name=f"{model_name}-{Path(pretrained).name}",
@@ -102,8 +114,14 @@ def load_encoder(
     )
 
 
-def _load_starter(store: WeightStore, device: str, dtype: torch.dtype, batch: int) -> Encoder:
-    # Only the image tower: open_clip's public builder would also make an unused text tower.
+def _load_starter(
+    store: WeightStore,
+    device: str,
+    dtype: torch.dtype,
+    batch: int,
+    between_batches: Callable[[], None],
+) -> Encoder:
+    # Only the image tower: open_clip's public builder would also build an unused text tower.
     model = open_clip.get_model_config(OPEN_CLIP_NAME)
     tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
     path = store.require("starter-image")
@@ -114,7 +132,7 @@ def _load_starter(store: WeightStore, device: str, dtype: torch.dtype, batch: in
             f"{path} is damaged: {error}",
             "Delete it and run: saymask-worker models pull starter-image",
         ) from error
-    visual = ClipVisual(tower, "starter", device, dtype, batch)
+    visual = ClipVisual(tower, "starter", device, dtype, batch, between_batches)
     head = starter_head_path()
     text = StarterText(
         store.require("starter-text"), store.require("starter-tokenizer"), head, device

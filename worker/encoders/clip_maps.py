@@ -1,4 +1,4 @@
-"""Where in an image CLIP sees a text: dense features and gradients, for the published baselines.
+"""Where in an image CLIP sees a text: dense features and gradients, for published baselines.
 
 Two of the baselines of Yu et al. (CVPR 2023) give every proposal the mean of a map over its
 pixels: a score map from dense features (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV
@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from worker.encoders.clip_visual import ClipVisual
 
 
 @torch.inference_mode()
 def encode_dense(visual: ClipVisual, image: Tensor) -> Tensor:
-    """A feature for every place of a normalised image (1, 3, S, S): (g, g, D) float32.
+    """Compute a feature for every place of a normalised image (1, 3, S, S): (g, g, D) float32.
 
     The last attention lets each place keep its own value instead of mixing them.
     """
@@ -38,7 +38,8 @@ def encode_dense(visual: ClipVisual, image: Tensor) -> Tensor:
         pool: AttentionPool2d = tower.attnpool
         dense = pool.c_proj(pool.v_proj(features[0].flatten(1).T))
     side = round(len(dense) ** 0.5)
-    return dense.view(side, side, -1).float()
+    grid: Tensor = dense.view(side, side, -1)
+    return grid.float()
 
 
 def _own_values(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
@@ -46,20 +47,32 @@ def _own_values(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     value = F.linear(
         tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
     )
-    return attention.out_proj(value)
+    output: Tensor = attention.out_proj(value)
+    return output
 
 
 def _run_trunk(tower: ModifiedResNet, image: Tensor) -> Tensor:
-    features = tower.stem(image)
+    features: Tensor = tower.stem(image)
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         features = layer(features)
     return features
 
 
+def _find_last_features(tower: VisionTransformer | ModifiedResNet) -> nn.Module:
+    """The module whose output Grad-CAM looks at."""
+    layer: nn.Module = (
+        tower.transformer.resblocks[-1].ln_1
+        if isinstance(tower, VisionTransformer)
+        else tower.layer4
+    )
+    return layer
+
+
 def compute_grad_cam(visual: ClipVisual, image: Tensor, sentence: Tensor) -> Tensor:
-    """How much each place of an image speaks for a sentence: (g, g) float32, not negative.
+    """Compute how much each place of an image supports a sentence: (g, g) float32, not negative.
 
     Args:
+        visual: the image tower.
         image: (1, 3, S, S), normalised.
         sentence: (D,) text feature.
     """
@@ -72,7 +85,7 @@ def compute_grad_cam(visual: ClipVisual, image: Tensor, sentence: Tensor) -> Ten
         return seen[-1]
 
     is_vit = visual.is_vit
-    layer = visual.blocks[-1].ln_1 if is_vit else tower.layer4
+    layer = _find_last_features(tower)
     handle = layer.register_forward_hook(keep)
     frozen = [(p, p.requires_grad) for p in tower.parameters()]
     try:

@@ -9,6 +9,8 @@ ResNet weights its last feature map before attention pooling.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +18,11 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backend.errors import ConfigError
+from saymask.errors import ConfigError
 from worker.config import TokenMasking
-from worker.courtesy import between_batches
 from worker.encoders.vit_blocks import (
+    cast_products,
     ends_in_class_token,
-    multiply_in,
     run_hidden_from_class_token,
     run_last_block,
 )
@@ -34,16 +35,24 @@ class ClipVisual:
 
     Args:
         tower: ``open_clip`` visual module (``model.visual``).
-        name: what to call it in messages.
-        device, dtype: where and in which precision its products run; weights are cast once.
+        name: for messages.
+        device: where to run.
+        dtype: precision of its products; weights are cast once.
         batch: images per forward pass.
+        between_batches: called before each batch; it may wait.
 
     Raises:
         ConfigError: the architecture is neither a plain ViT nor a ModifiedResNet.
     """
 
     def __init__(
-        self, tower: nn.Module, name: str, device: str, dtype: torch.dtype, batch: int
+        self,
+        tower: nn.Module,
+        name: str,
+        device: str,
+        dtype: torch.dtype,
+        batch: int,
+        between_batches: Callable[[], None] = lambda: None,
     ) -> None:
         plain_vit = isinstance(tower, VisionTransformer) and ends_in_class_token(tower)
         if not plain_vit and not isinstance(tower, ModifiedResNet):
@@ -54,29 +63,32 @@ class ClipVisual:
                 " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
             )
         self.weights_hash = _hash_weights(tower)
-        self.tower = tower.to(device).eval()
+        self.tower: VisionTransformer | ModifiedResNet = tower.to(device).eval()
         self.dtype = dtype
         # A ViT takes its image in float32, for rounding it first costs as much as all the rest.
         self.input_dtype = torch.float32 if plain_vit else dtype
         if plain_vit:
-            multiply_in(self.blocks, dtype)
+            cast_products(self.blocks, dtype)
         else:
             self.tower.to(dtype)
         self.device = device
         self._batch = batch
+        self._between_batches = between_batches
         self.name = name
-        size = tower.image_size
+        size: Any = self.tower.image_size
         self.image_size_px = int(size[0] if isinstance(size, tuple) else size)
 
     @property
     def is_vit(self) -> bool:
+        """Whether the tower is a ViT and not a ResNet."""
         return isinstance(self.tower, VisionTransformer)
 
     @property
     def blocks(self) -> nn.ModuleList:
         """Transformer blocks; none in a ResNet."""
         if isinstance(self.tower, VisionTransformer):
-            return self.tower.transformer.resblocks
+            blocks: nn.ModuleList = self.tower.transformer.resblocks
+            return blocks
         return nn.ModuleList()
 
     @property
@@ -88,15 +100,15 @@ class ClipVisual:
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Plain CLIP features of normalised images (B, 3, S, S): (B, D) float32."""
+        """Encode normalised images (B, 3, S, S) as plain CLIP does: (B, D) float32."""
         parts = [
             self._encode(chunk.to(self.device, self.input_dtype)).float()
-            for chunk in images.split(self._batch)
+            for chunk in torch.split(images, self._batch)
         ]
         return torch.cat(parts)
 
     def _encode(self, images: Tensor) -> Tensor:
-        between_batches()
+        self._between_batches()
         tower = self.tower
         if not isinstance(tower, VisionTransformer):
             features: Tensor = tower(images)
@@ -115,7 +127,7 @@ class ClipVisual:
         masking: TokenMasking,
         masked_blocks: int = MASKED_BLOCKS,
     ) -> Tensor:
-        """Features of one whole image as seen through N proposals.
+        """Encode one whole image as seen through N proposals.
 
         Args:
             image: (1, 3, S, S), normalised.
@@ -148,7 +160,7 @@ class ClipVisual:
             tokens = block(tokens)
         parts = [
             self._masked_blocks(tower, tokens, masks, blocks[shared:], masking)
-            for masks in token_masks.flatten(1).split(self._batch)
+            for masks in torch.split(token_masks.flatten(1), self._batch)
         ]
         return torch.cat(parts)
 
@@ -160,7 +172,7 @@ class ClipVisual:
         blocks: nn.ModuleList,
         masking: TokenMasking,
     ) -> Tensor:
-        between_batches()
+        self._between_batches()
         if masking == "attention":
             # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
             # token. The class token always sees itself.
@@ -180,7 +192,7 @@ class ClipVisual:
         features = F.normalize(features, dim=1)
         parts = [
             tower.attnpool(features * masks[:, None].to(self.dtype)).float()
-            for masks in token_masks.split(self._batch)
+            for masks in torch.split(token_masks, self._batch)
         ]
         return torch.cat(parts)
 
@@ -188,7 +200,8 @@ class ClipVisual:
 def _read(tower: VisionTransformer, class_tokens: Tensor) -> Tensor:
     """Class tokens (B, 1, C) after the last block to features (B, D) float32."""
     pooled, _ = tower._pool(class_tokens)
-    return (pooled @ tower.proj if tower.proj is not None else pooled).float()
+    features: Tensor = pooled @ tower.proj if tower.proj is not None else pooled
+    return features.float()
 
 
 def _hash_weights(module: nn.Module) -> str:

@@ -1,8 +1,8 @@
-"""What the image tower looks at: the whole image, token masks and crops.
+"""The image tower's input: the whole image, token masks and crops.
 
 CLIP's own statistics, square boxes with a margin around the mask's extent, antialiased resizing
-and area averaging. Each of these can be exchanged for what the published code does, alone, to
-see what it is worth; ``worker.faithful`` does all of it as published, number for number.
+and area averaging. Each of these can be replaced by what the published code does, to measure
+what it contributes; ``worker.methods.faithful`` does all of it as published, number for number.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saymask.masks import Masks, compute_box_xywh
 from worker.config import FeaturesConfig
-from worker.stages import Masks
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,35 +23,38 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(..., 3, H, W) in 0..1 to zero mean and unit variance per channel."""
+    """Normalise (..., 3, H, W) in 0..1 to zero mean and unit variance per channel."""
     shift = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
     scale = torch.tensor(std, device=pixels.device).view(3, 1, 1)
     return (pixels - shift) / scale
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) uint8 to (3, H, W) float32 in 0..1."""
+    """Convert (H, W, 3) uint8 to (3, H, W) float32 in 0..1."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
 
 
 def compute_square_boxes(masks: Masks, margin: float) -> NDArray[np.int64]:
-    """Square boxes (N, 4) xyxy around the masks' extents, grown by ``margin`` of the longer side
-    on each side. They may reach outside the image."""
+    """Compute square boxes (N, 4) xyxy around the extents of masks (N, h, w), none empty.
+
+    They are grown by ``margin`` of the longer side on each side, and may reach outside the image.
+    """
     boxes = np.zeros((len(masks), 4), dtype=np.int64)
     for index, mask in enumerate(masks):
-        rows = np.flatnonzero(mask.any(axis=1))
-        columns = np.flatnonzero(mask.any(axis=0))
-        height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+        x, y, width, height = compute_box_xywh(mask)
         half = max(height, width) * (0.5 + margin)
-        cy, cx = rows[0] + height / 2, columns[0] + width / 2
+        cy, cx = y + height / 2, x + width / 2
         boxes[index] = np.round([cx - half, cy - half, cx + half, cy + half])
         boxes[index, 2:] = np.maximum(boxes[index, 2:], boxes[index, :2] + 1)
     return boxes
 
 
 def compute_published_boxes(masks: Masks) -> NDArray[np.int64]:
-    """The published boxes (N, 4) xyxy, inside the image: centre of mass plus and minus half the
-    number of occupied columns and rows. A mask in two parts may be cropped to almost nothing."""
+    """Compute the published boxes (N, 4) xyxy, inside the image.
+
+    Each is the centre of mass plus and minus half the number of occupied columns and rows; a mask
+    in two parts may be cropped to almost nothing.
+    """
     height, width = masks.shape[1:]
     boxes = np.zeros((len(masks), 4), dtype=np.int64)
     for index, mask in enumerate(masks):
@@ -66,11 +69,14 @@ def compute_published_boxes(masks: Masks) -> NDArray[np.int64]:
 def crop_proposals(
     pixels: NDArray[np.uint8], masks: Masks, config: FeaturesConfig, *, size_px: int, device: str
 ) -> Tensor:
-    """The masked crops of N proposals, normalised.
+    """Crop N masked proposals, normalised.
 
     Args:
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
+        config: kind of crop and statistics.
+        size_px: side S of the crops.
+        device: where to compute.
 
     Returns:
         (N, 3, S, S) float32. Outside the mask and outside the image: the mean colour, with
@@ -104,7 +110,7 @@ def crop_proposals(
 def resize_whole(
     pixels: NDArray[np.uint8], config: FeaturesConfig, *, size_px: int, device: str
 ) -> Tensor:
-    """The whole image squashed to (1, 3, S, S), normalised, antialiased."""
+    """Squash the whole image to (1, 3, S, S), normalised, antialiased."""
     image = normalise(to_tensor(pixels).to(device), *_statistics(config))[None]
     return F.interpolate(image, (size_px, size_px), mode="bicubic", antialias=True)
 
@@ -116,7 +122,7 @@ def _statistics(config: FeaturesConfig) -> tuple[tuple[float, ...], tuple[float,
 
 
 def resize_token_masks(masks: Masks, grid_side: int, config: FeaturesConfig) -> Tensor:
-    """Masks (N, h, w) to token weights (N, g, g) in 0..1: the share of each cell that is covered.
+    """Convert masks (N, h, w) to token weights (N, g, g) in 0..1: the covered share of each cell.
 
     The published point sampling gives small masks no token at all. Here each mask is scaled so
     that its best covered cell weighs at least ``token_floor``.
@@ -130,7 +136,7 @@ def resize_token_masks(masks: Masks, grid_side: int, config: FeaturesConfig) -> 
 
 
 def sample_token_masks(masks: Masks, grid_side: int) -> Tensor:
-    """Point-sampled token weights (N, g, g); zero for most small masks, as published."""
+    """Sample token weights (N, g, g) at points; zero for most small masks, as published."""
     soft = torch.from_numpy(masks).float()[:, None]
     size = (grid_side, grid_side)
     return F.interpolate(soft, size, mode="bilinear", align_corners=False, antialias=False)[:, 0]

@@ -1,8 +1,8 @@
 """Blocks of a CLIP ViT, computed only where their output is read.
 
-The feature is the class token after the last block. So that block needs one query, not all of
-them; and where a proposal hides tokens from the class token alone, the patches do not know of the
-proposal until a block later. Neither is an approximation: only the order of sums differs.
+The feature is the class token after the last block. So that block needs one query instead of all;
+and where a proposal hides tokens from the class token alone, it changes the patches only one block
+later. Neither is an approximation: only the order of sums differs.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ from torch import Tensor, nn
 
 
 def ends_in_class_token(tower: VisionTransformer) -> bool:
-    """Whether the feature is read from the class token alone, as in CLIP's own towers."""
+    """Return whether the feature is the class token alone, as in CLIP's own towers."""
     return tower.attn_pool is None and tower.pool_type == "tok"
 
 
-def multiply_in(blocks: nn.ModuleList, dtype: torch.dtype) -> None:
-    """Let the blocks' matrix products run in ``dtype``; norms and the sum that each block adds to
-    stay float32. It costs next to nothing, and rounding that sum costs most of the accuracy."""
+def cast_products(blocks: nn.ModuleList, dtype: torch.dtype) -> None:
+    """Let the blocks' matrix products run in ``dtype``; norms and the residual sum stay float32.
+
+    That costs almost no time, while rounding the residual sum costs most of the accuracy.
+    """
     for block in blocks:
         for part in (block.attn, block.mlp):
             part.to(dtype)
-        for norm in (block.ln_1, block.ln_2):
+        norms: tuple[nn.Module, nn.Module] = (block.ln_1, block.ln_2)  # type: ignore[assignment]
+        for norm in norms:
             norm.register_forward_hook(lambda _norm, _inputs, output: output.to(dtype))
 
 
 def run_queries(
     block: ResidualAttentionBlock, queries: Tensor, tokens: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """One block for some of its tokens.
+    """Run one block for some of its tokens.
 
     Args:
+        block: of the ViT.
         queries: (B, Q, C) tokens whose output is wanted.
         tokens: (B, L, C) all tokens.
         bias: (Q, L) or (B * heads, Q, L), added to the attention scores, or None.
@@ -49,16 +53,17 @@ def run_queries(
 
 
 def run_last_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """The class token (B, 1, C) after a block over tokens (B, L, C)."""
+    """Return the class token (B, 1, C) after a block over tokens (B, L, C)."""
     return run_queries(block, tokens[:, :1], tokens)
 
 
 def run_hidden_from_class_token(
     blocks: list[ResidualAttentionBlock], tokens: Tensor, hidden: Tensor
 ) -> Tensor:
-    """Blocks to the last, in which the class token sees little outside a proposal.
+    """Run the last blocks, in which the class token sees little outside a proposal.
 
     Args:
+        blocks: to the last.
         tokens: (1, L, C) before these blocks, shared by all proposals.
         hidden: (N, L) added to the class token's attention scores; 0 hides nothing.
 
@@ -68,7 +73,7 @@ def run_hidden_from_class_token(
     first, *others = blocks
     count, length = hidden.shape
     heads = first.attn.num_heads
-    # The tokens are still the same for all proposals: their class tokens are so many queries.
+    # The tokens are still the same for all proposals: each proposal is one query.
     class_tokens = run_queries(first, tokens[:, :1].expand(1, count, -1), tokens, hidden)
     class_tokens = class_tokens.transpose(0, 1)
     if not others:

@@ -1,1 +1,1 @@
-"""The yardstick: published data sets in, tables with intervals out. Files only, no database."""
+"""Measuring methods on datasets with ground truth. Files only, no database."""

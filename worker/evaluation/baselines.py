@@ -20,7 +20,7 @@ from worker.config import FeaturesConfig, TokenMasking
 from worker.encoders.clip_maps import compute_grad_cam, encode_dense
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import resize_token_masks, resize_whole
-from worker.scoring import normalise_rows
+from worker.methods.features import normalise_rows
 from worker.stages import Floats, PreparedImage
 
 # The published maps cover a mask by its share of every place, small masks as they are.
@@ -28,7 +28,7 @@ _PLACES = FeaturesConfig(token_floor=0.0)
 
 
 @dataclass(frozen=True)
-class PhotoEvidence:
+class BaselineInputs:
     """What the baselines look at; each part is computed when first asked for.
 
     Attributes:
@@ -70,50 +70,50 @@ class PhotoEvidence:
         return _f32((masks * values).sum(axis=(1, 2)) / np.maximum(weights, 1e-6))
 
 
-Baseline = Callable[[PhotoEvidence, Floats, str], Floats]
+Baseline = Callable[[BaselineInputs, Floats, str], Floats]
 
 
 def _f32(values: NDArray[np.generic]) -> Floats:
     return np.asarray(values, dtype=np.float32)
 
 
-def score_grad_cam(evidence: PhotoEvidence, sentence: Floats, _key: str) -> Floats:
+def score_grad_cam(inputs: BaselineInputs, sentence: Floats, _key: str) -> Floats:
     """Mean of Grad-CAM over the mask."""
-    cam = compute_grad_cam(evidence.visual, evidence.image, torch.from_numpy(sentence))
-    return evidence.average_over_proposals(cam.cpu().numpy())
+    cam = compute_grad_cam(inputs.visual, inputs.image, torch.from_numpy(sentence))
+    return inputs.average_over_proposals(cam.cpu().numpy())
 
 
-def score_map(evidence: PhotoEvidence, sentence: Floats, _key: str) -> Floats:
+def score_map(inputs: BaselineInputs, sentence: Floats, _key: str) -> Floats:
     """Mean similarity of dense features over the mask."""
-    return evidence.average_over_proposals(_f32(evidence.dense @ normalise_rows(sentence)))
+    return inputs.average_over_proposals(_f32(inputs.dense @ normalise_rows(sentence)))
 
 
-def score_region_token(evidence: PhotoEvidence, sentence: Floats, _key: str) -> Floats:
+def score_region_token(inputs: BaselineInputs, sentence: Floats, _key: str) -> Floats:
     """A class token confined to the mask from the first block on."""
-    return _f32(normalise_rows(evidence.region_tokens) @ normalise_rows(sentence))
+    return _f32(normalise_rows(inputs.region_tokens) @ normalise_rows(sentence))
 
 
-def score_cropping(evidence: PhotoEvidence, sentence: Floats, _key: str) -> Floats:
+def score_cropping(inputs: BaselineInputs, sentence: Floats, _key: str) -> Floats:
     """The masked crop against the sentence."""
-    local = evidence.prepared.features.local_context
+    local = inputs.prepared.features.local_context
     return _f32(normalise_rows(local) @ normalise_rows(sentence))
 
 
-def score_random(evidence: PhotoEvidence, _sentence: Floats, key: str) -> Floats:
-    """A draw that depends only on the photo and the expression."""
-    digest = hashlib.sha256(f"{evidence.prepared.sha256} {key}".encode()).digest()
+def score_random(inputs: BaselineInputs, _sentence: Floats, key: str) -> Floats:
+    """A draw that depends only on the image and the expression."""
+    digest = hashlib.sha256(f"{inputs.prepared.sha256} {key}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    return _f32(rng.random(len(evidence.prepared.proposals)))
+    return _f32(rng.random(len(inputs.prepared.proposals)))
 
 
-def score_largest(evidence: PhotoEvidence, _sentence: Floats, _key: str) -> Floats:
+def score_largest(inputs: BaselineInputs, _sentence: Floats, _key: str) -> Floats:
     """The largest mask."""
-    return evidence.prepared.geometry.area
+    return inputs.prepared.geometry.area
 
 
-def score_first(evidence: PhotoEvidence, _sentence: Floats, _key: str) -> Floats:
-    """The mask the generator thinks best of."""
-    return -np.arange(len(evidence.prepared.proposals), dtype=np.float32)
+def score_first(inputs: BaselineInputs, _sentence: Floats, _key: str) -> Floats:
+    """The generator's own first mask."""
+    return -np.arange(len(inputs.prepared.proposals), dtype=np.float32)
 
 
 BASELINES: dict[str, Baseline] = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from backend.errors import DatasetError
-from worker.evaluation.metrics import Interval, bootstrap_difference, compute_ious
-from worker.evaluation.outcomes import PhotoOutcome
-from worker.evaluation.results import OutcomeTable
-from worker.evaluation.run import load_outcomes
+from saymask.errors import DatasetError
+from worker.evaluation.answer_log import load_answers
+from worker.evaluation.answers import ImageAnswers
+from worker.evaluation.metrics import Interval, bootstrap_difference, compute_expression_ious
+from worker.evaluation.results import AnswerTable
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,10 @@ class Comparison:
     """Paired differences, first minus second, over the expressions both runs answered.
 
     Attributes:
-        first, second: ``folder:method`` that was read.
-        expressions: how many both have; ``unmatched``: how many only one has.
+        first: ``folder:method`` that was read.
+        second: the other.
+        expressions: how many both answered.
+        unmatched: how many only one answered.
         differences: metric to its interval.
     """
 
@@ -32,6 +34,7 @@ class Comparison:
     differences: dict[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
         return asdict(self)
 
 
@@ -41,57 +44,59 @@ def compare_runs(first: str, second: str) -> Comparison:
     Raises:
         DatasetError: a run is missing, a method was not run, or nothing is in common.
     """
-    one, one_name = _load(first)
-    two, two_name = _load(second)
-    common = _ids(one) & _ids(two)
-    unmatched = len(_ids(one) ^ _ids(two))
+    first_images, first_name = _load(first)
+    second_images, second_name = _load(second)
+    common = _ids(first_images) & _ids(second_images)
+    unmatched = len(_ids(first_images) ^ _ids(second_images))
     if not common:
         raise DatasetError(f"{first} and {second} have no expression in common.")
-    a, b = OutcomeTable(_keep(one, common)), OutcomeTable(_keep(two, common))
+    a, b = AnswerTable(_keep(first_images, common)), AnswerTable(_keep(second_images, common))
     differences = {
         f"{'top-1' if k == 1 else f'best {k}'} @{x:g}": bootstrap_difference(
-            a.hits(one_name, k, x), b.hits(two_name, k, x), a.photos
+            a.hits(first_name, k, x), b.hits(second_name, k, x), a.images
         )
         for k in (1, 3, 5)
         for x in (0.5, 0.8)
     }
     differences["mIoU"] = bootstrap_difference(
-        compute_ious(a.pixels(one_name), "one"), compute_ious(b.pixels(two_name), "one"), a.photos
+        compute_expression_ious(a.pixels(first_name), "one"),
+        compute_expression_ious(b.pixels(second_name), "one"),
+        a.images,
     )
     differences["best possible IoU"] = bootstrap_difference(
-        np.asarray(a.oracle), np.asarray(b.oracle), a.photos
+        np.asarray(a.oracle), np.asarray(b.oracle), a.images
     )
     return Comparison(
-        f"{first} ({one_name})", f"{second} ({two_name})", len(common), unmatched, differences
+        f"{first} ({first_name})", f"{second} ({second_name})", len(common), unmatched, differences
     )
 
 
-def _load(run: str) -> tuple[list[PhotoOutcome], str]:
+def _load(run: str) -> tuple[list[ImageAnswers], str]:
     folder, _, name = run.partition(":")
-    provenance, outcomes = load_outcomes(Path(folder))
+    provenance, images = load_answers(Path(folder))
     methods = provenance["methods"]
     if name and name not in methods:
         raise DatasetError(f"{folder} has no method {name!r}.", f"It has: {', '.join(methods)}.")
-    return outcomes, name or methods[0]
+    return images, name or methods[0]
 
 
-def _ids(outcomes: list[PhotoOutcome]) -> set[tuple[str, str, str]]:
-    # Sets that share photos number their sentences anew: the words belong to the key.
-    return {(o.photo, e.id, e.text) for o in outcomes for e in o.expressions}
+def _ids(images: list[ImageAnswers]) -> set[tuple[str, str, str]]:
+    # Datasets that share images number their sentences anew: the words belong to the key.
+    return {(i.image, e.id, e.text) for i in images for e in i.expressions}
 
 
-def _keep(outcomes: list[PhotoOutcome], ids: set[tuple[str, str, str]]) -> list[PhotoOutcome]:
+def _keep(images: list[ImageAnswers], ids: set[tuple[str, str, str]]) -> list[ImageAnswers]:
     kept = [
-        outcome.model_copy(
+        image.model_copy(
             update={
                 "expressions": tuple(
                     sorted(
-                        (e for e in outcome.expressions if (outcome.photo, e.id, e.text) in ids),
+                        (e for e in image.expressions if (image.image, e.id, e.text) in ids),
                         key=lambda expression: expression.id,
                     )
                 )
             }
         )
-        for outcome in outcomes
+        for image in images
     ]
-    return [outcome for outcome in kept if outcome.expressions]
+    return [image for image in kept if image.expressions]

@@ -23,7 +23,13 @@ _BOOTSTRAP_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class Pixels:
-    """Per expression, (E,) int64 pixels: answer and target together, apart, and the target."""
+    """Counts of pixels, one per expression.
+
+    Attributes:
+        intersection: (E,) int64, of answer and target.
+        union: (E,) int64, of answer and target.
+        target: (E,) int64, the target's area.
+    """
 
     intersection: Counts
     union: Counts
@@ -32,7 +38,14 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Summary:
-    """Shares in 0..1 over ``count`` expressions. ``precision`` maps X to P@X."""
+    """Shares, 0 to 1, over ``count`` expressions.
+
+    Attributes:
+        count: number of expressions.
+        oiou: sum of intersections over sum of unions.
+        miou: mean IoU.
+        precision: X to P@X.
+    """
 
     count: int
     oiou: float
@@ -41,12 +54,12 @@ class Summary:
 
 
 def count_pixels(answer: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[int, int]:
-    """Intersection and union of two masks (H, W), pixels."""
+    """Return intersection and union of two masks (H, W), pixels."""
     return int((answer & target).sum()), int((answer | target).sum())
 
 
-def compute_ious(pixels: Pixels, empty: EmptyTargets) -> Values:
-    """IoU per expression (E,); with ``skip``, only of expressions that have a target.
+def compute_expression_ious(pixels: Pixels, empty: EmptyTargets) -> Values:
+    """Return the IoU per expression (E,); with ``skip``, only of expressions that have a target.
 
     Args:
         empty: an empty answer to an empty target is worth ``one`` (GRES) or ``zero`` (CRIS);
@@ -59,14 +72,17 @@ def compute_ious(pixels: Pixels, empty: EmptyTargets) -> Values:
 
 
 def compute_oiou(pixels: Pixels, empty: EmptyTargets) -> float:
-    """Sum of intersections over sum of unions; an answer to an empty target joins the union."""
+    """Return sum of intersections over sum of unions.
+
+    An answer to an empty target adds to the union.
+    """
     kept = pixels.target > 0 if empty == "skip" else np.ones(len(pixels.union), dtype=bool)
     total = int(pixels.union[kept].sum())
     return float(pixels.intersection[kept].sum() / total) if total else 0.0
 
 
 def compute_precision(ious: Values, threshold: float, *, strict: bool) -> float:
-    """Share of expressions with IoU above the threshold: ``>`` (CRIS) or ``>=`` (LAVT).
+    """Return the share of expressions with IoU above the threshold: ``>`` (CRIS) or ``>=`` (LAVT).
 
     Exact: a quotient of whole numbers and the threshold's literal round to the same float64.
     """
@@ -76,8 +92,8 @@ def compute_precision(ious: Values, threshold: float, *, strict: bool) -> float:
 
 
 def compute_summary(pixels: Pixels, *, strict: bool = True, empty: EmptyTargets = "one") -> Summary:
-    """oIoU, mIoU and P@.5 to P@.9."""
-    ious = compute_ious(pixels, empty)
+    """Return oIoU, mIoU and P@.5 to P@.9."""
+    ious = compute_expression_ious(pixels, empty)
     return Summary(
         count=len(ious),
         oiou=compute_oiou(pixels, empty),
@@ -89,8 +105,11 @@ def compute_summary(pixels: Pixels, *, strict: bool = True, empty: EmptyTargets 
 def compute_no_target_accuracy(
     has_target: NDArray[np.bool_], answered: NDArray[np.bool_]
 ) -> tuple[float | None, float | None]:
-    """N-acc and T-acc of gRefCOCO: the share of no-target expressions left unanswered, and of
-    expressions with a target that were answered. None where there is none of the kind."""
+    """Return N-acc and T-acc of gRefCOCO; None where there is no such expression.
+
+    N-acc is the share of no-target expressions left unanswered, T-acc of expressions with a
+    target that were answered.
+    """
     n_acc = float((~answered[~has_target]).mean()) if (~has_target).any() else None
     t_acc = float(answered[has_target].mean()) if has_target.any() else None
     return n_acc, t_acc
@@ -105,28 +124,30 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        """Return mean and interval with three decimals."""
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap_mean(values: Values, photos: Counts, seed: int = 0) -> Interval:
-    """Interval of a mean over expressions, drawing whole photos: theirs go together.
+def bootstrap_mean(values: Values, images: Counts, seed: int = 0) -> Interval:
+    """Return the interval of a mean over expressions, drawing whole images: theirs go together.
 
     Args:
         values: (E,) one number per expression; NaN where it does not apply.
-        photos: (E,) which photo each belongs to.
+        images: (E,) which image each belongs to.
     """
     applies = ~np.isnan(values)
-    return bootstrap_ratio(np.where(applies, values, 0.0), applies.astype(float), photos, seed)
+    return bootstrap_ratio(np.where(applies, values, 0.0), applies.astype(float), images, seed)
 
 
-def bootstrap_ratio(above: Values, below: Values, photos: Counts, seed: int = 0) -> Interval:
-    """Interval of ``sum(above) / sum(below)``, drawing whole photos. oIoU is such a ratio.
+def bootstrap_ratio(above: Values, below: Values, images: Counts, seed: int = 0) -> Interval:
+    """Return the interval of ``sum(above) / sum(below)``, drawing whole images.
 
-    The draws depend only on the photos and the seed: two results on the same photos are paired.
+    oIoU is such a ratio. The draws depend only on the images and the seed, so two results on the
+    same images are paired.
     """
-    if len(photos) == 0:
+    if len(images) == 0:
         return Interval(0.0, 0.0, 0.0)
-    names, group = np.unique(photos, return_inverse=True)
+    names, group = np.unique(images, return_inverse=True)
     tops = np.bincount(group, weights=above, minlength=len(names))
     bottoms = np.bincount(group, weights=below, minlength=len(names))
     draws = np.random.default_rng(seed).integers(0, len(names), (_BOOTSTRAP_SAMPLES, len(names)))
@@ -135,6 +156,6 @@ def bootstrap_ratio(above: Values, below: Values, photos: Counts, seed: int = 0)
     return Interval(float(tops.sum() / max(bottoms.sum(), 1e-12)), float(low), float(high))
 
 
-def bootstrap_difference(first: Values, second: Values, photos: Counts, seed: int = 0) -> Interval:
-    """Interval of the mean paired difference ``first - second`` per expression."""
-    return bootstrap_mean(first - second, photos, seed)
+def bootstrap_difference(first: Values, second: Values, images: Counts, seed: int = 0) -> Interval:
+    """Return the interval of the mean paired difference ``first - second`` per expression."""
+    return bootstrap_mean(first - second, images, seed)

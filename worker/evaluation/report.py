@@ -11,36 +11,36 @@ from importlib import resources
 import numpy as np
 from jinja2 import Environment
 from numpy.typing import NDArray
-from PIL import Image
 
-from backend.datasets.load import Dataset, decode_mask
-from backend.masks import Mask, decode_coco_rle
-from backend.painting import find_outline
+from saymask.datasets.model import Dataset
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.masks import Mask, decode_coco_rle
+from worker.evaluation.answers import ExpressionAnswers, ImageAnswers
 from worker.evaluation.metrics import Interval
-from worker.evaluation.outcomes import ExpressionOutcome, PhotoOutcome
 from worker.evaluation.results import MethodResult, Results
-from worker.images import decode_photo
+from worker.pipeline.images import decode_image
 
 MARKDOWN_FILE = "table.md"
 HTML_FILE = "report.html"
 
 _PICTURES = 12
 _PICTURE_PX = 420
-_ANSWER, _RIVAL, _TARGET = (230, 25, 75), (67, 99, 216), (255, 225, 25)
+# Of the first answer and of the next that is another object, as the report's legend says.
+_STYLES = ((color_of_rank(1), 0.45), (color_of_rank(3), 0.0))
 _ALL_MEGAPIXELS = 1000.0
 
 
 def to_markdown(results: Results) -> str:
-    """The tables of a run."""
+    """Return the tables of a run as Markdown."""
     provenance = results.provenance
     lines = [
         f"# {provenance['dataset']}, split {provenance['split']}",
         "",
-        f"{results.photos} photos, {results.expressions} expressions;"
+        f"{results.images} photos, {results.expressions} expressions;"
         f" {provenance['model_version']}; proposals {provenance['proposals']};"
         f" {provenance['device']}. Intervals are 95 % bootstrap over photos.",
         "",
-        f"{results.photos_without_proposals} photos have no proposal (their expressions count as"
+        f"{results.images_without_proposals} photos have no proposal (their expressions count as"
         " IoU 0). A proposal above IoU .5 / .7 / .8 exists for"
         f" {results.oracle['0.5']} / {results.oracle['0.7']} / {results.oracle['0.8']};"
         f" mean best IoU {results.oracle['mean']}.",
@@ -115,23 +115,23 @@ class _Picture:
     subtitle: str
 
 
-def to_html(results: Results, dataset: Dataset, outcomes: Sequence[PhotoOutcome]) -> str:
-    """One page that needs nothing else: tables, and pictures of the first method's answers."""
+def to_html(results: Results, dataset: Dataset, images: Sequence[ImageAnswers]) -> str:
+    """Return one self-contained page: tables, and pictures of the first method's answers."""
     name = results.methods[0].name
     sections = [
-        ("Worst, though a good proposal existed", _pick_worst(outcomes, name)),
-        ("Best", _pick_best(outcomes, name)),
-        ("Most ambiguous: two objects fit almost equally", _pick_ambiguous(outcomes, name)),
+        ("Worst, though a good proposal existed", _pick_worst(images, name)),
+        ("Best", _pick_best(images, name)),
+        ("Most ambiguous: two objects fit almost equally", _pick_ambiguous(images, name)),
     ]
-    paths = {photo.path.name: photo for photo in dataset.photos}
+    by_name = {image.path.name: image for image in dataset.images}
     drawn = []
-    for title, picked in sections:
+    for title, selection in sections:
         pictures = []
-        for photo_name, outcome in picked:
-            photo = paths[photo_name]
-            target = next(e.target for e in photo.expressions if e.id == outcome.id)
-            pixels = decode_photo(photo.path.read_bytes(), _ALL_MEGAPIXELS).pixels
-            pictures.append(_draw(pixels, decode_mask(target), outcome, name, photo_name))
+        for file_name, expression in selection:
+            image = by_name[file_name]
+            target = next(e.target for e in image.expressions if e.id == expression.id)
+            pixels = decode_image(image.path.read_bytes(), _ALL_MEGAPIXELS).pixels
+            pictures.append(_draw(pixels, decode_coco_rle(target), expression, name, file_name))
         drawn.append((title, pictures))
     template = (resources.files("worker.evaluation") / "report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True)
@@ -151,52 +151,54 @@ def _to_rows(block: str) -> list[list[str]] | str:
     return [row for row in rows if set("".join(row)) - {"-"}]
 
 
-Picked = list[tuple[str, ExpressionOutcome]]
+Selection = list[tuple[str, ExpressionAnswers]]
 
 
-def _iou(outcome: ExpressionOutcome, name: str) -> float:
-    top = outcome.answers[name].top
+def _iou(expression: ExpressionAnswers, name: str) -> float:
+    top = expression.answers[name].top
     return top[0][0] / max(top[0][1], 1) if top else 0.0
 
 
-def _with_target(outcomes: Sequence[PhotoOutcome]) -> Picked:
-    return [(o.photo, e) for o in outcomes for e in o.expressions if e.target_px]
+def _with_target(images: Sequence[ImageAnswers]) -> Selection:
+    return [(i.image, e) for i in images for e in i.expressions if e.target_px]
 
 
-def _pick_worst(outcomes: Sequence[PhotoOutcome], name: str) -> Picked:
-    possible = [(p, e) for p, e in _with_target(outcomes) if e.oracle_iou > 0.5]
+def _pick_worst(images: Sequence[ImageAnswers], name: str) -> Selection:
+    possible = [(p, e) for p, e in _with_target(images) if e.oracle_iou > 0.5]
     return sorted(possible, key=lambda pair: (_iou(pair[1], name), pair[1].id))[:_PICTURES]
 
 
-def _pick_best(outcomes: Sequence[PhotoOutcome], name: str) -> Picked:
-    found = _with_target(outcomes)
-    return sorted(found, key=lambda pair: (-_iou(pair[1], name), pair[1].id))[:_PICTURES]
+def _pick_best(images: Sequence[ImageAnswers], name: str) -> Selection:
+    candidates = _with_target(images)
+    return sorted(candidates, key=lambda pair: (-_iou(pair[1], name), pair[1].id))[:_PICTURES]
 
 
-def _pick_ambiguous(outcomes: Sequence[PhotoOutcome], name: str) -> Picked:
-    found = [(p, e) for p, e in _with_target(outcomes) if len(e.answers[name].masks) == 2]
-    return sorted(found, key=lambda pair: (pair[1].answers[name].gap, pair[1].id))[:_PICTURES]
+def _pick_ambiguous(images: Sequence[ImageAnswers], name: str) -> Selection:
+    pairs = [(p, e) for p, e in _with_target(images) if len(e.answers[name].masks) == 2]
+    return sorted(pairs, key=lambda pair: (pair[1].answers[name].gap, pair[1].id))[:_PICTURES]
 
 
 def _draw(
-    pixels: NDArray[np.uint8], target: Mask, outcome: ExpressionOutcome, name: str, photo: str
+    pixels: NDArray[np.uint8],
+    target: Mask,
+    expression: ExpressionAnswers,
+    name: str,
+    file_name: str,
 ) -> _Picture:
-    answer = outcome.answers[name]
+    answer = expression.answers[name]
     canvas = pixels.astype(np.float32)
-    for rle, color in zip(answer.masks, (_ANSWER, _RIVAL), strict=False):
-        mask = decode_coco_rle(rle)
-        if color is _ANSWER:
-            canvas[mask] = 0.55 * canvas[mask] + 0.45 * np.asarray(color)
-        canvas[find_outline(mask)] = color
-    canvas[find_outline(target)] = _TARGET
-    image = Image.fromarray(canvas.round().astype(np.uint8))
+    # An expression without an answer has no mask, one without a runner-up has one.
+    for mask, (color, opacity) in zip(answer.masks, _STYLES, strict=False):
+        draw_mask(canvas, decode_coco_rle(mask), color, opacity=opacity)
+    draw_mask(canvas, target, REFERENT_COLOR, opacity=0)
+    image = to_image(canvas)
     image.thumbnail((_PICTURE_PX, _PICTURE_PX))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return _Picture(
         data_url=f"data:image/jpeg;base64,{encoded}",
-        title=outcome.text,
-        subtitle=f"IoU {_iou(outcome, name):.2f}, best possible {outcome.oracle_iou:.2f},"
-        f" {answer.kind}, gap {answer.gap:.3f}; {photo}",
+        title=expression.text,
+        subtitle=f"IoU {_iou(expression, name):.2f}, best possible {expression.oracle_iou:.2f},"
+        f" {answer.kind}, gap {answer.gap:.3f}; {file_name}",
     )

@@ -1,1 +1,1 @@
-"""Class-agnostic masks: from a photo to ``Proposals``, before any text."""
+"""Class-agnostic masks: from an image to ``Proposals``, before any text."""

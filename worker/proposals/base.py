@@ -1,32 +1,35 @@
-"""What the pipeline asks of anything that makes proposals."""
+"""What the pipeline asks of anything that generates proposals."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from worker.stages import Photo, Proposals
+from worker.stages import DecodedImage, Proposals
 
 
 class Proposer(Protocol):
-    """Makes class-agnostic masks.
-
-    Attributes:
-        name: as in settings and model versions, for example ``mobile-sam``.
-        fingerprint: short hash of the weights or files the masks come from; part of every cache
-            key and model version.
-    """
+    """Generates class-agnostic masks."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As in settings and model versions, for example ``mobile-sam``."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Short hash of the weights or files the masks come from.
 
-    def propose(self, photo: Photo) -> Proposals: ...
+        It is part of every cache key and model version.
+        """
+        ...
+
+    def propose(self, image: DecodedImage) -> Proposals:
+        """Generate the masks of an image."""
+        ...
 
 
-class LastPhotoProposer:
-    """Remembers the proposals of the last photo, for whoever asks several times in a row."""
+class LastImageProposer:
+    """Keeps the proposals of the last image, for several configurations in a row."""
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer = proposer
@@ -34,13 +37,16 @@ class LastPhotoProposer:
 
     @property
     def name(self) -> str:
+        """Name of the wrapped proposer."""
         return self._proposer.name
 
     @property
     def fingerprint(self) -> str:
+        """Fingerprint of the wrapped proposer."""
         return self._proposer.fingerprint
 
-    def propose(self, photo: Photo) -> Proposals:
-        if self._last is None or self._last[0] != photo.sha256:
-            self._last = (photo.sha256, self._proposer.propose(photo))
+    def propose(self, image: DecodedImage) -> Proposals:
+        """Generate the masks of an image, unless it is the last one."""
+        if self._last is None or self._last[0] != image.sha256:
+            self._last = (image.sha256, self._proposer.propose(image))
         return self._last[1]

@@ -1,8 +1,9 @@
 """Masks from clicks and boxes: segment-anything's prompts, on an embedding that is kept.
 
-Kirillov et al., "Segment Anything" (2023): one click is ambiguous, so the decoder's three masks are
-all offered; with more to go by its single mask is taken. A mask to start from enters as its box,
-and once more as the dense prompt too: alone the dense prompt is all but overruled by a click.
+Kirillov et al., "Segment Anything" (2023): one click is ambiguous, so all three masks of the
+decoder are offered; with more clicks its single mask is taken. A mask to start from enters as its
+box, and once more as the dense prompt too, because a click all but overrules the dense prompt
+alone.
 """
 
 from __future__ import annotations
@@ -15,25 +16,32 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from backend.masks import compute_box_xywh, compute_iou
+from saymask.masks import Mask, compute_box_xywh, compute_iou
+from worker.config import ClicksConfig
 from worker.proposals.decoder import PromptDecoder
 from worker.proposals.filters import compute_stability
+from worker.proposals.frame import (
+    LOW_RESOLUTION_STEP,
+    crop_padding,
+    embed_image,
+    to_frame_hw,
+)
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
-from worker.proposals.sam import crop_padding, embed_photo, to_frame_hw
-from worker.stages import Masks, Photo, Prompt
+from worker.stages import DecodedImage, VisualPrompt
 
-# Logits of a mask one is sure of.
-_SURE = 20.0
-# A click this share of the box's sides beside it is still taken to be about the mask.
-_BESIDE = 0.1
-_LOW_SIDE = IMAGE_SIZE_PX // 4
+_LOW_SIDE = IMAGE_SIZE_PX // LOW_RESOLUTION_STEP
 _SINGLE, _ALL_LEVELS = (0,), (1, 2, 3)
-_SAME_IOU = 0.9
 
 
 @dataclass(frozen=True)
-class EmbeddedPhoto:
-    """A photo as the decoder needs it: (1, 256, 64, 64), and its sizes."""
+class EmbeddedImage:
+    """An image as the decoder needs it.
+
+    Attributes:
+        embedding: (1, 256, 64, 64) bfloat16.
+        frame_hw: size in SAM's frame.
+        size_hw: original size.
+    """
 
     sha256: str
     embedding: Tensor
@@ -43,9 +51,9 @@ class EmbeddedPhoto:
 
 @dataclass(frozen=True)
 class ClickedMask:
-    """A mask (H, W) bool at the photo's size, and the decoder's opinion of it."""
+    """A mask (H, W) bool at the image's size, and the decoder's estimate of it."""
 
-    mask: Masks
+    mask: Mask
     predicted_iou: float
     stability: float
 
@@ -56,42 +64,46 @@ class ClickSegmenter:
     Args:
         sam: a loaded model, on its device; its encoder may be of lower precision.
         dtype: arithmetic of the decoder.
+        config: how clicks become masks.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype, config: ClicksConfig) -> None:
         self._sam = sam
         self._decoder = PromptDecoder(sam, dtype)
+        self._config = config
 
     @torch.inference_mode()
-    def embed(self, photo: Photo) -> EmbeddedPhoto:
-        """The slow half, once per photo; about 2 MB."""
-        frame_hw = to_frame_hw(photo.size_hw)
-        embedding = embed_photo(self._sam, photo, frame_hw).to(torch.bfloat16)
-        return EmbeddedPhoto(photo.sha256, embedding, frame_hw, photo.size_hw)
+    def embed(self, image: DecodedImage) -> EmbeddedImage:
+        """Run the image encoder: the slow part, once per image; about 2 MB."""
+        frame_hw = to_frame_hw(image.size_hw)
+        embedding = embed_image(self._sam, image, frame_hw).to(torch.bfloat16)
+        return EmbeddedImage(image.sha256, embedding, frame_hw, image.size_hw)
 
     @torch.inference_mode()
-    def answer(self, photo: EmbeddedPhoto, prompt: Prompt) -> list[ClickedMask]:
-        """Masks for a prompt, most fitting first, without near-equals; at most four.
+    def answer(self, image: EmbeddedImage, prompt: VisualPrompt) -> list[ClickedMask]:
+        """Return masks for a prompt, most fitting first, without near-duplicates; at most four.
 
-        With a mask to start from, both ways are tried: changing it, and forgetting it. If a
-        positive click lies outside its box, another object is probably meant and forgetting
-        comes first.
+        With a mask to start from, both ways are tried: changing it, and starting anew. If a
+        positive click lies outside its box, another object is probably meant and the new masks
+        come first.
         """
         is_ambiguous = len(prompt.points_xy) == 1 and prompt.box_xyxy is None
-        levels = _ALL_LEVELS if is_ambiguous else _SINGLE
-        anew = self._draw(photo, self._embed_prompt(photo, prompt), None, levels)
-        if prompt.start is None or not prompt.start.any():
-            return _without_equals(anew)
-        boxed = replace(prompt, box_xyxy=prompt.box_xyxy or _box_around(prompt.start, prompt))
-        sparse = self._embed_prompt(photo, boxed)
-        changed = self._draw(photo, sparse, None, _SINGLE)
-        changed += self._draw(photo, sparse, prompt.start, _SINGLE)
-        leaves = _leaves(prompt.start, prompt)
-        return _without_equals(anew + changed if leaves else changed + anew)
+        outputs = _ALL_LEVELS if is_ambiguous else _SINGLE
+        new = self._decode(image, self._embed_prompt(image, prompt), None, outputs)
+        start = prompt.start
+        if start is None or not start.any():
+            return self._without_duplicates(new)
+        boxed = replace(prompt, box_xyxy=prompt.box_xyxy or _box_around(start, prompt))
+        sparse = self._embed_prompt(image, boxed)
+        changed = self._decode(image, sparse, None, _SINGLE)
+        changed += self._decode(image, sparse, start, _SINGLE)
+        is_elsewhere = self._is_elsewhere(start, prompt)
+        return self._without_duplicates(new + changed if is_elsewhere else changed + new)
 
-    def _embed_prompt(self, photo: EmbeddedPhoto, prompt: Prompt) -> Tensor:
-        height, width = photo.size_hw
-        scale = torch.tensor([photo.frame_hw[1] / width, photo.frame_hw[0] / height])
+    def _embed_prompt(self, image: EmbeddedImage, prompt: VisualPrompt) -> Tensor:
+        """Sparse embeddings (1, n, 256) of clicks and box."""
+        height, width = image.size_hw
+        scale = torch.tensor([image.frame_hw[1] / width, image.frame_hw[0] / height])
         points = boxes = None
         device = self._decoder.device
         if prompt.points_xy:
@@ -100,68 +112,71 @@ class ClickSegmenter:
             points = (places.to(device), labels.to(device))
         if prompt.box_xyxy is not None:
             boxes = (torch.tensor(prompt.box_xyxy).view(1, 2, 2) * scale).view(1, 4).to(device)
-        sparse, _ = self._sam.prompt_encoder(points, boxes, None)
-        result: Tensor = sparse
-        return result
+        sparse: Tensor = self._sam.prompt_encoder(points, boxes, None)[0]
+        return sparse
 
-    def _draw(
-        self, photo: EmbeddedPhoto, sparse: Tensor, start: Masks | None, outputs: tuple[int, ...]
+    def _decode(
+        self, image: EmbeddedImage, sparse: Tensor, start: Mask | None, outputs: tuple[int, ...]
     ) -> list[ClickedMask]:
-        dense = self._embed_mask(start, photo.frame_hw) if start is not None else None
-        image = self._decoder.attach(photo.embedding.float(), dense)
-        decoded = self._decoder.decode(image, sparse)
-        chosen = torch.tensor(outputs, device=self._decoder.device)
-        logits = self._decoder.draw(image, decoded, torch.zeros_like(chosen), chosen)
-        logits = crop_padding(logits, photo.frame_hw)
-        quality = decoded.predicted_iou[0, chosen].clamp(0, 1)
-        low_hw = (logits.shape[1] * 4, logits.shape[2] * 4)
-        frame = F.interpolate(logits[:, None], low_hw, mode="bilinear")
-        frame = frame[:, :, : photo.frame_hw[0], : photo.frame_hw[1]]
-        whole = F.interpolate(frame, photo.size_hw, mode="bilinear")[:, 0] > 0
-        stability = compute_stability(logits)
-        found = [
+        """The masks of some of the decoder's four outputs, best predicted IoU first."""
+        dense = self._embed_mask(start, image.frame_hw) if start is not None else None
+        attached = self._decoder.attach(image.embedding.float(), dense)
+        decoded = self._decoder.decode(attached, sparse)
+        output = torch.tensor(outputs, device=self._decoder.device)
+        logits = self._decoder.upscale(attached, decoded, torch.zeros_like(output), output)
+        logits = crop_padding(logits, image.frame_hw)
+        predicted_iou = decoded.predicted_iou[0, output].clamp(0, 1)
+        padded_hw = [side * LOW_RESOLUTION_STEP for side in logits.shape[1:]]
+        frame = F.interpolate(logits[:, None], padded_hw, mode="bilinear")
+        frame = frame[:, :, : image.frame_hw[0], : image.frame_hw[1]]
+        masks = F.interpolate(frame, image.size_hw, mode="bilinear")[:, 0] > 0
+        stability = compute_stability(logits, self._config.stability_offset)
+        clicked = [
             ClickedMask(mask.cpu().numpy(), float(iou), float(stable))
-            for mask, iou, stable in zip(whole, quality, stability, strict=True)
+            for mask, iou, stable in zip(masks, predicted_iou, stability, strict=True)
         ]
-        return sorted((f for f in found if f.mask.any()), key=lambda f: -f.predicted_iou)
+        return sorted((c for c in clicked if c.mask.any()), key=lambda c: -c.predicted_iou)
 
-    def _embed_mask(self, mask: Masks, frame_hw: tuple[int, int]) -> Tensor:
+    def _embed_mask(self, mask: Mask, frame_hw: tuple[int, int]) -> Tensor:
+        """The dense embedding (1, 256, 64, 64) of a mask to start from."""
         soft = torch.from_numpy(np.array(mask)).float()[None, None].to(self._decoder.device)
         framed = F.interpolate(soft, frame_hw, mode="bilinear", antialias=True)
         padding = (0, IMAGE_SIZE_PX - frame_hw[1], 0, IMAGE_SIZE_PX - frame_hw[0])
         low = F.interpolate(F.pad(framed, padding), (_LOW_SIDE, _LOW_SIDE), mode="area")
-        _, dense = self._sam.prompt_encoder(None, None, (low * 2 - 1) * _SURE)
-        result: Tensor = dense
-        return result
+        logits = (low * 2 - 1) * self._config.start_logit
+        dense: Tensor = self._sam.prompt_encoder(None, None, logits)[1]
+        return dense
 
-
-def _positives(prompt: Prompt) -> list[tuple[float, float]]:
-    return [place for place, p in zip(prompt.points_xy, prompt.positive, strict=True) if p]
-
-
-def _box_around(start: Masks, prompt: Prompt) -> tuple[float, float, float, float]:
-    """Of the mask and every positive click."""
-    x, y, width, height = compute_box_xywh(start)
-    xs = [x, x + width, *(x for x, _ in _positives(prompt))]
-    ys = [y, y + height, *(y for _, y in _positives(prompt))]
-    return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
-
-
-def _leaves(start: Masks, prompt: Prompt) -> bool:
-    """Whether a positive click lies outside the mask's box."""
-    x, y, width, height = compute_box_xywh(start)
-    return any(
-        not (
-            x - _BESIDE * width <= px <= x + (1 + _BESIDE) * width
-            and y - _BESIDE * height <= py <= y + (1 + _BESIDE) * height
+    def _is_elsewhere(self, start: Mask, prompt: VisualPrompt) -> bool:
+        """Whether a positive click lies outside the mask's box."""
+        x, y, width, height = compute_box_xywh(start)
+        beside = self._config.beside_share
+        return any(
+            not (
+                x - beside * width <= px <= x + (1 + beside) * width
+                and y - beside * height <= py <= y + (1 + beside) * height
+            )
+            for px, py in _positive_points(prompt)
         )
-        for px, py in _positives(prompt)
-    )
+
+    def _without_duplicates(self, masks: list[ClickedMask]) -> list[ClickedMask]:
+        kept: list[ClickedMask] = []
+        for clicked in masks:
+            ious = (compute_iou(clicked.mask, other.mask) for other in kept)
+            if all(iou < self._config.duplicate_iou for iou in ious):
+                kept.append(clicked)
+        return kept
 
 
-def _without_equals(found: list[ClickedMask]) -> list[ClickedMask]:
-    kept: list[ClickedMask] = []
-    for one in found:
-        if all(compute_iou(one.mask, other.mask) < _SAME_IOU for other in kept):
-            kept.append(one)
-    return kept
+def _positive_points(prompt: VisualPrompt) -> list[tuple[float, float]]:
+    pairs = zip(prompt.points_xy, prompt.positive, strict=True)
+    return [point for point, is_positive in pairs if is_positive]
+
+
+def _box_around(start: Mask, prompt: VisualPrompt) -> tuple[float, float, float, float]:
+    """The box of the mask and every positive click."""
+    x, y, width, height = compute_box_xywh(start)
+    points = _positive_points(prompt)
+    xs = [x, x + width, *(px for px, _ in points)]
+    ys = [y, y + height, *(py for _, py in points)]
+    return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))

@@ -1,9 +1,9 @@
-"""How much a photo's points agree on a mask: what tells an object from its parts and from heaps.
+"""How much an image's point prompts agree on a mask: what tells an object from its parts.
 
 Asked with one point, segment-anything answers at three levels: subpart, part, whole (Kirillov et
 al., 2023, section 3). A point on a face yields the face and the person, a point on the jacket the
-jacket and the person; nearly every point on the person yields the person. A heap of two cows or
-half a room is found from few of its points. So two numbers per mask, before any text:
+jacket and the person; nearly every point on the person yields the person. Two cows as one mask, or
+half a room, come from few of their points. So there are two numbers per mask, before any text:
 
 * consensus: the share of the points inside a mask that themselves yield it;
 * level: the mean level at which they do.
@@ -18,19 +18,17 @@ from torch import Tensor
 
 from worker.proposals.filters import compute_shared_and_union
 
-SAME_MASK_IOU = 0.8
-# Every answer above this quality has a vote, whether or not it becomes a proposal.
-VOTER_PREDICTED_IOU = 0.5
 _MIDDLE_LEVEL = 1.0
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Answers to point prompts.
+    """The masks of point prompts.
 
     Attributes:
-        masks: (R, h, w) bool, sketches: votes need no more.
-        point: (R,) which prompt; ``level``: (R,) 0 to 2, which of its three answers.
+        masks: (R, h, w) bool, coarse: votes need no more.
+        point: (R,) index of the prompt.
+        level: (R,) 0 to 2, which of its three masks.
     """
 
     masks: Tensor
@@ -39,6 +37,7 @@ class Votes:
 
     @staticmethod
     def join(parts: list[Votes]) -> Votes:
+        """Concatenate votes."""
         return Votes(
             torch.cat([part.masks for part in parts]),
             torch.cat([part.point for part in parts]),
@@ -47,21 +46,28 @@ class Votes:
 
 
 def count_votes(
-    masks: Tensor, votes: Votes, points_xy: Tensor, frame_hw: tuple[int, int]
+    masks: Tensor,
+    votes: Votes,
+    points_xy: Tensor,
+    frame_hw: tuple[int, int],
+    vote_iou_min: float,
 ) -> tuple[Tensor, Tensor]:
-    """Consensus and level of masks.
+    """Compute consensus and level of masks.
 
     Args:
-        masks: (N, h, w) bool, sketches as the votes are.
-        points_xy: (P, 2) the prompts, in pixels of a frame of ``frame_hw`` that the masks fill.
+        masks: (N, h, w) bool, coarse as the votes are.
+        votes: of the P prompts.
+        points_xy: (P, 2) the prompts, in pixels of a frame that the masks fill.
+        frame_hw: size of that frame.
+        vote_iou_min: a vote counts for a mask when their IoU is higher.
 
     Returns:
-        consensus (N,) float32 in 0..1, with half a vote of doubt: a mask that holds no point has
-        0.5; level (N,) float32 in 0..2, the middle where no point yields the mask.
+        consensus (N,) float32 in 0..1, smoothed by half a vote: a mask that holds no point has 0.5;
+        level (N,) float32 in 0..2, the middle where no point yields the mask.
     """
     flat, voted = masks.flatten(1).float(), votes.masks.flatten(1).float()
     shared, union = compute_shared_and_union(flat, voted)
-    agrees = shared > SAME_MASK_IOU * union
+    agrees = shared > vote_iou_min * union
     height, width = masks.shape[1:]
     x = (points_xy[:, 0] * width / frame_hw[1]).long().clamp(max=width - 1)
     y = (points_xy[:, 1] * height / frame_hw[0]).long().clamp(max=height - 1)

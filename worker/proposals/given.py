@@ -12,21 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.errors import ConfigError, InvalidMask
-from backend.masks import Mask, decode_coco_rle
-from worker.stages import Photo, Proposals
+from saymask.errors import ConfigError, InvalidMask
+from saymask.masks import Mask, decode_coco_rle
+from worker.stages import DecodedImage, Proposals
 
 _WORK_SIDE_PX = 1024
 
 
 class GivenProposer:
-    """Reads the masks of a photo from ``<folder>/<photo>.json``.
+    """Reads the masks of an image from ``<folder>/<image>.json``.
 
-    ``<photo>`` is the SHA-256 of the photo's bytes, or its file name without suffix where that is
-    known. A file holds a list of COCO RLE, compressed or not, at the photo's size; an element may
+    ``<image>`` is the SHA-256 of the image's bytes, or its file name without suffix where that is
+    known. A file holds a list of COCO RLE, compressed or not, at the image's size; an element may
     have a ``predicted_iou`` from 0 to 1.
 
     Args:
+        folder: of the files.
         max_count: of more masks in a file, the first stay.
 
     Raises:
@@ -50,13 +51,13 @@ class GivenProposer:
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()[:8]
 
-    def propose(self, photo: Photo) -> Proposals:
-        """The photo's masks, in the file's order.
+    def propose(self, image: DecodedImage) -> Proposals:
+        """Return the image's masks, in the file's order.
 
         Raises:
-            ConfigError: there is no file for the photo, or it is damaged; names the file.
+            ConfigError: there is no file for the image, or it is damaged; names the file.
         """
-        names = [name for name in (photo.sha256, photo.name) if name]
+        names = [name for name in (image.sha256, image.name) if name]
         path = next((p for n in names if (p := self._folder / f"{n}.json").is_file()), None)
         if path is None:
             raise ConfigError(
@@ -64,25 +65,35 @@ class GivenProposer:
                 f"Add {names[-1]}.json to {self._folder}; an empty list means no proposal.",
             )
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            wrong = [row["size"] for row in rows if tuple(row["size"]) != photo.size_hw]
-            if wrong:
-                raise ValueError(f"a mask of {wrong[0]}; the photo is {list(photo.size_hw)}.")
-            kept = rows[: self._max_count]
-            masks = [decode_coco_rle(row) for row in kept]
-            quality = [float(row.get("predicted_iou", 1.0)) for row in kept]
-            if not np.isfinite(quality).all():
-                raise ValueError("a predicted_iou is no number.")
+            masks, quality = self._read(path, image.size_hw)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
                 InvalidMask) as error:  # fmt: skip
-            raise ConfigError(f"{path} is no list of COCO RLE masks: {error}") from error
-        return to_proposals(masks, quality, photo.size_hw)
+            raise ConfigError(f"{path} is not a list of COCO RLE masks: {error}") from error
+        return to_proposals(masks, quality, image.size_hw)
+
+    def _read(self, path: Path, size_hw: tuple[int, int]) -> tuple[list[Mask], list[float]]:
+        """Masks and predicted IoUs of a file, in its order."""
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [row["size"] for row in rows if tuple(row["size"]) != size_hw]
+        if wrong:
+            raise ValueError(f"a mask of {wrong[0]}; the photo is {list(size_hw)}.")
+        kept = rows[: self._max_count]
+        quality = [float(row.get("predicted_iou", 1.0)) for row in kept]
+        if not np.isfinite(quality).all():
+            raise ValueError("a predicted_iou must be a finite number.")
+        return [decode_coco_rle(row) for row in kept], quality
 
 
 def to_proposals(
     masks: Sequence[Mask], quality: Sequence[float], size_hw: tuple[int, int]
 ) -> Proposals:
-    """Masks (H, W) at photo size to proposals; large photos are worked on at 1024 px."""
+    """Convert masks (H, W) at image size to proposals; large images are reduced to 1024 px.
+
+    Args:
+        masks: of one image.
+        quality: predicted IoU of each, 0 to 1.
+        size_hw: of the image.
+    """
     scale = min(1.0, _WORK_SIDE_PX / max(size_hw))
     work_hw = (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
     kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import Attention
+from timm.models.tiny_vit import Attention, ConvNorm
 from torch import Tensor, nn
 
 IMAGE_SIZE_PX = 1024
@@ -47,6 +47,7 @@ class TinyVitEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, 1024, 1024)."""
         features = self.trunk.patch_embed(images)
         embedding: Tensor = self.neck(self.trunk.stages(features))
         return embedding
@@ -70,7 +71,7 @@ def to_timm_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fuse_batch_norms(module: nn.Module) -> None:
     """Fold every timm ConvNorm into one convolution, in place (inference only, exact algebra)."""
     for name, child in module.named_children():
-        if type(child).__name__ == "ConvNorm":
+        if isinstance(child, ConvNorm):
             fused = nn.utils.fusion.fuse_conv_bn_eval(child.conv, child.bn)
             setattr(module, name, fused)
         else:
@@ -78,8 +79,10 @@ def fuse_batch_norms(module: nn.Module) -> None:
 
 
 def give_biases_a_batch_axis(encoder: nn.Module) -> None:
-    """Let attention biases be (1, H, N, N), not (H, N, N): only then torch takes its fused
-    attention on a CPU, with the same result."""
+    """Make attention biases (1, H, N, N) instead of (H, N, N).
+
+    Only then torch takes its fused attention on a CPU, with the same result.
+    """
     for module in encoder.modules():
         if isinstance(module, Attention):
             module.get_attention_biases = _with_batch_axis(module.get_attention_biases)
@@ -92,7 +95,11 @@ def _with_batch_axis(
 
 
 def build_tiny_vit_encoder(state: dict[str, Tensor]) -> TinyVitEncoder:
-    """Build the encoder from the ``image_encoder.`` part of the checkpoint."""
+    """Build the encoder from the ``image_encoder.`` part of the checkpoint.
+
+    Raises:
+        ValueError: it is not a MobileSAM image encoder.
+    """
     encoder = TinyVitEncoder()
     missing, unexpected = encoder.load_state_dict(to_timm_state(state), strict=False)
     missing = [key for key in missing if not key.startswith("trunk.head.")]

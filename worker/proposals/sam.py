@@ -1,126 +1,82 @@
 """Automatic masks from any segment-anything model: a grid of points, then boxes.
 
 Follows Kirillov et al., "Segment Anything" (2023), with the decoder of ``decoder.py`` and two
-changes: duplicates are found by mask IoU, not box IoU; and the boxes around found masks are
-fed back as prompts, because a box asks for the whole object where a point often yields a part.
+changes: duplicates are found by mask IoU, not box IoU; and the boxes around masks are used as
+prompts in turn, because a box asks for the whole object where a point often yields a part.
 """
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from segment_anything import sam_model_registry
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from torch import Tensor
 
-from backend.errors import WeightsError
 from worker.config import ProposalsConfig
-from worker.courtesy import between_batches
-from worker.proposals.consensus import VOTER_PREDICTED_IOU, Votes, count_votes
-from worker.proposals.decoder import SKETCH_STEP, AttachedImage, PromptDecoder
+from worker.proposals.consensus import Votes, count_votes
+from worker.proposals.decoder import AttachedImage, PromptDecoder
 from worker.proposals.filters import (
-    Drawn,
+    SeenMasks,
     compute_boxes_xyxy,
     compute_stability,
     suppress_duplicates,
 )
-from worker.proposals.mobile_sam import EMBEDDING_DIM, IMAGE_SIZE_PX, build_tiny_vit_encoder
-from worker.stages import Photo, Proposals
+from worker.proposals.frame import (
+    LOW_RESOLUTION_STEP,
+    crop_coarse,
+    crop_padding,
+    embed_image,
+    to_frame_hw,
+)
+from worker.proposals.mobile_sam import IMAGE_SIZE_PX
+from worker.stages import DecodedImage, Proposals
 
-_REGISTRY_NAMES = {"sam-vit-b": "vit_b", "sam-vit-l": "vit_l", "sam-vit-h": "vit_h"}
-GENERATORS = ("mobile-sam", *_REGISTRY_NAMES)
-
-
-def load_sam(generator: str, checkpoint: Path) -> Sam:
-    """Build a model and load its checkpoint, tensors only.
-
-    Raises:
-        WeightsError: unknown generator, or the file holds another model.
-    """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if generator == "mobile-sam":
-            return _build_mobile_sam(state)
-        sam: Sam = sam_model_registry[_REGISTRY_NAMES[generator]](checkpoint=None)
-        sam.load_state_dict(state)
-    except KeyError as error:
-        raise WeightsError(
-            f"There is no proposal generator {generator!r}.", f"Use one of {', '.join(GENERATORS)}."
-        ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{checkpoint} is no checkpoint of {generator}: {error}",
-            "Pull it again: saymask-worker models pull " + generator,
-        ) from error
-    return sam.eval()
-
-
-def _build_mobile_sam(state: dict[str, Tensor]) -> Sam:
-    prefix = "image_encoder."
-    encoder = build_tiny_vit_encoder(
-        {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    )
-    grid = IMAGE_SIZE_PX // 16
-    sam = Sam(
-        image_encoder=encoder,
-        prompt_encoder=PromptEncoder(
-            embed_dim=EMBEDDING_DIM,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE_PX, IMAGE_SIZE_PX),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=EMBEDDING_DIM, mlp_dim=2048, num_heads=8
-            ),
-            transformer_dim=EMBEDDING_DIM,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        ),
-    )
-    rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
-    incompatible = sam.load_state_dict(rest, strict=False)
-    missing = [
-        key
-        for key in incompatible.missing_keys
-        if not key.startswith((prefix, "pixel_mean", "pixel_std"))
-    ]
-    if missing or incompatible.unexpected_keys:
-        raise ValueError(f"missing {missing[:3]}, unexpected {incompatible.unexpected_keys[:3]}")
-    return sam.eval()
+_UPSAMPLED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Masks found so far: low-resolution logits (N, h, w) without padding, their sketches, bool,
-    and what is known."""
+class _MaskSet:
+    """Masks of one image.
+
+    Attributes:
+        logits: (N, h, w) low resolution, without padding.
+        coarse: (N, h / 4, w / 4) bool.
+        predicted_iou: (N,).
+        stability: (N,).
+        consensus: (N,).
+        level: (N,).
+    """
 
     logits: Tensor
-    sketches: Tensor
+    coarse: Tensor
     predicted_iou: Tensor
     stability: Tensor
     consensus: Tensor
     level: Tensor
 
-    @staticmethod
-    def join(parts: list[_Found]) -> _Found:
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return _Found(*(torch.cat(column) for column in columns))
+    def __len__(self) -> int:
+        return len(self.logits)
 
-    def take(self, index: Tensor) -> _Found:
-        return _Found(*(column[index] for column in vars(self).values()))
+    @staticmethod
+    def join(parts: list[_MaskSet]) -> _MaskSet:
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return _MaskSet(*(torch.cat(column) for column in columns))
+
+    def take(self, index: Tensor) -> _MaskSet:
+        return _MaskSet(*(column[index] for column in vars(self).values()))
 
     @property
     def quality(self) -> Tensor:
-        """Of two masks that are almost the same, the one more points agree on stays: without
-        the neighbour's leaf, with the cup's handle."""
+        """(N,), by which one of two nearly equal masks stays.
+
+        It contains the consensus: the mask that more points agree on comes without the
+        neighbour's leaf, or with the cup's handle.
+        """
         return self.predicted_iou * self.stability * self.consensus
 
 
@@ -134,6 +90,7 @@ class SamProposer:
         dtype: arithmetic of encoder and decoder.
         batch: prompts decoded at once.
         fingerprint: short hash of the checkpoint.
+        between_batches: called before each batch of prompts; it may wait.
     """
 
     def __init__(
@@ -144,6 +101,7 @@ class SamProposer:
         dtype: torch.dtype,
         batch: int,
         fingerprint: str,
+        between_batches: Callable[[], None] = lambda: None,
     ) -> None:
         self.name: str = config.generator
         self.fingerprint = fingerprint
@@ -152,150 +110,130 @@ class SamProposer:
         self._decoder = PromptDecoder(sam, dtype)
         sam.image_encoder.to(dtype)
         self._batch = batch
+        self._between_batches = between_batches
 
     @torch.inference_mode()
-    def propose(self, photo: Photo) -> Proposals:
-        """All masks of a photo that pass the filters, best first, at working size."""
-        frame_hw = to_frame_hw(photo.size_hw)
-        image = self._decoder.attach(embed_photo(self._sam, photo, frame_hw))
-        points = self._grid(frame_hw)
-        found, votes = self._from_points(image, points, frame_hw)
+    def propose(self, image: DecodedImage) -> Proposals:
+        """Generate all masks of an image that pass the filters, best first, at working size."""
+        frame_hw = to_frame_hw(image.size_hw)
+        attached = self._decoder.attach(embed_image(self._sam, image, frame_hw))
+        points = self._build_grid(frame_hw)
+        masks, votes = self._decode(attached, self._decoder.embed_points(points), frame_hw)
+        masks = self._deduplicate(self._count_votes(masks, votes, points, frame_hw))
         for _ in range(self._config.box_rounds):
-            if len(found.logits) == 0:
+            if len(masks) == 0:
                 break
-            boxes = self._decoder.embed_boxes(self._boxes(found))
-            more, _ = self._ask(image, boxes, frame_hw)
-            more = _count(more, votes, points, frame_hw)
-            found = self._deduplicate(_Found.join([found, more]))
-        return self._to_proposals(self._within_budget(found), photo.size_hw, frame_hw)
+            boxes = compute_boxes_xyxy(masks.logits > 0).float() * LOW_RESOLUTION_STEP
+            boxed, _ = self._decode(attached, self._decoder.embed_boxes(boxes), frame_hw)
+            boxed = self._count_votes(boxed, votes, points, frame_hw)
+            masks = self._deduplicate(_MaskSet.join([masks, boxed]))
+        return _to_proposals(self._within_budget(masks), image.size_hw, frame_hw)
 
-    def _within_budget(self, found: _Found) -> _Found:
-        """Beyond the budget the smallest masks go, whatever their quality: SAM's own quality
-        prefers small uniform parts, and people name objects."""
-        areas = (found.logits > 0).flatten(1).sum(dim=1)
-        largest = torch.argsort(areas, descending=True, stable=True)[: self._config.max_count]
-        return found.take(largest.sort().values)
-
-    def _grid(self, frame_hw: tuple[int, int]) -> Tensor:
+    def _build_grid(self, frame_hw: tuple[int, int]) -> Tensor:
+        """Point prompts (P, 2) xy in SAM's frame."""
         side = self._config.points_per_side
         steps = (torch.arange(side, device=self._sam.device) + 0.5) / side
         y, x = torch.meshgrid(steps * frame_hw[0], steps * frame_hw[1], indexing="ij")
         return torch.stack([x.flatten(), y.flatten()], dim=1)
 
-    def _boxes(self, found: _Found) -> Tensor:
-        """Boxes of found masks in SAM's frame; a low-resolution pixel is four of its pixels."""
-        return compute_boxes_xyxy(found.logits > 0).float() * 4
-
-    def _from_points(
-        self, image: AttachedImage, points: Tensor, frame_hw: tuple[int, int]
-    ) -> tuple[_Found, Votes]:
-        """Masks that pass the filters, counted and without duplicates; and every answer's vote."""
-        found, votes = self._ask(image, self._decoder.embed_points(points), frame_hw)
-        return self._deduplicate(_count(found, votes, points, frame_hw)), votes
-
-    def _ask(
-        self, image: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int]
-    ) -> tuple[_Found, Votes]:
-        """Masks that pass the filters, what is the same drawn once; and every answer's vote."""
-        least = min(self._config.predicted_iou_min, VOTER_PREDICTED_IOU)
-        drawn, parts, votes = Drawn(), [], []
+    def _decode(
+        self, attached: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int]
+    ) -> tuple[_MaskSet, Votes]:
+        """Masks of all prompts that pass the filters, duplicates upscaled once; and all votes."""
+        seen, parts, votes = SeenMasks(self._config), [], []
         for start in range(0, len(prompts), self._batch):
-            between_batches()
-            decoded = self._decoder.decode(image, prompts[start : start + self._batch])
-            answers = decoded.answers(least)
-            sketches = self._decoder.sketch(image, decoded, answers.prompt, answers.level + 1)
-            inside = crop_sketch(sketches, frame_hw)
-            masks = inside > 0
-            votes.append(Votes(masks, answers.prompt + start, answers.level))
-            good = torch.nonzero(answers.predicted_iou > self._config.predicted_iou_min)[:, 0]
-            quality = answers.predicted_iou * compute_stability(inside)
-            good = good[drawn.choose_new(masks[good], quality[good])]
-            few = answers.take(good)
-            logits = self._decoder.draw_sketched(
-                image, decoded, few.prompt, few.level + 1, sketches[good]
-            )
-            logits = crop_padding(logits, frame_hw)
-            unknown = torch.zeros_like(few.predicted_iou)
-            found = _Found(
-                logits, masks[good], few.predicted_iou, compute_stability(logits), unknown, unknown
-            )
-            passed = self._passes(found)
-            drawn.add(masks[good[passed]], quality[good[passed]])
-            parts.append(found.take(passed))
-        return _Found.join(parts), Votes.join(votes)
+            self._between_batches()
+            batch = prompts[start : start + self._batch]
+            masks, batch_votes = self._decode_batch(attached, batch, frame_hw, seen)
+            parts.append(masks)
+            votes.append(replace(batch_votes, point=batch_votes.point + start))
+        return _MaskSet.join(parts), Votes.join(votes)
 
-    def _passes(self, found: _Found) -> Tensor:
-        """Indices of what is stable and large enough."""
-        share = (found.logits > 0).flatten(1).float().mean(dim=1)
-        stable = found.stability >= self._config.stability_min
-        return torch.nonzero(stable & (share >= self._config.min_area_share))[:, 0]
-
-    def _deduplicate(self, found: _Found) -> _Found:
-        if len(found.logits) == 0:
-            return found
-        return found.take(
-            suppress_duplicates(found.logits > 0, found.quality, self._config.duplicate_iou_max)
+    def _decode_batch(
+        self,
+        attached: AttachedImage,
+        prompts: Tensor,
+        frame_hw: tuple[int, int],
+        seen: SeenMasks,
+    ) -> tuple[_MaskSet, Votes]:
+        config, decoder = self._config, self._decoder
+        decoded = decoder.decode(attached, prompts)
+        answers = decoded.select(min(config.predicted_iou_min, config.voter_predicted_iou_min))
+        logits = decoder.upscale_coarse(attached, decoded, answers.prompt, answers.level + 1)
+        inside = crop_coarse(logits, frame_hw)
+        coarse = inside > 0
+        votes = Votes(coarse, answers.prompt, answers.level)
+        quality = answers.predicted_iou * compute_stability(inside, config.stability_offset)
+        kept = torch.nonzero(answers.predicted_iou > config.predicted_iou_min)[:, 0]
+        kept = kept[seen.select_new(coarse[kept], quality[kept])]
+        selected = answers.take(kept)
+        upscaled = decoder.upscale_outlines(
+            attached, decoded, selected.prompt, selected.level + 1, logits[kept],
+            config.outline_logit,
+        )  # fmt: skip
+        upscaled = crop_padding(upscaled, frame_hw)
+        unknown = torch.zeros_like(selected.predicted_iou)
+        stability = compute_stability(upscaled, config.stability_offset)
+        masks = _MaskSet(
+            upscaled, coarse[kept], selected.predicted_iou, stability, unknown, unknown
         )
+        passed = self._pass_filters(masks)
+        seen.add(coarse[kept[passed]], quality[kept[passed]])
+        return masks.take(passed), votes
 
-    def _to_proposals(
-        self, found: _Found, size_hw: tuple[int, int], frame_hw: tuple[int, int]
-    ) -> Proposals:
-        """Upsample survivors: low resolution to SAM's frame, then down to a smaller photo."""
-        work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else frame_hw
-        masks: list[NDArray[np.bool_]] = []
-        for logits in found.logits.split(16):
-            low_hw = (logits.shape[1], logits.shape[2])
-            frame = F.interpolate(logits[:, None], (low_hw[0] * 4, low_hw[1] * 4), mode="bilinear")[
-                :, :, : frame_hw[0], : frame_hw[1]
-            ]
-            if work_hw != frame_hw:
-                frame = F.interpolate(frame, work_hw, mode="bilinear")
-            masks.extend((frame[:, 0] > 0).cpu().numpy())
-        stacked = np.stack(masks) if masks else np.zeros((0, *work_hw), dtype=bool)
-        present = stacked.any(axis=(1, 2))
-        columns = {
-            "predicted_iou": found.predicted_iou.clamp(0, 1),
-            "stability_score": found.stability,
-            "consensus": found.consensus,
-            "level": found.level,
-        }
-        return Proposals(
-            masks=stacked[present],
-            **{name: column.float().cpu().numpy()[present] for name, column in columns.items()},
-            size_hw=size_hw,
+    def _pass_filters(self, masks: _MaskSet) -> Tensor:
+        """Indices of masks that are stable and large enough."""
+        share = (masks.logits > 0).flatten(1).float().mean(dim=1)
+        is_stable = masks.stability >= self._config.stability_min
+        return torch.nonzero(is_stable & (share >= self._config.min_area_share))[:, 0]
+
+    def _count_votes(
+        self, masks: _MaskSet, votes: Votes, points: Tensor, frame_hw: tuple[int, int]
+    ) -> _MaskSet:
+        consensus, level = count_votes(
+            masks.coarse, votes, points, frame_hw, self._config.vote_iou_min
         )
+        return replace(masks, consensus=consensus, level=level)
+
+    def _deduplicate(self, masks: _MaskSet) -> _MaskSet:
+        if len(masks) == 0:
+            return masks
+        iou_max = self._config.duplicate_iou_max
+        return masks.take(suppress_duplicates(masks.logits > 0, masks.quality, iou_max))
+
+    def _within_budget(self, masks: _MaskSet) -> _MaskSet:
+        """Beyond the budget the smallest masks are dropped, whatever their quality.
+
+        SAM's own quality prefers small uniform parts, and people name objects.
+        """
+        areas = (masks.logits > 0).flatten(1).sum(dim=1)
+        largest = torch.argsort(areas, descending=True, stable=True)[: self._config.max_count]
+        return masks.take(largest.sort().values)
 
 
-def to_frame_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a photo in SAM's frame, its longer side 1024."""
-    height, width = size_hw
-    scale = IMAGE_SIZE_PX / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def embed_photo(sam: Sam, photo: Photo, frame_hw: tuple[int, int]) -> Tensor:
-    """The encoder's (1, 256, 64, 64) float32, in whatever precision its weights are."""
-    pixels = torch.from_numpy(np.array(photo.pixels)).to(sam.device)
-    image = pixels.permute(2, 0, 1)[None].float()
-    resized = F.interpolate(image, frame_hw, mode="bilinear", antialias=True).round()
-    dtype = next(sam.image_encoder.parameters()).dtype
-    prepared = sam.preprocess(resized[0])[None].to(dtype)
-    embedding: Tensor = sam.image_encoder(prepared.to(memory_format=torch.channels_last))
-    return embedding.float()
-
-
-def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
-    """Low-resolution logits (N, 256, 256) without what lies outside the photo."""
-    return logits[:, : -(-frame_hw[0] // 4), : -(-frame_hw[1] // 4)]
-
-
-def crop_sketch(sketches: Tensor, frame_hw: tuple[int, int]) -> Tensor:
-    """Sketches (N, 64, 64) without what lies outside the photo."""
-    step = 4 * SKETCH_STEP
-    return sketches[:, : -(-frame_hw[0] // step), : -(-frame_hw[1] // step)]
-
-
-def _count(found: _Found, votes: Votes, points: Tensor, frame_hw: tuple[int, int]) -> _Found:
-    """The same masks with their votes counted. ``points`` lie in SAM's frame."""
-    consensus, level = count_votes(found.sketches, votes, points, frame_hw)
-    return replace(found, consensus=consensus, level=level)
+def _to_proposals(
+    masks: _MaskSet, size_hw: tuple[int, int], frame_hw: tuple[int, int]
+) -> Proposals:
+    """Upsample low resolution to SAM's frame, then reduce to a smaller image."""
+    work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else frame_hw
+    upsampled: list[NDArray[np.bool_]] = []
+    for logits in torch.split(masks.logits, _UPSAMPLED_AT_ONCE):
+        padded_hw = [side * LOW_RESOLUTION_STEP for side in logits.shape[1:]]
+        frame = F.interpolate(logits[:, None], padded_hw, mode="bilinear")
+        frame = frame[:, :, : frame_hw[0], : frame_hw[1]]
+        if work_hw != frame_hw:
+            frame = F.interpolate(frame, work_hw, mode="bilinear")
+        upsampled.extend((frame[:, 0] > 0).cpu().numpy())
+    stacked = np.stack(upsampled) if upsampled else np.zeros((0, *work_hw), dtype=bool)
+    present = stacked.any(axis=(1, 2))
+    columns = {
+        "predicted_iou": masks.predicted_iou.clamp(0, 1),
+        "stability_score": masks.stability,
+        "consensus": masks.consensus,
+        "level": masks.level,
+    }
+    return Proposals(
+        masks=stacked[present],
+        **{name: column.float().cpu().numpy()[present] for name, column in columns.items()},
+        size_hw=size_hw,
+    )

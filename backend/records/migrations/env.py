@@ -1,8 +1,8 @@
-"""Alembic's entry: migrates the connection that ``Store.migrate`` hands over."""
+"""Alembic's entry point: migrates the connection that ``Database.migrate`` hands over."""
 
 from alembic import context
 
-from backend.records.model import Base
+from backend.records.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

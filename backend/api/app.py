@@ -1,0 +1,86 @@
+"""The backend as an ASGI application, built from explicit settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from backend.api.routes import Dependencies, build_router
+from backend.config import Settings
+from backend.context import build_client, build_fetcher
+from backend.queue import JobQueue
+from backend.records.stores import Stores
+from backend.services.background import PeriodicThread
+from backend.services.predict import Predictor
+from backend.services.predict_task import TaskPredictor
+from backend.services.prepare import ImagePreparer
+from backend.services.record import Recorder
+from backend.services.segment import Segmenter
+from backend.services.sync import Synchroniser
+from backend.services.upload_image import ImageUploader
+from saymask.errors import SaymaskError
+
+log = logging.getLogger(__name__)
+
+# A webhook wakes the recorder at once; this is for what another process left behind.
+_RECORD_INTERVAL_S = 2.0
+_FIRST_SYNC_S = 30.0
+_EXTRA_CONNECTIONS = 64
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application. The database is migrated when it starts; Redis may come later."""
+    stores = Stores(settings.effective_database_url)
+    connections = settings.threads + _EXTRA_CONNECTIONS
+    queue = JobQueue(settings.redis_url, settings.deadline_s, connections)
+    fetcher = build_fetcher(settings)
+    client = build_client(settings) if settings.has_label_studio else None
+    images = ImageUploader(fetcher, queue)
+    segmenter = Segmenter(stores.requests, queue, images)
+    recorder = Recorder(stores)
+    recording = PeriodicThread("recorder", recorder.process_waiting, _RECORD_INTERVAL_S)
+    threads = [recording]
+    if client is not None and settings.sync_every_s:
+        sync = Synchroniser(client, stores, recorder)
+        first_s = min(settings.sync_every_s, _FIRST_SYNC_S)
+        threads.append(PeriodicThread("sync", sync.sync_all, settings.sync_every_s, first_s))
+    dependencies = Dependencies(
+        settings=settings,
+        stores=stores,
+        queue=queue,
+        predictor=Predictor(stores.requests, segmenter, TaskPredictor(segmenter), settings.k),
+        preparer=ImagePreparer(queue, images, client),
+        wake_recorder=recording.wake,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stores.migrate()
+        for thread in threads:
+            thread.start()
+        yield
+        for thread in threads:
+            thread.stop()
+        for resource in (client, fetcher, queue, stores):
+            if resource is not None:
+                resource.close()
+
+    app = FastAPI(title="saymask", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(build_router(dependencies))
+    app.add_exception_handler(SaymaskError, _explain)
+    return app
+
+
+def _explain(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error with its code, cause and cure."""
+    if not isinstance(error, SaymaskError):
+        raise error
+    log.info("%s %s: %s", request.method, request.url.path, error)
+    return JSONResponse(
+        {"error": error.code, "cause": error.cause, "cure": error.cure},
+        status_code=error.http_status,
+    )

@@ -1,0 +1,1 @@
+"""The command line ``saymask``: one module per group of commands, one shared context."""

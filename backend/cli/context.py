@@ -1,0 +1,152 @@
+"""What commands share: the opened database, Label Studio, options, progress and output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from backend.config import Settings, load_settings
+from backend.context import build_client
+from backend.label_studio.client import LabelStudioClient
+from backend.records.decisions import OUTCOME_LABELS
+from backend.records.stores import Stores
+from backend.services.record import Recorder
+from saymask.errors import InvalidRequest
+
+console = Console()
+
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
+ProjectOption = Annotated[int | None, typer.Option(help="Only this Label Studio project.")]
+SinceOption = Annotated[
+    str | None, typer.Option(help="Only since then: 2026-11-01, 2026-11-01T08:00, 7d or 12h.")
+]
+OutcomeOption = Annotated[
+    list[str] | None, typer.Option(help=f"One of {', '.join(OUTCOME_LABELS)}; repeatable.")
+]
+AnnotatorOption = Annotated[str | None, typer.Option(help="Only this Label Studio user id.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count, change nothing.")]
+
+_MAX_LINES = 20
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
+
+
+@dataclass(frozen=True)
+class OpenRecords:
+    """The migrated database, with every waiting event processed."""
+
+    settings: Settings
+    stores: Stores
+    recorder: Recorder
+
+
+@contextmanager
+def open_records() -> Iterator[OpenRecords]:
+    """Open the database, migrate it, and process waiting events."""
+    settings = load_settings()
+    with closing(Stores(settings.effective_database_url)) as stores:
+        stores.migrate()
+        recorder = Recorder(stores)
+        recorder.process_waiting()
+        yield OpenRecords(settings, stores, recorder)
+
+
+@contextmanager
+def log_in(settings: Settings) -> Iterator[LabelStudioClient]:
+    """Open a client of the Label Studio that the settings name.
+
+    Raises:
+        ConfigError: address or key are not set.
+    """
+    with closing(build_client(settings)) as client:
+        yield client
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
+    """Show progress on stderr, so that stdout holds the answer alone."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task(title, total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON; times and paths as text."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is, without markup or highlighting."""
+    console.print(text, highlight=False, markup=False)
+
+
+def print_problems(label: str, lines: Sequence[str]) -> None:
+    """Print problems in red, at most twenty."""
+    for line in lines[:_MAX_LINES]:
+        console.print(f"[red]{label}:[/red] {escape(line)}", highlight=False)
+    if len(lines) > _MAX_LINES:
+        console.print(f"and {len(lines) - _MAX_LINES} more")
+
+
+def parse_since(text: str | None) -> datetime | None:
+    """Parse a date, a time, or a span back from now such as ``7d``; UTC where no zone is given.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    if text is None:
+        return None
+    if text[:-1].isdigit() and text[-1:] in _UNITS:
+        try:
+            return datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+        except OverflowError as error:
+            raise InvalidRequest(f"{text!r} is too long ago.", "Leave --since out.") from error
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{text!r} is not a time.", "Write 2026-11-01, 2026-11-01T08:00, 7d or 12h."
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def check_outcomes(outcomes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the outcomes if all of them exist.
+
+    Raises:
+        InvalidRequest: one is unknown.
+    """
+    unknown = [name for name in outcomes or () if name not in OUTCOME_LABELS]
+    if unknown:
+        raise InvalidRequest(
+            f"There is no outcome {unknown[0]!r}.", f"Use one of {', '.join(OUTCOME_LABELS)}."
+        )
+    return tuple(outcomes or ())
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Check the value of an option.
+
+    Raises:
+        InvalidRequest: it is not one of the choices.
+    """
+    if value not in choices:
+        raise InvalidRequest(f"{option} {value} is unknown.", f"Use {', '.join(choices)}.")

@@ -1,0 +1,69 @@
+"""``saymask import``: published datasets, to check or extend in Label Studio."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.context import (
+    DryRunOption,
+    JsonOption,
+    log_in,
+    print_json,
+    print_line,
+    progress_bar,
+)
+from backend.config import load_settings
+from backend.services.import_dataset import IMPORT_FORMATS, import_dataset, read_import
+from saymask.errors import InvalidRequest
+
+
+def import_(
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(IMPORT_FORMATS))],
+    root: Annotated[Path, typer.Argument(help="The dataset's directory, or a COCO file.")],
+    project: Annotated[int, typer.Option(help="The Label Studio project to import into.")],
+    split: Annotated[str | None, typer.Option(help="Only this split of a RefCOCO set.")] = None,
+    as_annotations: Annotated[
+        bool,
+        typer.Option(
+            "--as-annotations", help="As finished work; by default as predictions to check."
+        ),
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Create Label Studio tasks from a dataset, with expressions and masks.
+
+    It can be repeated at any time; what exists stays as it is.
+
+    Example: saymask import refcoco ./refcoco --project 3 --split val
+    """
+    if format_ not in IMPORT_FORMATS:
+        raise InvalidRequest(
+            f"There is no format {format_!r}.", f"Use {', '.join(IMPORT_FORMATS)}."
+        )
+    dataset = read_import(format_, root, split)
+    with (
+        log_in(load_settings()) as client,
+        progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
+    ):
+        report = import_dataset(
+            client, project, dataset, bar, as_annotations=as_annotations, dry_run=dry_run
+        )
+    if as_json:
+        print_json(asdict(report))
+        return
+    print_line(
+        f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
+        f" photos with {report.expressions} expressions"
+        + (f", {report.no_referent} without a referent" if report.no_referent else "")
+        + (f"; {report.there} tasks exist already" if report.there else "")
+    )
+    if as_annotations and report.tasks and not dry_run:
+        print_line(
+            "Label Studio sends no webhook for imported annotations: read them with"
+            f" saymask sync --project {project}"
+        )

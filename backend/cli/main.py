@@ -1,0 +1,50 @@
+"""``saymask``: the backend's command line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from backend.cli import export, import_, project, records, serve, stats, up
+from backend.cli.context import console
+from backend.label_studio.label_config import default_label_config
+from saymask.errors import SaymaskError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables, then from"
+    " .saymask/settings.env, which `saymask up` writes.",
+)
+app.command()(serve.serve)
+app.command()(serve.status)
+app.command()(up.up)
+app.command()(project.connect)
+app.command()(project.doctor)
+app.command("preannotate")(project.preannotate_project)
+app.command()(project.prepare)
+app.command()(stats.stats)
+app.command()(stats.sync)
+app.command()(export.export)
+app.command("import")(import_.import_)
+app.add_typer(records.app, name="records")
+
+
+@app.command("label-config")
+def label_config() -> None:
+    """Print the labelling config to paste into a project's settings."""
+    print(default_label_config())
+
+
+def main() -> None:
+    """Run the command line; errors are printed in words, not as traces."""
+    try:
+        app()
+    except SaymaskError as error:
+        console.print(f"[red]error:[/red] {escape(error.cause)}", highlight=False)
+        if error.cure:
+            console.print(error.cure, highlight=False, markup=False)
+        sys.exit(2)

@@ -1,0 +1,79 @@
+"""``saymask serve`` and ``status``."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from typing import Annotated
+
+import httpx
+import typer
+import uvicorn
+from rich.table import Table
+
+from backend.api.app import create_app
+from backend.cli.context import JsonOption, console, print_json
+from backend.config import load_settings
+from backend.records.stores import Stores
+from saymask.errors import QueueUnavailable
+
+_WORKER_COLUMNS = ("name", "queues", "state", "encoder", "proposals", "device")
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address; default SAYMASK_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default SAYMASK_PORT.")] = None,
+) -> None:
+    """Run the backend.
+
+    Example: SAYMASK_LABEL_STUDIO_URL=http://localhost:8080 saymask serve --port 9090
+    """
+    options = {"host": host, "port": port}
+    settings = load_settings(**{name: v for name, v in options.items() if v is not None})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Every request is in the database; httpx would log each image's address a second time.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # First, so that a database that cannot be used is an error in words.
+    with closing(Stores(settings.effective_database_url)) as stores:
+        stores.migrate()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def status(
+    url: Annotated[str | None, typer.Option(help="Address of a running backend.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running backend for its state. Exit status 0 means ready.
+
+    Example: saymask status --json
+    """
+    settings = load_settings()
+    address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
+    try:
+        answer = httpx.get(f"{address}/ready", timeout=10).json()
+        workers = answer["workers"]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise QueueUnavailable(
+            f"No backend answers at {address}: {error}.", "Start it: saymask serve"
+        ) from error
+    if as_json:
+        print_json(answer)
+    else:
+        table = Table("worker", "queues", "state", "encoder", "proposals", "device", "MB", "jobs")
+        for worker in workers:
+            table.add_row(
+                *(worker[key] for key in _WORKER_COLUMNS),
+                f"{worker['rss_mb']:.0f}",
+                str(worker["jobs_done"]),
+            )
+        console.print("ready" if answer["ready"] else "not ready", answer["model_version"])
+        console.print(answer["queue_error"] or answer["queues"])
+        console.print(table)
+    raise typer.Exit(0 if answer["ready"] else 1)

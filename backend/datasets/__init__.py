@@ -1,1 +1,0 @@
-"""Reading referring-segmentation data sets that others made."""

@@ -1,0 +1,93 @@
+"""The images of an export: read once, checked against the hash they were annotated under."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from backend.export.model import ExportImage
+from backend.export.plan import ExportError, ExportPlan
+from backend.records.views import RecordView
+
+IMAGE_FOLDER = "images"
+_READ_FOLDER = ".read"
+_SIGNATURES = (
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
+    (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
+)  # fmt: skip
+
+ReadImage = Callable[[RecordView], bytes]
+"""Fetches the bytes of a record's image."""
+
+
+class ImageStore:
+    """Keeps the images that an export read, so that an interrupted one reads none again.
+
+    Args:
+        plan: of the export.
+        partial: directory in which the export is written.
+        shared: with ``images="link"``, where images are kept once for all exports.
+    """
+
+    def __init__(self, plan: ExportPlan, partial: Path, shared: Path) -> None:
+        self._partial = partial
+        self._folder = shared if plan.images == "link" else partial / _READ_FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def clear_partial(self) -> None:
+        """Remove what an interrupted export wrote, but not the images it read."""
+        for path in self._partial.iterdir():
+            if path.is_dir() and path.name != _READ_FOLDER:
+                shutil.rmtree(path)
+            elif not path.is_dir():
+                path.unlink()
+
+    def read(self, records: list[RecordView], read_image: ReadImage) -> bytes:
+        """Return an image's bytes: kept by an earlier try, else fetched.
+
+        Raises:
+            SaymaskError: unreadable, or not the image that was annotated.
+        """
+        sha256 = str(records[0].image_sha256)
+        path = self._folder / sha256
+        if path.is_file():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
+        data = read_image(records[0])
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ExportError(
+                f"{records[0].image[:120]} is not the photo that was annotated (its content"
+                " changed).",
+                "Restore the old photo.",
+            )
+        unfinished = path.with_name(f"{sha256}.writing")
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+        return data
+
+    def place(self, image: ExportImage, folder: str) -> None:
+        """Put an image that was read under its name in the export, as a link where possible."""
+        target = self._partial / folder / image.file_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        source = self._folder / image.sha256
+        try:
+            os.link(source, target)
+        except OSError:
+            # Another file system, or one without links.
+            shutil.copyfile(source, target)
+
+    def forget(self) -> None:
+        """Remove the images that only this export kept."""
+        shutil.rmtree(self._partial / _READ_FOLDER, ignore_errors=True)
+
+
+def find_suffix(data: bytes) -> str:
+    """Return the suffix of an image file, by its content."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for head, suffix in _SIGNATURES if data.startswith(head)), ".jpg")

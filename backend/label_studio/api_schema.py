@@ -1,0 +1,60 @@
+"""Answers of Label Studio's API as pydantic models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from backend.label_studio.schema import Body, Id, TaskBody, Text, none_to_empty
+
+
+class ProjectBody(Body):
+    """A project of the API."""
+
+    id: Id
+    title: Text = ""
+    label_config: Text | None = None
+    task_number: int = 0
+    total_annotations_number: int | None = 0
+    model_version: str | None = None
+    show_collab_predictions: bool | None = None
+    evaluate_predictions_automatically: bool | None = None
+
+
+class MlBackendBody(Body):
+    """An ML backend attached to a project; ``state`` ``CO`` means connected."""
+
+    id: Id
+    url: str
+    title: str | None = None
+    state: str | None = None
+    error_message: str | None = None
+    is_interactive: bool | None = None
+    auth_method: str | None = None
+    basic_auth_user: str | None = None
+
+
+class WebhookBody(Body):
+    """A webhook registered for a project."""
+
+    id: Id
+    url: str
+    headers: Annotated[dict[str, str], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    is_active: bool | None = None
+    send_payload: bool | None = None
+    send_for_all_actions: bool | None = None
+
+
+class PredictionBody(Body):
+    """A stored prediction."""
+
+    id: Id
+    model_version: str | None = None
+
+
+class TaskPage(Body):
+    """One page of a project's tasks."""
+
+    tasks: list[TaskBody]
+    total: int = 0

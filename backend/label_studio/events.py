@@ -1,0 +1,85 @@
+"""Label Studio's webhooks: what is stored of them, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from backend.label_studio.annotations import to_submission
+from backend.label_studio.label_config import LabelConfig, load_label_config
+from backend.label_studio.predict_request import PredictTask, parse_task
+from backend.label_studio.schema import (
+    EVENT,
+    DeletionEvent,
+    OtherEvent,
+    SubmissionEvent,
+    TasksCreatedEvent,
+    to_storable,
+    validate,
+)
+from backend.records.events import NewEvent
+from backend.records.submission import Submission
+from saymask.errors import InvalidAnnotation, InvalidRequest
+
+Event = SubmissionEvent | DeletionEvent | TasksCreatedEvent | OtherEvent
+
+
+def to_new_event(body: Any) -> NewEvent:
+    """Convert a webhook's JSON to what is stored of it: all but the project's token.
+
+    Raises:
+        InvalidRequest: it is not a webhook.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("action"), str):
+        raise InvalidRequest("Expected a webhook: a JSON object with 'action'.")
+    return NewEvent(
+        action=to_storable(body["action"]),
+        body=_without_token(body),
+        project_id=_find_id(body.get("project")),
+        task_id=_find_id(body.get("task")),
+        annotation_id=_find_id(body.get("annotation")),
+    )
+
+
+def parse_event(text: str) -> Event:
+    """Validate a stored event.
+
+    Raises:
+        InvalidAnnotation: names the wrong fields.
+    """
+    return validate(EVENT.validate_python, json.loads(text), InvalidAnnotation, "The webhook")
+
+
+def read_submission(event: SubmissionEvent) -> tuple[Submission, LabelConfig]:
+    """Return what was submitted, and the labelling config it was made with.
+
+    Raises:
+        InvalidAnnotation, InvalidLabelConfig: it cannot be interpreted.
+    """
+    config = load_label_config(event.project.label_config)
+    return to_submission(event.annotation, event.task, event.project.id, config), config
+
+
+def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
+    """Return the tasks of a TASKS_CREATED webhook; none of any other.
+
+    Raises:
+        InvalidRequest, InvalidLabelConfig: the project is not set up for saymask.
+    """
+    event = validate(EVENT.validate_python, body, InvalidRequest, "The webhook")
+    if not isinstance(event, TasksCreatedEvent):
+        return ()
+    config = load_label_config(event.project.label_config)
+    return tuple(parse_task(task, config) for task in event.tasks)
+
+
+def _find_id(part: Any) -> int | None:
+    value = part.get("id") if isinstance(part, dict) else None
+    return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+def _without_token(body: dict[str, Any]) -> dict[str, Any]:
+    project = body.get("project")
+    if isinstance(project, dict) and "token" in project:
+        return {**body, "project": {k: v for k, v in project.items() if k != "token"}}
+    return body

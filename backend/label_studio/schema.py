@@ -1,0 +1,374 @@
+"""Label Studio's JSON as pydantic models: everything that comes from it is validated here, once.
+
+Observed with Label Studio 1.23. Unknown fields are ignored, for every version adds some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from saymask.contract import MAX_K
+from saymask.errors import SaymaskError
+
+_MAX_ID = 2**31 - 1
+_MAX_SIDE_PX = 100_000
+_MAX_ERRORS_SHOWN = 3
+
+Model = TypeVar("Model")
+
+
+def to_storable(text: str) -> str:
+    """Replace null characters and lone surrogates: legal in JSON, refused by databases."""
+    return text.replace("\0", " ").encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _clean(value: object) -> object:
+    return to_storable(value) if isinstance(value, str) else value
+
+
+def _to_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _none_to_zero(value: object) -> object:
+    return 0 if value is None else value
+
+
+def none_to_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+def _to_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _read_user(value: object) -> object:
+    """A user id, or in some answers of the API an object with one."""
+    user_id = value.get("id") if isinstance(value, dict) else value
+    return to_storable(str(user_id))[:200] if user_id is not None else None
+
+
+def _read_seconds(value: object) -> float | None:
+    """Seconds, or None for anything that cannot be a duration."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) if value >= 0 else None
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+Texts = Annotated[list[Text], BeforeValidator(_to_list)]
+Id = Annotated[int, Field(ge=0, le=_MAX_ID)]
+OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
+Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
+Percent = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Base of all models: frozen, unknown fields ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TaskBody(Body):
+    """A task; ``data`` holds whatever the project's labelling config refers to."""
+
+    id: OptionalId = 0
+    data: dict[Any, Any]
+    annotations: list[dict[str, Any]] = Field(default_factory=list)
+    total_annotations: int = 0
+    predictions_model_versions: str | None = None
+
+    @field_validator("predictions_model_versions", mode="before")
+    @classmethod
+    def _join_versions(cls, value: object) -> object:
+        return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+class _TextValue(Body):
+    text: Texts = Field(default_factory=list)
+
+
+class _ChoicesValue(Body):
+    choices: Texts = Field(default_factory=list)
+
+
+class _BrushValue(Body):
+    rle: list[int]
+    brushlabels: list[Text] = Field(default_factory=list)
+
+
+class _PointValue(Body):
+    x: Percent
+    y: Percent
+
+
+class _BoxValue(_PointValue):
+    width: Percent
+    height: Percent
+
+
+class _Entry(Body):
+    id: Text = ""
+    from_name: Text = ""
+    type: Text = ""
+    origin: Text = "manual"
+
+
+class _SizedEntry(_Entry):
+    original_width: Side
+    original_height: Side
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+        return self.original_height, self.original_width
+
+
+class TextEntry(_Entry):
+    """The content of a TextArea, of the image or of one region."""
+
+    value: _TextValue = Field(default_factory=_TextValue)
+
+
+class ChoicesEntry(_Entry):
+    """The selection of a Choices tag."""
+
+    value: _ChoicesValue = Field(default_factory=_ChoicesValue)
+
+
+class BrushEntry(_SizedEntry):
+    """A brush region; without any label its type is ``brush``."""
+
+    id: Text = Field(min_length=1)
+    value: _BrushValue
+
+
+class ClickEntry(_SizedEntry):
+    """A keypoint, in per cent of the image's sides."""
+
+    value: _PointValue
+    is_positive: bool = True
+
+
+class BoxEntry(_SizedEntry):
+    """A rectangle, in per cent of the image's sides."""
+
+    value: _BoxValue
+
+
+class OtherEntry(_Entry):
+    """A region or choice of a kind that saymask does not use."""
+
+
+_KINDS = {
+    "textarea": "text",
+    "choices": "choices",
+    "brush": "brush",
+    "brushlabels": "brush",
+    "keypoint": "click",
+    "keypointlabels": "click",
+    "rectangle": "box",
+    "rectanglelabels": "box",
+}
+
+
+def _find_kind(entry: object) -> str:
+    kind = entry.get("type") if isinstance(entry, dict) else getattr(entry, "type", None)
+    return _KINDS.get(str(kind), "other")
+
+
+ResultEntry = Annotated[
+    Annotated[TextEntry, Tag("text")]
+    | Annotated[ChoicesEntry, Tag("choices")]
+    | Annotated[BrushEntry, Tag("brush")]
+    | Annotated[ClickEntry, Tag("click")]
+    | Annotated[BoxEntry, Tag("box")]
+    | Annotated[OtherEntry, Tag("other")],
+    Discriminator(_find_kind),
+]
+
+
+class _Context(Body):
+    result: list[ResultEntry]
+
+
+class _Params(Body):
+    context: _Context | None = None
+    k: int | None = None
+
+    @field_validator("k", mode="before")
+    @classmethod
+    def _check_k(cls, value: object) -> object:
+        if value is None or (type(value) is int and 1 <= value <= MAX_K):
+            return value
+        raise ValueError(f"k must be a whole number from 1 to {MAX_K}, got {value!r}")
+
+
+class PredictBody(Body):
+    """The body of ``POST /predict``. ``project`` arrives as ``"<id>.<unix time>"``."""
+
+    tasks: list[TaskBody] = Field(min_length=1)
+    label_config: Text = Field(min_length=1)
+    project: OptionalId = 0
+    params: Annotated[_Params, BeforeValidator(none_to_empty)] = Field(default_factory=_Params)
+
+    @field_validator("project", mode="before")
+    @classmethod
+    def _split_project(cls, value: object) -> object:
+        return value.split(".")[0] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_task_count(self) -> PredictBody:
+        if self.params.context is not None and len(self.tasks) != 1:
+            raise ValueError(f"a typed expression belongs to one task, got {len(self.tasks)}")
+        return self
+
+
+class AnnotationBody(Body):
+    """An annotation, from a webhook or from the API.
+
+    ``content_hash`` is equal for states in which result and skip are equal, whichever way they
+    came.
+    """
+
+    id: Id
+    result: list[ResultEntry]
+    updated_at: Annotated[datetime, AfterValidator(_to_utc)]
+    was_cancelled: bool | None = False
+    completed_by: Annotated[str | None, BeforeValidator(_read_user)] = None
+    lead_time: Annotated[float | None, BeforeValidator(_read_seconds)] = None
+    content_hash: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash(cls, data: object) -> object:
+        return {**data, "content_hash": hash_content(data)} if isinstance(data, dict) else data
+
+
+def hash_content(annotation: dict[str, Any]) -> str:
+    """Return the hash of an annotation's result and skip; equal for a webhook and the API."""
+    content = {
+        "result": annotation.get("result"),
+        "skipped": annotation.get("was_cancelled") is True,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class EventProject(Body):
+    """The project as a webhook carries it."""
+
+    id: Id
+    label_config: Text
+
+
+class SubmissionEvent(Body):
+    """ANNOTATION_CREATED or ANNOTATION_UPDATED."""
+
+    action: Literal["ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
+    project: EventProject
+    task: TaskBody
+    annotation: AnnotationBody
+
+
+class _AnnotationId(Body):
+    id: Id
+
+
+class _ProjectId(Body):
+    id: OptionalId = 0
+
+
+class DeletionEvent(Body):
+    """ANNOTATIONS_DELETED."""
+
+    action: Literal["ANNOTATIONS_DELETED"]
+    project: _ProjectId = Field(default_factory=_ProjectId)
+    annotations: list[_AnnotationId]
+
+
+class TasksCreatedEvent(Body):
+    """TASKS_CREATED."""
+
+    action: Literal["TASKS_CREATED"]
+    project: EventProject
+    tasks: list[TaskBody]
+
+
+class OtherEvent(Body):
+    """A webhook that changes no record."""
+
+    action: Text
+
+
+_EVENT_TAGS = {
+    "ANNOTATION_CREATED": "submission",
+    "ANNOTATION_UPDATED": "submission",
+    "ANNOTATIONS_DELETED": "deletion",
+    "TASKS_CREATED": "tasks",
+}
+
+
+def _find_event_tag(body: object) -> str:
+    action = body.get("action") if isinstance(body, dict) else getattr(body, "action", None)
+    return _EVENT_TAGS.get(str(action), "other")
+
+
+EventBody = Annotated[
+    Annotated[SubmissionEvent, Tag("submission")]
+    | Annotated[DeletionEvent, Tag("deletion")]
+    | Annotated[TasksCreatedEvent, Tag("tasks")]
+    | Annotated[OtherEvent, Tag("other")],
+    Discriminator(_find_event_tag),
+]
+EVENT: TypeAdapter[SubmissionEvent | DeletionEvent | TasksCreatedEvent | OtherEvent] = TypeAdapter(
+    EventBody
+)
+
+
+def validate(
+    parse: Callable[[Any], Model], value: object, error: type[SaymaskError], what: str
+) -> Model:
+    """Validate a value.
+
+    Args:
+        parse: a model's ``model_validate``, or a type adapter's ``validate_python``.
+        value: parsed JSON.
+        error: class of the error to raise.
+        what: what the value is, for the message.
+
+    Raises:
+        SaymaskError: of class ``error``; names each wrong field.
+    """
+    try:
+        return parse(value)
+    except ValidationError as problem:
+        raise error(f"{what} is not valid: {_describe(problem)}.") from problem
+
+
+def _describe(problem: ValidationError) -> str:
+    tags = {*_KINDS.values(), *_EVENT_TAGS.values(), "other"}
+    lines = []
+    for item in problem.errors(include_url=False, include_context=False)[:_MAX_ERRORS_SHOWN]:
+        place = ".".join(str(part) for part in item["loc"] if part not in tags)
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if place else message)
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""``saymask up``: queue, workers, backend and a Label Studio with samples on one machine."""

@@ -1,0 +1,395 @@
+"""The job queue: the only module of the backend that imports RQ."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+from pydantic import ValidationError
+from rq import Queue
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from backend.waiters import Waiter, Waiters
+from saymask.contract import (
+    IMAGE_KEY,
+    JOB_PREPARE,
+    JOB_REFINE,
+    JOB_SEGMENT,
+    PREPARED_KEY,
+    QUEUE_BACKGROUND,
+    QUEUE_INTERACTIVE,
+    WORKER_KEY_PATTERN,
+    JobReply,
+    PrepareRequest,
+    RefineRequest,
+    SegmentRequest,
+    SegmentResult,
+    WorkerStatus,
+    build_job_id,
+)
+from saymask.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    InternalError,
+    QueueUnavailable,
+    WorkerUnavailable,
+    from_code,
+)
+
+log = logging.getLogger(__name__)
+
+IMAGE_TTL_S = 1800
+RESULT_TTL_S = 600
+_JOB_TIMEOUT_S = 300
+_POLL_S = 1.0
+# How long no worker may be seen before a waiting request gives up.
+NO_WORKER_GRACE_S = 12.0
+# A worker pops a job some milliseconds before it marks it as started.
+_POPPED_GRACE_S = 2.0
+_ATTEMPTS = 3
+_LAST_VERSION_KEY = "saymask:last-model-version"
+_ENQUEUE_KEY = "saymask:enqueue:{job}"
+
+_REDIS_CURE = "Start Redis or Valkey, or correct SAYMASK_REDIS_URL."
+_WORKER_CURE = "Start one: saymask-worker run. What you typed is stored; type it again then."
+
+
+@dataclass(frozen=True)
+class PrepareCounts:
+    """Images prepared in the background since the queue was created.
+
+    ``last_failure`` is the cause of the newest failure, or empty.
+    """
+
+    prepared: int = 0
+    failed: int = 0
+    last_failure: str = ""
+
+
+class JobQueue:
+    """Sends jobs to the workers and waits for their replies.
+
+    Args:
+        redis_url: nothing is connected before the first call.
+        deadline_s: longest wait for one reply.
+        connections: upper limit; each waiting request needs one.
+        no_worker_grace_s: how long no worker may be seen before a waiting request gives up.
+
+    Raises:
+        ConfigError: the address is malformed.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        deadline_s: float,
+        connections: int = 64,
+        no_worker_grace_s: float = NO_WORKER_GRACE_S,
+    ) -> None:
+        try:
+            self._redis = redis.Redis.from_url(
+                redis_url,
+                socket_connect_timeout=2,
+                socket_timeout=15,
+                health_check_interval=30,
+                max_connections=connections,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"The address of the queue is wrong: {error}.", _REDIS_CURE
+            ) from error
+        self._deadline_s = deadline_s
+        self._no_worker_grace_s = no_worker_grace_s
+        self._waiters = Waiters(self._redis)
+        self._interactive = self._open(QUEUE_INTERACTIVE)
+        self._background = self._open(QUEUE_BACKGROUND)
+
+    def _open(self, name: str) -> Queue:
+        return Queue(name, connection=self._redis, serializer=JSONSerializer)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._redis.close()
+
+    def has_image(self, sha256: str) -> bool:
+        """Return whether the workers can read the image; extends its time to live."""
+        with _redis_errors():
+            return bool(self._redis.expire(IMAGE_KEY.format(sha256=sha256), IMAGE_TTL_S))
+
+    def put_image(self, sha256: str, data: bytes) -> None:
+        """Store an encoded image where the workers read it."""
+        with _redis_errors():
+            self._redis.set(IMAGE_KEY.format(sha256=sha256), data, ex=IMAGE_TTL_S)
+
+    def list_workers(self) -> list[WorkerStatus]:
+        """Return the workers whose heartbeat is recent, by name."""
+        with _redis_errors():
+            keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
+            values = self._redis.mget(keys) if keys else []
+        workers = [status for value in values if value and (status := _read_status(value))]
+        return sorted(workers, key=lambda worker: worker.name)
+
+    def has_worker(self, *, background: bool) -> bool:
+        """Return whether a worker takes jobs of the background or the interactive queue."""
+        return any(worker.serves(background=background) for worker in self.list_workers())
+
+    def get_model_version(self) -> str:
+        """Return the model version of a live worker, else the last one seen, else a placeholder."""
+        for worker in self.list_workers():
+            if worker.model_version:
+                with _redis_errors():
+                    self._redis.set(_LAST_VERSION_KEY, worker.model_version)
+                return worker.model_version
+        with _redis_errors():
+            last = self._redis.get(_LAST_VERSION_KEY)
+        return last.decode() if last else "saymask-worker-never-seen"
+
+    def get_depths(self) -> dict[str, int]:
+        """Return the number of waiting jobs per queue."""
+        with _redis_errors():
+            return {queue.name: queue.count for queue in (self._interactive, self._background)}
+
+    def prepare(self, request: PrepareRequest) -> str:
+        """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
+        job_id = build_job_id("prepare", self.get_model_version(), request)
+        with _redis_errors():
+            self._ensure_job(self._background, JOB_PREPARE, job_id, request)
+        return job_id
+
+    def read_prepared(self, job_id: str) -> JobReply | None:
+        """Return the reply to a job of ``prepare``; None while it waits or runs.
+
+        Raises:
+            WorkerUnavailable: it was lost with its worker.
+        """
+        with _redis_errors():
+            job = self._fetch(job_id)
+            result = job.latest_result() if job is not None else None
+            if result is not None:
+                return _read_reply(result)
+            if job is None or not self._is_usable(job):
+                raise WorkerUnavailable(
+                    "A worker was lost while it prepared a photo.", _WORKER_CURE
+                )
+        return None
+
+    def get_prepare_counts(self) -> PrepareCounts:
+        """Return how many images were prepared in the background, and how many failed."""
+        with _redis_errors():
+            counts: dict[bytes, bytes] = self._redis.hgetall(PREPARED_KEY)
+        return PrepareCounts(
+            prepared=int(counts.get(b"prepared", 0)),
+            failed=int(counts.get(b"failed", 0)),
+            last_failure=counts.get(b"last_failure", b"").decode(),
+        )
+
+    def count_prepare_failure(self, cause: str) -> None:
+        """Count an image that could not even be sent to a worker."""
+        with _redis_errors():
+            self._redis.hincrby(PREPARED_KEY, "failed", 1)
+            self._redis.hset(PREPARED_KEY, "last_failure", cause)
+
+    def segment(
+        self,
+        request: SegmentRequest | RefineRequest,
+        source: str,
+        started: float | None = None,
+        *,
+        deadline_s: float | None = None,
+        background: bool = False,
+    ) -> SegmentResult:
+        """Enqueue a request and wait for its result.
+
+        Args:
+            request: for a worker.
+            source: names who asks; a newer request from the same source replaces this one.
+            started: ``time.monotonic()`` from which the deadline counts; None means now.
+            deadline_s: another deadline than usual.
+            background: behind all interactive requests.
+
+        Raises:
+            QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, and whatever
+            the worker reported.
+        """
+        wait_s = self._deadline_s if deadline_s is None else deadline_s
+        deadline = (started or time.monotonic()) + wait_s
+        waiter = Waiter(source, uuid.uuid4().hex, background, deadline)
+        queue = self._background if background else self._interactive
+        kind, name = "segment", JOB_SEGMENT
+        if isinstance(request, RefineRequest):
+            kind, name = "refine", JOB_REFINE
+        with _redis_errors():
+            job_id = build_job_id(kind, self.get_model_version(), request)
+            self._withdraw(self._waiters.add(waiter, job_id))
+            try:
+                for _ in range(_ATTEMPTS):
+                    job = self._ensure_job(queue, name, job_id, request)
+                    reply = self._wait(job, waiter)
+                    if reply is not None:
+                        return _unwrap(reply)
+                    log.warning("job %s was lost with its worker, enqueuing it again", job_id)
+            finally:
+                self._waiters.remove(waiter, job_id)
+        raise WorkerUnavailable(
+            f"The worker was lost {_ATTEMPTS} times while working on this.", _WORKER_CURE
+        )
+
+    def _withdraw(self, job_id: str | None) -> None:
+        """Cancel a job for which nobody waits any more, unless it has started."""
+        job = self._fetch(job_id) if job_id else None
+        if job is not None and job.get_status() == JobStatus.QUEUED:
+            try:
+                job.cancel()
+            except InvalidJobOperation:
+                log.info("job %s started before it could be withdrawn", job_id)
+
+    def _fetch(self, job_id: str) -> Job | None:
+        try:
+            return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
+
+    def _ensure_job(
+        self,
+        queue: Queue,
+        name: str,
+        job_id: str,
+        request: SegmentRequest | RefineRequest | PrepareRequest,
+    ) -> Job:
+        """Return the job of this id: the one that runs or ran, else a new one.
+
+        RQ's unique jobs refuse a second job of an id, but do not replace a lost one atomically;
+        hence the lock.
+        """
+        lock = self._redis.lock(_ENQUEUE_KEY.format(job=job_id), timeout=10, blocking_timeout=10)
+        with lock:
+            job = self._fetch(job_id)
+            if job is not None and self._is_usable(job):
+                return job
+            if job is not None:
+                # RQ keeps the results of a deleted job; the next one would read them.
+                Result.delete_all(job)
+                job.delete()
+            return queue.enqueue_call(
+                name,
+                args=(request.model_dump(mode="json"),),
+                job_id=job_id,
+                timeout=_JOB_TIMEOUT_S,
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=RESULT_TTL_S,
+            )
+
+    def _is_usable(self, job: Job) -> bool:
+        status = job.get_status()
+        if status == JobStatus.FINISHED:
+            return _has_succeeded(job)
+        if status == JobStatus.STARTED:
+            return self._is_alive(job.worker_name)
+        return status == JobStatus.QUEUED and _is_queued_or_popped(job)
+
+    def _is_alive(self, worker_name: str | None) -> bool:
+        return any(worker.name == worker_name for worker in self.list_workers())
+
+    def _wait(self, job: Job, waiter: Waiter) -> JobReply | None:
+        """Return the reply, or None when the job was lost with its worker."""
+        last_worker_at = time.monotonic()
+        while time.monotonic() < waiter.deadline:
+            left_s = max(waiter.deadline - time.monotonic(), 0.05)
+            timeout_s = max(1, round(min(_POLL_S, left_s)))
+            result = Result.fetch_latest(job, serializer=JSONSerializer, timeout=timeout_s)
+            if result is not None:
+                return _read_reply(result)
+            self._waiters.check_newest(waiter)
+            if not self._is_pending(job):
+                return None
+            if self.has_worker(background=waiter.background):
+                last_worker_at = time.monotonic()
+            elif time.monotonic() - last_worker_at > self._no_worker_grace_s:
+                raise WorkerUnavailable("No worker is running.", _WORKER_CURE)
+        raise DeadlineExceeded(
+            "No answer in time; the photo is still being worked on.",
+            "Type the expression again in a while: the work is not lost.",
+        )
+
+    def _is_pending(self, job: Job) -> bool:
+        """Whether a live worker has the job or will take it."""
+        status = job.get_status(refresh=True)
+        if status == JobStatus.STARTED:
+            job.refresh()  # type: ignore[no-untyped-call]
+            return self._is_alive(job.worker_name)
+        if status == JobStatus.QUEUED:
+            return _is_queued_or_popped(job)
+        return status not in (JobStatus.CANCELED, JobStatus.STOPPED, None)
+
+
+def _is_queued_or_popped(job: Job) -> bool:
+    """Whether a queued job is in its queue, or was popped a moment ago by a live worker."""
+    until = time.monotonic() + _POPPED_GRACE_S
+    while job.get_status(refresh=True) == JobStatus.QUEUED and job.get_position() is None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _has_succeeded(job: Job) -> bool:
+    """Whether a finished job's result can be shared.
+
+    A failure is worth another try: the image may have arrived, the bug been fixed.
+    """
+    result = job.latest_result()
+    try:
+        return result is not None and _read_reply(result).failure is None
+    except InternalError as error:
+        log.info("the result of job %s cannot be used: %s", job.id, error)
+        return False
+
+
+def _unwrap(reply: JobReply) -> SegmentResult:
+    if reply.failure is not None:
+        raise from_code(reply.failure.code, reply.failure.cause, reply.failure.cure)
+    if reply.segment is None:
+        raise InternalError("The worker's reply holds no segmentation.")
+    return reply.segment
+
+
+def _read_status(value: bytes) -> WorkerStatus | None:
+    """Parse a heartbeat; one of another saymask version is ignored."""
+    try:
+        return WorkerStatus.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("ignoring a worker of another version: %s", error)
+        return None
+
+
+def _read_reply(result: Result) -> JobReply:
+    if result.type == Result.Type.SUCCESSFUL:
+        try:
+            return JobReply.model_validate(result.return_value)
+        except ValidationError as error:
+            raise InternalError(
+                "The worker's reply has an unknown shape.",
+                "Backend and worker must be of the same saymask version.",
+            ) from error
+    trace = (result.exc_string or "no trace").strip()
+    log.error("worker failed:\n%s", trace)
+    raise InternalError(f"The worker failed: {trace.splitlines()[-1]}", "See the worker's log.")
+
+
+@contextmanager
+def _redis_errors() -> Iterator[None]:
+    """Turn every failure of Redis into a QueueUnavailable."""
+    try:
+        yield
+    except redis.exceptions.LockError as error:
+        raise QueueUnavailable("The queue is too busy to take the job.", "Try again.") from error
+    except redis.exceptions.RedisError as error:
+        raise QueueUnavailable(f"The queue cannot be reached: {error}.", _REDIS_CURE) from error

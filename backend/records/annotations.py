@@ -1,0 +1,226 @@
+"""Versions of annotations and the records they decide: written once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Subquery, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.records.database import Database
+from backend.records.decisions import Decision
+from backend.records.events import build_mark
+from backend.records.submission import Submission
+from backend.records.tables import DELETED_AT, AnnotationVersion, RecordRow
+from backend.records.views import RECORD_FIELDS, RecordView
+from saymask.masks import compute_area, encode_coco_rle
+
+Source = Literal["webhook", "sync"]
+_DELETED_HASH = "deleted"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One step in the history of an annotation; ``record`` is None for a deletion."""
+
+    at: datetime
+    source: str
+    record: RecordView | None
+
+
+class AnnotationStore:
+    """Writes versions of annotations. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save_submission(
+        self,
+        submission: Submission,
+        decisions: Sequence[Decision],
+        source: Source,
+        event_id: int | None = None,
+    ) -> bool:
+        """Write a version and its records, and mark its event, all or nothing.
+
+        Returns:
+            Whether the version was new; a known one changes nothing but the event's mark.
+        """
+        version = AnnotationVersion(
+            annotation_id=submission.annotation_id,
+            project_id=submission.project_id,
+            task_id=submission.task_id,
+            updated_at=submission.updated_at,
+            seen_at=datetime.now(UTC),
+            source=source,
+            deleted=False,
+            content_hash=submission.content_hash,
+        )
+        return self._save(version, [_to_row(submission, d) for d in decisions], event_id)
+
+    def save_deletion(self, annotation_id: int, project_id: int, source: Source) -> bool:
+        """Write that an annotation was deleted, known or not; its records stay as history."""
+        version = AnnotationVersion(
+            annotation_id=annotation_id,
+            project_id=project_id,
+            task_id=0,
+            updated_at=DELETED_AT,
+            seen_at=datetime.now(UTC),
+            source=source,
+            deleted=True,
+            content_hash=_DELETED_HASH,
+        )
+        return self._save(version, [], None)
+
+    def load_current_hashes(self, project_id: int) -> dict[int, str]:
+        """Return annotation id to content hash of every annotation that is not deleted."""
+        newest = build_newest_versions()
+        with self._database.session() as session:
+            rows = session.execute(
+                select(newest.c.annotation_id, newest.c.content_hash).where(
+                    newest.c.position == 1,
+                    newest.c.deleted.is_(False),
+                    newest.c.project_id == project_id,
+                )
+            )
+            return {row[0]: row[1] for row in rows}
+
+    def load_history(self, annotation_id: int) -> list[HistoryEntry]:
+        """Return every version of an annotation with its records, oldest first."""
+        with self._database.session() as session:
+            versions = session.scalars(
+                select(AnnotationVersion)
+                .where(AnnotationVersion.annotation_id == annotation_id)
+                .order_by(AnnotationVersion.updated_at, AnnotationVersion.id)
+            )
+            history: list[HistoryEntry] = []
+            for version in versions:
+                rows = session.scalars(
+                    select(RecordRow)
+                    .where(RecordRow.version_id == version.id)
+                    .order_by(RecordRow.id)
+                )
+                if version.deleted:
+                    history.append(HistoryEntry(version.seen_at, version.source, None))
+                history += [
+                    HistoryEntry(version.updated_at, version.source, to_record_view(row))
+                    for row in rows
+                ]
+            return history
+
+    def _save(
+        self, version: AnnotationVersion, rows: list[RecordRow], event_id: int | None
+    ) -> bool:
+        marks = [build_mark(event_id, "understood")] if event_id is not None else []
+        with self._database.session() as session:
+            try:
+                is_new = not self._is_known(session, version)
+                if is_new:
+                    session.add(version)
+                    session.flush()
+                    for row in rows:
+                        row.version_id = version.id
+                        session.add(row)
+                for mark in marks:
+                    session.execute(mark)
+                session.commit()
+            except IntegrityError as error:
+                session.rollback()
+                if "annotation_version" not in str(error.orig):
+                    raise
+                # Another process wrote the same version a moment ago; the event is still ours.
+                is_new = False
+                for mark in marks:
+                    session.execute(mark)
+                session.commit()
+        return is_new
+
+    @staticmethod
+    def _is_known(session: Session, version: AnnotationVersion) -> bool:
+        query = select(AnnotationVersion.id).where(
+            AnnotationVersion.annotation_id == version.annotation_id,
+            AnnotationVersion.updated_at == version.updated_at,
+            AnnotationVersion.content_hash == version.content_hash,
+        )
+        return session.scalar(query) is not None
+
+
+def build_newest_versions() -> Subquery:
+    """Return all versions as a subquery whose ``position`` is 1 for an annotation's newest."""
+    position = func.row_number().over(
+        partition_by=AnnotationVersion.annotation_id,
+        order_by=(AnnotationVersion.updated_at.desc(), AnnotationVersion.id.desc()),
+    )
+    return select(
+        AnnotationVersion.id,
+        AnnotationVersion.annotation_id,
+        AnnotationVersion.project_id,
+        AnnotationVersion.content_hash,
+        AnnotationVersion.deleted,
+        position.label("position"),
+    ).subquery()
+
+
+def to_record_view(row: RecordRow) -> RecordView:
+    """Convert a row to what is read outside the database."""
+    return RecordView(**{name: getattr(row, name) for name in RECORD_FIELDS})
+
+
+def _to_row(submission: Submission, decision: Decision) -> RecordRow:
+    size_hw = _find_size_hw(decision)
+    return RecordRow(
+        annotation_id=submission.annotation_id,
+        project_id=submission.project_id,
+        task_id=submission.task_id,
+        decided_at=submission.updated_at,
+        image=submission.image,
+        image_sha256=decision.image_sha256,
+        height_px=size_hw[0] if size_hw else None,
+        width_px=size_hw[1] if size_hw else None,
+        expression=decision.expression,
+        typed_expression=decision.typed_expression,
+        outcome=decision.outcome,
+        iou=decision.iou,
+        first_iou=decision.first_iou,
+        coco_rle=encode_coco_rle(decision.mask) if decision.mask is not None else None,
+        area_px=compute_area(decision.mask) if decision.mask is not None else None,
+        parts=[encode_coco_rle(part) for part in decision.parts],
+        region_ids=list(decision.region_ids),
+        dabs=decision.dabs,
+        annotator=submission.annotator,
+        seconds=decision.seconds,
+        notes=list(decision.notes),
+        **_describe_offer(decision),
+    )
+
+
+def _find_size_hw(decision: Decision) -> tuple[int, ...] | None:
+    if decision.mask is not None:
+        return decision.mask.shape
+    return decision.offer.size_hw if decision.offer else None
+
+
+def _describe_offer(decision: Decision) -> dict[str, Any]:
+    """The columns about what was offered and which candidate was accepted."""
+    offer, candidate = decision.offer, decision.candidate
+    columns: dict[str, Any] = {"offered": 0, "clicks": 0}
+    if offer is not None:
+        columns |= {
+            "request_id": offer.request_id,
+            "offered": len(offer.candidates),
+            "head_noun_phrase": offer.head_noun_phrase,
+            "model_version": offer.model_version,
+            "latency_ms": offer.latency_ms,
+        }
+    if candidate is not None:
+        columns |= {
+            "candidate_id": candidate.candidate_id,
+            "rank": candidate.rank,
+            "score": candidate.score,
+            "clicks": offer.clicks if offer else 0,
+        }
+    return columns

@@ -1,0 +1,139 @@
+"""Webhooks as they came, and what became of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Update, func, select, update
+
+from backend.records.database import Database
+from backend.records.tables import Event
+
+EventState = Literal["understood", "nothing", "problem"]
+_MAX_ACTION_CHARS = 64
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """A webhook to be stored.
+
+    Attributes:
+        body: the JSON object as it came, without secrets.
+        project_id, task_id, annotation_id: what it is about, where it says so.
+    """
+
+    action: str
+    body: dict[str, Any]
+    project_id: int | None = None
+    task_id: int | None = None
+    annotation_id: int | None = None
+
+
+@dataclass(frozen=True)
+class WaitingEvent:
+    """An event that was not processed yet; ``body`` is the JSON text."""
+
+    id: int
+    action: str
+    body: str
+
+
+@dataclass(frozen=True)
+class EventProblem:
+    """An event that could not be interpreted, and why."""
+
+    id: int
+    received_at: datetime
+    action: str
+    project_id: int | None
+    problem: str
+
+
+class EventStore:
+    """Appends events and reads them back. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append_event(self, event: NewEvent) -> int:
+        """Store an event; it is on disk when its id is returned."""
+        row = Event(
+            received_at=datetime.now(UTC),
+            action=event.action[:_MAX_ACTION_CHARS],
+            project_id=event.project_id,
+            task_id=event.task_id,
+            annotation_id=event.annotation_id,
+            body=json.dumps(event.body),
+        )
+        with self._database.session() as session, session.begin():
+            session.add(row)
+            session.flush()
+            return int(row.id)
+
+    def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return stored events, newest first, with their parsed bodies."""
+        with self._database.session() as session:
+            rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
+            return [
+                {"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows
+            ]
+
+    def list_waiting(self, limit: int) -> list[WaitingEvent]:
+        """Return the oldest events that wait to be processed."""
+        with self._database.session() as session:
+            rows = session.scalars(
+                select(Event).where(Event.state == "waiting").order_by(Event.id).limit(limit)
+            )
+            return [WaitingEvent(row.id, row.action, row.body) for row in rows]
+
+    def list_problems(self, limit: int = 20) -> list[EventProblem]:
+        """Return events that could not be interpreted, newest first."""
+        with self._database.session() as session:
+            rows = session.scalars(
+                select(Event).where(Event.state == "problem").order_by(Event.id.desc()).limit(limit)
+            )
+            return [
+                EventProblem(r.id, r.received_at, r.action, r.project_id, r.problem or "")
+                for r in rows
+            ]
+
+    def mark_event(self, event_id: int, state: EventState, problem: str | None = None) -> None:
+        """Record what became of an event."""
+        with self._database.session() as session, session.begin():
+            session.execute(build_mark(event_id, state, problem))
+
+    def retry_problems(self) -> int:
+        """Let every event with a problem be processed again; returns how many."""
+        with self._database.session() as session, session.begin():
+            ids = session.scalars(
+                update(Event)
+                .where(Event.state == "problem")
+                .values(state="waiting", problem=None)
+                .returning(Event.id)
+            )
+            return len(ids.all())
+
+    def count_events_by_action(self) -> dict[str, int]:
+        """Return the number of events per action."""
+        return self._count_by(Event.action)
+
+    def count_events_by_state(self) -> dict[str, int]:
+        """Return the number of events per state."""
+        return self._count_by(Event.state)
+
+    def _count_by(self, column: Any) -> dict[str, int]:
+        with self._database.session() as session:
+            rows = session.execute(select(column, func.count()).group_by(column))
+            return {row[0]: row[1] for row in rows}
+
+
+def build_mark(event_id: int, state: EventState, problem: str | None = None) -> Update:
+    """Return the statement that records what became of an event."""
+    return (
+        update(Event)
+        .where(Event.id == event_id)
+        .values(state=state, problem=problem, processed_at=datetime.now(UTC))
+    )

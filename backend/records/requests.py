@@ -1,0 +1,293 @@
+"""Requests to the workers and what was offered in answer to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Select, func, select
+
+from backend.records.database import Database
+from backend.records.offers import Offer, OfferedCandidate
+from backend.records.tables import CandidateRow, Request
+from saymask.contract import SegmentResult
+from saymask.errors import SaymaskError
+from saymask.masks import decode_coco_rle
+
+RequestKind = Literal["typed", "clicked", "ahead"]
+
+
+@dataclass(frozen=True)
+class NewRequest:
+    """What is known before a worker is asked.
+
+    Attributes:
+        kind: as in ``tables.Request``.
+        click_ids: the editor's ids of the clicks and boxes.
+    """
+
+    project_id: int
+    task_id: int
+    expression: str
+    k: int
+    image: str
+    kind: RequestKind = "typed"
+    click_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LastAnswer:
+    """What was offered last for a task.
+
+    Attributes:
+        masks: COCO RLE, by rank.
+        old_click_ids: clicks that belong to an earlier expression.
+    """
+
+    expression: str
+    masks: tuple[dict[str, Any], ...]
+    old_click_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RequestView:
+    """A request as the status page shows it."""
+
+    id: int
+    created_at: datetime
+    project_id: int
+    task_id: int
+    expression: str
+    status: str
+    latency_ms: float | None
+    error_code: str | None
+    error_text: str | None
+    best_score: float | None
+
+
+class RequestStore:
+    """Requests and their candidates. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_request(self, new: NewRequest) -> int:
+        """Store a request before a worker is asked; returns its id."""
+        row = Request(
+            created_at=datetime.now(UTC),
+            project_id=new.project_id,
+            task_id=new.task_id,
+            expression=new.expression,
+            kind=new.kind,
+            clicks=len(new.click_ids),
+            click_ids=list(new.click_ids),
+            k=new.k,
+            image=new.image,
+            status="waiting",
+        )
+        with self._database.session() as session, session.begin():
+            session.add(row)
+            session.flush()
+            return int(row.id)
+
+    def save_answer(
+        self, request_id: int, result: SegmentResult, region_ids: list[str], latency_ms: float
+    ) -> None:
+        """Store the candidates of a request, before they are shown to anyone.
+
+        Args:
+            request_id: of ``add_request``.
+            result: the worker's answer.
+            region_ids: one per candidate, as sent to Label Studio.
+            latency_ms: from the request to the answer.
+        """
+        height, width = result.size_hw
+        candidates = [
+            CandidateRow(
+                rank=candidate.rank,
+                region_id=region_id,
+                score=candidate.score,
+                coco_rle=candidate.mask.as_dict(),
+                box_xywh=list(candidate.box_xywh),
+                predicted_iou=candidate.predicted_iou,
+                stability_score=candidate.stability_score,
+            )
+            for candidate, region_id in zip(result.candidates, region_ids, strict=True)
+        ]
+        self._finish(
+            request_id,
+            candidates,
+            status="answered",
+            latency_ms=latency_ms,
+            image_sha256=result.image_sha256,
+            model_version=result.model_version,
+            head_noun_phrase=result.head_noun_phrase,
+            height_px=height,
+            width_px=width,
+            from_cache=result.from_cache,
+            timings=result.timings.model_dump(),
+            confidence=result.confidence,
+            notices=list(result.notices),
+        )
+
+    def save_failure(self, request_id: int, error: SaymaskError, latency_ms: float) -> None:
+        """Store why a request got no answer."""
+        self._finish(
+            request_id,
+            [],
+            status="failed",
+            latency_ms=latency_ms,
+            error_code=error.code,
+            error_text=str(error),
+        )
+
+    def count_requests(self) -> dict[str, int]:
+        """Return the number of requests per status."""
+        with self._database.session() as session:
+            rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
+            return {row[0]: row[1] for row in rows}
+
+    def load_offers(self, project_id: int, task_id: int) -> tuple[Offer, ...]:
+        """Return the answered requests of a task, oldest first, with their candidates' masks."""
+        with self._database.session() as session:
+            rows = session.scalars(_answered(project_id, task_id).order_by(Request.id))
+            return tuple(_to_offer(row) for row in rows)
+
+    def load_offer(self, request_id: int) -> Offer | None:
+        """Return one request with its candidates, or None."""
+        with self._database.session() as session:
+            row = session.get(Request, request_id)
+            return _to_offer(row) if row is not None else None
+
+    def load_last_answer(self, project_id: int, task_id: int) -> LastAnswer | None:
+        """Return what was offered last for a task, or None."""
+        with self._database.session() as session:
+            row = session.scalar(
+                _answered(project_id, task_id).order_by(Request.id.desc()).limit(1)
+            )
+            if row is None:
+                return None
+            newest_typed = select(func.max(Request.id)).where(
+                Request.project_id == project_id,
+                Request.task_id == task_id,
+                Request.kind == "typed",
+            )
+            clicked = session.scalars(
+                select(Request.click_ids).where(
+                    Request.project_id == project_id,
+                    Request.task_id == task_id,
+                    Request.kind == "clicked",
+                    Request.id < newest_typed.scalar_subquery(),
+                )
+            )
+            old_click_ids = frozenset(click_id for ids in clicked for click_id in ids or ())
+            masks = tuple(c.coco_rle for c in row.candidates)
+            return LastAnswer(row.expression, masks, old_click_ids)
+
+    def list_expressions(self, project_id: int, task_id: int) -> frozenset[str]:
+        """Return every expression that was asked for a task."""
+        with self._database.session() as session:
+            rows = session.scalars(
+                select(Request.expression)
+                .where(Request.project_id == project_id, Request.task_id == task_id)
+                .distinct()
+            )
+            return frozenset(rows)
+
+    def list_latencies_ms(
+        self, project_id: int | None = None, since: datetime | None = None
+    ) -> list[float]:
+        """Return the latencies of answered requests for which an annotator waited."""
+        query = select(Request.latency_ms).where(
+            Request.status == "answered", Request.latency_ms.is_not(None), Request.kind != "ahead"
+        )
+        if project_id is not None:
+            query = query.where(Request.project_id == project_id)
+        if since is not None:
+            query = query.where(Request.created_at >= since)
+        with self._database.session() as session:
+            return [value for value in session.scalars(query) if value is not None]
+
+    def count_failures(
+        self, since: datetime, project_id: int | None = None
+    ) -> list[tuple[str, int]]:
+        """Return error codes of requests with their counts, the most frequent first."""
+        query = select(Request.error_code, func.count()).where(
+            Request.status == "failed", Request.created_at >= since
+        )
+        if project_id is not None:
+            query = query.where(Request.project_id == project_id)
+        with self._database.session() as session:
+            rows = session.execute(query.group_by(Request.error_code))
+            return sorted(((row[0] or "", row[1]) for row in rows), key=lambda row: -row[1])
+
+    def list_recent(self, limit: int = 20) -> list[RequestView]:
+        """Return the newest requests, newest first."""
+        with self._database.session() as session:
+            rows = session.scalars(select(Request).order_by(Request.id.desc()).limit(limit))
+            return [_to_view(row) for row in rows]
+
+    def list_candidates(self, request_id: int) -> list[dict[str, Any]]:
+        """Return the candidates of a request, by rank."""
+        with self._database.session() as session:
+            rows = session.scalars(
+                select(CandidateRow)
+                .where(CandidateRow.request_id == request_id)
+                .order_by(CandidateRow.rank)
+            )
+            return [
+                {"region_id": r.region_id, "rank": r.rank, "score": r.score, "mask": r.coco_rle}
+                for r in rows
+            ]
+
+    def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
+        with self._database.session() as session, session.begin():
+            row = session.get_one(Request, request_id)
+            row.answered_at = datetime.now(UTC)
+            for name, value in values.items():
+                setattr(row, name, value)
+            for candidate in candidates:
+                candidate.request_id = request_id
+                session.add(candidate)
+
+
+def _answered(project_id: int, task_id: int) -> Select[Request]:
+    return select(Request).where(
+        Request.project_id == project_id,
+        Request.task_id == task_id,
+        Request.status == "answered",
+    )
+
+
+def _to_offer(row: Request) -> Offer:
+    return Offer(
+        request_id=row.id,
+        created_at=row.created_at,
+        expression=row.expression,
+        image_sha256=row.image_sha256,
+        size_hw=(row.height_px, row.width_px) if row.height_px and row.width_px else None,
+        head_noun_phrase=row.head_noun_phrase,
+        model_version=row.model_version,
+        latency_ms=row.latency_ms,
+        clicks=row.clicks,
+        candidates=tuple(
+            OfferedCandidate(c.id, c.region_id, c.rank, c.score, decode_coco_rle(c.coco_rle))
+            for c in row.candidates
+        ),
+    )
+
+
+def _to_view(row: Request) -> RequestView:
+    return RequestView(
+        id=row.id,
+        created_at=row.created_at,
+        project_id=row.project_id,
+        task_id=row.task_id,
+        expression=row.expression,
+        status=row.status,
+        latency_ms=row.latency_ms,
+        error_code=row.error_code,
+        error_text=row.error_text,
+        best_score=row.candidates[0].score if row.candidates else None,
+    )

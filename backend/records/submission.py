@@ -1,0 +1,64 @@
+"""What an annotator submitted, free of Label Studio's JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from saymask.masks import Mask
+
+Origin = Literal["manual", "prediction", "prediction-changed"]
+Verdict = Literal["no referent", "ambiguous"]
+
+
+@dataclass(frozen=True)
+class SubmittedRegion:
+    """One brush region.
+
+    Attributes:
+        region_id: the candidate's, when the region began as one of our candidates.
+        origin: how the region came about, according to Label Studio.
+        label: None when it has none.
+        mask: (H, W) bool at the image's size.
+        expression: of this region alone, or None.
+    """
+
+    region_id: str
+    origin: Origin
+    label: str | None
+    mask: Mask
+    expression: str | None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One state of one annotation.
+
+    Attributes:
+        project_id, task_id, annotation_id: Label Studio's.
+        updated_at: when Label Studio saved this state.
+        annotator: Label Studio's user id, or None.
+        seconds: time spent on the annotation so far.
+        skipped: the annotator skipped the task.
+        image: the task's reference to its image.
+        expression: the content of the field for the whole image, or None.
+        verdict: the annotator's choice about that expression, or None.
+        regions: in drawing order; masks of one size.
+        ignored: regions of other kinds that were left out, in words.
+        content_hash: equal for states with equal content.
+    """
+
+    project_id: int
+    task_id: int
+    annotation_id: int
+    updated_at: datetime
+    annotator: str | None
+    seconds: float | None
+    skipped: bool
+    image: str
+    expression: str | None
+    verdict: Verdict | None
+    regions: tuple[SubmittedRegion, ...]
+    ignored: tuple[str, ...]
+    content_hash: str

@@ -1,0 +1,207 @@
+"""Tables. Rows are written once; what comes later (the answer to a request) is filled in once.
+
+Columns called ``photo`` in the database are called ``image`` here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+DELETED_AT = datetime(9999, 1, 1, tzinfo=UTC)
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC times in and out; SQLite keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: Any) -> datetime | None:
+        """Convert to UTC for the database."""
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, _dialect: Any) -> datetime | None:
+        """Mark the database's times as UTC."""
+        if value is not None and value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        return value
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+
+class Request(Base):
+    """One expression asked for one task, and how it ended.
+
+    ``status`` is ``waiting``, ``answered`` or ``failed``; ``kind`` is ``typed``, ``clicked`` (with
+    how many ``clicks``) or ``ahead``: for an expression in the task's data.
+    """
+
+    __tablename__ = "request"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    expression: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(16), server_default="typed")
+    clicks: Mapped[int] = mapped_column(Integer, server_default="0")
+    click_ids: Mapped[list[str] | None] = mapped_column(JSON)
+    k: Mapped[int] = mapped_column(Integer)
+    image: Mapped[str] = mapped_column("photo", Text)
+    image_sha256: Mapped[str | None] = mapped_column("photo_sha256", String(64), index=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    answered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    latency_ms: Mapped[float | None] = mapped_column(Float)
+    model_version: Mapped[str | None] = mapped_column(String(200))
+    head_noun_phrase: Mapped[str | None] = mapped_column(Text)
+    height_px: Mapped[int | None] = mapped_column(Integer)
+    width_px: Mapped[int | None] = mapped_column(Integer)
+    confidence: Mapped[float | None] = mapped_column(Float)
+    from_cache: Mapped[bool | None] = mapped_column()
+    timings: Mapped[dict[str, float] | None] = mapped_column(JSON)
+    notices: Mapped[list[str] | None] = mapped_column(JSON)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_text: Mapped[str | None] = mapped_column(Text)
+    candidates: Mapped[list[CandidateRow]] = relationship(
+        back_populates="request", order_by="CandidateRow.rank", cascade="all, delete-orphan"
+    )
+
+
+class CandidateRow(Base):
+    """A mask that was offered; ``region_id`` is the id under which Label Studio keeps it."""
+
+    __tablename__ = "candidate"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    request_id: Mapped[int] = mapped_column(ForeignKey("request.id"), index=True)
+    rank: Mapped[int] = mapped_column(Integer)
+    region_id: Mapped[str] = mapped_column(String(64), unique=True)
+    score: Mapped[float] = mapped_column(Float)
+    coco_rle: Mapped[dict[str, Any]] = mapped_column(JSON)
+    box_xywh: Mapped[list[int]] = mapped_column(JSON)
+    predicted_iou: Mapped[float] = mapped_column(Float)
+    stability_score: Mapped[float] = mapped_column(Float)
+    request: Mapped[Request] = relationship(back_populates="candidates")
+
+
+class Event(Base):
+    """A webhook as it came, without secrets; ``body`` is the JSON text.
+
+    ``state`` is ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``;
+    ``problem`` is the reason.
+    """
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    action: Mapped[str] = mapped_column(String(64), index=True)
+    project_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    task_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    annotation_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    body: Mapped[str] = mapped_column(Text)
+
+    state: Mapped[str] = mapped_column(String(16), index=True, server_default="waiting")
+    processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    problem: Mapped[str | None] = mapped_column(Text)
+
+
+class AnnotationVersion(Base):
+    """One state of a Label Studio annotation, as a webhook or the API reported it.
+
+    A deletion is a version too. It has no time of its own and nothing can follow it, so its
+    ``updated_at`` is ``DELETED_AT``, later than any other. The current state of an annotation is
+    the version with the latest ``updated_at``, in whatever order versions arrived.
+    """
+
+    __tablename__ = "annotation_version"
+    __table_args__ = (UniqueConstraint("annotation_id", "updated_at", "content_hash"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    annotation_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    source: Mapped[str] = mapped_column(String(16))
+    deleted: Mapped[bool] = mapped_column()
+    content_hash: Mapped[str] = mapped_column(String(64))
+
+
+class RecordRow(Base):
+    """What one version of an annotation decides about one expression. Never changed.
+
+    ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
+    accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
+    mask that has several; ``clicks`` those that led to the accepted candidate. ``image_sha256``
+    alone may be filled in later, when the image of an expression that was never sent to a worker
+    is read for the first time.
+    """
+
+    __tablename__ = "record"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("annotation_version.id"), index=True)
+    annotation_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    decided_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    image: Mapped[str] = mapped_column("photo", Text)
+    image_sha256: Mapped[str | None] = mapped_column("photo_sha256", String(64), index=True)
+    height_px: Mapped[int | None] = mapped_column(Integer)
+    width_px: Mapped[int | None] = mapped_column(Integer)
+    expression: Mapped[str] = mapped_column(Text)
+    typed_expression: Mapped[str | None] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(String(32), index=True)
+    request_id: Mapped[int | None] = mapped_column(ForeignKey("request.id"), index=True)
+    candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"))
+    offered: Mapped[int] = mapped_column(Integer)
+    rank: Mapped[int | None] = mapped_column(Integer)
+    score: Mapped[float | None] = mapped_column(Float)
+    iou: Mapped[float | None] = mapped_column(Float)
+    first_iou: Mapped[float | None] = mapped_column(Float)
+    coco_rle: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    area_px: Mapped[int | None] = mapped_column(Integer)
+    parts: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    head_noun_phrase: Mapped[str | None] = mapped_column(Text)
+    region_ids: Mapped[list[str]] = mapped_column(JSON)
+    dabs: Mapped[int] = mapped_column(Integer)
+    clicks: Mapped[int] = mapped_column(Integer, server_default="0")
+    annotator: Mapped[str | None] = mapped_column(String(200), index=True)
+    seconds: Mapped[float | None] = mapped_column(Float)
+    model_version: Mapped[str | None] = mapped_column(String(200))
+    latency_ms: Mapped[float | None] = mapped_column(Float)
+    notes: Mapped[list[str]] = mapped_column(JSON)
+
+
+class SyncRun(Base):
+    """One comparison of a project with Label Studio; an interrupted one is resumed."""
+
+    __tablename__ = "sync_run"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    next_page: Mapped[int] = mapped_column(Integer)
+    seen: Mapped[list[int]] = mapped_column(JSON)
+    counts: Mapped[dict[str, int]] = mapped_column(JSON)

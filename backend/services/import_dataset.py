@@ -1,0 +1,161 @@
+"""From published datasets to Label Studio tasks with expressions and masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predictions import build_region, build_typed, build_verdict
+from saymask.datasets import Dataset, DatasetImage, Expression, load_coco, load_dataset
+
+IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco")
+MODEL_VERSION = "imported"
+# In the task's data: image and expressions of the dataset, so that a repeated import adds nothing.
+_SOURCE_FIELD = "saymask_import"
+_IMPORTED_LABEL = "referent"
+_EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import created, or would create; ``there`` are tasks of an earlier import."""
+
+    photos: int
+    tasks: int
+    expressions: int
+    no_referent: int
+    there: int
+
+
+@dataclass(frozen=True)
+class _NewTask:
+    """A task to be created; ``key`` identifies image and expressions."""
+
+    key: str
+    path: Path
+    expressions: tuple[Expression, ...]
+
+    @property
+    def has_referents(self) -> bool:
+        return bool(self.expressions[0].parts)
+
+
+def read_import(format_: str, root: Path, split: str | None) -> Dataset:
+    """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
+
+    Raises:
+        DatasetError: names the file that is wrong.
+    """
+    if format_ == "coco":
+        return load_coco(root)
+    is_export = any((root / name).is_file() for name in _EXPORT_FILES)
+    return load_dataset("export" if is_export else format_, root, split)
+
+
+def import_dataset(
+    client: LabelStudioClient,
+    project_id: int,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+    *,
+    as_annotations: bool = False,
+    dry_run: bool = False,
+) -> ImportReport:
+    """Create a task per image, and one of its own for every expression without a referent.
+
+    A task has one region per object and expression. Tasks of an earlier import stay as they are.
+
+    Args:
+        client: of the project's Label Studio.
+        project_id: of the project.
+        dataset: to import.
+        progress: called with images done and images in all.
+        as_annotations: as finished work, instead of predictions to check.
+        dry_run: count only.
+
+    Raises:
+        LabelStudioError: a call failed; what was created stays, and the next import continues.
+        InvalidLabelConfig: the project is not set up for saymask.
+    """
+    config = client.get_label_config(project_id)
+    existing = {task.data.get(_SOURCE_FIELD) for task in client.iterate_tasks(project_id)}
+    counts: Counter[str] = Counter()
+    for done, image in enumerate(dataset.images, start=1):
+        tasks = _split_into_tasks(image)
+        new = [task for task in tasks if task.key not in existing]
+        counts.update(_count(new), there=len(tasks) - len(new))
+        if new and not dry_run:
+            reference = client.upload_image(project_id, image.path)
+            bodies = [_build_task(t, reference, config, as_annotations) for t in new]
+            client.import_tasks(project_id, bodies)
+        progress(done, len(dataset.images))
+    names = ("photos", "tasks", "expressions", "no_referent", "there")
+    return ImportReport(*(counts[name] for name in names))
+
+
+def _count(new: list[_NewTask]) -> dict[str, int]:
+    """The new tasks of one image in numbers."""
+    return {
+        "photos": int(bool(new)),
+        "tasks": len(new),
+        "expressions": sum(len(task.expressions) for task in new),
+        "no_referent": sum(not task.has_referents for task in new),
+    }
+
+
+def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
+    """Expressions with referents share a task.
+
+    The editor has one expression for the whole image, and a verdict is about that one: every
+    expression without a referent needs a task of its own.
+    """
+    with_referent = tuple(e for e in image.expressions if e.parts)
+    groups = [with_referent] if with_referent else []
+    groups += [(e,) for e in image.expressions if not e.parts]
+    image_hash = hashlib.sha256(image.path.read_bytes()).hexdigest()
+    tasks = []
+    for group in groups:
+        texts = "\n".join(sorted(e.text for e in group))
+        texts_hash = hashlib.sha256(texts.encode()).hexdigest()
+        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", image.path, group))
+    return tasks
+
+
+def _build_task(
+    task: _NewTask, reference: str, config: LabelConfig, as_annotations: bool
+) -> dict[str, Any]:
+    result = _build_result(task, config)
+    data = {
+        config.image_key: reference,
+        "expressions": [expression.text for expression in task.expressions],
+        _SOURCE_FIELD: task.key,
+    }
+    if as_annotations:
+        return {"data": data, "annotations": [{"result": result}]}
+    return {"data": data, "predictions": [{"result": result, "model_version": MODEL_VERSION}]}
+
+
+def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
+    if not task.has_referents:
+        typed = build_typed(config, task.expressions[0].text)
+        return [typed, build_verdict(config, "no referent")] if config.verdict else [typed]
+    label = _IMPORTED_LABEL if _IMPORTED_LABEL in config.mask_labels else config.mask_labels[0]
+    return [
+        entry
+        for index, expression in enumerate(task.expressions)
+        for part, mask in enumerate(expression.parts)
+        for entry in build_region(
+            config,
+            region_id=f"im{task.key[:12]}_{index}_{part}",
+            coco_rle=mask,
+            label=label,
+            expression=expression.text,
+            meta="imported",
+        )
+    ]

@@ -1,0 +1,178 @@
+"""Storing predictions for every task of a project whose data holds expressions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predict_request import PredictTask, parse_task
+from backend.label_studio.predictions import to_task_prediction
+from backend.label_studio.schema import TaskBody
+from backend.services.answers import TaskSuggestions
+from backend.services.predict_task import TaskPredictor
+from saymask.errors import QueueError, SaymaskError
+
+# This many tasks are sent to the workers at the same time.
+_IN_FLIGHT = 4
+_TASK_TIMEOUT_S = 600.0
+_OUR_PREFIX = "saymask-"
+_FIELDS = "id,data,predictions_model_versions,total_annotations"
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
+State = Literal["open", "without", "annotated", "current"]
+
+
+@dataclass(frozen=True)
+class PreannotateReport:
+    """What was done, or would be.
+
+    Attributes:
+        made: tasks that got predictions; ``expressions`` in them.
+        without: tasks without an expression in their data.
+        annotated: tasks with annotations.
+        current: tasks with a prediction of this model version, or an imported one.
+        failed: why tasks got none.
+    """
+
+    made: int
+    expressions: int
+    without: int
+    annotated: int
+    current: int
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _OpenTask:
+    """A task to be predicted; ``has_ours`` when it has an outdated prediction of ours."""
+
+    task: PredictTask
+    has_ours: bool
+
+
+def preannotate(
+    client: LabelStudioClient,
+    predictor: TaskPredictor,
+    project_id: int,
+    expression_fields: Sequence[str],
+    model_version: str,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+) -> PreannotateReport:
+    """Store predictions of the current model version; repeating it continues where it stopped.
+
+    Args:
+        client: of the project's Label Studio.
+        predictor: asks the workers.
+        project_id: of the project.
+        expression_fields: fields of the task's data that hold expressions.
+        model_version: of the live workers.
+        progress: called after each task.
+        dry_run: count only.
+
+    Raises:
+        LabelStudioError: a call failed.
+        InvalidLabelConfig: the project is not set up for saymask.
+        QueueError: no worker answers.
+    """
+    config = client.get_label_config(project_id)
+    open_tasks: list[_OpenTask] = []
+    states: Counter[State] = Counter()
+    for body in client.iterate_tasks(project_id, include=_FIELDS):
+        task = parse_task(body, config, expression_fields)
+        versions = _read_versions(body)
+        state = _find_state(task, body, versions, model_version)
+        states[state] += 1
+        if state == "open":
+            has_ours = any(version.startswith(_OUR_PREFIX) for version in versions)
+            open_tasks.append(_OpenTask(task, has_ours))
+    made, expressions, failed = len(open_tasks), _count_expressions(open_tasks), list[str]()
+    if not dry_run:
+        made = expressions = 0
+        results = _predict_all(predictor, project_id, open_tasks)
+        for finished, (item, outcome) in enumerate(results, start=1):
+            if isinstance(outcome, SaymaskError):
+                failed.append(f"task {item.task.task_id}: {outcome}")
+            else:
+                _store(client, item, outcome, config)
+                made += 1
+                expressions += len(item.task.expressions)
+            progress(finished, len(open_tasks))
+    return PreannotateReport(
+        made, expressions, states["without"], states["annotated"], states["current"], tuple(failed)
+    )
+
+
+def _read_versions(body: TaskBody) -> set[str]:
+    names = (body.predictions_model_versions or "").split(",")
+    return {name.strip() for name in names if name.strip()}
+
+
+def _find_state(task: PredictTask, body: TaskBody, versions: set[str], model_version: str) -> State:
+    if not task.expressions:
+        return "without"
+    if body.total_annotations:
+        return "annotated"
+    has_foreign = any(not version.startswith(_OUR_PREFIX) for version in versions)
+    return "current" if model_version in versions or has_foreign else "open"
+
+
+def _count_expressions(items: list[_OpenTask]) -> int:
+    return sum(len(item.task.expressions) for item in items)
+
+
+def _predict_all(
+    predictor: TaskPredictor, project_id: int, items: list[_OpenTask]
+) -> Iterator[tuple[_OpenTask, TaskSuggestions | SaymaskError | None]]:
+    """Predict a few tasks at a time, in order.
+
+    Raises:
+        QueueError: no worker answers; the rest is not tried.
+    """
+
+    def predict(item: _OpenTask) -> TaskSuggestions | None:
+        return predictor.predict_task(project_id, item.task, time.monotonic() + _TASK_TIMEOUT_S)
+
+    running: deque[tuple[_OpenTask, Future[TaskSuggestions | None]]] = deque()
+    waiting = iter(items)
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        for _ in items:
+            running.extend(
+                (item, pool.submit(predict, item))
+                for item in islice(waiting, _IN_FLIGHT - len(running))
+            )
+            item, future = running.popleft()
+            try:
+                yield item, future.result()
+            except QueueError:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            except SaymaskError as error:
+                yield item, error
+
+
+def _store(
+    client: LabelStudioClient,
+    item: _OpenTask,
+    suggestions: TaskSuggestions | None,
+    config: LabelConfig,
+) -> None:
+    """Store the new prediction, then delete what it replaces, so that there is always one."""
+    if suggestions is None:
+        return
+    task_id = item.task.task_id
+    predictions = client.list_predictions(task_id) if item.has_ours else []
+    answers = [(answer.request_id, answer.result) for answer in suggestions.answers]
+    client.create_prediction(task_id, to_task_prediction(answers, suggestions.expressions, config))
+    for prediction in predictions:
+        if (prediction.model_version or "").startswith(_OUR_PREFIX):
+            client.delete_prediction(prediction.id)

@@ -1,0 +1,93 @@
+"""Quality and cost of a project: what ``saymask stats`` prints and the status page shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from backend.records.events import EventProblem
+from backend.records.statistics import (
+    Disagreement,
+    GroupBy,
+    Quality,
+    compare_annotators,
+    compute_quality,
+    find_shared,
+    group_quality,
+)
+from backend.records.stores import Stores
+from backend.records.views import RecordFilter, RecordView
+
+_DAY = timedelta(days=1)
+_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Quality and cost of a project, or of all.
+
+    Attributes:
+        record_filter: which records.
+        groups: per annotator, day or model, when asked for.
+        shared: number of expressions that several annotators decided; ``disagreements`` are those
+            on which they differ.
+        latency_ms: percentiles of the answers to typed expressions.
+        failures: errors of the last day by code.
+        events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
+        projects: ids of all projects.
+    """
+
+    record_filter: RecordFilter
+    quality: Quality
+    groups: dict[str, Quality]
+    shared: int
+    disagreements: tuple[Disagreement, ...]
+    latency_ms: dict[str, float]
+    failures: dict[str, int]
+    events: dict[str, int]
+    problems: tuple[EventProblem, ...]
+    projects: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        values = asdict(self)
+        values.pop("projects")
+        values = {"chosen": values.pop("record_filter"), **values}
+        values["quality"]["iou_histogram"] = list(self.quality.iou_histogram)
+        values["disagreements"] = [asdict(d) for d in self.disagreements]
+        return values
+
+
+def build_report(
+    stores: Stores, record_filter: RecordFilter, by: GroupBy | None = None
+) -> QualityReport:
+    """Read and compute everything."""
+    records = stores.records.load_figures(record_filter)
+    groups = find_shared(records)
+    compared = [compare_annotators(_load_masks(stores, group)) for group in groups]
+    latencies = stores.requests.list_latencies_ms(record_filter.project_id, record_filter.since)
+    since = datetime.now(UTC) - _DAY
+    return QualityReport(
+        record_filter=record_filter,
+        quality=compute_quality(records),
+        groups=group_quality(records, by) if by else {},
+        shared=len(groups),
+        disagreements=tuple(d for d in compared if d.disagrees),
+        latency_ms={
+            name: round(float(np.percentile(latencies, share)), 1)
+            for name, share in _PERCENTILES.items()
+            if latencies
+        },
+        failures=dict(stores.requests.count_failures(since, record_filter.project_id)),
+        events=stores.events.count_events_by_state(),
+        problems=tuple(stores.events.list_problems()),
+        projects=tuple(stores.list_projects()),
+    )
+
+
+def _load_masks(stores: Stores, group: list[RecordView]) -> list[RecordView]:
+    records = (stores.records.load_record(record.id) for record in group)
+    return [record for record in records if record is not None]

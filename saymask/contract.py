@@ -1,0 +1,218 @@
+"""The messages between backend and worker, and the Redis keys and job names that both use.
+
+JSON only. A message that does not validate is refused where it arrives. The schema version changes
+whenever a field changes its meaning; a worker refuses other versions. In JSON an image is called
+``photo``: names on the wire stay as they were when the first version wrote them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+# What a job is called on the queue. These are names, not import paths: a worker maps them to the
+# methods of its job handler.
+JOB_SEGMENT = "worker.jobs.segment"
+JOB_PREPARE = "worker.jobs.prepare"
+JOB_REFINE = "worker.jobs.refine"
+QUEUE_INTERACTIVE = "saymask-interactive"
+QUEUE_BACKGROUND = "saymask-background"
+
+IMAGE_KEY = "saymask:photo:{sha256}"
+# Sorted set per host: worker names, each scored with the time until which it may be answering an
+# annotator. Background workers on that host pause meanwhile.
+ANSWERING_KEY = "saymask:answering:{host}"
+# Hash: number of images ``prepared`` and ``failed`` in the background, and the ``last_failure``.
+PREPARED_KEY = "saymask:prepared"
+WORKER_KEY = "saymask:worker:{name}"
+WORKER_KEY_PATTERN = "saymask:worker:*"
+HEARTBEAT_TTL_S = 6.0
+HEARTBEAT_INTERVAL_S = 1.5
+
+MAX_EXPRESSION_CHARS = 2000
+MAX_K = 50
+MAX_CLICKS = 100
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ImageSha256 = Annotated[Sha256, Field(alias="photo_sha256")]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class CocoRle(_Message):
+    """COCO run-length encoding: column-major, compressed ``counts``; ``size`` is (H, W)."""
+
+    size: tuple[int, int]
+    counts: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return ``{"size": [H, W], "counts": str}``."""
+        return {"size": list(self.size), "counts": self.counts}
+
+
+class SegmentRequest(_Message):
+    """One referring expression for one image, whose bytes are in Redis under ``IMAGE_KEY``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    expression: str = Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)
+    k: int = Field(ge=1, le=MAX_K)
+
+
+class Click(_Message):
+    """A point in the image, pixels; ``positive`` when it belongs to the referent."""
+
+    x: float = Field(ge=0, allow_inf_nan=False)
+    y: float = Field(ge=0, allow_inf_nan=False)
+    positive: bool
+
+
+class RefineRequest(_Message):
+    """Masks for clicks or a box, for an expression that may have been typed before.
+
+    Attributes:
+        box_xyxy: left, top, right, bottom in pixels, or None.
+        start: the candidate to be changed, or None.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    expression: str = Field(max_length=MAX_EXPRESSION_CHARS)
+    clicks: tuple[Click, ...] = Field(max_length=MAX_CLICKS)
+    box_xyxy: tuple[float, float, float, float] | None = None
+    start: CocoRle | None = None
+    k: int = Field(ge=1, le=MAX_K)
+
+
+class PrepareRequest(_Message):
+    """Prepare an image before any expression is typed for it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+
+
+class Candidate(_Message):
+    """A proposal ranked against the expression.
+
+    Attributes:
+        rank: 1 is best.
+        score: sum of the scoring terms, comparable within one image and one model version.
+        mask: at original image size (after EXIF orientation).
+        box_xywh: tight box of the mask, pixels.
+        predicted_iou, stability_score: the generator's estimate of its own mask, 0 to 1.
+    """
+
+    rank: int = Field(ge=1)
+    score: float
+    mask: CocoRle
+    box_xywh: tuple[int, int, int, int]
+    predicted_iou: float
+    stability_score: float
+
+
+class Timings(_Message):
+    """Milliseconds per stage; 0 for a stage that was served from the cache."""
+
+    decode_ms: float = 0.0
+    proposals_ms: float = 0.0
+    visual_features_ms: float = 0.0
+    language_ms: float = 0.0
+    text_features_ms: float = 0.0
+    scoring_ms: float = 0.0
+    refine_ms: float = 0.0
+
+
+class SegmentResult(_Message):
+    """The ranked candidates for one expression.
+
+    Attributes:
+        size_hw: original image size after EXIF orientation.
+        confidence: probability, 0 to 1, that rank 1 is the referent; None where it is unknown.
+        head_noun_phrase: the phrase that was scored beside the sentence, or None.
+        notices: messages for the annotator (expression truncated, no noun found, ...).
+        from_cache: whether the image had been prepared before.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    expression: str
+    size_hw: tuple[int, int]
+    candidates: tuple[Candidate, ...]
+    confidence: float | None = None
+    head_noun_phrase: str | None
+    notices: tuple[str, ...] = ()
+    proposals_count: int
+    model_version: str
+    from_cache: bool
+    timings: Timings
+
+
+class PrepareResult(_Message):
+    """What preparing an image gave."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    proposals_count: int
+    model_version: str
+    from_cache: bool
+    timings: Timings
+
+
+class JobFailure(_Message):
+    """An error that crossed the queue; ``code`` names a class of ``saymask.errors``."""
+
+    code: str
+    cause: str
+    cure: str
+
+
+class JobReply(_Message):
+    """What every job returns: exactly one of the three."""
+
+    segment: SegmentResult | None = None
+    prepare: PrepareResult | None = None
+    failure: JobFailure | None = None
+
+
+Queues = Literal["all", "interactive", "background"]
+
+
+class WorkerStatus(_Message):
+    """A worker's heartbeat, sent every ``HEARTBEAT_INTERVAL_S`` seconds."""
+
+    name: str
+    pid: int
+    host: str
+    state: Literal["loading", "idle", "busy"]
+    model_version: str
+    encoder: str
+    proposals: str
+    device: str
+    started_at: float
+    rss_mb: float
+    jobs_done: int
+    queues: Queues = "all"
+    cache_entries: int = 0
+    cache_mb: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+    def serves(self, *, background: bool) -> bool:
+        """Return whether the worker takes jobs of the background or the interactive queue."""
+        return self.queues in ("all", "background" if background else "interactive")
+
+
+def build_job_id(kind: str, model_version: str, message: _Message) -> str:
+    """Return the job id: equal image, expression, k and configuration share one result."""
+    body = json.dumps(message.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    digest = hashlib.sha256(f"{kind}\n{model_version}\n{body}".encode()).hexdigest()
+    return f"saymask-{kind}-{digest[:32]}"

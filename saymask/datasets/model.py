@@ -1,0 +1,67 @@
+"""What every dataset reader returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Rle = dict[str, Any]
+"""Compressed COCO RLE: ``{"size": [H, W], "counts": str}``."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One sentence about one image.
+
+    Attributes:
+        id: unique within the image, as text.
+        text: as the annotator typed it.
+        target: compressed COCO RLE of the ground truth; an empty mask means no target.
+        parts: its objects one by one; empty when there is none.
+        category: name of the target's category, or None.
+        kind: the entry of ``types.json`` in the root, for a breakdown, or None.
+    """
+
+    id: str
+    text: str
+    target: Rle
+    parts: tuple[Rle, ...]
+    category: str | None
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An annotated object of the image, whether or not an expression refers to it."""
+
+    mask: Rle
+    category: str
+
+
+@dataclass(frozen=True)
+class DatasetImage:
+    """An image file, the expressions about it, and its annotated objects.
+
+    Attributes:
+        size_hw: as annotated, pixels; equal to the upright file's.
+    """
+
+    path: Path
+    size_hw: tuple[int, int]
+    expressions: tuple[Expression, ...]
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset, images in the order of their file names."""
+
+    name: str
+    split: str
+    images: tuple[DatasetImage, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of expressions."""
+        return sum(len(image.expressions) for image in self.images)

@@ -1,0 +1,169 @@
+"""Every error a user can meet, with its cause, its cure and its HTTP status.
+
+SaymaskError
+  InvalidRequest            400  the request itself is wrong
+    InvalidExpression       422
+    InvalidLabelConfig      422
+    InvalidMask             422
+    InvalidAnnotation       422  an event or annotation that cannot be interpreted
+  ImageError                422  the image cannot be used
+    ImageUnreadable
+    ImageTooLarge           413
+    ImageUnreachable        502
+    ImageForbidden          403
+  QueueError                503  image and expression are fine, the service is not
+    QueueUnavailable
+    WorkerUnavailable
+    DeadlineExceeded        504
+    JobSuperseded           409
+  DatasetError              500  a dataset is missing, damaged or hostile
+  WeightsError              500  checkpoints are missing or not the expected files
+  ConfigError               500  a setting is wrong
+  InternalError             500  a bug
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SaymaskError(Exception):
+    """Base of all errors that carry a message for people.
+
+    Attributes:
+        code: stable name on the queue, in HTTP answers and in the database.
+        http_status: status of the backend's answer.
+
+    Args:
+        cause: what is wrong, with the offending value.
+        cure: what the reader can do about it.
+    """
+
+    code: ClassVar[str] = "SaymaskError"
+    http_status: ClassVar[int] = 500
+
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        """Set ``code``: the class name, unless an older name is in use outside the code."""
+        super().__init_subclass__()
+        cls.code = code or cls.__name__
+
+    def __init__(self, cause: str, cure: str = "") -> None:
+        super().__init__(cause, cure)
+        self.cause = cause
+        self.cure = cure
+
+    def __str__(self) -> str:
+        """Return cause and cure in one line."""
+        return f"{self.cause} {self.cure}".strip()
+
+
+class InvalidRequest(SaymaskError):
+    """The request itself is wrong."""
+
+    http_status = 400
+
+
+class InvalidExpression(InvalidRequest):
+    """The referring expression is empty, without a word, or too long."""
+
+    http_status = 422
+
+
+class InvalidLabelConfig(InvalidRequest):
+    """The project's labelling config lacks a tag that saymask needs."""
+
+    http_status = 422
+
+
+class InvalidAnnotation(InvalidRequest):
+    """An annotation that cannot be interpreted; it is kept as it came, counted and shown."""
+
+    http_status = 422
+
+
+class InvalidMask(InvalidRequest):
+    """A mask or its encoding is malformed, or belongs to another image size."""
+
+    http_status = 422
+
+
+class ImageError(SaymaskError, code="PhotoError"):
+    """The image cannot be used."""
+
+    http_status = 422
+
+
+class ImageUnreadable(ImageError, code="PhotoUnreadable"):
+    """The bytes are empty, damaged, animated or of an unsupported format."""
+
+
+class ImageTooLarge(ImageError, code="PhotoTooLarge"):
+    """The file or its pixels exceed a limit."""
+
+    http_status = 413
+
+
+class ImageUnreachable(ImageError, code="PhotoUnreachable"):
+    """The image cannot be fetched from where the task keeps it."""
+
+    http_status = 502
+
+
+class ImageForbidden(ImageError, code="PhotoForbidden"):
+    """Access to the image was refused, or its address is private."""
+
+    http_status = 403
+
+
+class QueueError(SaymaskError):
+    """Queue or workers cannot answer now; request and image are fine."""
+
+    http_status = 503
+
+
+class QueueUnavailable(QueueError):
+    """Redis cannot be reached."""
+
+
+class WorkerUnavailable(QueueError):
+    """No worker takes the job, or it was lost with its worker."""
+
+
+class DeadlineExceeded(QueueError):
+    """No answer within the deadline."""
+
+    http_status = 504
+
+
+class JobSuperseded(QueueError):
+    """A newer expression for the same task replaced this one."""
+
+    http_status = 409
+
+
+class DatasetError(SaymaskError):
+    """A dataset is missing, damaged or hostile."""
+
+
+class WeightsError(SaymaskError):
+    """Checkpoints are missing or not the expected files."""
+
+
+class ConfigError(SaymaskError):
+    """A setting is wrong."""
+
+
+class InternalError(SaymaskError):
+    """A bug."""
+
+
+def _all_subclasses(cls: type[SaymaskError]) -> list[type[SaymaskError]]:
+    return [cls, *(s for c in cls.__subclasses__() for s in _all_subclasses(c))]
+
+
+def from_code(code: str, cause: str, cure: str) -> SaymaskError:
+    """Rebuild the error that a worker reported; an unknown code becomes InternalError."""
+    for cls in _all_subclasses(SaymaskError):
+        if cls.code == code:
+            return cls(cause, cure)
+    return InternalError(f"{code}: {cause}", cure)

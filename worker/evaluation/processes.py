@@ -1,0 +1,149 @@
+"""Evaluators in this process or in several others, each with its own models."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from saymask.datasets.model import DatasetImage
+from saymask.errors import DatasetError
+from worker.config import WorkerSettings, to_values
+from worker.evaluation.answers import ImageAnswers
+from worker.evaluation.evaluator import Evaluator
+from worker.evaluation.request import EvaluationRequest
+from worker.evaluation.truth import TruthProposer
+from worker.evaluation.variants import choose_variants
+from worker.pipeline.build import build_pipeline
+
+
+class EvaluationProcesses(Protocol):
+    """Where the models are."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what runs: versions, weights, configuration, hardware."""
+        ...
+
+    def evaluate(self, images: list[DatasetImage]) -> Iterator[ImageAnswers]:
+        """Evaluate every image, in any order."""
+        ...
+
+
+@contextmanager
+def open_processes(
+    request: EvaluationRequest, settings: WorkerSettings, jobs: int
+) -> Iterator[EvaluationProcesses]:
+    """Load the models in this process, or with ``jobs`` > 1 in so many others."""
+    if jobs == 1:
+        yield _ThisProcess(build_evaluator(request, settings))
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    settings = settings.model_copy(update={"threads": settings.threads or threads})
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    try:
+        yield _Pool(pool, request, settings)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Evaluator:
+    """Load the models of one process."""
+    pipeline = build_pipeline(settings)
+    return Evaluator(
+        pipeline=pipeline,
+        variants=choose_variants(pipeline.config, pipeline.encoder.scoring, request.methods),
+        no_target_below=request.no_target_below,
+        max_megapixels=settings.photo_max_megapixels,
+        truth=TruthProposer() if request.truth_proposals else None,
+    )
+
+
+class _ThisProcess:
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def describe(self) -> dict[str, Any]:
+        return _describe(self._evaluator)
+
+    def evaluate(self, images: list[DatasetImage]) -> Iterator[ImageAnswers]:
+        return map(self._evaluator.evaluate, images)
+
+
+class _Pool:
+    def __init__(
+        self, pool: ProcessPoolExecutor, request: EvaluationRequest, settings: WorkerSettings
+    ) -> None:
+        self._pool = pool
+        self._build = (request, settings)
+
+    def describe(self) -> dict[str, Any]:
+        with _explain_death():
+            return self._pool.submit(_describe_in_pool, *self._build).result()
+
+    def evaluate(self, images: list[DatasetImage]) -> Iterator[ImageAnswers]:
+        with _explain_death():
+            futures = [self._pool.submit(_evaluate_in_pool, *self._build, i) for i in images]
+            for future in as_completed(futures):
+                yield future.result()
+
+
+@contextmanager
+def _explain_death() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "A process died: its models could not be loaded, or memory ran out.",
+            "Run with --jobs 1 to see why; it continues where this run stopped.",
+        ) from error
+
+
+@cache
+def _load_in_pool(request: EvaluationRequest, settings: WorkerSettings) -> Evaluator:
+    """Load the models of a process of the pool, once."""
+    return build_evaluator(request, settings)
+
+
+def _describe_in_pool(request: EvaluationRequest, settings: WorkerSettings) -> dict[str, Any]:
+    return _describe(_load_in_pool(request, settings))
+
+
+def _evaluate_in_pool(
+    request: EvaluationRequest, settings: WorkerSettings, image: DatasetImage
+) -> ImageAnswers:
+    return _load_in_pool(request, settings).evaluate(image)
+
+
+def _describe(evaluator: Evaluator) -> dict[str, Any]:
+    pipeline = evaluator.pipeline
+    return {
+        "saymask": version("saymask"),
+        "model_version": pipeline.model_version,
+        "proposals": "truth" if evaluator.truth else pipeline.proposer.name,
+        "encoder": pipeline.encoder.description,
+        "device": _name_device(pipeline.device),
+        "precision": str(pipeline.encoder.visual.dtype),
+        "torch": torch.__version__,
+        "methods": [variant.name for variant in evaluator.variants],
+        "config": to_values(pipeline.config),
+    }
+
+
+def _name_device(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()

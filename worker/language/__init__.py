@@ -1,0 +1,21 @@
+"""What an expression says: its head noun phrase, and its words of place, order, size, relation."""
+
+from worker.language.expression import (
+    Ordinal,
+    ParsedExpression,
+    Relation,
+    RelationKind,
+    Side,
+    clean_expression,
+)
+from worker.language.parser import LanguageParser
+
+__all__ = [
+    "LanguageParser",
+    "Ordinal",
+    "ParsedExpression",
+    "Relation",
+    "RelationKind",
+    "Side",
+    "clean_expression",
+]

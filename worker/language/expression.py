@@ -1,0 +1,95 @@
+"""A referring expression, cleaned and taken apart."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from saymask.errors import InvalidExpression
+from worker.language.lexicon import PEOPLE
+
+Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]
+RelationKind = Literal[
+    "left_of", "right_of", "above", "below", "near", "on", "in", "behind", "in_front_of"
+]
+
+_CURE = "Type a few words that name one object."
+_ZERO_WIDTH_JOINER = "\u200d"
+
+
+@dataclass(frozen=True)
+class Ordinal:
+    """``second from the left``: ``rank`` counts from 1, starting at ``start``."""
+
+    rank: int
+    start: Side
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``left of the red car``: a kind, and the anchor it is relative to."""
+
+    kind: RelationKind
+    anchor: str
+
+
+@dataclass(frozen=True)
+class ParsedExpression:
+    """An expression taken apart.
+
+    Attributes:
+        text: as scored: lower case, spaCy tokens joined by single spaces.
+        head_noun_phrase: noun chunk naming the referent, or None when there is none.
+        appearance: that phrase without words of place, order and size; None when nothing is left.
+        sides: absolute places, in order of mention.
+        ordinal: or None.
+        relation: or None.
+        size: +1 for large, -1 for small, 0 for neither.
+    """
+
+    text: str
+    head_noun_phrase: str | None
+    appearance: str | None
+    sides: tuple[Side, ...]
+    ordinal: Ordinal | None
+    relation: Relation | None
+    size: int
+
+    @property
+    def names_person(self) -> bool:
+        """Whether the head noun names a human being."""
+        return self.appearance is not None and self.appearance.split()[-1] in PEOPLE
+
+    @property
+    def has_spatial_words(self) -> bool:
+        """Whether words of place, order or size tell the referent from others like it."""
+        return bool(self.sides or self.ordinal or self.size)
+
+
+def clean_expression(raw: str) -> str:
+    """Remove control characters, and make white space single.
+
+    Raises:
+        InvalidExpression: nothing that could name an object is left.
+    """
+    normalised = unicodedata.normalize("NFC", raw)
+    text = " ".join("".join(_clean_character(c) for c in normalised).split())
+    if not text:
+        raise InvalidExpression("The referring expression is empty.", _CURE)
+    if not any(_is_word_character(c) for c in text):
+        raise InvalidExpression(f"The referring expression {text!r} holds no word.", _CURE)
+    return text
+
+
+def _clean_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cf", "Cs") and character != _ZERO_WIDTH_JOINER:
+        return ""
+    return " " if category in ("Cc", "Zl", "Zp") else character
+
+
+def _is_word_character(character: str) -> bool:
+    """Letters, numbers and symbols such as emoji."""
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category == "So"

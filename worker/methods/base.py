@@ -1,0 +1,37 @@
+"""What the pipeline asks of a method."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from worker.language import ParsedExpression
+from worker.stages import (
+    DecodedImage,
+    PreparedImage,
+    Proposals,
+    Scores,
+    TextFeatures,
+    VisualFeatures,
+)
+
+
+class Method(Protocol):
+    """Ranks the proposals of an image against an expression."""
+
+    def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
+        """Encode N proposals of an image; N is at least 1."""
+        ...
+
+    def encode_text(self, expression: ParsedExpression) -> TextFeatures:
+        """Encode everything about an expression that the scores need."""
+        ...
+
+    def score(
+        self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
+    ) -> Scores:
+        """Score every proposal of a prepared image against an expression."""
+        ...
+
+    def compute_confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
+        """Return the probability, 0 to 1, that rank 1 is the referent; None where unknown."""
+        ...

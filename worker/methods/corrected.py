@@ -1,0 +1,93 @@
+"""The default method: Global-Local CLIP with its defects corrected (``docs/method.md``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from worker.config import PipelineConfig
+from worker.encoders.base import Encoder
+from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
+from worker.language import LanguageParser, ParsedExpression
+from worker.methods.confidence import compute_confidence
+from worker.methods.features import normalise_rows
+from worker.methods.terms import compute_scores
+from worker.methods.vocabulary import PARTS_AND_STUFF, THINGS
+from worker.resize import resize_to_work
+from worker.stages import (
+    DecodedImage,
+    Floats,
+    PreparedImage,
+    Proposals,
+    Scores,
+    TextFeatures,
+    VisualFeatures,
+)
+
+_CONFIDENCE_DIGITS = 4
+
+
+class Corrected:
+    """Global-Local CLIP with each correction as an option of its own."""
+
+    def __init__(self, config: PipelineConfig, encoder: Encoder, parser: LanguageParser) -> None:
+        del parser  # this method's noun phrase is in the parsed expression
+        self._features = config.features
+        self._scoring = config.scoring
+        self._encoder = encoder
+
+    def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
+        """Encode the masked whole image and the masked crops at working size."""
+        visual, config, masks = self._encoder.visual, self._features, proposals.masks
+        pixels = resize_to_work(image, masks.shape[1:])
+        size_px, device = visual.image_size_px, visual.device
+        crops = crop_proposals(pixels, masks, config, size_px=size_px, device=device)
+        whole = resize_whole(pixels, config, size_px=size_px, device=device)
+        tokens = resize_token_masks(masks, visual.grid_side, config)
+        masking = config.token_masking if visual.is_vit else "multiply"
+        return VisualFeatures(
+            global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
+            local_context=visual.encode_images(crops).cpu().numpy(),
+        )
+
+    def encode_text(self, expression: ParsedExpression) -> TextFeatures:
+        """Encode sentence, noun phrase and anchor; without any noun, things and stuff instead."""
+        phrase = expression.appearance or expression.head_noun_phrase or expression.text
+        anchor = expression.relation.anchor if expression.relation else None
+        is_unnamed = expression.appearance is None and expression.has_spatial_words
+        # All in one batch; the calls below find them in the encoder's memory.
+        nouns = [noun for noun in (phrase, anchor) if noun]
+        self._encoder.text.encode([expression.text, *self._in_template(nouns)])
+        return TextFeatures(
+            sentence=self._encode_texts([expression.text])[0],
+            phrase=self._encode_nouns([phrase])[0],
+            anchor=self._encode_nouns([anchor])[0] if anchor is not None else None,
+            things=self._encode_nouns(THINGS) if is_unnamed else None,
+            stuff=self._encode_nouns(PARTS_AND_STUFF) if is_unnamed else None,
+        )
+
+    def score(
+        self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
+    ) -> Scores:
+        """Return the sum of all terms for every proposal."""
+        return compute_scores(prepared, text, expression, self._scoring)
+
+    def compute_confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
+        """Return the calibrated probability that rank 1 is the referent."""
+        confidence = compute_confidence(scores, prepared.geometry, self._scoring)
+        return None if confidence is None else round(confidence, _CONFIDENCE_DIGITS)
+
+    def _encode_nouns(self, nouns: Sequence[str]) -> Floats:
+        """Each noun bare and in a template, averaged: (n, D)."""
+        rows = self._encode_texts(self._in_template(nouns))
+        return np.asarray(rows.reshape(len(nouns), 2, -1).mean(axis=1), dtype=np.float32)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Floats:
+        rows = self._encoder.text.encode(texts)
+        return normalise_rows(rows) if self._scoring.normalise_first else rows
+
+    def _in_template(self, nouns: Iterable[str]) -> list[str]:
+        """Each noun bare, then in a sentence."""
+        template = self._scoring.noun_template
+        return [text for noun in nouns for text in (noun, template.format(noun))]

@@ -1,0 +1,112 @@
+"""The terms of the corrected method's score: pure functions of arrays.
+
+The appearance term is Global-Local CLIP's (CVPR 2023, section 3.1). The others are priors on what
+expressions say outright, added in units of cosine similarity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.config import ScoringConfig
+from worker.language import ParsedExpression, Side
+from worker.methods.comparison import compute_comparison, toward
+from worker.methods.features import mix, normalise_rows, to_float32
+from worker.stages import Floats, Geometry, PreparedImage, Scores, TextFeatures
+
+_SMALLEST_AREA = 1e-6
+
+
+def compute_scores(
+    prepared: PreparedImage,
+    text: TextFeatures,
+    expression: ParsedExpression,
+    config: ScoringConfig,
+) -> Scores:
+    """Score every proposal of a prepared image against one expression."""
+    features, proposals, geometry = prepared.features, prepared.proposals, prepared.geometry
+    visual = mix(
+        features.global_context,
+        features.local_context,
+        config.visual_global_weight,
+        normalise_first=config.normalise_first,
+    )
+    terms = {
+        "appearance": _appearance(visual, text, geometry, config),
+        "area": to_float32(config.area_weight * _log_area(geometry)),
+        "consensus": to_float32(config.consensus_weight * proposals.consensus),
+        "level": to_float32(config.level_weight * proposals.level),
+        "place": to_float32(config.place_weight * _place(expression.sides, geometry)),
+    }
+    prior = terms["area"] + terms["consensus"] + terms["level"]
+    anchor = None
+    if text.anchor is not None and len(visual):
+        anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + prior))
+    named = terms["appearance"] + prior
+    if expression.names_person:
+        terms["person"] = _person_part(named, geometry, config)
+        named = named + terms["person"]
+    terms["comparison"] = compute_comparison(named, geometry, expression, anchor, config)
+    total = to_float32(np.sum(list(terms.values()), axis=0))
+    return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
+
+
+def _log_area(geometry: Geometry) -> Floats:
+    return to_float32(np.log10(np.maximum(geometry.area, _SMALLEST_AREA)))
+
+
+def _appearance(
+    visual: Floats, text: TextFeatures, geometry: Geometry, config: ScoringConfig
+) -> Floats:
+    """Cosine to the expression; without a noun, how much each proposal looks like a thing."""
+    if text.things is None or text.stuff is None:
+        query = mix(
+            text.sentence,
+            text.phrase,
+            config.text_global_weight,
+            normalise_first=config.normalise_first,
+        )
+        return to_float32(visual @ query)
+    thing = _soft_maximum(visual @ normalise_rows(text.things).T, config.thing_softness)
+    stuff = _soft_maximum(visual @ normalise_rows(text.stuff).T, config.thing_softness)
+    size = config.unnamed_area_weight * np.log10(np.maximum(geometry.area, _SMALLEST_AREA))
+    # What fills the image is its background, whatever it looks like.
+    is_background = geometry.area > config.background_area_min
+    return to_float32(config.thing_weight * (thing - stuff) + size - is_background)
+
+
+def _soft_maximum(values: NDArray[np.floating], softness: float) -> Floats:
+    """Log-sum-exp along the last axis, in the units of the values."""
+    best = values.max(axis=-1)
+    spread = np.exp((values - best[..., None]) / softness).sum(axis=-1)
+    return np.asarray(best + softness * np.log(spread), dtype=np.float32)
+
+
+def _person_part(scores: Floats, geometry: Geometry, config: ScoringConfig) -> Floats:
+    """A malus for parts of a person.
+
+    A face or a jacket looks as much like "woman" as she does, so a mask inside another that
+    scores nearly as well is ranked behind it.
+    """
+    area = geometry.area
+    smaller = area[:, None] < config.part_area_max * area[None]
+    inside = geometry.containment > config.part_inside_min
+    is_part = inside & smaller & (area[None] < config.background_area_min)
+    nearly = scores[None] >= scores[:, None] - config.person_part_margin
+    malus = np.where((is_part & nearly).any(axis=1), -config.person_part_margin, 0.0)
+    return to_float32(malus)
+
+
+def _place(sides: tuple[Side, ...], geometry: Geometry) -> Floats:
+    """-1 to 1: how well each proposal lies where the words say; 0 without such words."""
+    if not sides:
+        return np.zeros_like(geometry.area)
+    return to_float32(np.mean([_place_on_side(side, geometry) for side in sides], axis=0))
+
+
+def _place_on_side(side: Side, geometry: Geometry) -> Floats:
+    if side == "middle":
+        off_center = np.hypot(geometry.center_x - 0.5, geometry.center_y - 0.5)
+        return to_float32(1 - 2 * off_center)
+    return to_float32(2 * toward(side, geometry) - 1)

@@ -1,0 +1,138 @@
+"""Loading every model that the settings name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from saymask.errors import ConfigError
+from worker.config import PipelineConfig, WorkerSettings
+from worker.encoders.build import choose_encoder, load_encoder
+from worker.language import LanguageParser
+from worker.pipeline.cache import PreparedCache
+from worker.pipeline.pipeline import Pipeline
+from worker.proposals.base import Proposer
+from worker.proposals.clicks import ClickSegmenter
+from worker.proposals.exact import ExactProposer
+from worker.proposals.given import GivenProposer
+from worker.proposals.load import load_sam
+from worker.proposals.sam import SamProposer
+from worker.weights import WeightStore, default_cache_dir, find_checkpoint
+
+log = logging.getLogger(__name__)
+
+_CROPS_PER_BATCH = {"cuda": 128, "cpu": 16}
+# On a CPU small batches keep the decoder's activations in cache.
+_PROMPTS_PER_BATCH = {"cuda": 64, "cpu": 4}
+
+
+def do_nothing() -> None:
+    """Continue with the next batch at once."""
+
+
+def build_pipeline(
+    settings: WorkerSettings, between_batches: Callable[[], None] = do_nothing
+) -> Pipeline:
+    """Load every model that the settings name. Takes seconds, once per process.
+
+    Args:
+        settings: of the worker.
+        between_batches: called between batches of every model; it may wait.
+
+    Raises:
+        WeightsError, ConfigError.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    dtype = choose_precision(settings.precision, device)
+    cache_dir = settings.cache_dir or default_cache_dir()
+    store = WeightStore(cache_dir)
+    name, reason = choose_encoder(settings.encoder)
+    log.info("encoder %s: %s", name, reason)
+    batch = _CROPS_PER_BATCH[_device_type(device)]
+    encoder = load_encoder(name, store, device, dtype, batch, between_batches)
+    config = settings.pipeline_config(encoder.scoring)
+    proposer, clicks = _build_proposer(settings, config, store, device, dtype, between_batches)
+    precision = str(dtype).removeprefix("torch.")
+    key = "-".join(
+        (config.preparation_fingerprint(), proposer.fingerprint, encoder.weights_hash, precision)
+    )
+    cache = PreparedCache(
+        settings.prepared_dir or cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6)
+    )
+    log.info("%s, %s on %s, %s", encoder.description, settings.proposals, device, dtype)
+    return Pipeline(
+        proposer,
+        encoder,
+        LanguageParser(settings.spacy_model),
+        config,
+        cache,
+        settings.photo_max_megapixels,
+        device,
+        clicks,
+    )
+
+
+def choose_device(setting: str) -> str:
+    """Return the device: for ``auto`` the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: the device cannot be used.
+    """
+    if setting != "auto":
+        try:
+            torch.empty(1, device=setting)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"The device {setting!r} cannot be used: {reason}", "Set SAYMASK_DEVICE=auto."
+            ) from error
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(setting: str, device: str) -> torch.dtype:
+    """Return the dtype of the networks' products.
+
+    ``auto`` is bfloat16 where the hardware multiplies it natively; elsewhere it is slower than
+    float32.
+    """
+    if setting != "auto":
+        return torch.bfloat16 if setting == "bfloat16" else torch.float32
+    if _device_type(device) == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if is_native else torch.float32
+
+
+def _device_type(device: str) -> str:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _build_proposer(
+    settings: WorkerSettings,
+    config: PipelineConfig,
+    store: WeightStore,
+    device: str,
+    dtype: torch.dtype,
+    between_batches: Callable[[], None],
+) -> tuple[Proposer, ClickSegmenter | None]:
+    if settings.proposals == "given":
+        if settings.proposals_dir is None:
+            raise ConfigError(
+                "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
+            )
+        return GivenProposer(settings.proposals_dir, settings.max_proposals), None
+    sam = load_sam(settings.proposals, store.require(settings.proposals))
+    fingerprint = find_checkpoint(settings.proposals).sha256[:8]
+    batch = _PROMPTS_PER_BATCH[_device_type(device)]
+    if config.proposals.exact:
+        exact = ExactProposer(sam, config.proposals, device, batch, fingerprint, between_batches)
+        return exact, ClickSegmenter(sam, torch.float32, config.clicks)
+    proposer = SamProposer(
+        sam, config.proposals, device, dtype, batch, fingerprint, between_batches
+    )
+    return proposer, ClickSegmenter(sam, dtype, config.clicks)

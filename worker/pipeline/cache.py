@@ -1,0 +1,171 @@
+"""Prepared images on disk, keyed by content and configuration, bounded by bytes.
+
+An entry holds packed masks, qualities and half-precision features, about 0.1 MB per image. It is
+written aside and renamed, so readers see complete entries only; one that cannot be read is removed
+and computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+import zipfile
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saymask.errors import InvalidMask
+from saymask.masks import decode_coco_rle, encode_coco_rle
+from worker.methods.geometry import compute_geometry
+from worker.stages import PreparedImage, Proposals, VisualFeatures
+
+log = logging.getLogger(__name__)
+
+_PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+_USAGE_TTL_S = 10.0
+# What reading a damaged archive of arrays was seen to raise.
+_DAMAGE_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+    InvalidMask,
+)
+
+
+class PreparedCache:
+    """A directory of prepared images.
+
+    Args:
+        directory: may be shared by several workers.
+        key: fingerprint of everything a prepared image depends on.
+        max_bytes: the least recently used entries are deleted when the directory grows beyond.
+    """
+
+    def __init__(self, directory: Path, key: str, max_bytes: int) -> None:
+        self._root = directory
+        self._directory = directory / key
+        self._max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._usage: tuple[float, tuple[int, float]] | None = None
+
+    def load(self, sha256: str) -> PreparedImage | None:
+        """Return the prepared image, or None."""
+        path = self._path(sha256)
+        try:
+            prepared = _read(path, sha256)
+        except FileNotFoundError:
+            self.misses += 1
+            return None
+        except _DAMAGE_ERRORS as error:
+            log.warning(
+                "cache entry %s is damaged (%s), preparing the image again", path.name, error
+            )
+            path.unlink(missing_ok=True)
+            self.misses += 1
+            return None
+        self.hits += 1
+        with contextlib.suppress(FileNotFoundError):  # another worker just evicted it
+            os.utime(path)
+        return prepared
+
+    def store(self, prepared: PreparedImage) -> None:
+        """Keep a prepared image; a full disk is logged and costs only the cache entry."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._root, prefix=".writing-") as unfinished:
+                entry = Path(unfinished) / "entry"
+                with entry.open("wb") as file:
+                    np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+                os.replace(entry, self._path(prepared.sha256))
+            self._evict()
+            self._usage = None
+        except OSError as error:
+            log.warning("prepared image %s could not be kept: %s", prepared.sha256[:12], error)
+
+    def usage(self) -> tuple[int, float]:
+        """Return the number of entries and megabytes, all configurations together.
+
+        They are up to ten seconds old: a heartbeat asks often, and the directory may be large.
+        """
+        if self._usage is None or time.monotonic() - self._usage[0] > _USAGE_TTL_S:
+            sizes = [size for _, size, _ in self._entries()]
+            self._usage = (time.monotonic(), (len(sizes), sum(sizes) / 1e6))
+        return self._usage[1]
+
+    def _path(self, sha256: str) -> Path:
+        return self._directory / f"{sha256}.npz"
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        entries = []
+        for path in self._root.glob("*/*.npz"):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            entries.append((state.st_mtime, state.st_size, path))
+        return sorted(entries, key=lambda entry: entry[0])
+
+    def _evict(self) -> None:
+        entries = self._entries()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= self._max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
+    proposals = prepared.proposals
+    meta = {
+        "masks": [encode_coco_rle(mask) for mask in proposals.masks],
+        "work_hw": list(proposals.masks.shape[1:]),
+        "size_hw": list(proposals.size_hw),
+        "notices": list(prepared.notices),
+    }
+    return {
+        "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+        **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
+        **{
+            f.name: getattr(prepared.features, f.name).astype(np.float16)
+            for f in fields(VisualFeatures)
+        },
+    }
+
+
+def _read(path: Path, sha256: str) -> PreparedImage:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        meta = json.loads(arrays["meta"].tobytes())
+        masks = [decode_coco_rle(mask) for mask in meta["masks"]]
+        height, width = meta["work_hw"]
+        stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
+        proposals = Proposals(
+            masks=stacked,
+            **{name: arrays[name] for name in _PER_PROPOSAL},
+            size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
+        )
+        features = VisualFeatures(
+            **{f.name: arrays[f.name].astype(np.float32) for f in fields(VisualFeatures)}
+        )
+    return PreparedImage(
+        sha256=sha256,
+        proposals=proposals,
+        geometry=compute_geometry(stacked),
+        features=features,
+        notices=tuple(meta["notices"]),
+    )

@@ -1,0 +1,109 @@
+"""Decoding an image: any common format to upright RGB, with limits.
+
+The mask must lie on what the annotator sees, so images are decoded as a browser does it: EXIF
+orientation is applied, transparency shows a white page, 16 bits become 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from saymask.errors import ImageTooLarge, ImageUnreadable
+from worker.stages import DecodedImage
+
+MIN_SIDE_PX = 8
+# Pillow hands a multi-picture JPEG (MPO), as phones write it, to the JPEG reader.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MEGA = 1_000_000
+
+
+def decode_image(data: bytes, max_megapixels: float) -> DecodedImage:
+    """Decode the bytes of an image.
+
+    Raises:
+        ImageUnreadable: empty, of an unknown format, damaged, animated, or below 8 px a side.
+        ImageTooLarge: more pixels than allowed; found before any pixel is decoded.
+    """
+    if not data:
+        raise ImageUnreadable("The photo is empty (zero bytes).", "Upload it again.")
+    try:
+        with warnings.catch_warnings():
+            # The limit below replaces Pillow's; a corrupt EXIF block counts as none.
+            warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+            Image.MAX_IMAGE_PIXELS = None
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image, max_megapixels)
+                _check_still(image)
+                return _to_decoded(image, hashlib.sha256(data).hexdigest())
+    except UnidentifiedImageError as error:
+        raise ImageUnreadable(
+            "The file is not an image that saymask can read.", f"Use one of {', '.join(_FORMATS)}."
+        ) from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        struct.error,
+    ) as error:
+        # Pillow reports damaged files with any of these, SyntaxError for broken PNG chunks.
+        raise ImageUnreadable(
+            f"The photo is damaged: {error}", "Save it again with an image editor."
+        ) from error
+
+
+def _check_size(image: Image.Image, max_megapixels: float) -> None:
+    width, height = image.size
+    if width * height > max_megapixels * _MEGA:
+        raise ImageTooLarge(
+            f"The photo has {width} x {height} pixels ({width * height / _MEGA:.0f} megapixels);"
+            f" the limit is {max_megapixels:g}.",
+            "Shrink it, or raise SAYMASK_PHOTO_MAX_MEGAPIXELS.",
+        )
+    if min(width, height) < MIN_SIDE_PX:
+        raise ImageUnreadable(
+            f"The photo has {width} x {height} pixels; the shorter side needs {MIN_SIDE_PX}.",
+            "Use a larger photo.",
+        )
+
+
+def _check_still(image: Image.Image) -> None:
+    # An MPO holds a second view or a preview of one still photo, a TIFF may hold a thumbnail.
+    if image.format not in ("MPO", "TIFF") and getattr(image, "n_frames", 1) > 1:
+        raise ImageUnreadable(
+            f"The {image.format} is animated ({getattr(image, 'n_frames', 0)} frames).",
+            "Save one frame as a still image.",
+        )
+
+
+def _to_decoded(image: Image.Image, sha256: str) -> DecodedImage:
+    upright: Any = ImageOps.exif_transpose(image)
+    notices: list[str] = []
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        upright = _from_deep_grey(upright)
+        notices.append("The photo's 16 bits per channel were reduced to 8.")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        upright = Image.alpha_composite(page, rgba)
+        notices.append("Transparent parts of the photo count as white.")
+    pixels = np.array(upright.convert("RGB"))
+    return DecodedImage(pixels=pixels, sha256=sha256, notices=tuple(notices))
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    # 16-bit files have their own scale; others are taken up to their brightest pixel.
+    largest = float(values.max(initial=0.0))
+    top = 65535.0 if image.mode.startswith("I;16") else max(largest, 1.0)
+    return Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))

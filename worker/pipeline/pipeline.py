@@ -1,0 +1,300 @@
+"""The stages in their order: decode, propose, encode, parse, score, top k, original size."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+
+import numpy as np
+from PIL import Image
+
+from saymask.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
+from saymask.errors import ConfigError, InvalidRequest
+from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
+from worker.config import PipelineConfig
+from worker.encoders.base import Encoder
+from worker.language import LanguageParser, ParsedExpression, clean_expression
+from worker.methods import build_method
+from worker.methods.geometry import compute_geometry
+from worker.pipeline.cache import PreparedCache
+from worker.pipeline.clicks import check_prompt
+from worker.pipeline.images import decode_image
+from worker.pipeline.timing import PreparationTimings, Stopwatch
+from worker.proposals.base import Proposer
+from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
+from worker.resize import to_original_size
+from worker.stages import (
+    DecodedImage,
+    Floats,
+    PreparedImage,
+    Proposals,
+    Scores,
+    VisualFeatures,
+    VisualPrompt,
+)
+
+_WARM_UP_EXPRESSIONS = ("the red thing", "left")
+_WARM_UP_SIDE_PX = 64
+
+
+class Pipeline:
+    """Prepares images and segments expressions. One instance per process; not thread-safe.
+
+    Args:
+        proposer: generates masks.
+        encoder: image and text towers.
+        parser: takes expressions apart.
+        config: what they were built with; it names the results.
+        cache: where prepared images are kept, or None.
+        max_megapixels: larger images are refused.
+        device: of the models.
+        clicks: answers clicks and boxes; None where masks are given and there is no model.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        encoder: Encoder,
+        parser: LanguageParser,
+        config: PipelineConfig,
+        cache: PreparedCache | None,
+        max_megapixels: float,
+        device: str = "cpu",
+        clicks: ClickSegmenter | None = None,
+    ) -> None:
+        self.proposer = proposer
+        self.encoder = encoder
+        self.config = config
+        self.cache = cache
+        self.device = device
+        self._parser = parser
+        self._max_megapixels = max_megapixels
+        self._clicks = clicks
+        self._method = build_method(config, encoder, parser)
+
+    @property
+    def model_version(self) -> str:
+        """Names everything a result depends on."""
+        names = f"{self.encoder.name}-{self.proposer.name}-{self.config.method}"
+        weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
+        return f"saymask-{names}-{self.config.fingerprint()}-{weights}"
+
+    @property
+    def encoder_description(self) -> str:
+        """The encoder in one line, for people."""
+        return self.encoder.description
+
+    def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
+        """Return a pipeline of the same models with another configuration, without a cache."""
+        return Pipeline(
+            proposer or self.proposer, self.encoder, self._parser, config, None,
+            self._max_megapixels, self.device, self._clicks,
+        )  # fmt: skip
+
+    def warm_up(self) -> None:
+        """Do what is slow the first time, so that the first expression is as fast as the next.
+
+        On a GPU an image is prepared too, whose kernels are chosen then.
+        """
+        for expression in _WARM_UP_EXPRESSIONS:
+            self._method.encode_text(self._parse(expression))
+        if self.device.startswith("cuda"):
+            pixels = np.full((_WARM_UP_SIDE_PX, _WARM_UP_SIDE_PX, 3), 127, dtype=np.uint8)
+            pixels[16:48, 16:48] = (200, 40, 40)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            self.with_config(self.config).prepare(buffer.getvalue())
+
+    def prepare(
+        self, data: bytes, name: str | None = None
+    ) -> tuple[PreparedImage, PreparationTimings]:
+        """Compute everything about an image that does not depend on an expression.
+
+        Args:
+            data: the encoded image.
+            name: of its file, without suffix, for proposals given by name.
+
+        Returns:
+            The prepared image, which is kept in the cache, and the milliseconds it took.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+        """
+        stopwatch = Stopwatch()
+        image = replace(decode_image(data, self._max_megapixels), name=name)
+        decode_ms = stopwatch.lap_ms()
+        proposals = self.proposer.propose(image)
+        proposals_ms = stopwatch.lap_ms()
+        prepared = PreparedImage(
+            sha256=image.sha256,
+            proposals=proposals,
+            geometry=compute_geometry(proposals.masks),
+            features=self._encode_proposals(image, proposals),
+            notices=image.notices,
+        )
+        if self.cache is not None:
+            self.cache.store(prepared)
+        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        """Return the image whose bytes have this hash, if it was prepared in the same way."""
+        return self.cache.load(sha256) if self.cache is not None else None
+
+    def segment(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        preparation: PreparationTimings | None,
+    ) -> SegmentResult:
+        """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
+
+        Args:
+            prepared: of ``prepare`` or ``load_prepared``.
+            expression: as typed.
+            k: number of candidates.
+            preparation: timings of preparing; None when the image came from the cache.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+            InvalidRequest: ``k`` is out of range.
+        """
+        if not 1 <= k <= MAX_K:
+            raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
+        stopwatch = Stopwatch()
+        cleaned = clean_expression(expression)
+        parsed = self._parse(cleaned)
+        language_ms = stopwatch.lap_ms()
+        text = self._method.encode_text(parsed)
+        text_features_ms = stopwatch.lap_ms()
+        scores = self._method.score(prepared, text, parsed)
+        scoring_ms = stopwatch.lap_ms()
+        candidates = tuple(
+            _to_candidate(prepared.proposals, int(index), rank, float(scores.total[index]))
+            for rank, index in enumerate(scores.order[:k], start=1)
+        )
+        return SegmentResult(
+            image_sha256=prepared.sha256,
+            expression=cleaned,
+            size_hw=prepared.proposals.size_hw,
+            candidates=candidates,
+            confidence=self._method.compute_confidence(scores, prepared),
+            head_noun_phrase=parsed.head_noun_phrase,
+            notices=(*prepared.notices, *self._build_notices(parsed, prepared)),
+            proposals_count=len(prepared.proposals),
+            model_version=self.model_version,
+            from_cache=preparation is None,
+            timings=Timings(
+                **(asdict(preparation) if preparation else {}),
+                language_ms=language_ms,
+                text_features_ms=text_features_ms,
+                scoring_ms=scoring_ms,
+                refine_ms=stopwatch.lap_ms(),
+            ),
+        )
+
+    def embed(self, data: bytes) -> EmbeddedImage:
+        """Compute what answering clicks on an image needs; seconds on a CPU, once per image.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+            ConfigError: there is no segment-anything model here.
+        """
+        return self._require_clicks().embed(decode_image(data, self._max_megapixels))
+
+    def refine(
+        self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
+        from_cache: bool,
+    ) -> SegmentResult:  # fmt: skip
+        """Return at most ``k`` masks for clicks or a box, the most fitting first.
+
+        Their score is the decoder's own estimate of the mask.
+
+        Raises:
+            InvalidRequest: nothing was clicked, or outside the image.
+        """
+        check_prompt(prompt, image.size_hw)
+        stopwatch = Stopwatch()
+        answers = self._require_clicks().answer(image, prompt)[:k]
+        candidates = tuple(
+            _build_candidate(a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability)
+            for rank, a in enumerate(answers, start=1)
+        )
+        return SegmentResult(
+            image_sha256=image.sha256,
+            expression=expression,
+            size_hw=image.size_hw,
+            candidates=candidates,
+            head_noun_phrase=self._parse(expression).head_noun_phrase if expression else None,
+            proposals_count=len(candidates),
+            model_version=self.model_version,
+            from_cache=from_cache,
+            timings=Timings(refine_ms=stopwatch.lap_ms()),
+        )
+
+    def rank(self, prepared: PreparedImage, expression: str) -> tuple[ParsedExpression, Scores]:
+        """Score every proposal of a prepared image, without building candidates.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+        """
+        parsed = self._parse(clean_expression(expression))
+        return parsed, self._method.score(prepared, self._method.encode_text(parsed), parsed)
+
+    def encode_sentence(self, expression: str) -> Floats:
+        """Encode the whole expression alone: (D,), not normalised."""
+        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
+        return row
+
+    def _parse(self, cleaned: str) -> ParsedExpression:
+        return self._parser.parse(cleaned, self.config.noun_phrase)
+
+    def _encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
+        """Encode as the cache keeps it, so that an image answers alike before and after."""
+        if len(proposals) == 0:
+            width = self.encoder.text.encode(["nothing"]).shape[1]
+            none = np.zeros((0, width), dtype=np.float32)
+            return VisualFeatures(none, none)
+        return self._method.encode_proposals(image, proposals).rounded_to_half()
+
+    def _require_clicks(self) -> ClickSegmenter:
+        if self._clicks is None:
+            raise ConfigError(
+                "This worker has no segment-anything model, so it cannot answer clicks.",
+                "Set SAYMASK_PROPOSALS to another generator than given.",
+            )
+        return self._clicks
+
+    def _build_notices(self, parsed: ParsedExpression, prepared: PreparedImage) -> list[str]:
+        notices = []
+        if self.encoder.text.is_truncated(parsed.text):
+            notices.append("The expression is longer than the model reads; its end was ignored.")
+        if parsed.head_noun_phrase is None:
+            notices.append("No noun names the object; say what it is for a better answer.")
+        if len(prepared.proposals) == 0:
+            notices.append("No object was found in the photo.")
+        return notices
+
+
+def _to_candidate(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
+    return _build_candidate(
+        to_original_size(proposals.masks[index], proposals.size_hw),
+        rank,
+        score,
+        float(proposals.predicted_iou[index]),
+        float(proposals.stability_score[index]),
+    )
+
+
+def _build_candidate(
+    mask: Mask, rank: int, score: float, predicted_iou: float, stability_score: float
+) -> Candidate:
+    return Candidate(
+        rank=rank,
+        score=round(score, 6),
+        mask=CocoRle.model_validate(encode_coco_rle(mask)),
+        box_xywh=compute_box_xywh(mask),
+        predicted_iou=round(predicted_iou, 4),
+        stability_score=round(stability_score, 4),
+    )

@@ -1,0 +1,1 @@
+"""The worker process: jobs from the queue, heartbeat, and pausing for annotators."""

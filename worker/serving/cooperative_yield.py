@@ -1,0 +1,41 @@
+"""Background workers pause while an annotator is being answered on the same machine.
+
+Two networks that compute at once on shared cores slow each other down many times over, and a low
+priority does not help: their threads wait for one another. So a worker that only prepares images
+stops between two batches while another worker of its machine answers an annotator.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from saymask.contract import ANSWERING_KEY
+
+_POLL_S = 0.05
+# A worker that was killed while it answered blocks the others no longer than this.
+_MAX_ANSWER_S = 120.0
+
+
+def _key() -> str:
+    return ANSWERING_KEY.format(host=socket.gethostname())
+
+
+@contextmanager
+def mark_answering(connection: redis.Redis, worker_name: str) -> Iterator[None]:
+    """Tell the background workers of this machine to pause."""
+    connection.zadd(_key(), {worker_name: time.time() + _MAX_ANSWER_S})
+    try:
+        yield
+    finally:
+        connection.zrem(_key(), worker_name)
+
+
+def wait_while_answering(connection: redis.Redis) -> None:
+    """Return as soon as no annotator is being answered on this machine."""
+    while connection.zcount(_key(), time.time(), "+inf"):
+        time.sleep(_POLL_S)

@@ -1,0 +1,273 @@
+"""What a worker does with a job: a dict in, a dict out.
+
+Expected errors come back as replies, not as traces. RQ is given jobs whose function is a method
+of the process's ``JobHandler``, so that models are state of an object and not of a module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+import redis
+from cachetools import LRUCache
+from pydantic import ValidationError
+from rq.job import Job
+
+from saymask.contract import (
+    IMAGE_KEY,
+    JOB_PREPARE,
+    JOB_REFINE,
+    JOB_SEGMENT,
+    PREPARED_KEY,
+    JobFailure,
+    JobReply,
+    PrepareRequest,
+    PrepareResult,
+    RefineRequest,
+    SegmentRequest,
+    SegmentResult,
+    Timings,
+)
+from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
+from saymask.masks import decode_coco_rle
+from worker.pipeline.timing import PreparationTimings
+from worker.serving.cooperative_yield import mark_answering
+from worker.stages import PreparedImage, VisualPrompt
+
+if TYPE_CHECKING:
+    from worker.proposals.clicks import EmbeddedImage
+
+log = logging.getLogger(__name__)
+
+# Images of open tasks: their next expression need not read the cache again.
+_MAX_OPEN_IMAGES = 2
+# Megabytes each, so only those of images that are clicked on.
+_MAX_EMBEDDED_IMAGES = 4
+
+Message = dict[str, Any]
+JobFunction = Callable[[Message], Message]
+
+
+class CacheStatistics(Protocol):
+    """What a heartbeat tells about the cache of prepared images."""
+
+    hits: int
+    misses: int
+
+    def usage(self) -> tuple[int, float]:
+        """Return the number of entries and megabytes."""
+        ...
+
+
+class ServedPipeline(Protocol):
+    """What serving asks of a pipeline; see ``worker.pipeline.pipeline.Pipeline``."""
+
+    device: str
+
+    @property
+    def cache(self) -> CacheStatistics | None:
+        """Where prepared images are kept, or None."""
+        ...
+
+    @property
+    def model_version(self) -> str:
+        """Names everything a result depends on."""
+        ...
+
+    @property
+    def encoder_description(self) -> str:
+        """The encoder in one line, for people."""
+        ...
+
+    def warm_up(self) -> None:
+        """Do what is slow the first time."""
+        ...
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        """Return an image that was prepared before, or None."""
+        ...
+
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+        """Compute everything about an image that does not depend on an expression."""
+        ...
+
+    def segment(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        preparation: PreparationTimings | None,
+    ) -> SegmentResult:
+        """Rank a prepared image's proposals against an expression."""
+        ...
+
+    def embed(self, data: bytes) -> EmbeddedImage:
+        """Compute what answering clicks on an image needs."""
+        ...
+
+    def refine(
+        self,
+        image: EmbeddedImage,
+        expression: str,
+        prompt: VisualPrompt,
+        k: int,
+        *,
+        from_cache: bool,
+    ) -> SegmentResult:
+        """Return masks for clicks or a box."""
+        ...
+
+
+class JobHandler:
+    """Answers the jobs of one process.
+
+    Args:
+        pipeline: loaded models.
+        connection: of the queue's Redis, from which images are read.
+        worker_name: of this process.
+
+    Attributes:
+        jobs_done: number of jobs answered, failures included.
+    """
+
+    def __init__(self, pipeline: ServedPipeline, connection: redis.Redis, worker_name: str) -> None:
+        self._pipeline = pipeline
+        self._redis = connection
+        self._worker_name = worker_name
+        self._open_images: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN_IMAGES)
+        self._embedded: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_EMBEDDED_IMAGES)
+        self.jobs_done = 0
+
+    @property
+    def functions(self) -> dict[str, JobFunction]:
+        """Job name to the function that answers it."""
+        return {JOB_SEGMENT: self.segment, JOB_REFINE: self.refine, JOB_PREPARE: self.prepare}
+
+    def segment(self, message: Message) -> Message:
+        """Answer ``JOB_SEGMENT``: a SegmentRequest in, a JobReply out."""
+        return self._reply(self._segment, message)
+
+    def refine(self, message: Message) -> Message:
+        """Answer ``JOB_REFINE``: a RefineRequest in, a JobReply out."""
+        return self._reply(self._refine, message)
+
+    def prepare(self, message: Message) -> Message:
+        """Answer ``JOB_PREPARE``: a PrepareRequest in, a JobReply out.
+
+        Nobody waits for it, so the outcome is counted where the status page reads it.
+        """
+        reply = self._reply(self._prepare, message)
+        failure = reply["failure"]
+        self._redis.hincrby(PREPARED_KEY, "failed" if failure else "prepared", 1)
+        if failure:
+            self._redis.hset(PREPARED_KEY, "last_failure", failure["cause"])
+        return reply
+
+    def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
+        try:
+            reply = answer(message)
+        except SaymaskError as error:
+            log.warning("%s", error)
+            reply = _to_failure(error)
+        except ValidationError as error:
+            reply = _to_failure(
+                InvalidRequest(
+                    f"The job has an unknown shape: {error}",
+                    "Backend and worker must be of the same saymask version.",
+                )
+            )
+        self.jobs_done += 1
+        return reply.model_dump(mode="json")
+
+    def _segment(self, message: Message) -> JobReply:
+        request = SegmentRequest.model_validate(message)
+        with mark_answering(self._redis, self._worker_name):
+            prepared, timings = self._open_image(request.image_sha256)
+            result = self._pipeline.segment(
+                prepared, request.expression, request.k, preparation=timings
+            )
+        return JobReply(segment=result)
+
+    def _refine(self, message: Message) -> JobReply:
+        request = RefineRequest.model_validate(message)
+        prompt = VisualPrompt(
+            points_xy=tuple((click.x, click.y) for click in request.clicks),
+            positive=tuple(click.positive for click in request.clicks),
+            box_xyxy=request.box_xyxy,
+            start=decode_coco_rle(request.start.as_dict()) if request.start else None,
+        )
+        sha256 = request.image_sha256
+        with mark_answering(self._redis, self._worker_name):
+            embedded = self._embedded.get(sha256)
+            image = embedded or self._pipeline.embed(self._read_image(sha256))
+            self._embedded[sha256] = image
+            result = self._pipeline.refine(
+                image, request.expression, prompt, request.k, from_cache=embedded is not None
+            )
+        return JobReply(segment=result)
+
+    def _prepare(self, message: Message) -> JobReply:
+        request = PrepareRequest.model_validate(message)
+        prepared, timings = self._load_or_prepare(request.image_sha256)
+        result = PrepareResult(
+            image_sha256=request.image_sha256,
+            proposals_count=len(prepared.proposals),
+            model_version=self._pipeline.model_version,
+            from_cache=timings is None,
+            timings=Timings(**(asdict(timings) if timings else {})),
+        )
+        return JobReply(prepare=result)
+
+    def _open_image(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
+        """The image of an open task, from memory where it is there.
+
+        Images that are only prepared in the background never displace one.
+        """
+        timings = None
+        prepared = self._open_images.get(sha256)
+        if prepared is None:
+            prepared, timings = self._load_or_prepare(sha256)
+        self._open_images[sha256] = prepared
+        return prepared, timings
+
+    def _load_or_prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
+        """From the cache (without timings), else from the bytes that the backend stored."""
+        prepared = self._pipeline.load_prepared(sha256)
+        if prepared is not None:
+            return prepared, None
+        return self._pipeline.prepare(self._read_image(sha256))
+
+    def _read_image(self, sha256: str) -> bytes:
+        data: bytes | None = self._redis.get(IMAGE_KEY.format(sha256=sha256))
+        if data is None:
+            raise ImageUnreachable(
+                f"The photo {sha256[:12]} is no longer in the queue's memory.",
+                "Type the expression again; the photo is then fetched anew.",
+            )
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ImageUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
+        return data
+
+
+def _to_failure(error: SaymaskError) -> JobReply:
+    return JobReply(failure=JobFailure(code=error.code, cause=error.cause, cure=error.cure))
+
+
+def build_job_class(handler: JobHandler) -> type[Job]:
+    """Return an RQ job class whose functions are the handler's methods."""
+    functions = handler.functions
+
+    class HandledJob(Job):
+        """A job whose function is looked up by its name on the wire, never imported."""
+
+        @property
+        def func(self) -> JobFunction | None:
+            """Return the handler's method for this job."""
+            return functions.get(str(self.func_name))
+
+    return HandledJob

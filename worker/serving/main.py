@@ -1,0 +1,128 @@
+"""Running a worker: load the models once, then serve the queue, interactive jobs first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import redis
+from rq import Queue, SimpleWorker
+from rq.serializers import JSONSerializer
+
+from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
+from saymask.errors import QueueUnavailable
+from worker.config import WorkerSettings
+from worker.serving.cooperative_yield import wait_while_answering
+from worker.serving.heartbeat import Heartbeat, WorkerState
+from worker.serving.jobs import JobHandler, ServedPipeline, build_job_class
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_S = 2.0
+_BACKGROUND_NICENESS = 10
+_QUEUES = {
+    "all": (QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
+    "interactive": (QUEUE_INTERACTIVE,),
+    "background": (QUEUE_BACKGROUND,),
+}
+
+
+class BuildPipeline(Protocol):
+    """Loads the models, for example ``worker.pipeline.build.build_pipeline``."""
+
+    def __call__(
+        self, settings: WorkerSettings, between_batches: Callable[[], None]
+    ) -> ServedPipeline:
+        """Build the pipeline; ``between_batches`` is called between batches and may wait."""
+        ...
+
+
+def run_worker(
+    settings: WorkerSettings, build_pipeline: BuildPipeline, *, burst: bool = False
+) -> None:
+    """Serve until told to stop (or, with ``burst``, until the queues are empty).
+
+    Args:
+        settings: of the worker.
+        build_pipeline: loads the models.
+        burst: stop when the queues are empty.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+        WeightsError, ConfigError: the models cannot be loaded.
+    """
+    connection = _connect(settings)
+    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    state = WorkerState()
+    heartbeat = Heartbeat(connection, name, settings, state)
+    heartbeat.start()
+    try:
+        started = time.perf_counter()
+        pipeline = build_pipeline(settings, _choose_yield(settings, connection))
+        if settings.proposals != "given":
+            pipeline.warm_up()
+        handler = state.handler = JobHandler(pipeline, connection, name)
+        state.pipeline = pipeline
+        log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
+        _serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
+    finally:
+        heartbeat.stop()
+
+
+def _connect(settings: WorkerSettings) -> redis.Redis:
+    try:
+        connection = redis.Redis.from_url(
+            settings.redis_url, socket_connect_timeout=5, health_check_interval=30
+        )
+        connection.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise QueueUnavailable(
+            f"The queue cannot be reached: {error}.",
+            "Start Redis or Valkey, or set SAYMASK_REDIS_URL.",
+        ) from error
+    return connection
+
+
+def _choose_yield(settings: WorkerSettings, connection: redis.Redis) -> Callable[[], None]:
+    """What to do between batches: a background worker gives annotators the processor."""
+    if settings.queues != "background":
+        return lambda: None
+    os.nice(_BACKGROUND_NICENESS)
+    return partial(wait_while_answering, connection)
+
+
+def _serve(
+    connection: redis.Redis,
+    name: str,
+    state: WorkerState,
+    handler: JobHandler,
+    queues: tuple[str, ...],
+    *,
+    burst: bool,
+) -> None:
+    """Work until told to stop; when Redis goes away, wait for it and continue."""
+    job_class = build_job_class(handler)
+    while True:
+        # SimpleWorker runs jobs in this process, where the models are.
+        worker = SimpleWorker(
+            [Queue(q, connection=connection, serializer=JSONSerializer) for q in queues],
+            connection=connection,
+            name=name,
+            job_class=job_class,
+            serializer=JSONSerializer,
+        )
+        state.rq_worker = worker
+        try:
+            worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
+            if burst or worker._stop_requested:
+                return
+            log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
+        except redis.RedisError as error:
+            log.warning("the queue went away (%s); trying again in %g s", error, _RECONNECT_S)
+        time.sleep(_RECONNECT_S)

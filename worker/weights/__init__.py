@@ -1,0 +1,26 @@
+"""Checkpoints: their list, the store on this machine, and how they are fetched."""
+
+from worker.weights.checkpoints import (
+    CHECKPOINTS,
+    DEFAULT,
+    Checkpoint,
+    PackageMember,
+    Url,
+    find_checkpoint,
+)
+from worker.weights.download import Report
+from worker.weights.hashing import hash_file
+from worker.weights.store import WeightStore, default_cache_dir
+
+__all__ = [
+    "CHECKPOINTS",
+    "DEFAULT",
+    "Checkpoint",
+    "PackageMember",
+    "Report",
+    "Url",
+    "WeightStore",
+    "default_cache_dir",
+    "find_checkpoint",
+    "hash_file",
+]
