@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 
-from backend.stack.up import sample_photos
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, seconds
-from worker.cache import PreparedCache
 from worker.config import load_worker_settings
-from worker.pipeline import build_pipeline
+from worker.pipeline.build import build_pipeline
+from worker.pipeline.cache import PreparedCache
 
 EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
 
@@ -30,7 +30,7 @@ def measure() -> list[Row]:
         idle_gb = psutil.Process().memory_info().rss / 1e9
         pipeline.cache = PreparedCache(Path(scratch), "bench", 10**9)
         cold, warm, known = [], [], []
-        for path in sample_photos():
+        for path in sample_images():
             data = path.read_bytes()
 
             def answer(expression: str, data: bytes = data) -> None:

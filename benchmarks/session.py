@@ -9,14 +9,14 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from backend.label_studio.project import upload_photos
 from PIL import Image, ImageOps
 
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.project import upload_photos
-from backend.stack.up import sample_photos
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row
-from tests.desk import Desk, open_desk
-from tests.running import Running, running, tasks_of
+from tests.browser.editor import Desk, open_desk
+from tests.stack.running import Running, running, tasks_of
 
 PHOTOS, COLD = 20, 6
 _SETTINGS = {"SAYMASK_SYNC_EVERY_S": "0", "SAYMASK_ENCODER": "starter"}
@@ -31,7 +31,7 @@ def _make_photos(folder: Path) -> list[Path]:
     """The sample photos, mirrored and cropped until there are enough; each is another file."""
     made = []
     for number in range(PHOTOS):
-        path = sample_photos()[number % len(_SAID)]
+        path = sample_images()[number % len(_SAID)]
         image = Image.open(path).convert("RGB")
         turn = number // len(_SAID)
         if turn % 2:

@@ -17,11 +17,11 @@ import httpx
 import numpy as np
 
 from backend.label_studio.label_config import default_label_config
-from backend.masks import encode_brush_rle
-from backend.records.ledger import Ledger, RecordFilter
-from backend.records.store import Store
-from backend.stack.processes import Stack
+from backend.local_stack.processes import ProcessGroup
+from backend.records.stores import Stores
+from backend.records.views import RecordFilter
 from benchmarks.measure import Row, find_free_port, percentile
+from saymask.masks import encode_brush_rle
 
 WEBHOOKS, SECONDS, CONNECTIONS = 500, 10.0, 8
 _HEIGHT, _WIDTH = 480, 640
@@ -52,7 +52,7 @@ def _measure(url: str, folder: Path) -> tuple[list[float], float]:
     """Seconds per webhook, and until the last record was written."""
     bodies = [json.dumps(_body(number)).encode() for number in range(1, WEBHOOKS + 1)]
     port = find_free_port()
-    stack = Stack(folder / "logs", lambda _line: None)
+    stack = ProcessGroup(folder / "logs", lambda _line: None)
     environment = {"SAYMASK_DATABASE_URL": url, "SAYMASK_PORT": str(port)}
     program = str(Path(sys.executable).parent / "saymask")
     try:
@@ -76,9 +76,8 @@ def _measure(url: str, folder: Path) -> tuple[list[float], float]:
             thread.start()
         for thread in threads:
             thread.join()
-        with closing(Store(url)) as store:
-            ledger = Ledger(store.database)
-            while (count := ledger.count(RecordFilter())) < WEBHOOKS:
+        with closing(Stores(url)) as stores:
+            while (count := stores.records.count_records(RecordFilter())) < WEBHOOKS:
                 if time.perf_counter() - started > 10 * SECONDS:
                     raise RuntimeError(f"{count} of {WEBHOOKS} webhooks became records")
                 time.sleep(0.1)

@@ -11,10 +11,11 @@ from multiprocessing.pool import Pool
 
 from PIL import Image, ImageOps
 
-from backend.stack.up import sample_photos
+from backend.local_stack.up import sample_images
 from benchmarks.measure import Row
 from worker.config import load_worker_settings
-from worker.pipeline import Pipeline, build_pipeline
+from worker.pipeline.build import build_pipeline
+from worker.pipeline.pipeline import Pipeline
 
 _pipeline: Pipeline | None = None
 
@@ -35,7 +36,7 @@ def _prepare(data: bytes) -> int:
 def _photos() -> list[bytes]:
     """The sample photos and their mirror images, one size, so that shares are alike."""
     found = []
-    for path in sample_photos():
+    for path in sample_images():
         image = Image.open(path).convert("RGB").resize((512, 384))
         for version in (image, ImageOps.mirror(image)):
             buffer = io.BytesIO()

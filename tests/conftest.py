@@ -19,10 +19,11 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
-from backend.records.store import Store
+from backend.records.stores import Stores
+from saymask.contract import WORKER_KEY_PATTERN, WorkerStatus
 
 DATA = Path(__file__).parent / "data"
-SAMPLES = Path(__file__).parent.parent / "backend" / "stack" / "samples"
+SAMPLES = Path(__file__).parent.parent / "backend" / "local_stack" / "samples"
 
 
 def load_capture(name: str) -> Any:
@@ -90,8 +91,9 @@ def start_worker(valkey: Valkey) -> Iterator[Callable[..., subprocess.Popen[byte
         )
         started.append(process)
         with redis.Redis.from_url(valkey.url) as client:
-            deadline = time.monotonic() + 20
-            while not client.exists(f"saymask:worker:fake-{process.pid}"):
+            deadline = time.monotonic() + 60
+            while process.pid not in list_idle_workers(client):
+                assert process.poll() is None, "the worker ended"
                 assert time.monotonic() < deadline, "the worker did not start"
                 time.sleep(0.05)
         return process
@@ -102,9 +104,24 @@ def start_worker(valkey: Valkey) -> Iterator[Callable[..., subprocess.Popen[byte
         process.wait()
 
 
-def log_of(valkey: Valkey) -> list[str]:
+def list_idle_workers(client: redis.Redis) -> list[int]:
+    """Process ids of the workers whose models are loaded."""
+    values = [client.get(key) for key in client.scan_iter(WORKER_KEY_PATTERN)]
+    statuses = [WorkerStatus.model_validate_json(value) for value in values if value]
+    return [status.pid for status in statuses if status.state == "idle"]
+
+
+def log_of(valkey: Valkey, *kinds: str) -> list[str]:
+    """What was asked of the fake worker: ``segment`` and ``refine``, or the kinds given."""
     with redis.Redis.from_url(valkey.url) as client:
-        return [line.decode() for line in client.lrange("fake:log", 0, -1)]
+        lines = [line.decode() for line in client.lrange("fake:log", 0, -1)]
+    return [line for line in lines if line.split()[0] in (kinds or ("segment", "refine"))]
+
+
+@pytest.fixture(autouse=True)
+def no_local_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings file of an installation in this folder out of every test."""
+    monkeypatch.setenv("SAYMASK_UP_DIR", str(tmp_path / "no-installation"))
 
 
 @pytest.fixture(scope="session")
@@ -169,11 +186,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = Store(url)
-    store.migrate()
-    yield store
-    store.close()
+def stores(url: str) -> Iterator[Stores]:
+    stores = Stores(url)
+    stores.migrate()
+    yield stores
+    stores.close()
 
 
 def start_backend(url: str, port: int) -> subprocess.Popen[bytes]:

@@ -1,47 +1,39 @@
-"""A worker process without models: real queue, real heartbeat, predictable masks.
+"""A worker process without models: the real queue, jobs and heartbeat, with predictable masks.
 
-What it does with an expression: ``sleep N ...`` takes N seconds, ``fail`` reports an error,
-``bug`` raises, ``nothing`` finds nothing, ``die`` kills the process (once, if the file named by
-FAKE_WORKER_DIES_ONCE exists; it is removed first). Anything else gives k square masks.
+What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fail`` reports an
+error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
+the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
+Anything else gives k square masks. What was asked of it stands in the Redis list ``fake:log``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import sys
-import threading
 import time
-import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import redis
-from rq import Queue, SimpleWorker
-from rq.serializers import JSONSerializer
 
-from backend.contract import (
-    PHOTO_KEY,
-    QUEUE_BACKGROUND,
-    QUEUE_INTERACTIVE,
-    WORKER_KEY,
-    Candidate,
-    CocoRle,
-    JobFailure,
-    JobReply,
-    PrepareRequest,
-    PrepareResult,
-    RefineRequest,
-    SegmentRequest,
-    SegmentResult,
-    Timings,
-    WorkerStatus,
-)
-from backend.masks import compute_area, decode_coco_rle, encode_coco_rle
+from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
+from saymask.errors import ImageUnreadable
+from saymask.masks import compute_area, encode_coco_rle
+from tests.worker.scenes import prepared_image
+from worker.config import WorkerSettings, load_worker_settings
+from worker.pipeline.timing import PreparationTimings
+from worker.serving.main import run_worker
+from worker.stages import PreparedImage, VisualPrompt
 
 VERSION = "saymask-fake-1"
+LOG_KEY = "fake:log"
 
 
-def candidate(rank: int) -> Candidate:
+def build_candidate(rank: int) -> Candidate:
     mask = np.zeros((48, 64), bool)
     mask[rank : rank + 8, rank : rank + 10] = True
     return Candidate(
@@ -54,104 +46,106 @@ def candidate(rank: int) -> Candidate:
     )
 
 
-def mask_area(mask: CocoRle) -> int:
-    return compute_area(decode_coco_rle(mask.as_dict()))
+def build_result(
+    sha256: str, expression: str, count: int, confidence: float | None = None
+) -> SegmentResult:
+    return SegmentResult(
+        image_sha256=sha256, expression=expression, size_hw=(48, 64),
+        candidates=tuple(build_candidate(rank) for rank in range(1, count + 1)),
+        confidence=confidence, head_noun_phrase="the cat", proposals_count=count,
+        model_version=VERSION, from_cache=False, timings=Timings(),
+    )  # fmt: skip
 
 
-def main(url: str) -> None:
-    connection = redis.Redis.from_url(url)
-    name = f"fake-{os.getpid()}"
-    log_key = "fake:log"
-    kind = os.environ.get("FAKE_WORKER_QUEUES", "all")
+@dataclass(frozen=True)
+class FakeEmbedding:
+    sha256: str
 
-    def segment(message: dict) -> dict:
-        request = SegmentRequest.model_validate(message)
-        connection.rpush(log_key, f"segment {request.expression}")
-        words = request.expression.split()
-        if words[0] == "sleep":
-            time.sleep(float(words[1]))
-        if words[0] == "die":
+
+class FakePipeline:
+    """Stands in for ``worker.pipeline.pipeline.Pipeline``."""
+
+    device = "cpu"
+    cache = None
+    model_version = VERSION
+    encoder_description = "fake"
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._redis = connection
+        self._prepared: dict[str, PreparedImage] = {}
+
+    def warm_up(self) -> None:
+        """There is nothing to load."""
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        return self._prepared.get(sha256)
+
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._log(f"prepare {sha256[:8]}")
+        self._prepared[sha256] = replace(prepared_image(), sha256=sha256)
+        return self._prepared[sha256], PreparationTimings()
+
+    def segment(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        preparation: PreparationTimings | None,
+    ) -> SegmentResult:
+        self._log(f"segment {expression}")
+        word, *rest = expression.split()
+        if word == "sleep":
+            time.sleep(float(rest[0]))
+        if word == "die":
             marker = Path(os.environ.get("FAKE_WORKER_DIES_ONCE", "/nonexistent"))
             if marker.exists():
                 marker.unlink()
                 os.kill(os.getpid(), 9)
-        if words[0] == "bug":
+        if word == "bug":
             raise RuntimeError("a bug in the worker")
-        if words[0] == "fail":
-            failure = JobFailure(code="PhotoUnreadable", cause="The photo is damaged.", cure="No.")
-            return JobReply(failure=failure).model_dump(mode="json")
-        if not connection.exists(PHOTO_KEY.format(sha256=request.photo_sha256)):
-            raise RuntimeError("the photo did not come along")
-        count = 0 if words[0] == "nothing" else request.k
-        result = SegmentResult(
-            photo_sha256=request.photo_sha256,
-            expression=request.expression,
-            size_hw=(48, 64),
-            candidates=tuple(candidate(rank) for rank in range(1, count + 1)),
-            confidence=0.2 if words[0] == "doubtful" else 0.9,
-            head_noun_phrase="the cat",
-            proposals_count=count,
-            model_version=VERSION,
-            from_cache=False,
-            timings=Timings(),
-        )
-        return JobReply(segment=result).model_dump(mode="json")
+        if word == "fail":
+            raise ImageUnreadable("The photo is damaged.", "No.")
+        count = 0 if word == "nothing" else k
+        confidence = 0.2 if word == "doubtful" else 0.9
+        return build_result(prepared.sha256, expression, count, confidence)
 
-    def refine(message: dict) -> dict:
-        request = RefineRequest.model_validate(message)
+    def embed(self, data: bytes) -> FakeEmbedding:
+        return FakeEmbedding(hashlib.sha256(data).hexdigest())
+
+    def refine(
+        self,
+        image: FakeEmbedding,
+        expression: str,
+        prompt: VisualPrompt,
+        k: int,
+        *,
+        from_cache: bool,
+    ) -> SegmentResult:
         clicks = " ".join(
-            f"{'+' if c.positive else '-'}{c.x:.0f},{c.y:.0f}" for c in request.clicks
+            f"{'+' if positive else '-'}{x:.0f},{y:.0f}"
+            for (x, y), positive in zip(prompt.points_xy, prompt.positive, strict=True)
         )
-        box = "" if request.box_xyxy is None else f" box {[round(v) for v in request.box_xyxy]}"
-        start = "" if request.start is None else f" from {mask_area(request.start)}"
-        connection.rpush(log_key, f"refine {request.expression!r} {clicks}{box}{start}")
-        result = SegmentResult(
-            photo_sha256=request.photo_sha256,
-            expression=request.expression,
-            size_hw=(48, 64),
-            candidates=(candidate(1),),
-            head_noun_phrase=None,
-            proposals_count=1,
-            model_version=VERSION,
-            from_cache=False,
-            timings=Timings(),
-        )
-        return JobReply(segment=result).model_dump(mode="json")
+        box = "" if prompt.box_xyxy is None else f" box {[round(v) for v in prompt.box_xyxy]}"
+        start = "" if prompt.start is None else f" from {compute_area(prompt.start)}"
+        self._log(f"refine {expression!r} {clicks}{box}{start}")
+        return build_result(image.sha256, expression, 1)
 
-    def prepare(message: dict) -> dict:
-        request = PrepareRequest.model_validate(message)
-        connection.rpush(log_key, f"prepare {request.photo_sha256[:8]}")
-        result = PrepareResult(
-            photo_sha256=request.photo_sha256,
-            proposals_count=1,
-            model_version=VERSION,
-            from_cache=False,
-            timings=Timings(),
-        )
-        return JobReply(prepare=result).model_dump(mode="json")
+    def _log(self, line: str) -> None:
+        self._redis.rpush(LOG_KEY, line)
 
-    jobs = types.ModuleType("worker.jobs")
-    jobs.segment, jobs.prepare, jobs.refine = segment, prepare, refine
-    sys.modules["worker.jobs"] = jobs
 
-    def beat() -> None:
-        status = WorkerStatus(
-            name=name, pid=os.getpid(), host="here", state="idle", model_version=VERSION,
-            encoder="fake", proposals="fake", device="cpu", started_at=0.0, rss_mb=1.0, jobs_done=0,
-            queues=kind,
-        )  # fmt: skip
-        while True:
-            connection.set(WORKER_KEY.format(name=name), status.model_dump_json(), px=3000)
-            time.sleep(0.5)
+def main(url: str) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    settings = load_worker_settings(
+        SAYMASK_REDIS_URL=url, queues=os.environ.get("FAKE_WORKER_QUEUES", "all")
+    )
 
-    threading.Thread(target=beat, daemon=True).start()
-    queues = [
-        Queue(queue, connection=connection, serializer=JSONSerializer)
-        for queue in (QUEUE_INTERACTIVE, QUEUE_BACKGROUND)
-        if kind == "all" or kind in queue
-    ]
-    worker = SimpleWorker(queues, connection=connection, name=name, serializer=JSONSerializer)
-    worker.work(logging_level="WARNING")
+    def build(_settings: WorkerSettings, between_batches: Callable[[], None]) -> FakePipeline:
+        return FakePipeline(redis.Redis.from_url(url))
+
+    run_worker(settings, build)
 
 
 if __name__ == "__main__":

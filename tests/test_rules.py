@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.config import Settings, load_settings
-from backend.errors import ConfigError
+from saymask.errors import ConfigError
 from worker.config import WorkerSettings, load_worker_settings
 
 ROOT = Path(__file__).parent.parent

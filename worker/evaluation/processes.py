@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,19 +39,22 @@ class EvaluationProcesses(Protocol):
         ...
 
 
+BuildEvaluator = Callable[[EvaluationRequest, WorkerSettings], Evaluator]
+
+
 @contextmanager
 def open_processes(
-    request: EvaluationRequest, settings: WorkerSettings, jobs: int
+    request: EvaluationRequest, settings: WorkerSettings, jobs: int, build: BuildEvaluator
 ) -> Iterator[EvaluationProcesses]:
     """Load the models in this process, or with ``jobs`` > 1 in so many others."""
     if jobs == 1:
-        yield _ThisProcess(build_evaluator(request, settings))
+        yield _ThisProcess(build(request, settings))
         return
     threads = max(1, torch.get_num_threads() // jobs)
     settings = settings.model_copy(update={"threads": settings.threads or threads})
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     try:
-        yield _Pool(pool, request, settings)
+        yield _Pool(pool, _Build(build, request, settings))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -67,6 +71,15 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
     )
 
 
+@dataclass(frozen=True)
+class _Build:
+    """How a process of the pool loads its models."""
+
+    function: BuildEvaluator
+    request: EvaluationRequest
+    settings: WorkerSettings
+
+
 class _ThisProcess:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
@@ -79,19 +92,17 @@ class _ThisProcess:
 
 
 class _Pool:
-    def __init__(
-        self, pool: ProcessPoolExecutor, request: EvaluationRequest, settings: WorkerSettings
-    ) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, build: _Build) -> None:
         self._pool = pool
-        self._build = (request, settings)
+        self._build = build
 
     def describe(self) -> dict[str, Any]:
         with _explain_death():
-            return self._pool.submit(_describe_in_pool, *self._build).result()
+            return self._pool.submit(_describe_in_pool, self._build).result()
 
     def evaluate(self, images: list[DatasetImage]) -> Iterator[ImageAnswers]:
         with _explain_death():
-            futures = [self._pool.submit(_evaluate_in_pool, *self._build, i) for i in images]
+            futures = [self._pool.submit(_evaluate_in_pool, self._build, i) for i in images]
             for future in as_completed(futures):
                 yield future.result()
 
@@ -108,19 +119,17 @@ def _explain_death() -> Iterator[None]:
 
 
 @cache
-def _load_in_pool(request: EvaluationRequest, settings: WorkerSettings) -> Evaluator:
+def _load_in_pool(build: _Build) -> Evaluator:
     """Load the models of a process of the pool, once."""
-    return build_evaluator(request, settings)
+    return build.function(build.request, build.settings)
 
 
-def _describe_in_pool(request: EvaluationRequest, settings: WorkerSettings) -> dict[str, Any]:
-    return _describe(_load_in_pool(request, settings))
+def _describe_in_pool(build: _Build) -> dict[str, Any]:
+    return _describe(_load_in_pool(build))
 
 
-def _evaluate_in_pool(
-    request: EvaluationRequest, settings: WorkerSettings, image: DatasetImage
-) -> ImageAnswers:
-    return _load_in_pool(request, settings).evaluate(image)
+def _evaluate_in_pool(build: _Build, image: DatasetImage) -> ImageAnswers:
+    return _load_in_pool(build).evaluate(image)
 
 
 def _describe(evaluator: Evaluator) -> dict[str, Any]:

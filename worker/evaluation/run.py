@@ -23,7 +23,7 @@ from saymask.errors import DatasetError
 from worker.config import PipelineConfig, ScoringConfig, WorkerSettings
 from worker.evaluation.answer_log import AnswerLog
 from worker.evaluation.answers import ImageAnswers
-from worker.evaluation.processes import open_processes
+from worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.results import Results, build_results
 from worker.evaluation.variants import choose_variants
@@ -32,7 +32,12 @@ RESULTS_FILE = "results.json"
 
 
 def run_evaluation(
-    request: EvaluationRequest, settings: WorkerSettings, out: Path, jobs: int, console: Console
+    request: EvaluationRequest,
+    settings: WorkerSettings,
+    out: Path,
+    jobs: int,
+    console: Console,
+    build: BuildEvaluator = build_evaluator,
 ) -> tuple[Results, Dataset, list[ImageAnswers]]:
     """Evaluate, or continue what an interrupted run left in ``out``.
 
@@ -42,6 +47,7 @@ def run_evaluation(
         out: folder for the results.
         jobs: number of processes, each with its own models.
         console: for progress.
+        build: loads the models of one process.
 
     Returns:
         The tables (also in ``out``), the dataset, and the answers in its order.
@@ -59,7 +65,7 @@ def run_evaluation(
     if request.truth_proposals and not any(image.instances for image in dataset.images):
         raise DatasetError(f"{request.dataset} has no annotated objects to take as proposals.")
     console.print(f"{len(dataset.images)} photos, {dataset.count} expressions")
-    with open_processes(request, settings, jobs) as processes:
+    with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
         log_file = AnswerLog(out, provenance)
         log_file.drop_incomplete_line()

@@ -1,0 +1,81 @@
+"""The backend over HTTP, with an image server in Label Studio's place."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.conftest import load_capture
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class ImageServer:
+    """Serves images as Label Studio does: with a token only. Remembers who asked for what."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+        self.next_tasks: list[dict[str, Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append((self.path, self.headers.get("Authorization")))
+                if self.path.startswith("/data/slow"):
+                    time.sleep(5)
+                if self.path.startswith("/data/redirect"):
+                    self.send_response(302)
+                    self.send_header("Location", "http://127.0.0.1:1/secret")
+                    self.end_headers()
+                    return
+                if self.path.startswith("/data/missing"):
+                    self.send_error(404)
+                    return
+                if self.headers.get("Authorization") != f"Token {KEY}":
+                    self.send_error(401)
+                    return
+                if self.path.startswith("/api/tasks"):
+                    body = json.dumps({"tasks": outer.next_tasks}).encode()
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                    return
+                body = (
+                    b"" if self.path.startswith("/data/empty") else b"photo " + self.path.encode()
+                )
+                if self.path.startswith("/data/large"):
+                    body = b"x" * 3_000_000
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+
+    @property
+    def fetched(self) -> list[tuple[str, str | None]]:
+        return [request for request in self.asked if request[0].startswith("/data/")]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def typed(expression: Any, photo: str = "/data/upload/1/cat.png", task: int = 5) -> dict[str, Any]:
+    """The recorded interactive request with another expression, photo and task."""
+    body = load_capture("interactive_predict_request")
+    body["tasks"][0]["id"] = task
+    body["tasks"][0]["data"]["image"] = photo
+    body["params"]["context"]["result"][0]["value"]["text"] = [expression]
+    return body

@@ -1,0 +1,147 @@
+"""``saymask export`` and the readers behind ``saymask import``, as people run them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from backend.label_studio.events import to_new_event
+from backend.records.stores import Stores
+from backend.services.import_dataset import read_import
+from backend.services.record import Recorder
+from saymask.datasets.coco import load_coco
+from saymask.errors import DatasetError
+from saymask.masks import decode_coco_rle
+from tests import factories
+from tests.backend.test_export import CATS, HEIGHT, WIDTH, box, export, plan, truth
+from tests.backend.test_statistics import run
+
+
+def data_uri(number: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (factories.WIDTH, factories.HEIGHT), (number, 90, 60)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Four hand-drawn masks on three photos no worker has seen, and a verdict."""
+    path = tmp_path / "x.db"
+    with closing(Stores(f"sqlite:///{path}")) as stores:
+        stores.migrate()
+        photos = (1, 1, 2, 3, 3)
+        for number, photo in enumerate(photos, 1):
+            said = "a unicorn" if number == 5 else f"thing {number}"
+            mask = factories.brush(
+                f"own{number}", factories.square(10 * number), "referent", "manual"
+            )
+            marks = [factories.verdict("no referent")] if number == 5 else mask
+            body = factories.event(
+                photo, factories.annotation(number, [factories.typed(said), *marks])
+            )
+            body["task"]["data"]["image"] = data_uri(photo)
+            stores.events.append_event(to_new_event(body))
+        Recorder(stores).process_waiting()
+    return path
+
+
+def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dry = json.loads(run(database, "export", "coco", str(out), "--dry-run", "--json").stdout)
+    assert (dry["photos"], dry["expressions"]) == (3, 4)
+    assert not out.exists()
+    said = run(database, "export", "coco", str(out), "--split", "1/0/0").stdout
+    assert "4 referents with 4 expressions on 3 photos" in said.replace("\n", " ")
+    content = json.loads((out / "annotations" / "instances_train.json").read_text("utf-8"))
+    assert len(content["annotations"]) == 4
+    assert len(list((out / "images").iterdir())) == 3
+    again = run(database, "export", "coco", str(out))
+    assert again.returncode == 2
+    assert "exists already" in again.stdout
+    with_none = run(database, "export", "grefcoco", str(tmp_path / "g"), "--json").stdout
+    assert json.loads(with_none)["no_referent"] == 1
+    only = run(database, "export", "yolo", str(tmp_path / "y"), "--outcome", "drawn", "--json")
+    assert json.loads(only.stdout)["expressions"] == 4
+    mapping = tmp_path / "names.json"
+    mapping.write_text(json.dumps({"thing": "tool"}), "utf-8")
+    run(database, "export", "coco", str(tmp_path / "c"), "--categories", str(mapping))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "voc", "x"), "no format 'voc'"),
+        (("export", "coco", "x", "--images", "some"), "copy, link or none"),
+        (("export", "coco", "x", "--merge", "best"), "latest, majority, all"),
+        (("export", "coco", "x", "--split", "80"), "80/10/10"),
+        (("export", "coco", "x", "--outcome", "no_referent"), "none of these outcomes"),
+        (("export", "coco", "x", "--project", "99"), "Nothing was selected"),
+        (("export", "coco", "x", "--categories", "/nowhere.json"), "cannot be read"),
+        (("import", "voc", "x", "--project", "1"), "no format 'voc'"),
+        (("import", "coco", "/nowhere", "--project", "1"), "holds no COCO"),
+        (("import", "refcoco", "/nowhere", "--project", "1"), "no folder"),
+    ],
+)
+def test_errors_say_cause_and_cure(
+    database: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    named = [str(tmp_path / "x") if a == "x" else a for a in arguments]
+    done = run(database, *named)
+    assert done.returncode == 2
+    assert message in done.stdout.replace("\n", " ")
+    assert not (tmp_path / "x").exists()
+
+
+def read_back(dataset: Any) -> dict[str, np.ndarray]:
+    return {e.text: decode_coco_rle(e.target) for i in dataset.images for e in i.expressions}
+
+
+@pytest.mark.parametrize("format_", ["coco", "refcoco", "grefcoco"])
+def test_what_was_exported_is_read_again(format_: str, tmp_path: Path) -> None:
+    export(CATS, plan(format_, tmp_path / "out"))
+    masks = read_back(read_import(format_, tmp_path / "out", None))
+    for (_, text), mask in truth(CATS).items():
+        assert np.array_equal(masks[text], mask), text
+    assert ("a unicorn" in masks) == (format_ == "grefcoco")
+
+
+def test_coco_sets_without_sentences(tmp_path: Path) -> None:
+    """As the published ones: by category, several objects one referent, crowds left out."""
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val2017" / "1.jpg")
+    masks = [box(2), box(30), box(20)]
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 3, "iscrowd": int(n == 3),
+         "segmentation": encode(mask)}
+        for n, mask in enumerate(masks, 1)
+    ]  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": annotations, "categories": [{"id": 3, "name": "cat"}],
+    }  # fmt: skip
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(content), "utf-8")
+    for root in (tmp_path, path):
+        (image,) = load_coco(root).images
+        (cats,) = image.expressions
+        assert cats.text == "cat"
+        assert len(cats.parts) == 2
+        assert np.array_equal(decode_coco_rle(cats.target), masks[0] | masks[1])
+    path.write_text(json.dumps({"images": 3}), "utf-8")
+    with pytest.raises(DatasetError, match="not a COCO instances file"):
+        load_coco(tmp_path)
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}

@@ -1,0 +1,164 @@
+"""Jobs through a real queue: shared, replaced, lost with their worker, too late."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from backend.queue import JobQueue
+from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
+from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
+from tests.conftest import Valkey, log_of
+
+IMAGE = b"image"
+SHA256 = hashlib.sha256(IMAGE).hexdigest()
+
+
+@pytest.fixture
+def queue(valkey: Valkey) -> Iterator[JobQueue]:
+    queue = JobQueue(valkey.url, deadline_s=30)
+    queue.put_image(SHA256, IMAGE)
+    yield queue
+    queue.close()
+
+
+def request_for(expression: str) -> SegmentRequest:
+    return SegmentRequest(image_sha256=SHA256, expression=expression, k=2)
+
+
+def test_same_request_from_two_annotators_is_one_job(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(
+            pool.map(lambda n: queue.segment(request_for("sleep 1 cat"), f"1:{n}"), range(4))
+        )
+    assert len({result.model_dump_json() for result in results}) == 1
+    assert log_of(valkey) == ["segment sleep 1 cat"]
+
+
+def test_a_job_just_popped_by_a_worker_is_not_queued_twice(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    with ThreadPoolExecutor(2) as pool, redis.Redis.from_url(valkey.url) as client:
+        first = pool.submit(queue.segment, request_for("cat"), "1:1")
+        key = f"rq:queue:{QUEUE_INTERACTIVE}"
+        taken = client.blpop([key], timeout=10)
+        # Between a worker's pop and its word that it has begun, a second annotator asks.
+        second = pool.submit(queue.segment, request_for("cat"), "1:2")
+        time.sleep(0.5)
+        assert client.llen(key) == 0
+        client.rpush(key, taken[1])
+        start_worker()
+        assert first.result(20) == second.result(20)
+    assert log_of(valkey) == ["segment cat"]
+
+
+def test_newer_expression_of_a_task_replaces_the_waiting_one(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    with ThreadPoolExecutor(4) as pool:
+        busy = pool.submit(queue.segment, request_for("sleep 3 other"), "1:other")
+        time.sleep(0.5)
+        older = pool.submit(queue.segment, request_for("older"), "1:1")
+        time.sleep(0.3)
+        newer = pool.submit(queue.segment, request_for("newer"), "1:1")
+        assert newer.result(20).expression == "newer"
+        with pytest.raises(JobSuperseded):
+            older.result(20)
+        busy.result(20)
+    assert "segment older" not in log_of(valkey)
+
+
+def test_a_waiting_job_that_another_task_wants_too_is_kept(
+    queue: JobQueue, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(queue.segment, request_for("sleep 2 other"), "1:other")
+        time.sleep(0.3)
+        first = pool.submit(queue.segment, request_for("shared"), "1:1")
+        second = pool.submit(queue.segment, request_for("shared"), "1:2")
+        time.sleep(0.3)
+        pool.submit(queue.segment, request_for("newer"), "1:1").result(20)
+        assert second.result(20).expression == "shared"
+        with pytest.raises(JobSuperseded):
+            first.result(20)
+
+
+def test_worker_killed_in_mid_job_and_another_takes_over(
+    queue: JobQueue, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    marker = tmp_path / "dies"
+    marker.touch()
+    first = start_worker(FAKE_WORKER_DIES_ONCE=str(marker))
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(queue.segment, request_for("die"), "1:1")
+        first.wait(10)
+        start_worker()
+        assert result.result(30).expression == "die"
+
+
+def test_no_worker_is_said_before_label_studio_gives_up(queue: JobQueue) -> None:
+    with pytest.raises(WorkerUnavailable):
+        queue.segment(request_for("cat"), "1:1")
+
+
+def test_a_worker_that_only_prepares_images_does_not_answer_annotators(
+    valkey: Valkey, start_worker: Callable[..., Any]
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="background")
+    impatient = JobQueue(valkey.url, deadline_s=30, no_worker_grace_s=1.0)
+    assert not impatient.list_workers()[0].serves(background=False)
+    assert impatient.list_workers()[0].serves(background=True)
+    with pytest.raises(WorkerUnavailable):
+        impatient.segment(request_for("cat"), "1:1")
+    impatient.close()
+
+
+def test_a_typed_expression_does_not_wait_for_images_being_prepared(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    other = b"another image"
+    other_sha256 = hashlib.sha256(other).hexdigest()
+    queue.put_image(other_sha256, other)
+    queue.prepare(PrepareRequest(image_sha256=other_sha256))
+    assert queue.segment(request_for("cat"), "1:1").expression == "cat"
+    assert log_of(valkey) == ["segment cat"]
+    start_worker(FAKE_WORKER_QUEUES="background")
+    deadline = time.monotonic() + 10
+    while f"prepare {other_sha256[:8]}" not in log_of(valkey, "prepare"):
+        assert time.monotonic() < deadline, log_of(valkey, "prepare")
+        time.sleep(0.05)
+
+
+def test_deadline(valkey: Valkey, start_worker: Callable[..., Any]) -> None:
+    start_worker()
+    queue = JobQueue(valkey.url, deadline_s=1)
+    queue.put_image(SHA256, IMAGE)
+    with pytest.raises(DeadlineExceeded):
+        queue.segment(request_for("sleep 4 cat"), "1:1")
+    queue.close()
+
+
+def test_no_pickle_on_the_wire(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    queue.segment(request_for("cat"), "1:1")
+    with redis.Redis.from_url(valkey.url) as client:
+        (key,) = client.keys("rq:job:saymask-segment-*")
+        data = client.hget(key, "data")
+    assert json.loads(zlib.decompress(data))[0] == "worker.jobs.segment"

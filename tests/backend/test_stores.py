@@ -1,0 +1,145 @@
+"""The database, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+
+from backend.label_studio.events import to_new_event
+from backend.records.database import StoreError
+from backend.records.requests import NewRequest
+from backend.records.stores import Stores
+from backend.records.tables import Base
+from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
+from saymask.errors import ConfigError, InternalError
+
+NEW = NewRequest(
+    project_id=1, task_id=2, expression="the 🐶\n'; DROP TABLE event;--", k=3, image="/x.png"
+)
+
+
+def result(count: int) -> SegmentResult:
+    candidates = tuple(
+        Candidate(
+            rank=rank,
+            score=0.5,
+            mask=CocoRle(size=(2, 2), counts="04"),
+            box_xywh=(0, 0, 2, 2),
+            predicted_iou=0.9,
+            stability_score=0.8,
+        )
+        for rank in range(1, count + 1)
+    )
+    return SegmentResult(
+        image_sha256="a" * 64, expression="x", size_hw=(2, 2), candidates=candidates,
+        head_noun_phrase=None, proposals_count=count, model_version="v", from_cache=True,
+        timings=Timings(),
+    )  # fmt: skip
+
+
+def test_migrations_make_the_tables_of_the_model(stores: Stores) -> None:
+    tables = inspect(stores.database.engine)
+    for table in Base.metadata.tables.values():
+        assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
+    assert stores.database.revision() == "0003"
+    stores.migrate()
+
+
+def test_migration_by_two_at_one_time(url: str) -> None:
+    opened = [Stores(url) for _ in range(4)]
+    failures: list[Exception] = []
+
+    def migrate(own: Stores) -> None:
+        try:
+            own.migrate()
+        except StoreError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=migrate, args=(one,)) for one in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert opened[0].database.revision() == "0003"
+    for one in opened:
+        one.close()
+
+
+def test_request_answered(stores: Stores) -> None:
+    request_id = stores.requests.add_request(NEW)
+    assert stores.requests.list_recent()[0].status == "waiting"
+    stores.requests.save_answer(request_id, result(2), ["r1", "r2"], 12.5)
+    view = stores.requests.list_recent()[0]
+    assert (view.status, view.expression, view.best_score) == ("answered", NEW.expression, 0.5)
+    assert [c["region_id"] for c in stores.requests.list_candidates(request_id)] == ["r1", "r2"]
+    assert stores.requests.list_candidates(request_id)[0]["mask"] == {
+        "size": [2, 2],
+        "counts": "04",
+    }
+    assert view.created_at.tzinfo is not None
+
+
+def test_request_failed(stores: Stores) -> None:
+    request_id = stores.requests.add_request(NEW)
+    stores.requests.save_failure(request_id, InternalError("broken", "mend it"), 3.0)
+    view = stores.requests.list_recent()[0]
+    assert (view.status, view.error_code, view.error_text) == (
+        "failed", "InternalError", "broken mend it",
+    )  # fmt: skip
+
+
+def test_a_region_id_is_never_given_twice(stores: Stores) -> None:
+    first, second = stores.requests.add_request(NEW), stores.requests.add_request(NEW)
+    stores.requests.save_answer(first, result(1), ["same"], 1.0)
+    with pytest.raises(StoreError):
+        stores.requests.save_answer(second, result(1), ["same"], 1.0)
+    assert stores.requests.count_requests() == {"answered": 1, "waiting": 1}
+
+
+def test_events_keep_what_came(stores: Stores) -> None:
+    body = {"action": "X", "task": {"id": 3}, "annotation": {"id": True}, "odd": "\0\ud800🐶"}
+    stores.events.append_event(to_new_event(body))
+    assert stores.events.list_events()[0]["body"] == body
+    assert stores.events.count_events_by_action() == {"X": 1}
+
+
+def test_many_writers(stores: Stores) -> None:
+    def write() -> None:
+        for _ in range(20):
+            stores.events.append_event(to_new_event({"action": "X"}))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert stores.events.count_events_by_action() == {"X": 160}
+
+
+def test_wrong_urls_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Stores("nonsense")
+    with pytest.raises(ConfigError, match="opened"):
+        Stores("mysql://x/y")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Stores(f"sqlite:///{path}").migrate()
+
+
+def test_written_means_on_disk(tmp_path: Path) -> None:
+    stores = Stores(f"sqlite:///{tmp_path / 'x.db'}")
+    stores.migrate()
+    stores.events.append_event(to_new_event({"action": "X"}))
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        assert connection.execute("SELECT count(*) FROM event").fetchone() == (1,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    stores.close()

@@ -1,0 +1,196 @@
+"""Comparing with Label Studio: against a server that pages, refuses, breaks off and forgets."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from backend.label_studio.auth import LabelStudioError
+from backend.label_studio.client import LabelStudioClient, NotFound
+from backend.label_studio.events import to_new_event
+from backend.records.stores import Stores
+from backend.records.views import RecordFilter
+from backend.services.record import Recorder
+from backend.services.sync import Synchroniser
+from saymask.errors import InvalidLabelConfig
+from tests.conftest import free_port
+from tests.factories import PROJECT, annotation, brush, event, offer, square, task, typed
+
+ALL = RecordFilter()
+
+
+class Studio:
+    """Label Studio's API as far as sync reads it."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, list[dict[str, Any]]] = {}
+        self.project: dict[str, Any] = dict(PROJECT)
+        self.answers: list[int] = []
+        self.pages: list[int] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status = outer.answers.pop(0) if outer.answers else 200
+                body = outer.answer(urlsplit(self.path)) if status == 200 else {"detail": "no"}
+                self.send_response(404 if body is None else status)
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, url: Any) -> Any:
+        if url.path == "/api/projects/7":
+            return self.project
+        if url.path == "/api/tasks":
+            query = {name: int(values[0]) for name, values in parse_qs(url.query).items()
+                     if values[0].isdigit()}  # fmt: skip
+            self.pages.append(query["page"])
+            start = (query["page"] - 1) * query["page_size"]
+            ids = sorted(self.tasks)[start : start + query["page_size"]]
+            if not ids and start:
+                return None
+            found = [{**task(i), "annotations": self.tasks[i]} for i in ids]
+            return {"tasks": found, "total": len(self.tasks)}
+        if url.path.startswith("/api/annotations/"):
+            number = int(url.path.split("/")[3])
+            return next(
+                (a for many in self.tasks.values() for a in many if a["id"] == number), None
+            )
+        return None
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    studio = Studio()
+    yield studio
+    studio.server.shutdown()
+    studio.server.server_close()
+
+
+def synchroniser(stores: Stores, client: LabelStudioClient) -> Synchroniser:
+    log = stores
+    return Synchroniser(client, stores, log, Recorder(stores), page_size=2)
+
+
+def current(stores: Stores) -> dict[int, tuple[str, str]]:
+    rows = stores.records.iterate_records(ALL)
+    return {r.annotation_id: (r.outcome, r.expression) for r in rows}
+
+
+def test_every_gap_is_filled_and_told(stores: Stores, studio: Studio) -> None:
+    ids = offer(stores, 1, "the cat", [square(4)])
+    accepted = annotation(11, brush(ids[0], square(4), "top-1", "prediction", "the cat"))
+    stores.events.append_event(to_new_event(event(1, accepted)))
+    old = annotation(12, [typed("the dog")])
+    stores.events.append_event(to_new_event(event(2, old)))
+    stores.events.append_event(to_new_event(event(3, annotation(13, [typed("gone")]))))
+    studio.tasks = {
+        1: [accepted],
+        2: [annotation(12, [typed("the other dog")], after_s=5)],
+        3: [],
+        4: [annotation(14, [typed("new")]), annotation(15, [], was_cancelled=True)],
+        5: [annotation(16, [{"id": "x", "type": "brushlabels", "from_name": "mask"}])],
+    }
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        report = synchroniser(stores, client).sync(7)
+        assert (report.tasks, report.annotations) == (5, 5)
+        assert (report.missing, report.outdated, report.deleted) == (2, 1, 1)
+        assert "annotation 16" in report.problems[0]
+        assert current(stores) == {
+            11: ("accepted", "the cat"),
+            12: ("no_mask", "the other dog"),
+            14: ("no_mask", "new"),
+            15: ("skipped", ""),
+        }
+        again = synchroniser(stores, client).sync(7)
+        assert again.filled == 0
+
+
+def test_sync_alone_gives_what_webhooks_give(studio: Studio, tmp_path: Any) -> None:
+    """The same annotations, once by webhook and once by API, give equal records."""
+    tables = []
+    for way in ("webhook", "sync"):
+        with closing(Stores(f"sqlite:///{tmp_path / way}.db")) as stores:
+            stores.migrate()
+            ids = offer(stores, 1, "the cat", [square(4), square(30)])
+            result = brush(ids[1], square(30), "top-2", "prediction", "the cat")
+            body = annotation(11, result)
+            if way == "webhook":
+                stores.events.append_event(to_new_event(event(1, body)))
+                Recorder(stores).process_waiting()
+            else:
+                studio.tasks = {1: [body]}
+                with closing(LabelStudioClient(studio.url, "key")) as client:
+                    assert synchroniser(stores, client).sync(7).missing == 1
+            tables.append(list(stores.records.iterate_records(ALL)))
+    assert tables[0] == tables[1]
+
+
+def test_broken_off_it_goes_on_where_it_was(stores: Stores, studio: Studio) -> None:
+    studio.tasks = {n: [annotation(100 + n, [typed(f"thing {n}")])] for n in range(1, 8)}
+    # project, page 1, page 2, then a failure that is no mere busyness
+    studio.answers = [200, 200, 200, 500]
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        with pytest.raises(LabelStudioError, match="500"):
+            synchroniser(stores, client).sync(7)
+        assert len(current(stores)) == 4
+        report = synchroniser(stores, client).sync(7)
+    assert report.taken_up
+    assert report.missing == 7
+    assert report.deleted == 0
+    assert studio.pages == [1, 2, 3, 4]
+    assert len(current(stores)) == 7
+
+
+def test_busy_is_waited_for_and_full_pages_end(stores: Stores, studio: Studio) -> None:
+    studio.tasks = {n: [annotation(n, [typed("x")])] for n in (1, 2)}
+    studio.answers = [429, 503, 200, 429]
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).missing == 2
+
+
+def test_a_task_that_slipped_through_the_pages_is_not_deleted(
+    stores: Stores, studio: Studio
+) -> None:
+    kept = annotation(11, [typed("x")])
+    stores.events.append_event(to_new_event(event(1, kept)))
+    studio.tasks = {1: [kept]}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        reader = synchroniser(stores, client)
+        reader._read_page = lambda *_: ([], 0)  # type: ignore[method-assign]
+        assert reader.sync(7).deleted == 0
+    assert 11 in current(stores)
+
+
+def test_label_studio_down_during_sync(stores: Stores) -> None:
+    with (
+        closing(LabelStudioClient(f"http://127.0.0.1:{free_port()}", "key")) as client,
+        pytest.raises(LabelStudioError, match="cannot be reached"),
+    ):
+        synchroniser(stores, client).sync(7)
+
+
+def test_what_is_no_project_of_ours(stores: Stores, studio: Studio) -> None:
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        with pytest.raises(NotFound):
+            synchroniser(stores, client).sync(8)
+        studio.project["label_config"] = "<View/>"
+        with pytest.raises(InvalidLabelConfig):
+            synchroniser(stores, client).sync(7)
+        stores.events.append_event(to_new_event({"action": "X", "project": {"id": 7}}))
+        synchroniser(stores, client).sync_all(lambda: False)

@@ -1,0 +1,218 @@
+"""An annotator at the desk: Label Studio's editor in a real Chromium, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
+from tests.stack.running import Running
+
+_STATE = """() => {
+  const s = window.Htx?.annotationStore?.selected;
+  if (!s) return null;
+  const notice = [...s.areas.values()].flatMap(a => a.results)
+    .find(r => r.from_name.name === 'saymask_notice');
+  return {
+    suggestions: [...s.suggestions.values()].map(a => [a.id, a.labelName, a.origin]),
+    regions: [...s.areas.values()].filter(a => a.type === 'brushregion').map(a => ({
+      id: a.cleanId, label: a.labelName, origin: a.origin,
+      text: a.results.filter(r => r.from_name.name === 'region_expression')
+        .map(r => r.mainValue.toString())[0] ?? null})),
+    clicks: [...s.areas.values()].filter(a => a.type === 'keypointregion').length,
+    notice: notice ? notice.mainValue.toString() : null,
+  };
+}"""
+_PILLS = """() => {
+  const stage = window.Htx.annotationStore.selected.names.get('image').stageRef;
+  const box = stage.container().getBoundingClientRect();
+  return stage.find('Circle').filter(n => n.radius() > 5).map(n => { const r = n.getClientRect();
+    return [box.x + r.x + r.width / 2, box.y + r.y + r.height / 2]; });
+}"""
+_IMAGE = """() => {
+  const image = window.Htx.annotationStore.selected.names.get('image');
+  const box = image.stageRef.container().getBoundingClientRect();
+  return [box.x, box.y, image.canvasSize.width, image.canvasSize.height];
+}"""
+
+
+class Desk:
+    """What an annotator does and sees. ``actions`` counts mouse clicks, drags and key presses
+    other than those of typing."""
+
+    def __init__(self, page: Any, stack: Running) -> None:
+        self.page = page
+        self._stack = stack
+        self.actions = 0
+
+    def log_in(self) -> None:
+        self.page.goto(f"{self._stack.studio_url}/user/login/")
+        self.page.fill("input[name=email]", self._stack.login["email"])
+        self.page.fill("input[name=password]", self._stack.login["password"])
+        self.page.click("button[type=submit]")
+        self.page.wait_for_function("!location.pathname.includes('login')", timeout=60_000)
+
+    def open(self, project: int, task: int) -> None:
+        self.page.goto(f"{self._stack.studio_url}/projects/{project}/data?task={task}")
+        self.wait_open()
+
+    def wait_open(self) -> None:
+        self.page.wait_for_selector(".saymask-expression input", timeout=90_000)
+        self.page.wait_for_function(
+            "window.Htx?.annotationStore?.selected?.names?.get('image')?.stageRef", timeout=60_000
+        )
+        self.page.wait_for_timeout(500)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.page.evaluate(_STATE)
+
+    @property
+    def notice(self) -> str | None:
+        return self.state["notice"]
+
+    def type(self, expression: str, *, wait: bool = True) -> float:
+        """Type and press Enter; seconds from there until the answer is on the screen."""
+        before = self.notice
+        field = self.page.locator(".saymask-expression input").first
+        field.click()
+        field.type(expression)
+        self.actions += 2
+        started = time.monotonic()
+        self.page.keyboard.press("Enter")
+        if wait:
+            self.wait_for_notice(before)
+        return time.monotonic() - started
+
+    def wait_for_notice(self, before: str | None, timeout_s: float = 90) -> str:
+        deadline = time.monotonic() + timeout_s
+        while (now := self.notice) == before or self.is_searching:
+            assert time.monotonic() < deadline, f"no answer; the notice is still {before!r}"
+            time.sleep(0.02)
+        assert now is not None
+        return now
+
+    @property
+    def is_searching(self) -> bool:
+        return self.page.evaluate(
+            "document.querySelector('.lsf-main-content')?.classList.contains('lsf-requesting')"
+        )
+
+    def pill(self, rank: int, *, accept: bool) -> tuple[float, float]:
+        names = [label for _, label, _ in self.state["suggestions"]]
+        pair = names.index(f"top-{rank}")
+        x, y = self.page.evaluate(_PILLS)[2 * pair + accept]
+        return x, y
+
+    def accept(self, rank: int) -> None:
+        """Click the mark under a suggestion."""
+        count = len(self.state["regions"])
+        self.page.mouse.click(*self.pill(rank, accept=True))
+        self.actions += 1
+        deadline = time.monotonic() + 15
+        while len(self.state["regions"]) == count:
+            assert time.monotonic() < deadline, "nothing was accepted"
+            time.sleep(0.05)
+
+    def auto_annotation(self) -> None:
+        """The switch at the bottom: for clicks, and to reject or accept all at once."""
+        self.page.click('text="Auto-Annotation"')
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def reject_all(self) -> None:
+        self.page.locator('[data-testid="bottombar-reject-suggestions-button"]').click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def accept_all(self) -> None:
+        self.page.locator('[data-testid="bottombar-accept-suggestions-button"]').click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def pick_smart_tool(self) -> None:
+        """The last group of the toolbar; it has no name of its own."""
+        self.page.locator(".lsf-tool:not([aria-label])").first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def pick_smart_box(self) -> None:
+        """In the menu that opens beside the smart tool."""
+        self.page.locator(".lsf-tool:not([aria-label])").first.hover()
+        self.page.wait_for_timeout(300)
+        self.page.locator('[aria-label="rectangle-tool"]').first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def click_photo(self, x: float, y: float, *, outside: bool = False) -> str:
+        """A click of the smart tool at shares of the photo's sides; Alt means outside."""
+        before = self.notice
+        left, top, width, height = self.page.evaluate(_IMAGE)
+        if outside:
+            self.page.keyboard.down("Alt")
+        self.page.mouse.click(left + x * width, top + y * height)
+        if outside:
+            self.page.keyboard.up("Alt")
+        self.actions += 1
+        return self.wait_for_notice(before)
+
+    def stroke(self, *places: tuple[float, float]) -> None:
+        """Drag the active tool along places in shares of the photo's sides."""
+        left, top, width, height = self.page.evaluate(_IMAGE)
+        first, *rest = [(left + x * width, top + y * height) for x, y in places]
+        self.page.mouse.move(*first)
+        self.page.mouse.down()
+        for place in rest:
+            self.page.mouse.move(*place, steps=8)
+        self.page.mouse.up()
+        self.actions += 1
+        self.page.wait_for_timeout(400)
+
+    def select_region(self) -> None:
+        """The first in the list of regions."""
+        self.page.locator(".lsf-outliner-item, [class*=outliner] [class*=title]").first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def press(self, key: str) -> None:
+        self.page.keyboard.press(key)
+        self.actions += 1
+        self.page.wait_for_timeout(200)
+
+    def choose(self, text: str) -> None:
+        """A label or a choice."""
+        self.page.locator(f'text="{text}"').first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(200)
+
+    def submit(self, word: str = "Submit") -> None:
+        with self.page.expect_response(
+            lambda r: "/annotations" in r.url and r.request.method in ("POST", "PATCH"),
+            timeout=60_000,
+        ):
+            self.page.locator("button", has_text=word).last.click()
+        self.actions += 1
+        self.page.wait_for_timeout(1200)
+
+    def picture(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@contextmanager
+def open_desk(stack: Running, profile: Path, size: tuple[int, int] = (1400, 900)) -> Iterator[Desk]:
+    """A fresh browser, logged in."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS,
+            viewport={"width": size[0], "height": size[1]},
+        )  # fmt: skip
+        desk = Desk(context.new_page(), stack)
+        desk.log_in()
+        yield desk
+        context.close()

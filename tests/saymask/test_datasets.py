@@ -1,0 +1,175 @@
+"""Readers of published datasets: layouts, and files that are damaged or hostile."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from saymask.datasets.load import load_dataset
+from saymask.errors import DatasetError
+from saymask.masks import decode_coco_rle
+from tests.refcoco import SIZE_HW, square, write_images, write_refcoco
+
+
+def test_refcoco_layout(tmp_path: Path) -> None:
+    dataset = load_dataset("refcoco", write_refcoco(tmp_path), "val")
+    assert [image.path.name for image in dataset.images] == ["p0.jpg", "p1.jpg"]
+    cat, dog = dataset.images[0].expressions
+    assert (cat.text, cat.category, dog.text, dog.category) == ("THE CAT", "cat", "THE DOG", "dog")
+    # Two polygons of one object overlap: the overlap belongs to it.
+    polygons = [[2, 4, 18, 4, 18, 20, 2, 20], [10, 10, 26, 10, 26, 26, 10, 26]]
+    parts = [coco.decode(coco.frPyObjects([p], *SIZE_HW))[..., 0].astype(bool) for p in polygons]
+    np.testing.assert_array_equal(decode_coco_rle(cat.target), parts[0] | parts[1])
+    np.testing.assert_array_equal(decode_coco_rle(dog.target), square(40, 8, 20))
+    assert load_dataset("refcoco", tmp_path, "val", limit=1).count == 2
+
+
+def test_grefcoco_layout(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path, "grefcoco")
+    path = root / "grefcoco" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    path.unlink()
+    refs[0]["ann_id"] = [0, 1]
+    refs[1]["ann_id"] = [-1]
+    (root / "grefcoco" / "grefs(unc).json").write_text(json.dumps(refs), encoding="utf-8")
+    both, none = load_dataset("grefcoco", root, "val").images[0].expressions
+    instances = load_dataset("grefcoco", root, "val").images[0].instances
+    union = decode_coco_rle(instances[0].mask) | decode_coco_rle(instances[1].mask)
+    np.testing.assert_array_equal(decode_coco_rle(both.target), union)
+    assert not decode_coco_rle(none.target).any()
+    assert none.category is None
+
+
+def test_phrasecut_layout(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["7.jpg"])
+    task = {
+        "task_id": "7__1", "image_id": 7, "ann_ids": [1, 2], "phrase": "white cups",
+        "instance_boxes": [], "phrase_structure": {"name": "cups"},
+        "Polygons": [[[[2, 2], [10, 2], [10, 10], [2, 10]]], [[[30, 30], [40, 30], [40, 40]]]],
+    }  # fmt: skip
+    (tmp_path / "refer_miniv.json").write_text(json.dumps([task]), encoding="utf-8")
+    sizes = [{"image_id": 7, "height": 48, "width": 64}]
+    (tmp_path / "image_data_split.json").write_text(json.dumps(sizes), encoding="utf-8")
+    (expression,) = load_dataset("phrasecut", tmp_path, "miniv").images[0].expressions
+    target = decode_coco_rle(expression.target)
+    assert (expression.text, expression.category) == ("white cups", "cups")
+    assert target[5, 5]
+    assert target[31, 38]
+    assert not target[20, 20]
+    with pytest.raises(DatasetError, match="miniv"):
+        load_dataset("phrasecut", tmp_path, "val")
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path / "set")
+    path = root / "refcoco" / "refs(unc).p"
+    path.write_bytes(pickle.dumps([Hostile(tmp_path / "owned")], protocol=2))
+    with pytest.raises(DatasetError, match=r"refs\(unc\)\.p was refused.*mkdir"):
+        load_dataset("refcoco", root, "val")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    with pytest.raises(DatasetError, match=r"no split 'testC'.*train, val"):
+        load_dataset("refcoco", root, "testC")
+    with pytest.raises(DatasetError, match="Unknown dataset"):
+        load_dataset("coco", root, "val")
+    with pytest.raises(DatasetError, match="no folder"):
+        load_dataset("refcoco", root / "nowhere", "val")
+    with pytest.raises(DatasetError, match=r"refs\(umd\)\.p"):
+        load_dataset("refcocog", root, "val")
+    path = root / "refcoco" / "refs(unc).p"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"refs\(unc\)\.p was refused"):
+        load_dataset("refcoco", root, "val")
+    path.write_bytes(whole)
+    (root / "images/mscoco/images/train2014/p1.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 2 images are missing, first p1\.jpg"):
+        load_dataset("refcoco", root, "val")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"size": [48, 64], "counts": "###"},
+        {"size": [20, 20], "counts": [0, 400]},
+        {"size": [48, 64], "counts": [0, 5]},
+        [],
+        [[1, 2]],
+        None,
+        {"size": [48, 64], "counts": [2**63 - 1, 2**63 - 1, 3074]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        [[0, 0, 4e8, 0, 0, 4e8]],
+    ],
+)
+def test_a_broken_mask_is_named(broken: Any, tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["annotations"][1]["segmentation"] = broken
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"annotation 1 in .*instances\.json"):
+        load_dataset("refcoco", root, "val")
+
+
+def test_a_broken_mask_nobody_speaks_of_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["annotations"].append({**content["annotations"][0], "id": 99, "segmentation": [[1]]})
+    content["annotations"][0]["segmentation"].append([5, 5, 6, 6])
+    path.write_text(json.dumps(content), encoding="utf-8")
+    image = load_dataset("refcoco", root, "val").images[0]
+    assert len(image.instances) == 2
+    assert "annotation 99" in caplog.text
+    assert "1 polygons without area left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c["images"][1].update(file_name="x/p0.jpg"), "2 images are named p0.jpg"),
+        (lambda c: c["images"][0].update(height=10**6), "size of 1000000"),
+        (lambda c: c["images"][0].update(height="x"), "do not fit together"),
+        (lambda c: c["annotations"].pop(0), "do not fit together"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(change: Any, match: str, tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DatasetError, match=match):
+        load_dataset("refcoco", root, "val")
+
+
+def test_a_photo_of_another_size_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "images/mscoco/images/train2014/p0.jpg"
+    Image.new("RGB", (32, 32)).save(path)
+    with pytest.raises(DatasetError, match=r"p0\.jpg is \(32, 32\), annotated as \(48, 64\)"):
+        load_dataset("refcoco", root, "val")
+    path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"p0\.jpg is not an image"):
+        load_dataset("refcoco", root, "val")

@@ -1,0 +1,255 @@
+"""The whole of saymask, started as a user starts it, driven by API and in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from backend.label_studio.project import find_or_create_project, upload_photos
+
+from backend.label_studio.client import LabelStudioClient
+from saymask.datasets.load import load_dataset
+from saymask.masks import decode_brush_rle
+from tests.browser.chromium import SCREENSHOTS
+from tests.conftest import free_port
+from tests.stack.running import PROGRAM, Running, connect, running, start_up, tasks_of
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("stack")) as one:
+        yield one
+
+
+def type_expression(
+    client: LabelStudioClient, task_id: int, text: str, project: int = 1
+) -> list[dict[str, Any]]:
+    """What the editor sends when an annotator types."""
+    backend_id = client.request("GET", "/api/ml", params={"project": project})[0]["id"]
+    context = {
+        "result": [
+            {"value": {"text": [text]}, "id": "x", "from_name": "expression", "to_name": "image",
+             "type": "textarea", "origin": "manual"},
+        ]
+    }  # fmt: skip
+    answer = client.request(
+        "POST",
+        f"/api/ml/{backend_id}/interactive-annotating",
+        json={"task": task_id, "context": context},
+    )
+    assert "data" in answer, answer
+    return answer["data"]["result"]
+
+
+def test_expression_to_annotation_by_api(stack: Running) -> None:
+    client, stores = stack.client(), stack.store()
+    tasks = tasks_of(client)
+    assert len(tasks) == 6
+    cat = next(task for task in tasks if "chelsea" in task["data"]["image"])
+    regions = type_expression(client, cat["id"], "the cat")
+    brushes = [region for region in regions if region["type"] == "brushlabels"]
+    assert [r["value"]["brushlabels"] for r in brushes] == [["top-3"], ["top-2"], ["top-1"]]
+    best = brushes[-1]
+    mask = decode_brush_rle(best["value"]["rle"], (best["original_height"], best["original_width"]))
+    assert mask.shape == (300, 451)
+    assert mask[150, 150], "the middle of the cat's face"
+    assert not mask[150, 445], "the background at the right edge"
+
+    texts = [r for r in regions if r["id"] == best["id"]]
+    created = client.request(
+        "POST",
+        f"/api/tasks/{cat['id']}/annotations",
+        json={"result": texts, "lead_time": 4.2},
+    )
+    deadline = time.monotonic() + 20
+    while stores.events.count_events_by_action().get("ANNOTATION_CREATED", 0) < 1:
+        assert time.monotonic() < deadline, "the webhook did not arrive"
+        time.sleep(0.2)
+    event = next(e for e in stores.events.list_events() if e["action"] == "ANNOTATION_CREATED")
+    assert event["body"]["annotation"]["id"] == created["id"]
+    assert "token" not in event["body"]["project"]
+    stored = {r["id"] for r in event["body"]["annotation"]["result"]}
+    request = next(r for r in stores.requests.list_recent() if r.expression == "the cat")
+    assert stored <= {c["region_id"] for c in stores.requests.list_candidates(request.id)}
+    stores.close()
+    client.close()
+
+
+def test_photo_uploaded_later_is_prepared_and_segmented(
+    stack: Running, samples: dict[str, Path]
+) -> None:
+    client = stack.client()
+    with samples["coffee"].open("rb") as file:
+        client.request("POST", "/api/projects/1/import", files={"file": ("late.jpg", file)})
+    task = tasks_of(client)[-1]
+    assert type_expression(client, task["id"], "the spoon")
+    client.close()
+
+
+def test_broken_photo_is_an_error_one_can_find(stack: Running) -> None:
+    client = stack.client()
+    broken = client.request(
+        "POST", "/api/projects/1/import", files={"file": ("broken.png", b"\x89PNG no image")}
+    )
+    assert broken["task_count"] == 1
+    task = tasks_of(client)[-1]
+    backend_id = client.request("GET", "/api/ml", params={"project": 1})[0]["id"]
+    context = {
+        "result": [
+            {"value": {"text": ["x y"]}, "from_name": "expression", "to_name": "image",
+             "type": "textarea"},
+        ]
+    }  # fmt: skip
+    answer = client.request(
+        "POST",
+        f"/api/ml/{backend_id}/interactive-annotating",
+        json={"task": task["id"], "context": context},
+    )
+    (notice,) = answer["data"]["result"]
+    assert notice["value"]["text"][0].startswith("The photo cannot be used")
+    page = httpx.get(stack.backend_url).text
+    assert "The file is no image saymask can read." in page
+    client.close()
+
+
+@pytest.mark.parametrize("way", ["webhooks", "sync alone"])
+def test_a_scripted_day_gives_the_known_truth(
+    stack: Running, samples: dict[str, Path], way: str
+) -> None:
+    """Every outcome, told by webhooks; then again with webhooks cut off, told by sync."""
+    with closing(stack.client()) as client:
+        project, is_new = find_or_create_project(client, f"A day, {way}")
+        assert is_new
+        connect(client, project, stack)
+        hooks = client.request("GET", "/api/webhooks", params={"project": project})
+        if way == "sync alone":
+            for hook in hooks:
+                client.request("DELETE", f"/api/webhooks/{hook['id']}/")
+        photos = [samples[name] for name in ("astronaut", "chelsea", "coffee", "rocket")]
+        upload_photos(client, project, [*photos, *photos[:2]])
+        tasks = [task["id"] for task in tasks_of(client, project)]
+        annotating_day.work(
+            client, tasks, lambda task, text: type_expression(client, task, text, project)
+        )
+    if way == "sync alone":
+        assert (
+            stack.saymask("stats", "--json", "--project", str(project))["quality"]["samples"] == 0
+        )
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        assert (report["annotations"], report["missing"], report["problems"]) == (9, 9, [])
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        assert report["missing"] == report["outdated"] == report["deleted"] == 0
+    else:
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        assert report["missing"] == report["outdated"] == report["deleted"] == 0, "webhooks lost"
+    stats = stack.saymask("stats", "--json", "--project", str(project))
+    quality = stats["quality"]
+    truth = dict(annotating_day.TRUTH)
+    assert quality["seconds"]["count"] == truth.pop("seconds_count")
+    total = truth.pop("seconds_total")
+    assert quality["per_hour"] == round(quality["seconds"]["count"] / total * 3600, 1)
+    assert {name: quality[name] for name in truth} == truth
+    assert stats["events"].get("problem", 0) == 0
+    edited = stack.saymask("records", "list", "--json", "--outcome", "edited", "--project",
+                     str(project))  # fmt: skip
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    picture = SCREENSHOTS / "record.png"
+    stack.saymask("records", "overlay", str(edited[0]["id"]), "-o", str(picture))
+    assert picture.stat().st_size > 10_000
+
+
+def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> None:
+    """Everything of the scripted day leaves, comes back as a project of its own, leaves again."""
+    day = next(p for p in projects(stack) if p["title"] == "A day, webhooks")
+    arguments = ("--json", "--split", "1/0/0")
+    first = tmp_path / "first"
+    stack.saymask("export", "grefcoco", str(first), *arguments, "--project", str(day["id"]))
+    with closing(stack.client()) as client:
+        project, _ = find_or_create_project(client, "A day, imported")
+        connect(client, project, stack)
+        to_project = ("--project", str(project), "--json")
+        checked, _ = find_or_create_project(client, "A day, to check")
+        report = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
+        assert (report["photos"], report["no_referent"], report["there"]) == (4, 1, 0)
+        again = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
+        assert (again["tasks"], again["there"]) == (0, report["tasks"])
+        stack.saymask("import", "grefcoco", str(first), "--project", str(checked), "--json")
+        predictions = [p for task in tasks_of(client, checked) for p in task["predictions"]]
+        assert len(predictions) == report["tasks"]
+        assert {p["model_version"] for p in predictions} == {"imported"}
+    stack.saymask("sync", "--project", str(project))
+    second = tmp_path / "second"
+    stack.saymask("export", "grefcoco", str(second), *arguments, "--project", str(project))
+    assert read_grefs(first) == read_grefs(second)
+    assert len(read_grefs(first)) == 8
+
+
+def read_grefs(folder: Path) -> set[tuple[str, str]]:
+    """Every sentence with its photo's content and its mask."""
+    dataset = load_dataset("export", folder, "train")
+    return {
+        (photo.path.name, expression.text, json.dumps(expression.target, default=str))
+        for photo in dataset.photos
+        for expression in photo.expressions
+    }
+
+
+def projects(stack: Running) -> list[dict[str, Any]]:
+    with closing(stack.client()) as client:
+        return client.request("GET", "/api/projects", params={"page_size": 100})["results"]
+
+
+def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: Running) -> None:
+    """Last: it restarts the whole stack."""
+
+    def answering() -> dict[str, str]:
+        """pid to state of the workers that take typed expressions."""
+        workers = httpx.get(f"{stack.backend_url}/ready").json()["workers"]
+        assert {"interactive", "background"} >= {worker["queues"] for worker in workers}
+        return {w["pid"]: w["state"] for w in workers if w["queues"] == "interactive"}
+
+    (killed,) = answering()
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + 90
+    while killed in answering() or not set(answering().values()) & {"idle", "busy"}:
+        assert time.monotonic() < deadline, answering()
+        time.sleep(0.5)
+
+    with closing(stack.client()) as client:
+        before = len(tasks_of(client))
+    stack.stop()
+    for url in (stack.studio_url, stack.backend_url):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+    ports = [int(url.rsplit(":", 1)[1]) for url in (stack.studio_url, stack.backend_url)]
+    again = start_up(stack.data_dir, [*ports, free_port()])
+    stack.process, stack.output = again.process, again.output
+    stack.wait_until_up()
+    with closing(stack.client()) as client:
+        tasks = tasks_of(client)
+        assert len(tasks) == before
+        assert type_expression(client, tasks[1]["id"], "the cat")
+
+
+def test_a_taken_port_is_explained(tmp_path: Path) -> None:
+    if not PROGRAM:
+        pytest.skip("no Label Studio: set SAYMASK_LABEL_STUDIO_PROGRAM (make test does)")
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        one = start_up(tmp_path / "data", [port, free_port(), free_port()])
+        assert one.process.wait(30) == 2
+        assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in one.output.read_text("utf-8")

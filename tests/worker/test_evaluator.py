@@ -1,0 +1,159 @@
+"""Whole evaluations with a tiny CLIP: every method, continuing, comparing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from rich.console import Console
+
+from saymask.datasets.load import load_dataset
+from saymask.errors import DatasetError
+from tests.refcoco import write_refcoco
+from tests.worker.test_golden import load_model
+from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig, load_worker_settings
+from worker.encoders.base import Encoder
+from worker.encoders.clip_visual import ClipVisual
+from worker.encoders.open_clip_text import OpenClipText
+from worker.evaluation.answer_log import ANSWERS_FILE, AnswerLog, load_answers
+from worker.evaluation.compare import compare_runs
+from worker.evaluation.evaluator import Evaluator
+from worker.evaluation.report import to_html, to_markdown
+from worker.evaluation.request import EvaluationRequest
+from worker.evaluation.results import build_results
+from worker.evaluation.run import run_evaluation
+from worker.evaluation.truth import TruthProposer
+from worker.evaluation.variants import build_variants, choose_variants
+from worker.language.parser import LanguageParser
+from worker.pipeline.pipeline import Pipeline
+
+
+def tiny_evaluator(kind: str, methods: str) -> Evaluator:
+    model = load_model(kind)
+    visual = ClipVisual(model.visual, kind, "cpu", torch.float32, 8)
+    text = OpenClipText(model, open_clip.get_tokenizer("ViT-B-32"), "cpu")
+    encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
+    truth = TruthProposer()
+    pipeline = Pipeline(truth, encoder, LanguageParser(), PipelineConfig(), None, 1.0)
+    variants = choose_variants(pipeline.config, encoder.scoring, methods)
+    return Evaluator(pipeline, variants, None, 1.0, truth)
+
+
+def request_for(root: Path, **changes: Any) -> EvaluationRequest:
+    request = EvaluationRequest("refcoco", root, "val", None, None, "all", True, None)
+    return replace(request, **changes)
+
+
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_all_methods_run_on_both_architectures(kind: str, tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path / "set")
+    results, dataset, images = run_evaluation(
+        request_for(root), load_worker_settings(), tmp_path / "out", 1, Console(quiet=True),
+        lambda *_: tiny_evaluator(kind, "all"),
+    )  # fmt: skip
+    assert results.expressions == 4
+    assert results.oracle["mean"].mean == 1.0
+    rows = {method.name: method for method in results.methods}
+    assert set(rows) == set(build_variants(PipelineConfig(), ScoringConfig()))
+    # Two proposals, both annotated: random and largest are right for one of two sentences each.
+    assert rows["largest"].recall["1@0.5"].mean == 0.5
+    assert rows["largest"].recall["3@0.5"].mean == 1.0
+    assert rows["largest"].mc_accuracy is not None
+    assert rows["largest"].mc_accuracy.mean == 0.5
+    assert rows["largest"].cc_oiou == 1.0
+    assert rows["largest"].errors == {"right": 0.5, "wrong noun": 0.5}
+    # What changes features or mixing changes scores.
+    scores = {name: [e.answers[name].score for i in images for e in i.expressions] for name in rows}
+    for name in ("published boxes", "published statistics", "published mixing", "global only"):
+        assert scores[name] != scores["corrected"], name
+    assert "| corrected |" in to_markdown(results)
+    page = to_html(results, dataset, images)
+    assert page.count("data:image/jpeg;base64,") == 4 + 4 + 4
+    assert "THE CAT" in page
+
+
+def test_faithful_uses_the_published_weights() -> None:
+    in_use = PipelineConfig(method="faithful", scoring=FAITHFUL_SCORING)
+    rows = build_variants(in_use, ScoringConfig(area_weight=0.7))
+    faithful, corrected = rows["faithful"].config, rows["corrected"].config
+    assert faithful is not None
+    assert corrected is not None
+    assert (faithful.method, faithful.scoring) == ("faithful", FAITHFUL_SCORING)
+    assert (corrected.method, corrected.scoring.area_weight) == ("corrected", 0.7)
+    with pytest.raises(DatasetError, match=r"no method 'best'.*grad-cam"):
+        choose_variants(PipelineConfig(), ScoringConfig(), "best")
+
+
+def test_a_killed_run_continues_and_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = write_refcoco(tmp_path / "set"), tmp_path / "out"
+
+    def go() -> Any:
+        console = Console(quiet=True)
+        return run_evaluation(
+            request_for(root), load_worker_settings(), out, 1, console,
+            lambda *_: tiny_evaluator("vit", "main"),
+        )  # fmt: skip
+
+    whole = go()[0]
+    log_path = out / ANSWERS_FILE
+    lines = log_path.read_text("utf-8").splitlines()
+    log_path.write_text("\n".join([*lines[:-1], lines[-1][:40]]), encoding="utf-8")
+    evaluated = []
+    original = Evaluator.evaluate
+    monkeypatch.setattr(
+        Evaluator, "evaluate", lambda self, p: evaluated.append(p.path.name) or original(self, p)
+    )
+    assert go()[0] == whole
+    assert evaluated == ["p1.jpg"]
+    assert log_path.read_text("utf-8").splitlines() == lines
+    with pytest.raises(DatasetError, match="belongs to another run: content"):
+        AnswerLog(out, {**load_answers(out)[0], "content": "else"})
+    log_path.write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="not finished: 1 of 2"):
+        compare_runs(str(out), str(out))
+    lines[1] = lines[1][:50]
+    log_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="damaged in line 2"):
+        go()
+
+
+def test_compare_pairs_two_runs(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path / "set")
+    for name, methods in (("a", "largest,first"), ("b", "random")):
+        run_evaluation(
+            request_for(root, methods=methods), load_worker_settings(), tmp_path / name, 1,
+            Console(quiet=True), lambda request, _: tiny_evaluator("vit", request.methods),
+        )  # fmt: skip
+    same = compare_runs(f"{tmp_path / 'a'}", f"{tmp_path / 'a'}:largest")
+    assert same.expressions == 4
+    assert {d.mean for d in same.differences.values()} == {0.0}
+    other = compare_runs(f"{tmp_path / 'a'}:first", f"{tmp_path / 'b'}")
+    assert other.differences["best 3 @0.5"].mean == 0.0
+    with pytest.raises(DatasetError, match="no method 'grad-cam'"):
+        compare_runs(f"{tmp_path / 'a'}:grad-cam", f"{tmp_path / 'b'}")
+    with pytest.raises(DatasetError, match="holds no evaluation"):
+        compare_runs(str(tmp_path / "c"), str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_all_methods_on_a_photo_without_proposals(kind: str, tmp_path: Path) -> None:
+    image = load_dataset("refcoco", write_refcoco(tmp_path), "val").images[0]
+    answered = tiny_evaluator(kind, "all").evaluate(replace(image, instances=()))
+    assert answered.proposals == 0
+    answers = [answer for e in answered.expressions for answer in e.answers.values()]
+    assert {answer.kind for answer in answers} == {"no proposal"}
+    (first, *_) = build_results([answered], {}).methods
+    assert first.miou.mean == 0.0
+
+
+def test_expressions_that_cannot_be_scored_count_as_unanswered(tmp_path: Path) -> None:
+    image = load_dataset("refcoco", write_refcoco(tmp_path), "val").images[0]
+    blank = replace(image.expressions[0], text="...")
+    answered = tiny_evaluator("vit", "main").evaluate(replace(image, expressions=(blank,)))
+    assert answered.expressions[0].answers["corrected"].top == ()

@@ -1,0 +1,113 @@
+"""Selecting among masks: equal to pycocotools, and what stays is what should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+
+from worker.config import ProposalsConfig
+from worker.methods.geometry import compute_geometry
+from worker.proposals.consensus import Votes, count_votes
+from worker.proposals.filters import (
+    SeenMasks,
+    compute_boxes_xyxy,
+    compute_pairwise_iou,
+    compute_stability,
+    suppress_duplicates,
+)
+from worker.resize import to_original_size
+
+
+def test_a_mask_seen_before_is_skipped_unless_it_is_better() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 10:30, 10:30] = True
+    almost, other, tiny = mask.clone(), mask.clone(), torch.zeros_like(mask)
+    almost[:, 10, 10:14] = False
+    other[:, 10:14] = False
+    tiny[:, 40:44, 40:44] = True
+    seen = SeenMasks(CONFIG)
+    seen.add(mask[:0], torch.zeros(0))
+    both = torch.cat([mask, almost, other])
+    assert seen.select_new(both, torch.tensor([0.8, 0.9, 0.7])).tolist() == [1, 2]
+    seen.add(almost, torch.tensor([0.9]))
+    assert seen.select_new(both, torch.tensor([0.91, 0.9, 0.7])).tolist() == [2]
+    assert seen.select_new(mask, torch.tensor([0.95])).tolist() == [0]
+    # Of masks this small, coarse masks do not say that they are the same.
+    seen.add(tiny, torch.tensor([0.9]))
+    assert seen.select_new(tiny, torch.tensor([0.5])).tolist() == [0]
+    many = torch.rand(300, 64, 64) > 0.5
+    seen.add(many, torch.full((300,), 0.9))
+    assert seen.select_new(many[:200], torch.full((200,), 0.8)).tolist() == []
+    assert seen.select_new(mask, torch.tensor([0.9])).tolist() == []
+
+
+CONFIG = ProposalsConfig()
+
+masks_strategy = st.tuples(st.integers(1, 5), st.integers(2, 12), st.integers(2, 12)).flatmap(
+    lambda shape: arrays(np.bool_, shape)
+)
+
+
+@given(masks_strategy)
+def test_overlaps_and_boxes_equal_pycocotools(masks: np.ndarray) -> None:
+    masks[:, 0, 0] = True
+    encoded = [coco.encode(np.asfortranarray(mask)) for mask in masks]
+    expected = coco.iou(encoded, encoded, [0] * len(masks))
+    tensor = torch.from_numpy(masks)
+    assert np.allclose(compute_pairwise_iou(tensor).numpy(), expected, atol=1e-6)
+    assert np.allclose(compute_geometry(masks).iou, expected, atol=1e-6)
+    boxes = compute_boxes_xyxy(tensor).numpy()
+    theirs = coco.toBbox(encoded)
+    theirs[:, 2:] += theirs[:, :2]
+    assert np.array_equal(boxes, theirs)
+
+
+def test_duplicates_go_but_a_shirt_stays_with_its_person() -> None:
+    person = torch.zeros(10, 10, dtype=torch.bool)
+    person[1:9, 2:8] = True
+    shirt = person.clone()
+    shirt[1:4] = False
+    twin = person.clone()
+    twin[1, 2] = False
+    kept = suppress_duplicates(
+        torch.stack([twin, person, shirt]), torch.tensor([0.8, 0.9, 0.7]), 0.85
+    )
+    assert kept.tolist() == [1, 2]
+
+
+def test_stability() -> None:
+    logits = torch.tensor([[[2.0, 0.5, -0.5, -2.0]], [[-2.0, -2.0, -2.0, -2.0]]])
+    assert compute_stability(logits, 1.0).tolist() == pytest.approx([1 / 3, 0.0])
+
+
+def test_resize_to_original_size_keeps_area_and_place() -> None:
+    mask = np.zeros((100, 150), bool)
+    mask[20:60, 30:90] = True
+    large = to_original_size(mask, (1000, 1500))
+    assert large.shape == (1000, 1500)
+    assert abs(large.mean() - mask.mean()) < 0.002
+    assert large[210:590, 310:890].all()
+    assert to_original_size(mask, (100, 150)) is mask
+
+
+def test_votes_tell_objects_from_groups() -> None:
+    masks = torch.zeros(3, 8, 12, dtype=torch.bool)
+    masks[0, 2:6, 1:5] = True
+    masks[1, 2:6, 7:11] = True
+    masks[2] = masks[0] | masks[1]
+    points = torch.tensor([[2.0, 3.0], [4.0, 5.0], [8.0, 3.0], [10.0, 5.0]])
+    # Every point finds its own square as a part, one of four the group of both as a whole.
+    votes = Votes(
+        masks[[0, 0, 1, 1, 2]], torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 1, 2])
+    )
+    consensus, level = count_votes(masks, votes, points, (8, 12), CONFIG.vote_iou_min)
+    assert consensus.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
+    assert level.tolist() == [1, 1, 2]
+    none = Votes(masks[:0], votes.point[:0], votes.level[:0])
+    consensus, level = count_votes(masks, none, points + 100, (8, 12), CONFIG.vote_iou_min)
+    assert level.tolist() == [1, 1, 1]

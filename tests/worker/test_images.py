@@ -1,0 +1,137 @@
+"""Photos of every unpleasant kind."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saymask.errors import ImageTooLarge, ImageUnreadable
+from worker.pipeline.images import decode_image
+
+LIMIT = 120.0
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def gradient(mode: str = "RGB") -> Image.Image:
+    values = np.zeros((20, 30, 3), np.uint8)
+    values[..., 0] = np.arange(30) * 8
+    values[..., 1] = np.arange(20)[:, None] * 12
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :8] = 255
+    # How the camera stores it so that this orientation makes it upright again.
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a[::-1], -1)[:, :],
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    if orientation == 7:
+        undo = lambda a: a[::-1, ::-1].transpose(1, 0, 2)  # noqa: E731
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(np.ascontiguousarray(undo(upright))), "PNG", exif=exif)
+    photo = decode_image(data, LIMIT)
+    assert photo.size_hw == (16, 24)
+    assert np.array_equal(photo.pixels, upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "1", "CMYK", "LA", "RGBA"])
+def test_modes_become_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    photo = decode_image(encoded(gradient(mode), kind), LIMIT)
+    assert photo.pixels.shape == (20, 30, 3)
+    if mode in ("RGB", "CMYK"):
+        assert np.abs(photo.pixels.astype(int) - np.asarray(gradient()).astype(int)).max() <= 2
+
+
+def test_cmyk_jpeg() -> None:
+    data = encoded(gradient("CMYK"), "JPEG", quality=95)
+    assert decode_image(data, LIMIT).pixels.shape == (20, 30, 3)
+
+
+def test_transparency_shows_white_and_says_so() -> None:
+    image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    photo = decode_image(encoded(image, "PNG"), LIMIT)
+    assert (photo.pixels == 255).all()
+    assert "white" in photo.notices[0]
+
+
+def test_sixteen_bits_keep_their_range() -> None:
+    deep = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    photo = decode_image(encoded(Image.fromarray(deep), "PNG"), LIMIT)
+    assert np.abs(photo.pixels[..., 0].astype(float) - deep / 257).max() <= 1
+    assert "16 bits" in photo.notices[0]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_are_refused(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "green")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageUnreadable, match="animated"):
+        decode_image(data, LIMIT)
+
+
+def test_still_gif_is_read() -> None:
+    assert decode_image(encoded(gradient("P"), "GIF"), LIMIT).size_hw == (20, 30)
+
+
+def test_multi_picture_jpeg_of_a_phone_is_read() -> None:
+    data = encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
+    assert decode_image(data, LIMIT).size_hw == (20, 30)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        encoded(gradient(), "JPEG")[:200],
+        encoded(gradient(), "PNG")[:60],
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
+        b"GIF89a" + b"\xff" * 30,
+        b"II*\0" + b"\xff" * 40,
+    ],
+)
+def test_damaged_files_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageUnreadable):
+        decode_image(data, LIMIT)
+
+
+def test_decompression_bomb_is_refused_before_decoding() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+    with pytest.raises(ImageTooLarge):
+        decode_image(data, LIMIT)
+
+
+def test_sizes_at_the_limits() -> None:
+    with pytest.raises(ImageUnreadable, match="1 x 1"):
+        decode_image(encoded(Image.new("RGB", (1, 1)), "PNG"), LIMIT)
+    large = encoded(Image.new("L", (12000, 9000)), "PNG")
+    assert decode_image(large, LIMIT).size_hw == (9000, 12000)
+    with pytest.raises(ImageTooLarge, match="108 megapixels"):
+        decode_image(large, 100.0)
