@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,10 @@ import redis
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ImageUnreadable
 from saymask.masks import compute_area, encode_coco_rle
-from tests.worker.scenes import prepared_image
 from worker.config import WorkerSettings, load_worker_settings
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.main import run_worker
-from worker.stages import PreparedImage, VisualPrompt
+from worker.stages import Geometry, PreparedImage, Proposals, VisualFeatures, VisualPrompt
 
 VERSION = "saymask-fake-1"
 LOG_KEY = "fake:log"
@@ -57,6 +56,14 @@ def build_result(
     )  # fmt: skip
 
 
+def build_prepared(sha256: str) -> PreparedImage:
+    """One proposal that fills the image; its numbers are never read."""
+    one, pair = np.ones(1, np.float32), np.ones((1, 1), np.float32)
+    proposals = Proposals(np.ones((1, 48, 64), bool), one, one, one, one, (48, 64))
+    geometry = Geometry(one, one, one, one, one, pair, pair)
+    return PreparedImage(sha256, proposals, geometry, VisualFeatures(pair, pair), ())
+
+
 @dataclass(frozen=True)
 class FakeEmbedding:
     sha256: str
@@ -83,7 +90,7 @@ class FakePipeline:
     def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
         sha256 = hashlib.sha256(data).hexdigest()
         self._log(f"prepare {sha256[:8]}")
-        self._prepared[sha256] = replace(prepared_image(), sha256=sha256)
+        self._prepared[sha256] = build_prepared(sha256)
         return self._prepared[sha256], PreparationTimings()
 
     def segment(
