@@ -15,7 +15,8 @@ class ProjectBody(Body):
     id: Id
     title: Text = ""
     label_config: Text | None = None
-    task_number: int = 0
+    # Null in the answer that creates a project.
+    task_number: int | None = None
     total_annotations_number: int | None = 0
     model_version: str | None = None
     show_collab_predictions: bool | None = None

@@ -236,7 +236,7 @@ class LabelStudioClient:
                 self.request(
                     "POST", f"/api/projects/{project_id}/import", files={"file": (path.name, file)}
                 )
-        return self.get_project(project_id).task_number
+        return self.get_project(project_id).task_number or 0
 
     def upload_image(self, project_id: int, path: Path) -> str:
         """Upload a file without creating a task; returns the reference for tasks."""
