@@ -3,6 +3,7 @@
 FROM python:3.11-slim
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
+COPY saymask ./saymask
 COPY backend ./backend
 COPY worker ./worker
 RUN pip install --no-cache-dir '.[postgresql]'

@@ -149,4 +149,5 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
         InvalidRequest: it is not one of the choices.
     """
     if value not in choices:
-        raise InvalidRequest(f"{option} {value} is unknown.", f"Use {', '.join(choices)}.")
+        *others, last = choices
+        raise InvalidRequest(f"{option} {value} is unknown.", f"Use {', '.join(others)} or {last}.")

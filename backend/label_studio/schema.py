@@ -180,29 +180,29 @@ class OtherEntry(_Entry):
 
 
 _KINDS = {
-    "textarea": "text",
-    "choices": "choices",
-    "brush": "brush",
-    "brushlabels": "brush",
-    "keypoint": "click",
-    "keypointlabels": "click",
-    "rectangle": "box",
-    "rectanglelabels": "box",
+    "textarea": "text entry",
+    "choices": "choices entry",
+    "brush": "brush entry",
+    "brushlabels": "brush entry",
+    "keypoint": "click entry",
+    "keypointlabels": "click entry",
+    "rectangle": "box entry",
+    "rectanglelabels": "box entry",
 }
 
 
 def _find_kind(entry: object) -> str:
     kind = entry.get("type") if isinstance(entry, dict) else getattr(entry, "type", None)
-    return _KINDS.get(str(kind), "other")
+    return _KINDS.get(str(kind), "other kind")
 
 
 ResultEntry = Annotated[
-    Annotated[TextEntry, Tag("text")]
-    | Annotated[ChoicesEntry, Tag("choices")]
-    | Annotated[BrushEntry, Tag("brush")]
-    | Annotated[ClickEntry, Tag("click")]
-    | Annotated[BoxEntry, Tag("box")]
-    | Annotated[OtherEntry, Tag("other")],
+    Annotated[TextEntry, Tag("text entry")]
+    | Annotated[ChoicesEntry, Tag("choices entry")]
+    | Annotated[BrushEntry, Tag("brush entry")]
+    | Annotated[ClickEntry, Tag("click entry")]
+    | Annotated[BoxEntry, Tag("box entry")]
+    | Annotated[OtherEntry, Tag("other kind")],
     Discriminator(_find_kind),
 ]
 
@@ -320,23 +320,23 @@ class OtherEvent(Body):
 
 
 _EVENT_TAGS = {
-    "ANNOTATION_CREATED": "submission",
-    "ANNOTATION_UPDATED": "submission",
-    "ANNOTATIONS_DELETED": "deletion",
-    "TASKS_CREATED": "tasks",
+    "ANNOTATION_CREATED": "submission event",
+    "ANNOTATION_UPDATED": "submission event",
+    "ANNOTATIONS_DELETED": "deletion event",
+    "TASKS_CREATED": "tasks event",
 }
 
 
 def _find_event_tag(body: object) -> str:
     action = body.get("action") if isinstance(body, dict) else getattr(body, "action", None)
-    return _EVENT_TAGS.get(str(action), "other")
+    return _EVENT_TAGS.get(str(action), "other kind")
 
 
 EventBody = Annotated[
-    Annotated[SubmissionEvent, Tag("submission")]
-    | Annotated[DeletionEvent, Tag("deletion")]
-    | Annotated[TasksCreatedEvent, Tag("tasks")]
-    | Annotated[OtherEvent, Tag("other")],
+    Annotated[SubmissionEvent, Tag("submission event")]
+    | Annotated[DeletionEvent, Tag("deletion event")]
+    | Annotated[TasksCreatedEvent, Tag("tasks event")]
+    | Annotated[OtherEvent, Tag("other kind")],
     Discriminator(_find_event_tag),
 ]
 EVENT: TypeAdapter[SubmissionEvent | DeletionEvent | TasksCreatedEvent | OtherEvent] = TypeAdapter(
@@ -361,14 +361,29 @@ def validate(
     try:
         return parse(value)
     except ValidationError as problem:
-        raise error(f"{what} is not valid: {_describe(problem)}.") from problem
+        raise error(f"{what} is not valid: {_describe(problem, value)}.") from problem
 
 
-def _describe(problem: ValidationError) -> str:
-    tags = {*_KINDS.values(), *_EVENT_TAGS.values(), "other"}
+def _describe(problem: ValidationError, value: object) -> str:
     lines = []
     for item in problem.errors(include_url=False, include_context=False)[:_MAX_ERRORS_SHOWN]:
-        place = ".".join(str(part) for part in item["loc"] if part not in tags)
+        # The tags of unions stand in the path too; they alone contain a space.
+        path = [part for part in item["loc"] if " " not in str(part)]
+        region_id = _find_region_id(value, path)
+        place = ".".join(map(str, path))
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {message}" if place else message)
+        named = f"Region {region_id}, {place}" if region_id else place
+        lines.append(f"{named}: {message}" if named else message)
     return "; ".join(lines)
+
+
+def _find_region_id(value: Any, path: list[int | str]) -> str | None:
+    """The editor's id of the result entry that a path leads into, or None."""
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+        if isinstance(value, dict) and "from_name" in value:
+            return str(value.get("id"))
+    return None

@@ -219,8 +219,8 @@ def test_the_next_photos_are_prepared_too(
     assert len(asked) == 1
     assert "greater" in asked[0]
     deadline = time.monotonic() + 10
-    while len([line for line in log_of(valkey) if line.startswith("prepare")]) < 2:
-        assert time.monotonic() < deadline, log_of(valkey)
+    while len(log_of(valkey, "prepare")) < 2:
+        assert time.monotonic() < deadline, log_of(valkey, "prepare")
         time.sleep(0.05)
     assert [path for path, _ in photos.fetched] == [
         "/data/upload/1/cat.png", "/data/upload/1/next.png",
@@ -228,17 +228,17 @@ def test_the_next_photos_are_prepared_too(
 
 
 @pytest.fixture
-def dispatcher(valkey: Valkey) -> Iterator[JobQueue]:
-    one = JobQueue(valkey.url, 10)
-    yield one
-    one.close()
+def queue(valkey: Valkey) -> Iterator[JobQueue]:
+    queue = JobQueue(valkey.url, 10)
+    yield queue
+    queue.close()
 
 
-def test_counts_without_any_photo(dispatcher: JobQueue) -> None:
-    assert dispatcher.prepare_counts() == PrepareCounts()
+def test_counts_without_any_photo(queue: JobQueue) -> None:
+    assert queue.get_prepare_counts() == PrepareCounts()
     with pytest.raises(QueueUnavailable):
-        JobQueue("redis://127.0.0.1:1/0", 1).prepare_counts()
-    assert dispatcher.queue_depths()[QUEUE_BACKGROUND] == 0
+        JobQueue("redis://127.0.0.1:1/0", 1).get_prepare_counts()
+    assert queue.get_depths()[QUEUE_BACKGROUND] == 0
 
 
 def result(count: int, confidence: float | None = None) -> SegmentResult:
@@ -286,15 +286,15 @@ def test_where_clicks_start_from() -> None:
 )
 def test_broken_clicks_are_refused(value: Any) -> None:
     broken = {**click("a", 1, 1), "value": value}
-    with pytest.raises(InvalidRequest, match="unknown shape"):
+    with pytest.raises(InvalidRequest, match=r"Region a, params\.context\.result\.0\.value"):
         parse_predict_request(body(broken))
 
 
 def test_drags_beyond_the_photo_end_at_its_edge() -> None:
-    gesture = parse_predict_request(body(drawn_box("a", -10, 50, 200, 80))).gesture
-    assert gesture is not None
-    assert gesture.box_xyxy == (0.0, 24.0, 64.0, 48.0)
-    assert gesture.count == 1
+    prompt = parse_predict_request(body(drawn_box("a", -10, 50, 200, 80))).prompt
+    assert prompt is not None
+    assert prompt.box_xyxy == (0.0, 24.0, 64.0, 48.0)
+    assert prompt.count == 1
 
 
 def test_our_config_has_every_field() -> None:

@@ -131,7 +131,7 @@ def truth(records: list[RecordView]) -> dict[tuple[str, str], Mask]:
         for referent in referents:
             for sentence in referent.sentences:
                 if referent.coco_rle is not None:
-                    key = (str(photo[0].image_sha256), sentence.raw)
+                    key = (str(group[0].image_sha256), sentence.raw)
                     found[key] = decode_coco_rle(referent.coco_rle)
     return found
 
@@ -283,7 +283,7 @@ CATS = [
 
 def test_one_object_is_one_ref_with_several_sentences(tmp_path: Path) -> None:
     summary = export(CATS, plan("refcoco", tmp_path / "out"))
-    assert (summary.images, summary.referents, summary.expressions) == (3, 5, 6)
+    assert (summary.photos, summary.referents, summary.expressions) == (3, 5, 6)
     with (tmp_path / "out" / "refs(saymask).p").open("rb") as file:
         refs = pickle.load(file)
     (cat,) = [r for r in refs if len(r["sentences"]) == 2]
@@ -481,7 +481,7 @@ def test_what_stops_an_export(tmp_path: Path) -> None:
         run_export(asked, groups(CATS), gone, tmp_path, lambda _n: None)
     skipping = replace(asked, skip_missing=True)
     summary = run_export(skipping, groups(CATS), gone, tmp_path, lambda _n: None)
-    assert summary.images == 2
+    assert summary.photos == 2
     assert "gone" in summary.left_out[0]
 
 

@@ -81,7 +81,7 @@ def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
     [
         (("export", "voc", "x"), "no format 'voc'"),
         (("export", "coco", "x", "--images", "some"), "copy, link or none"),
-        (("export", "coco", "x", "--merge", "best"), "latest, majority, all"),
+        (("export", "coco", "x", "--merge", "best"), "latest, majority or all"),
         (("export", "coco", "x", "--split", "80"), "80/10/10"),
         (("export", "coco", "x", "--outcome", "no_referent"), "none of these outcomes"),
         (("export", "coco", "x", "--project", "99"), "Nothing was selected"),

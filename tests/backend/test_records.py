@@ -24,10 +24,6 @@ from tests.factories import annotation, brush, deletion, event, offer, square, t
 ALL = RecordFilter()
 
 
-def books(stores: Stores) -> tuple[Stores, Recorder]:
-    return stores, Recorder(stores)
-
-
 def send(stores: Stores, *bodies: dict) -> None:
     for body in bodies:
         stores.events.append_event(to_new_event(body))
@@ -35,7 +31,7 @@ def send(stores: Stores, *bodies: dict) -> None:
 
 def process(stores: Stores, *bodies: dict) -> list[RecordView]:
     """The current view after these events."""
-    stores, recorder = books(stores)
+    recorder = Recorder(stores)
     send(stores, *bodies)
     recorder.process_waiting()
     return list(stores.records.iterate_records(ALL))
@@ -272,11 +268,10 @@ def test_update_keeps_history_and_the_view_is_the_newest(stores: Stores) -> None
     updated = event(1, annotation(5, edited, after_s=60), "ANNOTATION_UPDATED")
     (record,) = process(stores, created, updated)
     assert record.outcome == "edited"
-    stores, _ = books(stores)
     past = stores.annotations.load_history(5)
-    assert [row.outcome for _, _, row in past if row] == ["accepted", "edited"]
+    assert [entry.record.outcome for entry in past if entry.record] == ["accepted", "edited"]
     assert process(stores, deletion(5)) == []
-    assert [row is None for _, _, row in stores.annotations.load_history(5)] == [False, False, True]
+    assert [e.record is None for e in stores.annotations.load_history(5)] == [False, False, True]
     assert stores.records.load_record(record.id) == record
 
 
@@ -296,7 +291,7 @@ def test_any_order_any_number_of_times(stores: Stores) -> None:
         bodies = json.loads(json.dumps(order).replace('"id": 5,', f'"id": {100 + number},'))
         bodies = json.loads(json.dumps(bodies).replace('"id": 6,', f'"id": {1000 + number},'))
         process(stores, *bodies, *bodies[::-1])
-        rows = books(stores)[0].records(ALL)
+        rows = stores.records.iterate_records(ALL)
         mine = [r for r in rows if r.annotation_id in (100 + number, 1000 + number)]
         views.add(tuple(sorted((r.outcome, r.expression, r.decided_at) for r in mine)))
     assert len(views) == 1
@@ -312,7 +307,7 @@ def test_what_is_not_understood_is_kept_counted_and_tried_again(stores: Stores) 
     no_config = {"action": "ANNOTATION_CREATED", "annotation": {}, "project": {"id": 7}}
     fine = event(1, annotation(6, [typed("x")]))
     assert len(process(stores, broken, no_config, {"action": "TASKS_DELETED"}, fine)) == 1
-    stores, recorder = books(stores)
+    recorder = Recorder(stores)
     assert stores.events.count_events_by_state() == {"problem": 2, "nothing": 1, "understood": 1}
     newest, oldest = stores.events.list_problems()
     assert "label_config" in newest.problem
@@ -327,9 +322,9 @@ def test_a_bug_loses_no_event(stores: Stores, monkeypatch: pytest.MonkeyPatch) -
     def bug(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("backend.recorder.decide", bug)
+    monkeypatch.setattr("backend.services.record.decide", bug)
     assert process(stores, event(1, annotation(5, [typed("x")]))) == []
-    stores, recorder = books(stores)
+    recorder = Recorder(stores)
     assert "ZeroDivisionError" in stores.events.list_problems()[0].problem
     monkeypatch.undo()
     stores.events.retry_problems()
@@ -339,7 +334,7 @@ def test_a_bug_loses_no_event(stores: Stores, monkeypatch: pytest.MonkeyPatch) -
 
 def test_failing_in_the_middle_leaves_nothing_half_written(stores: Stores) -> None:
     send(stores, event(1, annotation(5, [typed("x")])))
-    stores, recorder = books(stores)
+    recorder = Recorder(stores)
 
     def fail(_conn: object, _cursor: object, statement: str, *_: object) -> None:
         if "UPDATE event" in statement:
@@ -356,10 +351,10 @@ def test_failing_in_the_middle_leaves_nothing_half_written(stores: Stores) -> No
 
 
 def test_filters_and_paging(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.records.stores._BATCH", 3)
+    monkeypatch.setattr("backend.records.records._PAGE_SIZE", 3)
     for number in range(10):
         send(stores, event(number + 1, annotation(number, [typed("x")], completed_by=number % 2)))
-    stores, recorder = books(stores)
+    recorder = Recorder(stores)
     recorder.process_waiting()
     ids = [r.id for r in stores.records.iterate_records(ALL)]
     assert ids == sorted(ids)

@@ -143,7 +143,7 @@ def test_command_line(database: Path) -> None:
     assert [c["rank"] for c in shown["candidates"]] == [1, 2, 3]
     assert [h["outcome"] for h in shown["history"]] == ["edited"]
     assert "history" in run(database, "records", "show", str(edited["id"])).stdout
-    assert "0 looked at again" in run(database, "records", "retry").stdout
+    assert "0 processed again" in run(database, "records", "retry").stdout
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,9 @@ def test_since() -> None:
 
 
 def test_overlay_shows_candidates_and_final_mask(full: Stores, tmp_path: Path) -> None:
-    stores = Stores(full.database)
-    record = next(
-        r for r in stores.records.iterate_records(RecordFilter()) if r.outcome == "edited"
-    )
+    record = next(r for r in full.records.iterate_records(RecordFilter()) if r.outcome == "edited")
     assert record.request_id is not None
-    offered = stores.requests.load_offer(record.request_id)
+    offered = full.requests.load_offer(record.request_id)
     Image.new("RGB", (WIDTH, HEIGHT), "gray").save(tmp_path / "photo.png")
     sheet = np.asarray(draw_decision((tmp_path / "photo.png").read_bytes(), record, offered))
     bar = sheet.shape[0] - HEIGHT

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from backend.label_studio.api_schema import TaskPage
 from backend.label_studio.auth import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, NotFound
 from backend.label_studio.events import to_new_event
@@ -83,8 +84,7 @@ def studio() -> Iterator[Studio]:
 
 
 def synchroniser(stores: Stores, client: LabelStudioClient) -> Synchroniser:
-    log = stores
-    return Synchroniser(client, stores, log, Recorder(stores), page_size=2)
+    return Synchroniser(client, stores, Recorder(stores), page_size=2)
 
 
 def current(stores: Stores) -> dict[int, tuple[str, str]]:
@@ -172,7 +172,7 @@ def test_a_task_that_slipped_through_the_pages_is_not_deleted(
     studio.tasks = {1: [kept]}
     with closing(LabelStudioClient(studio.url, "key")) as client:
         reader = synchroniser(stores, client)
-        reader._read_page = lambda *_: ([], 0)  # type: ignore[method-assign]
+        reader._read_page = lambda *_: TaskPage(tasks=[])  # type: ignore[method-assign]
         assert reader.sync(7).deleted == 0
     assert 11 in current(stores)
 
