@@ -1,4 +1,4 @@
-"""What the rooms may import, and that words and settings agree with the README."""
+"""What the packages may import, and that words and settings agree with the README."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_backend_imports_nothing_heavy() -> None:
         [sys.executable, "-c", _LIGHT], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert "backend.app" in done.stdout
+    assert "backend.api.app" in done.stdout
 
 
 def test_import_rules() -> None:

@@ -1,4 +1,4 @@
-"""An annotator at the desk: Label Studio's editor in a real Chromium, by mouse and keyboard."""
+"""Label Studio's editor in a real Chromium, by mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATE = """() => {
     notice: notice ? notice.mainValue.toString() : null,
   };
 }"""
-_PILLS = """() => {
+_MARKS = """() => {
   const stage = window.Htx.annotationStore.selected.names.get('image').stageRef;
   const box = stage.container().getBoundingClientRect();
   return stage.find('Circle').filter(n => n.radius() > 5).map(n => { const r = n.getClientRect();
@@ -39,7 +39,7 @@ _IMAGE = """() => {
 }"""
 
 
-class Desk:
+class Editor:
     """What an annotator does and sees. ``actions`` counts mouse clicks, drags and key presses
     other than those of typing."""
 
@@ -69,6 +69,16 @@ class Desk:
     @property
     def state(self) -> dict[str, Any]:
         return self.page.evaluate(_STATE)
+
+    def wait_for_state(self, name: str, expected: object, timeout_s: float = 20) -> None:
+        """Wait until a part of the editor's state is as expected, and stays so for a moment."""
+        deadline = time.monotonic() + timeout_s
+        since: float | None = None
+        while since is None or time.monotonic() - since < 0.7:
+            current = self.state[name]
+            since = (since or time.monotonic()) if current == expected else None
+            assert time.monotonic() < deadline, f"{name} is {current!r}, not {expected!r}"
+            time.sleep(0.05)
 
     @property
     def notice(self) -> str | None:
@@ -101,16 +111,16 @@ class Desk:
             "document.querySelector('.lsf-main-content')?.classList.contains('lsf-requesting')"
         )
 
-    def pill(self, rank: int, *, accept: bool) -> tuple[float, float]:
+    def find_mark(self, rank: int, *, accept: bool) -> tuple[float, float]:
         names = [label for _, label, _ in self.state["suggestions"]]
         pair = names.index(f"top-{rank}")
-        x, y = self.page.evaluate(_PILLS)[2 * pair + accept]
+        x, y = self.page.evaluate(_MARKS)[2 * pair + accept]
         return x, y
 
     def accept(self, rank: int) -> None:
         """Click the mark under a suggestion."""
         count = len(self.state["regions"])
-        self.page.mouse.click(*self.pill(rank, accept=True))
+        self.page.mouse.click(*self.find_mark(rank, accept=True))
         self.actions += 1
         deadline = time.monotonic() + 15
         while len(self.state["regions"]) == count:
@@ -203,7 +213,9 @@ class Desk:
 
 
 @contextmanager
-def open_desk(stack: Running, profile: Path, size: tuple[int, int] = (1400, 900)) -> Iterator[Desk]:
+def open_editor(
+    stack: Running, profile: Path, size: tuple[int, int] = (1400, 900)
+) -> Iterator[Editor]:
     """A fresh browser, logged in."""
     from playwright.sync_api import sync_playwright
 
@@ -212,7 +224,7 @@ def open_desk(stack: Running, profile: Path, size: tuple[int, int] = (1400, 900)
             profile, executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS,
             viewport={"width": size[0], "height": size[1]},
         )  # fmt: skip
-        desk = Desk(context.new_page(), stack)
-        desk.log_in()
-        yield desk
+        editor = Editor(context.new_page(), stack)
+        editor.log_in()
+        yield editor
         context.close()

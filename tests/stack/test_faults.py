@@ -78,14 +78,14 @@ def test_backend_killed_while_webhooks_come(url: str) -> None:
 _KILLED_IN_MIGRATION = """
 import os, signal, sys
 from alembic import op
-from backend.records.store import Store
+from backend.records.stores import Stores
 make = op.create_table
 def dies(name, *columns, **options):
     if name == sys.argv[2]:
         os.kill(os.getpid(), signal.SIGKILL)
     return make(name, *columns, **options)
 op.create_table = dies
-Store(sys.argv[1]).migrate()
+Stores(sys.argv[1]).migrate()
 """
 
 
@@ -98,10 +98,10 @@ def migrate_and_die(url: str, table: str) -> None:
 
 def migrate_to(url: str, revision: str) -> None:
     script = (
-        "import sys\nfrom alembic import command\nfrom backend.records.store import Store\n"
+        "import sys\nfrom alembic import command\nfrom backend.records.stores import Stores\n"
         "up = command.upgrade\n"
         "command.upgrade = lambda config, _head: up(config, sys.argv[2])\n"
-        "Store(sys.argv[1]).migrate()\n"
+        "Stores(sys.argv[1]).migrate()\n"
     )
     subprocess.run([sys.executable, "-c", script, url, revision], check=True)
 

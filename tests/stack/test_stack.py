@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-from backend.label_studio.project import find_or_create_project, upload_photos
 
 from backend.label_studio.client import LabelStudioClient
 from saymask.datasets.load import load_dataset
 from saymask.masks import decode_brush_rle
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import free_port
+from tests.stack import annotating_day
 from tests.stack.running import PROGRAM, Running, connect, running, start_up, tasks_of
 
 pytestmark = pytest.mark.stack
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("stack")) as one:
-        yield one
+    with running(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 def type_expression(
@@ -52,7 +52,7 @@ def type_expression(
 
 
 def test_expression_to_annotation_by_api(stack: Running) -> None:
-    client, stores = stack.client(), stack.store()
+    client, stores = stack.client(), stack.open_stores()
     tasks = tasks_of(client)
     assert len(tasks) == 6
     cat = next(task for task in tasks if "chelsea" in task["data"]["image"])
@@ -118,7 +118,7 @@ def test_broken_photo_is_an_error_one_can_find(stack: Running) -> None:
     (notice,) = answer["data"]["result"]
     assert notice["value"]["text"][0].startswith("The photo cannot be used")
     page = httpx.get(stack.backend_url).text
-    assert "The file is no image saymask can read." in page
+    assert "The file is not an image" in page
     client.close()
 
 
@@ -128,7 +128,7 @@ def test_a_scripted_day_gives_the_known_truth(
 ) -> None:
     """Every outcome, told by webhooks; then again with webhooks cut off, told by sync."""
     with closing(stack.client()) as client:
-        project, is_new = find_or_create_project(client, f"A day, {way}")
+        project, is_new = client.find_or_create_project(f"A day, {way}")
         assert is_new
         connect(client, project, stack)
         hooks = client.request("GET", "/api/webhooks", params={"project": project})
@@ -136,7 +136,7 @@ def test_a_scripted_day_gives_the_known_truth(
             for hook in hooks:
                 client.request("DELETE", f"/api/webhooks/{hook['id']}/")
         photos = [samples[name] for name in ("astronaut", "chelsea", "coffee", "rocket")]
-        upload_photos(client, project, [*photos, *photos[:2]])
+        client.import_images(project, [*photos, *photos[:2]])
         tasks = [task["id"] for task in tasks_of(client, project)]
         annotating_day.work(
             client, tasks, lambda task, text: type_expression(client, task, text, project)
@@ -175,10 +175,10 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
     first = tmp_path / "first"
     stack.saymask("export", "grefcoco", str(first), *arguments, "--project", str(day["id"]))
     with closing(stack.client()) as client:
-        project, _ = find_or_create_project(client, "A day, imported")
+        project, _ = client.find_or_create_project("A day, imported")
         connect(client, project, stack)
         to_project = ("--project", str(project), "--json")
-        checked, _ = find_or_create_project(client, "A day, to check")
+        checked, _ = client.find_or_create_project("A day, to check")
         report = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
         assert (report["photos"], report["no_referent"], report["there"]) == (4, 1, 0)
         again = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
@@ -198,9 +198,9 @@ def read_grefs(folder: Path) -> set[tuple[str, str]]:
     """Every sentence with its photo's content and its mask."""
     dataset = load_dataset("export", folder, "train")
     return {
-        (photo.path.name, expression.text, json.dumps(expression.target, default=str))
-        for photo in dataset.photos
-        for expression in photo.expressions
+        (image.path.name, expression.text, json.dumps(expression.target, default=str))
+        for image in dataset.images
+        for expression in image.expressions
     }
 
 
@@ -250,6 +250,6 @@ def test_a_taken_port_is_explained(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        one = start_up(tmp_path / "data", [port, free_port(), free_port()])
-        assert one.process.wait(30) == 2
-        assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in one.output.read_text("utf-8")
+        refused = start_up(tmp_path / "data", [port, free_port(), free_port()])
+        assert refused.process.wait(30) == 2
+        assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in refused.output.read_text("utf-8")
