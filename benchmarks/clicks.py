@@ -69,10 +69,10 @@ def compare(root: Path | None) -> list[Row]:
     pipeline = build_pipeline(load_worker_settings())
     histories: list[list[float]] = []
     times: list[float] = []
-    for photo in load_dataset("refcoco", root, "val").photos:
-        data = photo.path.read_bytes()
+    for image in load_dataset("refcoco", root, "val").images:
+        data = image.path.read_bytes()
         prepared, _ = pipeline.prepare(data)
-        for expression in photo.expressions:
+        for expression in image.expressions:
             truth = decode_coco_rle(expression.target)
             result = pipeline.segment(prepared, expression.text, _K, preparation=None)
             if not truth.any() or not result.candidates:

@@ -73,8 +73,8 @@ def _fill(stores: Stores, count: int) -> None:
                     {
                         "id": n, "version_id": n, "annotation_id": n, "project_id": 1,
                         "task_id": n // _A_PHOTO, "decided_at": started + timedelta(seconds=n),
-                        "photo": f"/data/upload/1/{n // _A_PHOTO}.jpg",
-                        "photo_sha256": hashlib.sha256(_photo(n // _A_PHOTO)).hexdigest(),
+                        "image": f"/data/upload/1/{n // _A_PHOTO}.jpg",
+                        "image_sha256": hashlib.sha256(_photo(n // _A_PHOTO)).hexdigest(),
                         "height_px": _HEIGHT, "width_px": _WIDTH,
                         "expression": f"the thing number {n}", "outcome": "accepted",
                         "offered": 3, "rank": 1, "score": 0.5, "iou": 1.0, "first_iou": 1.0,

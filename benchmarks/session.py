@@ -9,13 +9,12 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from backend.label_studio.project import upload_photos
 from PIL import Image, ImageOps
 
 from backend.label_studio.client import LabelStudioClient
 from backend.local_stack.up import sample_images
 from benchmarks.measure import Row
-from tests.browser.editor import Desk, open_desk
+from tests.browser.editor import Editor, open_editor
 from tests.stack.running import Running, running, tasks_of
 
 PHOTOS, COLD = 20, 6
@@ -46,20 +45,20 @@ def _make_photos(folder: Path) -> list[Path]:
     return made
 
 
-def _annotate(desk: Desk, task: int, said: tuple[str, ...]) -> list[float]:
+def _annotate(editor: Editor, task: int, said: tuple[str, ...]) -> list[float]:
     """Open, ask, accept the first, ask, accept the first, submit; seconds of each answer."""
-    desk.open(1, task)
+    editor.open(1, task)
     times = []
     for expression in said:
-        times.append(desk.type(expression))
-        desk.accept(1)
-    desk.submit()
+        times.append(editor.type(expression))
+        editor.accept(1)
+    editor.submit()
     return times
 
 
 def _add(client: LabelStudioClient, photos: list[Path]) -> list[int]:
     known = {task["id"] for task in tasks_of(client)}
-    upload_photos(client, 1, photos)
+    client.import_images(1, photos)
     return [task["id"] for task in tasks_of(client) if task["id"] not in known]
 
 
@@ -68,21 +67,21 @@ def _work(stack: Running, folder: Path) -> tuple[list[float], list[float], list[
     and actions per accepted mask."""
     photos = _make_photos(folder)
     cold, warm, second = [], [], []
-    with closing(stack.client()) as client, open_desk(stack, folder / "profile") as desk:
+    with closing(stack.client()) as client, open_editor(stack, folder / "profile") as editor:
         stack.saymask("prepare", "--project", "1", "--json")
-        desk.actions = 0
+        editor.actions = 0
         for photo in photos[:COLD]:
             (task,) = _add(client, [photo])
-            times = _annotate(desk, task, _SAID[photo.stem.split("-")[0]])
+            times = _annotate(editor, task, _SAID[photo.stem.split("-")[0]])
             cold.append(times[0])
             second.append(times[1])
         tasks = _add(client, photos[COLD:])
         stack.saymask("prepare", "--project", "1", "--json")
         for task, photo in zip(tasks, photos[COLD:], strict=True):
-            times = _annotate(desk, task, _SAID[photo.stem.split("-")[0]])
+            times = _annotate(editor, task, _SAID[photo.stem.split("-")[0]])
             warm.append(times[0])
             second.append(times[1])
-        return cold, warm, second, desk.actions / (2 * PHOTOS)
+        return cold, warm, second, editor.actions / (2 * PHOTOS)
 
 
 def compare() -> list[Row]:

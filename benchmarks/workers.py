@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.pool import Pool
 
 from PIL import Image, ImageOps
@@ -17,20 +18,18 @@ from worker.config import load_worker_settings
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.pipeline import Pipeline
 
-_pipeline: Pipeline | None = None
 
-
-def _load() -> None:
-    global _pipeline
+@cache
+def _load() -> Pipeline:
+    """The models of this process, loaded with its first photo."""
     settings = load_worker_settings().model_copy(update={"threads": 1})
-    _pipeline = build_pipeline(settings)
-    _pipeline.cache = None
+    pipeline = build_pipeline(settings)
+    pipeline.cache = None
+    return pipeline
 
 
 def _prepare(data: bytes) -> int:
-    if _pipeline is None:
-        raise RuntimeError("the process has no models")
-    return len(_pipeline.prepare(data)[0].proposals)
+    return len(_load().prepare(data)[0].proposals)
 
 
 def _photos() -> list[bytes]:
@@ -47,7 +46,7 @@ def _photos() -> list[bytes]:
 
 @contextmanager
 def _pool(count: int) -> Iterator[Pool]:
-    with multiprocessing.get_context("spawn").Pool(count, _load) as pool:
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
         pool.map(_prepare, _photos()[:count], chunksize=1)  # models are loaded now
         yield pool
 

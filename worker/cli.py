@@ -141,7 +141,6 @@ def evaluate(
     Writes results.json, table.md and report.html (with pictures) to --out.
 
     Examples:
-
     saymask-worker evaluate --dataset refcoco --root data --split val --methods all
 
     saymask-worker evaluate --compare evaluation:corrected evaluation:faithful
@@ -199,7 +198,10 @@ def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
 ) -> None:
-    """List what can be pulled and what is here. Example: saymask-worker models list --json"""
+    """List what can be pulled and what is here.
+
+    Example: saymask-worker models list --json
+    """
     store = _store()
     rows = [
         {
@@ -232,7 +234,10 @@ def list_models(
 def pull(
     names: Annotated[list[str] | None, typer.Argument(help="Default: what CPU use needs.")] = None,
 ) -> None:
-    """Fetch weights once. Example: saymask-worker models pull mobile-sam"""
+    """Fetch weights once.
+
+    Example: saymask-worker models pull mobile-sam
+    """
     store = _store()
     wanted = names or list(DEFAULT)
     # Unknown names are reported before anything is downloaded.
@@ -257,7 +262,10 @@ def pull(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
 ) -> None:
-    """Check stored weights against their hashes. Example: saymask-worker models verify"""
+    """Check stored weights against their hashes.
+
+    Example: saymask-worker models verify
+    """
     store = _store()
     for name in names or [name for name in CHECKPOINTS if store.is_present(name)]:
         console.print(f"{name}: sha256 {store.verify(name)}")

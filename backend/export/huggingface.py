@@ -137,6 +137,7 @@ class HuggingFaceWriter:
         self._counts = _Counts()
 
     def add(self, image: ExportImage, data: bytes | None) -> None:
+        """Write one row per referent; an image without any leaves no row."""
         if not image.referents:
             return
         self._counts.add(image)

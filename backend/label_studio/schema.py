@@ -54,6 +54,7 @@ def _none_to_zero(value: object) -> object:
 
 
 def none_to_empty(value: object) -> object:
+    """Return an empty mapping in place of None, for fields that may be null."""
     return {} if value is None else value
 
 

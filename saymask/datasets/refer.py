@@ -176,7 +176,7 @@ def _read_ref(
 
 
 def _target_ids(ref: Any) -> list[Any]:
-    """gRefCOCO's list of ids, or the one id of the others; -1 and null mean no target."""
+    """Ids of the targets: gRefCOCO has a list, the others one; -1 and null mean no target."""
     value = ref["ann_id"]
     ids = list(value) if isinstance(value, list | tuple) else [value]
     return [i for i in ids if i not in _NO_TARGET]

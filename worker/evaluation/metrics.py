@@ -62,6 +62,7 @@ def compute_expression_ious(pixels: Pixels, empty: EmptyTargets) -> Values:
     """Return the IoU per expression (E,); with ``skip``, only of expressions that have a target.
 
     Args:
+        pixels: of E expressions.
         empty: an empty answer to an empty target is worth ``one`` (GRES) or ``zero`` (CRIS);
             any other answer to it is worth 0.
     """
@@ -134,6 +135,7 @@ def bootstrap_mean(values: Values, images: Counts, seed: int = 0) -> Interval:
     Args:
         values: (E,) one number per expression; NaN where it does not apply.
         images: (E,) which image each belongs to.
+        seed: of the draws.
     """
     applies = ~np.isnan(values)
     return bootstrap_ratio(np.where(applies, values, 0.0), applies.astype(float), images, seed)

@@ -69,7 +69,7 @@ def _find_chunk(doc: Doc) -> str | None:
 
 
 def _find_adjective_noun(doc: Doc) -> str | None:
-    """ "the remote": an article and an adjective make a noun."""
+    """An article and an adjective make a noun: "the remote"."""
     is_noun = doc[0].pos_ == "DET" and doc[-1].pos_ == "ADJ" and strip_spatial(doc.text)
     return str(doc.text) if is_noun else None
 
@@ -128,7 +128,7 @@ def _is_noun(token: Token) -> bool:
 
 
 def _is_mistaken_noun(doc: Doc, token: Token) -> bool:
-    """ "bowl", "plant": a bare verb at the start is a noun that the tagger mistook."""
+    """Whether a bare verb at the start is a noun that the tagger mistook: "bowl", "plant"."""
     is_bare_verb = token.i == 0 and token.tag_ in ("VB", "VBP") and len(doc) > 1
     return is_bare_verb and token.text not in SIDES
 

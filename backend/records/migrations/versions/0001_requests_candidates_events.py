@@ -15,6 +15,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    """Add the tables and columns of this revision."""
     op.create_table(
         "request",
         sa.Column("id", _ID, primary_key=True),
@@ -68,4 +69,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Refuse: records are never removed."""
     raise NotImplementedError("records are append-only; migrations go forward")

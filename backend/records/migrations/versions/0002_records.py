@@ -15,6 +15,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    """Add the tables and columns of this revision."""
     op.add_column(
         "event", sa.Column("state", sa.String(16), nullable=False, server_default="waiting")
     )
@@ -90,4 +91,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Refuse: records are never removed."""
     raise NotImplementedError("records are append-only; migrations go forward")

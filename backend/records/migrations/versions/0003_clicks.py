@@ -1,5 +1,4 @@
-"""How a request was made (typed, clicked, ahead of the annotator), with how many clicks, and how
-sure the answer is."""
+"""How a request was made, with how many clicks, and how sure the answer is."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Add the tables and columns of this revision."""
     op.add_column(
         "request", sa.Column("kind", sa.String(16), nullable=False, server_default="typed")
     )
@@ -23,4 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Refuse: records are never removed."""
     raise NotImplementedError("records are append-only; migrations go forward")
