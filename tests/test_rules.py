@@ -1,7 +1,9 @@
-"""What the packages may import, and that words and settings agree with the README."""
+"""What the packages may import, and that the documents agree with the code."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import subprocess
 import sys
@@ -61,9 +63,54 @@ def variables() -> set[str]:
     return names
 
 
-def test_readme_lists_every_setting_and_no_other() -> None:
-    table = (ROOT / "README.md").read_text("utf-8").split("## Settings")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(SAYMASK_\w+)`", table, re.MULTILINE)) == variables()
+def test_docs_list_every_setting_and_no_other() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(SAYMASK_\w+)`", text, re.MULTILINE)) == variables()
+
+
+def test_the_readme_is_short_and_its_links_exist() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.split()) <= 800
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / link).is_file(), link
+
+
+def test_commands_of_the_readme_have_these_options() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    commands = re.findall(
+        r"^(?:\.venv/bin/)?(saymask(?:-worker)?) (\w+) (.* -.+)$", text, re.MULTILINE
+    )
+    assert [name for name, *_ in commands] == ["saymask-worker", "saymask"]
+    for name, command, rest in commands:
+        done = subprocess.run(
+            [Path(sys.executable).parent / name, command, "--help"],
+            capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for option in re.findall(r"(?<= )--?[a-z][\w-]*", rest):
+            assert option in done.stdout, option
+
+
+def test_every_stop_on_the_path_of_an_expression_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    stops = re.findall(r"^\d+\. `([\w.]+)`", text, re.MULTILINE)
+    assert 5 <= len(stops) <= 12
+    for stop in stops:
+        parts = stop.split(".")
+        depth = next(n for n, part in enumerate(parts) if part[0].isupper() or n == len(parts) - 1)
+        target = importlib.import_module(".".join(parts[:depth]))
+        for part in parts[depth:]:
+            target = getattr(target, part)
+        assert callable(target), stop
+
+
+def test_importing_saymask_is_light() -> None:
+    script = "import sys, saymask; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    heavy = {"torch", "spacy", "fastapi", "sqlalchemy", "httpx", "rq", "backend", "worker"}
+    assert not heavy & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(

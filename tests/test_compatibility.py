@@ -1,0 +1,62 @@
+"""What commit 24bb01a wrote is read: its database (as SQL) and a prepared image of its cache.
+
+Both were made by that commit's own code: three records and a webhook that still waited; the image
+of ``tests/worker/scenes.py``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from backend.records.stores import Stores
+from backend.records.views import RecordFilter
+from backend.services.record import Recorder
+from saymask.masks import decode_coco_rle
+from tests.conftest import DATA
+from tests.factories import square
+from tests.worker.scenes import prepared_image
+from worker.config import STARTER_SCORING, PipelineConfig, load_worker_settings
+from worker.pipeline.cache import PreparedCache
+
+
+def test_a_database_of_24bb01a(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((DATA / "database_24bb01a.sql").read_text("utf-8"))
+    with closing(Stores(f"sqlite:///{path}")) as stores:
+        stores.migrate()
+        cat, dog, moon = stores.records.iterate_records(RecordFilter())
+        assert [(r.outcome, r.expression) for r in (cat, dog, moon)] == [
+            ("accepted", "the cat"), ("drawn", "the dog"), ("no_referent", "the moon"),
+        ]  # fmt: skip
+        assert (cat.image, cat.rank, cat.image_sha256) == ("/data/upload/1.png", 2, f"{1:064x}")
+        assert cat.coco_rle is not None
+        assert (decode_coco_rle(cat.coco_rle) == square(24)).all()
+        (offer,) = stores.requests.load_offers(7, 1)
+        assert [(c.rank, c.mask.sum()) for c in offer.candidates] == [(1, 144), (2, 144)]
+        assert Recorder(stores).process_waiting() == 1
+        *_, tree = stores.records.iterate_records(RecordFilter())
+        assert (tree.outcome, tree.expression) == ("drawn", "the tree")
+
+
+def test_a_prepared_image_of_24bb01a(tmp_path: Path) -> None:
+    expected = prepared_image()
+    (tmp_path / "key").mkdir()
+    shutil.copy(DATA / "prepared_24bb01a.npz", tmp_path / "key" / f"{expected.sha256}.npz")
+    loaded = PreparedCache(tmp_path, "key", 10**9).load(expected.sha256)
+    assert loaded is not None
+    assert np.array_equal(loaded.proposals.masks, expected.proposals.masks)
+    assert np.allclose(loaded.features.local_context, expected.features.local_context, atol=1e-3)
+    assert loaded.notices == expected.notices
+
+
+def test_fingerprints_are_those_of_24bb01a() -> None:
+    """They name model versions and the folders of prepared images."""
+    config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
+    assert config.fingerprint() == "eb586d63e5"
+    assert config.preparation_fingerprint() == "00001fb7d1"
