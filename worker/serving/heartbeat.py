@@ -52,15 +52,21 @@ class Heartbeat:
         self._process = psutil.Process()
         self._started_at = time.time()
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Send the status now: it has changed."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Stop the thread and remove the status."""
         self._stop.set()
+        self._wake.set()
         self._thread.join(timeout=_JOIN_TIMEOUT_S)
         try:
             self._redis.delete(self._key)
@@ -77,7 +83,9 @@ class Heartbeat:
             except Exception:
                 # Without heartbeats a working worker would look dead for good.
                 log.exception("no heartbeat")
-            if self._stop.wait(HEARTBEAT_INTERVAL_S):
+            self._wake.wait(HEARTBEAT_INTERVAL_S)
+            self._wake.clear()
+            if self._stop.is_set():
                 return
 
     def _build_status(self) -> WorkerStatus:

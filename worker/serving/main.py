@@ -69,6 +69,7 @@ def run_worker(
             pipeline.warm_up()
         handler = state.handler = JobHandler(pipeline, connection, name)
         state.pipeline = pipeline
+        heartbeat.wake()
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
         _serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
     finally:
