@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +21,7 @@ from saymask.masks import decode_brush_rle
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import free_port
 from tests.stack import annotating_day
-from tests.stack.running import PROGRAM, Running, connect, running, start_up, tasks_of
+from tests.stack.running import PROGRAM, SAYMASK, Running, connect, running, start_up, tasks_of
 
 pytestmark = pytest.mark.stack
 
@@ -83,6 +84,25 @@ def test_expression_to_annotation_by_api(stack: Running) -> None:
     assert stored <= {c["region_id"] for c in stores.requests.list_candidates(request.id)}
     stores.close()
     client.close()
+
+
+def test_commands_find_the_installation_without_variables(stack: Running, tmp_path: Path) -> None:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("SAYMASK_", "REDIS_"))}
+
+    def run(*arguments: str) -> Any:
+        done = subprocess.run(
+            [SAYMASK, *arguments, "--json"], capture_output=True, text=True, check=False,
+            env={**kept, "SAYMASK_UP_DIR": str(stack.data_dir)}, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    (report,) = run("sync", "--project", "1")
+    assert (report["missing"], report["problems"]) == (0, [])
+    assert run("stats")["quality"]["samples"] == 1
+    assert [record["expression"] for record in run("records", "list")] == ["the cat"]
+    exported = run("export", "coco", str(tmp_path / "out"), "--project", "1")
+    assert (exported["photos"], exported["expressions"]) == (1, 1)
 
 
 def test_photo_uploaded_later_is_prepared_and_segmented(
