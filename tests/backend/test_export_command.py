@@ -22,7 +22,7 @@ from saymask.datasets.coco import load_coco
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
 from tests import factories
-from tests.backend.test_export import CATS, HEIGHT, WIDTH, box, export, plan, truth
+from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, plan, truth
 from tests.backend.test_statistics import run
 
 

@@ -1,0 +1,33 @@
+"""Sending events and processing them, for tests of records."""
+
+from __future__ import annotations
+
+from backend.label_studio.events import to_new_event
+from backend.records.stores import Stores
+from backend.records.views import RecordFilter, RecordView
+from backend.services.record import Recorder
+from tests.factories import square
+
+ALL = RecordFilter()
+
+
+def send(stores: Stores, *bodies: dict) -> None:
+    for body in bodies:
+        stores.events.append_event(to_new_event(body))
+
+
+def process(stores: Stores, *bodies: dict) -> list[RecordView]:
+    """The current view after these events."""
+    recorder = Recorder(stores)
+    send(stores, *bodies)
+    recorder.process_waiting()
+    return list(stores.records.iterate_records(ALL))
+
+
+A = square(4)
+
+
+B = square(24)
+
+
+C = square(44)
