@@ -68,13 +68,23 @@ class Settings(BaseSettings):
         " Label Studio's own host always may.",
     )
     basic_auth_user: str = Field(
-        "", description="When set, Label Studio must log in with it (except for /webhook)."
+        "",
+        description="User with whom Label Studio and people log in. Needed, with password and"
+        " webhook secret, unless the backend listens on this machine alone.",
     )
     basic_auth_password: SecretStr = Field(
         SecretStr(""), description="Password that goes with the user."
     )
     webhook_secret: SecretStr = Field(
-        SecretStr(""), description="When set, /webhook demands it in the header X-Saymask-Secret."
+        SecretStr(""), description="/webhook demands it in the header X-Saymask-Secret."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names under which the backend may be called without credentials, comma"
+        " separated; addresses and localhost always may.",
+    )
+    body_max_mb: float = Field(
+        64.0, gt=0, description="Longest request body that is accepted, megabytes."
     )
     sync_every_s: float = Field(
         300.0,
@@ -92,7 +102,7 @@ class Settings(BaseSettings):
         " separated; such tasks get predictions before anyone opens them.",
     )
 
-    @field_validator("photo_private_hosts", mode="before")
+    @field_validator("photo_private_hosts", "allowed_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return _split(value.lower()) if isinstance(value, str) else value
@@ -113,6 +123,12 @@ class Settings(BaseSettings):
     def has_label_studio(self) -> bool:
         """Whether address and key of a Label Studio are known."""
         return bool(self.label_studio_url and self.label_studio_api_key.get_secret_value())
+
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password for calls to the backend, or None."""
+        password = self.basic_auth_password.get_secret_value()
+        return (self.basic_auth_user, password) if self.basic_auth_user else None
 
     @property
     def effective_database_url(self) -> str:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import redis
 from pydantic import ValidationError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
+from backend.call import Call
 from backend.waiters import Waiter, Waiters
 from saymask.contract import (
     IMAGE_KEY,
@@ -50,6 +53,8 @@ IMAGE_TTL_S = 1800
 RESULT_TTL_S = 600
 _JOB_TIMEOUT_S = 300
 _POLL_S = 1.0
+_CONNECT_TIMEOUT_S = 2.0
+_TIMEOUT_S = 15.0
 # How long no worker may be seen before a waiting request gives up.
 NO_WORKER_GRACE_S = 12.0
 # A worker pops a job some milliseconds before it marks it as started.
@@ -82,6 +87,7 @@ class JobQueue:
         deadline_s: longest wait for one reply.
         connections: upper limit; each waiting request needs one.
         no_worker_grace_s: how long no worker may be seen before a waiting request gives up.
+        timeout_s: longest wait for Redis itself.
 
     Raises:
         ConfigError: the address is malformed.
@@ -93,12 +99,14 @@ class JobQueue:
         deadline_s: float,
         connections: int = 64,
         no_worker_grace_s: float = NO_WORKER_GRACE_S,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
         try:
             self._redis = redis.Redis.from_url(
                 redis_url,
-                socket_connect_timeout=2,
-                socket_timeout=15,
+                socket_connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),
+                socket_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 1),
                 health_check_interval=30,
                 max_connections=connections,
             )
@@ -201,7 +209,7 @@ class JobQueue:
         self,
         request: SegmentRequest | RefineRequest,
         source: str,
-        started: float | None = None,
+        call: Call,
         *,
         deadline_s: float | None = None,
         background: bool = False,
@@ -211,17 +219,18 @@ class JobQueue:
         Args:
             request: for a worker.
             source: names who asks; a newer request from the same source replaces this one.
-            started: ``time.monotonic()`` from which the deadline counts; None means now.
+            call: that waits; the deadline counts from its arrival, and a job that nobody waits
+                for any more is withdrawn.
             deadline_s: another deadline than usual.
             background: behind all interactive requests.
 
         Raises:
-            QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, and whatever
-            the worker reported.
+            QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, CallAbandoned, and
+            whatever the worker reported.
         """
         wait_s = self._deadline_s if deadline_s is None else deadline_s
-        deadline = (started or time.monotonic()) + wait_s
-        waiter = Waiter(source, uuid.uuid4().hex, background, deadline)
+        deadline = call.arrived + wait_s
+        waiter = Waiter(source, uuid.uuid4().hex, background, deadline, call.abandoned)
         queue = self._background if background else self._interactive
         kind, name = "segment", JOB_SEGMENT
         if isinstance(request, RefineRequest):
@@ -229,6 +238,7 @@ class JobQueue:
         with _redis_errors():
             job_id = build_job_id(kind, self.get_model_version(), request)
             self._withdraw(self._waiters.add(waiter, job_id))
+            reply = None
             try:
                 for _ in range(_ATTEMPTS):
                     job = self._ensure_job(queue, name, job_id, request)
@@ -237,7 +247,8 @@ class JobQueue:
                         return _unwrap(reply)
                     log.warning("job %s was lost with its worker, enqueuing it again", job_id)
             finally:
-                self._waiters.remove(waiter, job_id)
+                if self._waiters.remove(waiter, job_id) and reply is None:
+                    self._withdraw(job_id)
         raise WorkerUnavailable(
             f"The worker was lost {_ATTEMPTS} times while working on this.", _WORKER_CURE
         )
@@ -307,7 +318,7 @@ class JobQueue:
             result = Result.fetch_latest(job, serializer=JSONSerializer, timeout=timeout_s)
             if result is not None:
                 return _read_reply(result)
-            self._waiters.check_newest(waiter)
+            self._waiters.check_wanted(waiter)
             if not self._is_pending(job):
                 return None
             if self.has_worker(background=waiter.background):
@@ -315,8 +326,8 @@ class JobQueue:
             elif time.monotonic() - last_worker_at > self._no_worker_grace_s:
                 raise WorkerUnavailable("No worker is running.", _WORKER_CURE)
         raise DeadlineExceeded(
-            "No answer in time; the photo is still being worked on.",
-            "Type the expression again in a while: the work is not lost.",
+            "No answer in time; the workers are busy, or the photo is still being worked on.",
+            "Type the expression again in a while: what was begun is not lost.",
         )
 
     def _is_pending(self, job: Job) -> bool:
@@ -391,5 +402,10 @@ def _redis_errors() -> Iterator[None]:
         yield
     except redis.exceptions.LockError as error:
         raise QueueUnavailable("The queue is too busy to take the job.", "Try again.") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise QueueUnavailable(
+            "The queue's memory is full.",
+            "Raise maxmemory of Redis or Valkey; photos leave it after half an hour.",
+        ) from error
     except redis.exceptions.RedisError as error:
         raise QueueUnavailable(f"The queue cannot be reached: {error}.", _REDIS_CURE) from error

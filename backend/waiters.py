@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import redis
 
-from saymask.errors import JobSuperseded
+from saymask.errors import CallAbandoned, JobSuperseded
 
 _TTL_S = 600
 _NEWEST_KEY = "saymask:newest:{source}"
@@ -22,12 +23,14 @@ class Waiter:
         ticket: unique.
         background: whether it waits behind all interactive requests.
         deadline: of ``time.monotonic()``.
+        abandoned: set when the caller has gone.
     """
 
     source: str
     ticket: str
     background: bool
     deadline: float
+    abandoned: threading.Event
 
 
 class Waiters:
@@ -55,16 +58,20 @@ class Waiters:
         is_abandoned = old_job_id != job_id and not self._redis.scard(old_waiters)
         return str(old_job_id) if is_abandoned else None
 
-    def remove(self, waiter: Waiter, job_id: str) -> None:
-        """Stop waiting for a job."""
-        self._redis.srem(_WAITERS_KEY.format(job=job_id), waiter.ticket)
+    def remove(self, waiter: Waiter, job_id: str) -> bool:
+        """Stop waiting for a job; returns whether nobody waits for it any more."""
+        waiters = _WAITERS_KEY.format(job=job_id)
+        self._redis.srem(waiters, waiter.ticket)
+        return not self._redis.scard(waiters)
 
-    def check_newest(self, waiter: Waiter) -> None:
-        """Check that no newer request of the source has come.
+    def check_wanted(self, waiter: Waiter) -> None:
+        """Check that the caller still waits and that no newer request of the source has come.
 
         Raises:
-            JobSuperseded.
+            JobSuperseded, CallAbandoned.
         """
+        if waiter.abandoned.is_set():
+            raise CallAbandoned("The caller closed the connection before there was an answer.")
         newest = self._redis.get(_NEWEST_KEY.format(source=waiter.source))
         if newest and not newest.decode().startswith(waiter.ticket):
             raise JobSuperseded("A newer expression for this task replaced this one.")

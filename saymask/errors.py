@@ -10,12 +10,16 @@ SaymaskError
     ImageUnreadable
     ImageTooLarge           413
     ImageUnreachable        502
+      ImageEvicted
     ImageForbidden          403
   QueueError                503  image and expression are fine, the service is not
     QueueUnavailable
     WorkerUnavailable
     DeadlineExceeded        504
     JobSuperseded           409
+    CallAbandoned           499
+    ServiceBusy
+  WorkerEnded               500  work on the image ended several workers
   DatasetError              500  a dataset is missing, damaged or hostile
   WeightsError              500  checkpoints are missing or not the expected files
   ConfigError               500  a setting is wrong
@@ -109,6 +113,10 @@ class ImageUnreachable(ImageError, code="PhotoUnreachable"):
     http_status = 502
 
 
+class ImageEvicted(ImageUnreachable, code="PhotoEvicted"):
+    """The queue's memory no longer holds the image; it can be stored again."""
+
+
 class ImageForbidden(ImageError, code="PhotoForbidden"):
     """Access to the image was refused, or its address is private."""
 
@@ -139,6 +147,20 @@ class JobSuperseded(QueueError):
     """A newer expression for the same task replaced this one."""
 
     http_status = 409
+
+
+class CallAbandoned(QueueError):
+    """The caller went away; nobody will see the answer."""
+
+    http_status = 499
+
+
+class ServiceBusy(QueueError):
+    """More requests wait than can be answered in time."""
+
+
+class WorkerEnded(SaymaskError):
+    """The image ended several workers; it alone is given up."""
 
 
 class DatasetError(SaymaskError):

@@ -9,14 +9,19 @@ import numpy as np
 
 from backend.label_studio.label_config import default_label_config
 from backend.label_studio.predictions import build_region_id
+from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest
 from backend.records.stores import Stores
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import Mask, compute_box_xywh, encode_brush_rle, encode_coco_rle
 
 HEIGHT, WIDTH = 48, 64
-PROJECT = {"id": 7, "label_config": default_label_config()}
-LATER = datetime.now(UTC) + timedelta(hours=1)
+KEY = ProjectKey(7, 1795224562)
+PROJECT = {
+    "id": KEY.id, "label_config": default_label_config(),
+    "created_at": "2026-11-21T01:29:22.900539Z",
+}  # fmt: skip
+SAVED_AT = datetime.now(UTC) - timedelta(hours=1)
 
 
 def square(x: int, y: int = 4, side: int = 12) -> Mask:
@@ -26,13 +31,11 @@ def square(x: int, y: int = 4, side: int = 12) -> Mask:
 
 
 def offer(
-    stores: Stores, task_id: int, expression: str, masks: list[Mask], project_id: int = 7
+    stores: Stores, task_id: int, expression: str, masks: list[Mask], project: ProjectKey = KEY
 ) -> list[str]:
     """A request that was answered with these candidates; returns their region ids."""
     request_id = stores.requests.add_request(
-        NewRequest(
-            project_id, task_id, expression, max(1, len(masks)), f"/data/upload/{task_id}.png"
-        )
+        NewRequest(project, task_id, expression, max(1, len(masks)), f"/data/upload/{task_id}.png")
     )
     candidates = tuple(
         Candidate(
@@ -87,7 +90,8 @@ def annotation(
 ) -> dict[str, Any]:
     return {
         "id": annotation_id, "result": result, "was_cancelled": False, "lead_time": 12.0,
-        "completed_by": 1, "updated_at": (LATER + timedelta(seconds=after_s)).isoformat(), **fields,
+        "completed_by": 1, "updated_at": (SAVED_AT + timedelta(seconds=after_s)).isoformat(),
+        **fields,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.records.project_key import ProjectKey
 from backend.records.stores import Stores
 from backend.records.views import RecordFilter
 from backend.services.record import Recorder
@@ -37,7 +38,7 @@ def test_a_database_of_24bb01a(tmp_path: Path) -> None:
         assert (cat.image, cat.rank, cat.image_sha256) == ("/data/upload/1.png", 2, f"{1:064x}")
         assert cat.coco_rle is not None
         assert (decode_coco_rle(cat.coco_rle) == square(24)).all()
-        (offer,) = stores.requests.load_offers(7, 1)
+        (offer,) = stores.requests.load_offers(ProjectKey(7, 1), 1)
         assert [(c.rank, c.mask.sum()) for c in offer.candidates] == [(1, 144), (2, 144)]
         assert Recorder(stores).process_waiting() == 1
         *_, tree = stores.records.iterate_records(RecordFilter())

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from backend.api.authentication import AccessPolicy
 from backend.api.routes import Dependencies, build_router
 from backend.config import Settings
 from backend.context import build_client, build_fetcher
@@ -19,7 +20,9 @@ from backend.services.predict import Predictor
 from backend.services.predict_task import TaskPredictor
 from backend.services.prepare import ImagePreparer
 from backend.services.record import Recorder
+from backend.services.report import Reporter
 from backend.services.segment import Segmenter
+from backend.services.status import StatusReader
 from backend.services.sync import Synchroniser
 from backend.services.upload_image import ImageUploader
 from saymask.errors import SaymaskError
@@ -30,13 +33,23 @@ log = logging.getLogger(__name__)
 _RECORD_INTERVAL_S = 2.0
 _FIRST_SYNC_S = 30.0
 _EXTRA_CONNECTIONS = 64
+# Label Studio waits one second for /health and three for /setup.
+_STATUS_TIMEOUT_S = 1.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the application. The database is migrated when it starts; Redis may come later."""
+    """Build the application. The database is migrated when it starts; Redis may come later.
+
+    Raises:
+        ConfigError: the credentials do not suffice, or an address is malformed.
+    """
     stores = Stores(settings.effective_database_url)
+    policy = AccessPolicy(settings)
     connections = settings.threads + _EXTRA_CONNECTIONS
     queue = JobQueue(settings.redis_url, settings.deadline_s, connections)
+    status_queue = JobQueue(
+        settings.redis_url, settings.deadline_s, _EXTRA_CONNECTIONS, timeout_s=_STATUS_TIMEOUT_S
+    )
     fetcher = build_fetcher(settings)
     client = build_client(settings) if settings.has_label_studio else None
     images = ImageUploader(fetcher, queue)
@@ -51,9 +64,10 @@ def create_app(settings: Settings) -> FastAPI:
     dependencies = Dependencies(
         settings=settings,
         stores=stores,
-        queue=queue,
+        status=StatusReader(stores, status_queue),
         predictor=Predictor(stores.requests, segmenter, TaskPredictor(segmenter), settings.k),
         preparer=ImagePreparer(queue, images, client),
+        reporter=Reporter(stores),
         wake_recorder=recording.wake,
     )
 
@@ -65,12 +79,14 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         for thread in threads:
             thread.stop()
-        for resource in (client, fetcher, queue, stores):
+        for resource in (client, queue, status_queue, stores):
             if resource is not None:
                 resource.close()
 
-    app = FastAPI(title="saymask", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(build_router(dependencies))
+    app = FastAPI(
+        title="saymask", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+    )
+    app.include_router(build_router(dependencies, policy))
     app.add_exception_handler(SaymaskError, _explain)
     return app
 

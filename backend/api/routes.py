@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, BackgroundTasks, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.templating import Jinja2Templates
 
-from backend.api.authentication import check_login, check_secret
+from backend.api.authentication import AccessPolicy
+from backend.api.body import read_json
 from backend.api.results import to_results
+from backend.call import Call
 from backend.config import Settings
 from backend.label_studio.events import read_created_tasks, to_new_event
-from backend.label_studio.predict_request import parse_predict_request
-from backend.queue import JobQueue
+from backend.label_studio.predict_request import PredictRequest, parse_predict_request
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from backend.records.stores import Stores
 from backend.records.views import RecordFilter
-from backend.services.predict import Predictor
+from backend.services.answers import Answer
+from backend.services.predict import Predictor, decline
 from backend.services.prepare import ImagePreparer
-from backend.services.report import build_report
-from backend.services.status import read_model_version, read_status
-from saymask.errors import InvalidRequest, SaymaskError
+from backend.services.report import Reporter
+from backend.services.status import StatusReader
+from saymask.errors import SaymaskError
 
 log = logging.getLogger(__name__)
 
@@ -39,79 +41,102 @@ Result = TypeVar("Result")
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 
 
+_PARSING_THREADS = 8
+_WEBHOOK_THREADS = 16
+_PREPARING_THREADS = 8
+_QUESTION_THREADS = 8
+_WATCH_INTERVAL_S = 0.5
+
+ProjectNumber = Annotated[int | None, Query(ge=0, lt=2**31)]
+
+
 @dataclass(frozen=True)
 class Dependencies:
     """What the endpoints use; ``wake_recorder`` has stored webhooks processed at once."""
 
     settings: Settings
     stores: Stores
-    queue: JobQueue
+    status: StatusReader
     predictor: Predictor
     preparer: ImagePreparer
+    reporter: Reporter
     wake_recorder: Callable[[], None]
 
 
 class Endpoints:
     """One method per endpoint.
 
-    Requests that wait for a worker have threads of their own: while they wait, health checks and
-    webhooks, to which Label Studio gives one second, are still answered at once.
+    Requests that wait for a worker, webhooks, preparation and questions about the state have
+    threads of their own, so that none of them delays another: Label Studio gives a webhook one
+    second.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._settings = dependencies.settings
         self._stores = dependencies.stores
-        self._queue = dependencies.queue
+        self._status = dependencies.status
         self._predictor = dependencies.predictor
         self._preparer = dependencies.preparer
+        self._reporter = dependencies.reporter
         self._wake_recorder = dependencies.wake_recorder
         self._waiting = anyio.CapacityLimiter(dependencies.settings.threads)
+        self._parsing = anyio.CapacityLimiter(_PARSING_THREADS)
+        self._webhooks = anyio.CapacityLimiter(_WEBHOOK_THREADS)
+        self._preparing = anyio.CapacityLimiter(_PREPARING_THREADS)
+        self._questions = anyio.CapacityLimiter(_QUESTION_THREADS)
 
-    async def health(self, request: Request) -> dict[str, str]:
+    async def live(self) -> dict[str, str]:
+        """Tell a supervisor that the process answers; open to all, and tells nothing else."""
+        return {"status": "UP"}
+
+    async def health(self) -> dict[str, str]:
         """Tell Label Studio that the backend runs."""
-        check_login(request, self._settings)
         return {"status": "UP", "model_class": "saymask"}
 
-    async def setup(self, request: Request) -> dict[str, str]:
+    async def setup(self) -> dict[str, str]:
         """Tell Label Studio the model version."""
-        check_login(request, self._settings)
-        return {"model_version": await _in_thread(partial(read_model_version, self._queue))}
+        return {"model_version": await self._ask(self._status.read_model_version)}
 
-    async def versions(self, request: Request) -> dict[str, list[str]]:
+    async def versions(self) -> dict[str, list[str]]:
         """List the model versions."""
-        check_login(request, self._settings)
-        return {"versions": [await _in_thread(partial(read_model_version, self._queue))]}
+        return {"versions": [await self._ask(self._status.read_model_version)]}
 
     async def predict(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Answer a typed expression, clicks, or a batch of tasks."""
-        check_login(request, self._settings)
-        body = await _read_json(request)
-        fields = self._settings.expression_fields
-        predict_request = await _in_thread(partial(parse_predict_request, body, fields))
+        call = Call()
+        body = await read_json(request, self._settings.body_max_mb, self._parsing)
+        parse = partial(parse_predict_request, body, self._settings.expression_fields)
+        predict_request = await anyio.to_thread.run_sync(parse, limiter=self._parsing)
         if not predict_request.is_interactive or predict_request.typed:
             later.add_task(
-                self._in_waiting_thread, partial(self._preparer.prepare_opened, predict_request)
+                anyio.to_thread.run_sync,
+                partial(self._preparer.prepare_opened, predict_request),
+                limiter=self._preparing,
             )
-
-        def answer() -> list[Any]:
-            return to_results(predict_request, self._predictor.predict(predict_request))
-
-        return {"results": await self._in_waiting_thread(answer)}
+        if self._waiting.available_tokens < 1:
+            answers = decline(predict_request)
+        else:
+            answers = await self._predict(request, predict_request, call)
+        return {"results": to_results(predict_request, answers)}
 
     async def webhook(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Store a webhook; it is processed afterwards."""
-        check_secret(request, self._settings)
-        body = await _read_json(request)
-        event = to_new_event(body)
-        event_id = await _in_thread(partial(self._stores.events.append_event, event))
+        body = await read_json(request, self._settings.body_max_mb, self._webhooks)
+        event_id = await anyio.to_thread.run_sync(
+            lambda: self._stores.events.append_event(to_new_event(body)), limiter=self._webhooks
+        )
         self._wake_recorder()
-        if event.action == "TASKS_CREATED":
-            later.add_task(self._in_waiting_thread, partial(self._prepare_created, body))
+        if body["action"] == "TASKS_CREATED":
+            later.add_task(
+                anyio.to_thread.run_sync,
+                partial(self._prepare_created, body),
+                limiter=self._preparing,
+            )
         return {"status": "stored", "event": event_id}
 
     async def ready(self) -> JSONResponse:
         """Tell whether typed expressions are answered; status 503 when they are not."""
-        status = await _in_thread(partial(read_status, self._stores, self._queue))
+        status = await self._ask(self._status.read_status)
         return JSONResponse(
             {
                 "ready": status.is_ready,
@@ -126,18 +151,29 @@ class Endpoints:
             status_code=200 if status.is_ready else 503,
         )
 
-    async def page(self, request: Request, project: int | None = None) -> HTMLResponse:
+    async def page(self, request: Request, project: ProjectNumber = None) -> HTMLResponse:
         """Show the status page, of one project or of all."""
-        check_login(request, self._settings)
         record_filter = RecordFilter(project_id=project)
         values = {
-            "status": await _in_thread(partial(read_status, self._stores, self._queue)),
-            "report": await _in_thread(partial(build_report, self._stores, record_filter)),
+            "status": await self._ask(self._status.read_status),
+            "report": await self._ask(partial(self._reporter.build_report, record_filter)),
             "labels": OUTCOME_LABELS,
             "iou_edges": IOU_EDGES,
             "polygon_seconds": POLYGON_SECONDS,
         }
         return _TEMPLATES.TemplateResponse(request, "status.html", values)
+
+    async def _predict(
+        self, request: Request, predict_request: PredictRequest, call: Call
+    ) -> list[Answer]:
+        """Wait for the answers; tell those who work on them when the caller goes away."""
+        watcher = asyncio.create_task(_watch_connection(request, call))
+        try:
+            return await anyio.to_thread.run_sync(
+                partial(self._predictor.predict, predict_request, call), limiter=self._waiting
+            )
+        finally:
+            watcher.cancel()
 
     def _prepare_created(self, body: Any) -> None:
         """Prepare the images of imported tasks before anyone opens them."""
@@ -148,31 +184,36 @@ class Endpoints:
             return
         self._preparer.prepare_tasks(tasks)
 
-    async def _in_waiting_thread(self, function: Callable[[], Result]) -> Result:
-        return await anyio.to_thread.run_sync(function, limiter=self._waiting)
+    async def _ask(self, function: Callable[[], Result]) -> Result:
+        return await anyio.to_thread.run_sync(function, limiter=self._questions)
 
 
-def build_router(dependencies: Dependencies) -> APIRouter:
-    """Build all routes."""
+def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
+    """Build all routes. All but two demand the login: ``/live``, and ``/webhook`` with a secret."""
     endpoints = Endpoints(dependencies)
-    router = APIRouter()
-    router.add_api_route("/health", endpoints.health)
-    router.add_api_route("/setup", endpoints.setup, methods=["POST"])
-    router.add_api_route("/versions", endpoints.versions, methods=["GET", "POST"])
-    router.add_api_route("/predict", endpoints.predict, methods=["POST"])
-    router.add_api_route("/webhook", endpoints.webhook, methods=["POST"])
-    router.add_api_route("/ready", endpoints.ready, response_model=None)
+    private = APIRouter(dependencies=[Depends(policy.check_login)])
+    private.add_api_route("/health", endpoints.health)
+    private.add_api_route("/setup", endpoints.setup, methods=["POST"])
+    private.add_api_route("/versions", endpoints.versions, methods=["GET", "POST"])
+    private.add_api_route("/predict", endpoints.predict, methods=["POST"])
+    private.add_api_route("/ready", endpoints.ready, response_model=None)
     for path in ("/", "/status"):
-        router.add_api_route(path, endpoints.page, response_class=HTMLResponse)
+        private.add_api_route(path, endpoints.page, response_class=HTMLResponse)
+    private.add_api_route("/openapi.json", _describe_api, include_in_schema=False)
+    router = APIRouter(dependencies=[Depends(policy.check_sender)])
+    router.include_router(private)
+    router.add_api_route("/live", endpoints.live)
+    router.add_api_route(
+        "/webhook", endpoints.webhook, methods=["POST"], dependencies=[Depends(policy.check_secret)]
+    )
     return router
 
 
-async def _in_thread(function: Callable[[], Result]) -> Result:
-    return await anyio.to_thread.run_sync(function)
+async def _describe_api(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
 
 
-async def _read_json(request: Request) -> Any:
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+async def _watch_connection(request: Request, call: Call) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(_WATCH_INTERVAL_S)
+    call.abandoned.set()

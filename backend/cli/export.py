@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -103,7 +102,8 @@ def export(
         licence=licence,
         skip_missing=skip_missing,
     )
-    with open_records() as opened, closing(build_fetcher(opened.settings)) as fetcher:
+    with open_records() as opened:
+        fetcher = build_fetcher(opened.settings)
         summary = _run(opened, fetcher, plan, record_filter, dry_run=dry_run, quiet=as_json)
     if as_json:
         print_json(asdict(summary))
@@ -165,13 +165,13 @@ def _hash_unread_images(
     unread = records.list_unread_images(record_filter)
     left_out = []
     with progress_bar("reading photos", quiet=quiet or not unread) as bar:
-        for done, (image, task_id) in enumerate(unread, start=1):
+        for done, image in enumerate(unread, start=1):
             try:
-                data = fetcher.fetch(image, task_id)
+                data = fetcher.fetch(image.reference, image.task_id)
             except SaymaskError as error:
                 if not plan.skip_missing:
                     raise
-                left_out.append(f"{image[:120]}: {error.cause}")
+                left_out.append(f"{image.reference[:120]}: {error.cause}")
             else:
                 records.set_image_hash(image, hashlib.sha256(data).hexdigest())
             bar(done, len(unread))

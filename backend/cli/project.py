@@ -31,7 +31,6 @@ from backend.services.preannotate import PreannotateReport, preannotate
 from backend.services.predict_task import TaskPredictor
 from backend.services.prepare import prepare_project
 from backend.services.segment import Segmenter
-from backend.services.status import read_model_version
 from backend.services.upload_image import ImageUploader
 from saymask.errors import ConfigError, InvalidRequest
 
@@ -137,7 +136,7 @@ def preannotate_project(
                 services.predictor,
                 project,
                 services.settings.expression_fields,
-                read_model_version(services.queue),
+                services.queue.get_model_version(),
                 bar,
                 dry_run=dry_run,
             )
@@ -198,11 +197,10 @@ def _open_services() -> Iterator[_Services]:
     with (
         log_in(settings) as client,
         closing(Stores(settings.effective_database_url)) as stores,
-        closing(build_fetcher(settings)) as fetcher,
         closing(JobQueue(settings.redis_url, settings.deadline_s)) as queue,
     ):
         stores.migrate()
-        images = ImageUploader(fetcher, queue)
+        images = ImageUploader(build_fetcher(settings), queue)
         predictor = TaskPredictor(Segmenter(stores.requests, queue, images))
         yield _Services(settings, client, queue, images, predictor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +90,7 @@ def show_record(record_id: int, as_json: JsonOption = False) -> None:
     """
     with open_records() as opened:
         record, offer = _load(opened, record_id)
-        history = opened.stores.annotations.load_history(record.annotation_id)
+        history = opened.stores.annotations.load_history(record.annotation_id, record.project)
     if as_json:
         values = {**record.to_json(), "candidates": _describe_candidates(offer)}
         print_json({**values, "history": [_describe_entry(entry) for entry in history]})
@@ -137,8 +136,7 @@ def overlay_record(
     """
     with open_records() as opened:
         record, offer = _load(opened, record_id)
-        with closing(build_fetcher(opened.settings)) as fetcher:
-            data = fetcher.fetch(record.image, record.task_id)
+        data = build_fetcher(opened.settings).fetch(record.image, record.task_id)
     picture = draw_decision(data, record, offer)
     try:
         picture.save(out)

@@ -33,11 +33,12 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Every request is in the database; httpx would log each image's address a second time.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    app = create_app(settings)
     # First, so that a database that cannot be used is an error in words.
     with closing(Stores(settings.effective_database_url)) as stores:
         stores.migrate()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level="info",
@@ -57,7 +58,7 @@ def status(
     settings = load_settings()
     address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     try:
-        answer = httpx.get(f"{address}/ready", timeout=10).json()
+        answer = httpx.get(f"{address}/ready", auth=settings.login, timeout=10).json()
         workers = answer["workers"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise QueueUnavailable(

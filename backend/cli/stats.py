@@ -24,7 +24,7 @@ from backend.cli.context import (
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
 from backend.records.views import RecordFilter
-from backend.services.report import QualityReport, build_report
+from backend.services.report import QualityReport, Reporter
 from backend.services.sync import Synchroniser, SyncReport
 from saymask.errors import InvalidRequest
 
@@ -46,7 +46,7 @@ def stats(
     group: GroupBy | None = by  # type: ignore[assignment]
     with open_records() as opened:
         record_filter = RecordFilter(project_id=project, since=parse_since(since))
-        report = build_report(opened.stores, record_filter, group)
+        report = Reporter(opened.stores).build_report(record_filter, group)
     if as_json:
         print_json(report.to_json())
         return

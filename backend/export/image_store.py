@@ -14,11 +14,6 @@ from backend.records.views import RecordView
 
 IMAGE_FOLDER = "images"
 _READ_FOLDER = ".read"
-_SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
-    (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
-)  # fmt: skip
-
 ReadImage = Callable[[RecordView], bytes]
 """Fetches the bytes of a record's image."""
 
@@ -84,10 +79,3 @@ class ImageStore:
     def forget(self) -> None:
         """Remove the images that only this export kept."""
         shutil.rmtree(self._partial / _READ_FOLDER, ignore_errors=True)
-
-
-def find_suffix(data: bytes) -> str:
-    """Return the suffix of an image file, by its content."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    return next((suffix for head, suffix in _SIGNATURES if data.startswith(head)), ".jpg")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.export.coco import CocoWriter
 from backend.export.huggingface import HuggingFaceWriter
-from backend.export.image_store import IMAGE_FOLDER, ImageStore, ReadImage, find_suffix
+from backend.export.image_store import IMAGE_FOLDER, ImageStore, ReadImage
 from backend.export.merge import SAME_REFERENT_IOU, merge_records
 from backend.export.model import ExportImage
 from backend.export.plan import ExportError, ExportPlan, ExportSummary, Writer
@@ -21,6 +21,7 @@ from backend.export.tally import Tally
 from backend.export.yolo import YoloWriter
 from backend.records.views import RecordView
 from saymask.errors import SaymaskError
+from saymask.image_files import find_suffix, strip_secrets
 
 MANIFEST = "manifest.json"
 _DEFAULT_SUFFIX = ".jpg"
@@ -129,7 +130,7 @@ class _Export:
                 ) from error
             self._tally.left_out.append(f"record {records[0].id}: {error.cause}")
             return
-        suffix = find_suffix(data) if data is not None else _DEFAULT_SUFFIX
+        suffix = (find_suffix(data) if data is not None else None) or _DEFAULT_SUFFIX
         image = _build_image(self._plan, records, suffix, self._tally)
         self._tally.add(image)
         if image.referents:
@@ -163,7 +164,7 @@ def _build_image(
     tally.add_conflicts(conflicts)
     if not plan.holds_no_referent:
         referents = tuple(r for r in referents if r.coco_rle is not None)
-    source = first.image
+    source = strip_secrets(first.image)
     return ExportImage(
         sha256=sha256,
         file_name=f"{sha256[:32]}{suffix}",

@@ -15,6 +15,7 @@ from backend.label_studio.schema import (
     TaskBody,
     TextEntry,
 )
+from backend.records.project_key import ProjectKey
 from backend.records.submission import Origin, Submission, SubmittedRegion, Verdict
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
 from saymask.masks import decode_brush_rle
@@ -24,7 +25,7 @@ _VERDICTS = get_args(Verdict)
 
 
 def to_submission(
-    annotation: AnnotationBody, task: TaskBody, project_id: int, config: LabelConfig
+    annotation: AnnotationBody, task: TaskBody, project: ProjectKey, config: LabelConfig
 ) -> Submission:
     """Convert one annotation with its task.
 
@@ -34,7 +35,7 @@ def to_submission(
     result = annotation.result
     try:
         return Submission(
-            project_id=project_id,
+            project=project,
             task_id=task.id,
             annotation_id=annotation.id,
             updated_at=annotation.updated_at,

@@ -6,7 +6,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from backend.label_studio.schema import Body, Id, TaskBody, Text, none_to_empty
+from backend.label_studio.label_config import LabelConfig, load_label_config
+from backend.label_studio.schema import Body, Id, TaskBody, Text, UtcTime, none_to_empty
+from backend.records.project_key import ProjectKey, to_project_key
+from saymask.errors import InvalidLabelConfig
 
 
 class ProjectBody(Body):
@@ -21,6 +24,25 @@ class ProjectBody(Body):
     model_version: str | None = None
     show_collab_predictions: bool | None = None
     evaluate_predictions_automatically: bool | None = None
+    created_at: UtcTime | None = None
+
+    @property
+    def key(self) -> ProjectKey:
+        """The project with its installation."""
+        return to_project_key(self.id, self.created_at)
+
+    def read_label_config(self) -> LabelConfig:
+        """Return the labelling config.
+
+        Raises:
+            InvalidLabelConfig: the project is not set up for saymask.
+        """
+        if not self.label_config:
+            raise InvalidLabelConfig(
+                f"Project {self.id} has no labelling config.",
+                f"Set it up: saymask connect --project {self.id}",
+            )
+        return load_label_config(self.label_config)
 
 
 class MlBackendBody(Body):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +21,8 @@ from backend.label_studio.api_schema import (
     WebhookBody,
 )
 from backend.label_studio.auth import LabelStudioAuth, LabelStudioError
-from backend.label_studio.label_config import LabelConfig, default_label_config, load_label_config
+from backend.label_studio.label_config import LabelConfig, default_label_config
 from backend.label_studio.schema import TaskBody, validate
-from saymask.errors import InvalidLabelConfig
 
 _BUSY_STATUSES = (429, 502, 503, 504)
 _READ_TRIES = 5
@@ -29,6 +30,8 @@ _MAX_RETRY_AFTER_S = 60.0
 _TASKS_PER_PAGE = 100
 _ALL_PROJECTS = 1000
 _PREDICT_TIMEOUT_S = 100.0
+# An HTTP date has whole seconds, and the answer took a while.
+_CLOCK_PRECISION = timedelta(seconds=2)
 
 Model = TypeVar("Model")
 
@@ -51,11 +54,16 @@ class LabelStudioClient:
 
     def __init__(self, base_url: str, api_key: str, timeout_s: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
+        self._clock_offset = timedelta(0)
         self._client = httpx.Client(timeout=timeout_s, auth=LabelStudioAuth(self.base_url, api_key))
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+    def to_our_time(self, moment: datetime) -> datetime:
+        """Convert a time of Label Studio's clock to ours, by the newest answer's date."""
+        return moment + self._clock_offset
 
     def get_release(self) -> str:
         """Return the version of Label Studio, or ``unknown``."""
@@ -81,13 +89,7 @@ class LabelStudioClient:
         Raises:
             InvalidLabelConfig: the project is not set up for saymask.
         """
-        xml = self.get_project(project_id).label_config
-        if not xml:
-            raise InvalidLabelConfig(
-                f"Project {project_id} has no labelling config.",
-                f"Set it up: saymask connect --project {project_id}",
-            )
-        return load_label_config(xml)
+        return self.get_project(project_id).read_label_config()
 
     def update_project(self, project_id: int, **values: Any) -> None:
         """Change settings of a project."""
@@ -281,6 +283,7 @@ class LabelStudioClient:
                     f"Label Studio at {self.base_url} cannot be reached: {error}.",
                     "Check SAYMASK_LABEL_STUDIO_URL and that it runs.",
                 ) from error
+            self._clock_offset = _read_clock_offset(response)
             if response.status_code not in _BUSY_STATUSES or not tries:
                 return response
             time.sleep(_read_retry_after(response))
@@ -305,6 +308,16 @@ class LabelStudioClient:
 
 def _read(parse: Callable[[Any], Model], answer: Any) -> Model:
     return validate(parse, answer, LabelStudioError, "Label Studio's answer")
+
+
+def _read_clock_offset(response: httpx.Response) -> timedelta:
+    """How far our clock is ahead of the server's; nothing where it does not say, or by rounding."""
+    try:
+        theirs = parsedate_to_datetime(response.headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return timedelta(0)
+    offset = datetime.now(UTC) - theirs
+    return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)
 
 
 def _read_retry_after(response: httpx.Response) -> float:

@@ -146,7 +146,7 @@ class Connector:
     def _check_backend(self) -> Check:
         url = f"{self._options.backend_url}/ready"
         try:
-            answer = httpx.get(url, timeout=10).json()
+            answer = self._read_ready()
             workers = answer["workers"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             return Check(
@@ -159,6 +159,11 @@ class Connector:
                 "Start one: saymask-worker run (with the backend's SAYMASK_REDIS_URL).",
             )  # fmt: skip
         return Check("backend", "ok", f"{len(workers)} workers, {answer['model_version']}")
+
+    def _read_ready(self) -> Any:
+        options = self._options
+        auth = (options.user, options.password) if options.user else None
+        return httpx.get(f"{options.backend_url}/ready", auth=auth, timeout=10).json()
 
     def _check_config(self, project_id: int) -> Check:
         project = self._client.get_project(project_id)
@@ -317,7 +322,7 @@ class Connector:
 
     def _count_events(self) -> int:
         try:
-            answer = httpx.get(f"{self._options.backend_url}/ready", timeout=10).json()
+            answer = self._read_ready()
             return sum(answer["events"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise LabelStudioError(

@@ -10,18 +10,16 @@ from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.predict_request import PredictTask, parse_task
 from backend.label_studio.schema import (
     EVENT,
-    DeletionEvent,
-    OtherEvent,
+    Event,
     SubmissionEvent,
     TasksCreatedEvent,
+    read_project_key,
     to_storable,
     validate,
 )
 from backend.records.events import NewEvent
 from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest
-
-Event = SubmissionEvent | DeletionEvent | TasksCreatedEvent | OtherEvent
 
 
 def to_new_event(body: Any) -> NewEvent:
@@ -35,7 +33,7 @@ def to_new_event(body: Any) -> NewEvent:
     return NewEvent(
         action=to_storable(body["action"]),
         body=_without_token(body),
-        project_id=_find_id(body.get("project")),
+        project=read_project_key(body.get("project")),
         task_id=_find_id(body.get("task")),
         annotation_id=_find_id(body.get("annotation")),
     )
@@ -57,7 +55,7 @@ def read_submission(event: SubmissionEvent) -> tuple[Submission, LabelConfig]:
         InvalidAnnotation, InvalidLabelConfig: it cannot be interpreted.
     """
     config = load_label_config(event.project.label_config)
-    return to_submission(event.annotation, event.task, event.project.id, config), config
+    return to_submission(event.annotation, event.task, event.project.key, config), config
 
 
 def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:

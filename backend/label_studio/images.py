@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
-import socket
+import ssl
 import time
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 import httpx
 
 from backend.label_studio.auth import LabelStudioAuth
+from backend.label_studio.guarded_http import GuardedTransport
 from saymask.errors import (
     ConfigError,
     ImageForbidden,
@@ -20,12 +20,12 @@ from saymask.errors import (
     ImageUnreachable,
     ImageUnreadable,
 )
+from saymask.image_files import find_suffix, strip_secrets
 
 _MAX_REDIRECTS = 5
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 # Where Label Studio serves images; a task must not make us read its API with our token.
 _IMAGE_PATH = re.compile(r"/(data|static|storage-data|(tasks|projects)/\d+/(resolve|presign))/")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _MAX_SHOWN_CHARS = 120
 
 
@@ -52,20 +52,11 @@ class ImageFetcher:
         timeout_s: float,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._client = httpx.Client(
-            # A proxy would resolve names itself, past the check of addresses.
-            timeout=timeout_s,
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._tls = ssl.create_default_context()
         self._auth = LabelStudioAuth(self._base_url, api_key)
         self._private_hosts = private_hosts
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
 
     def fetch(self, reference: str, task_id: int) -> bytes:
         """Return the bytes of an image.
@@ -98,7 +89,7 @@ class ImageFetcher:
             )
         if scheme in ("http", "https"):
             return self._download(reference)
-        if _IMAGE_PATH.match(reference) and ".." not in unquote(reference):
+        if _is_image_path(reference):
             return self._download(self._at_label_studio(reference))
         raise ImageUnreachable(
             f"{_shorten(reference)} is not an address that saymask can read photos from.",
@@ -117,34 +108,46 @@ class ImageFetcher:
         ours, theirs = urlsplit(self._base_url), urlsplit(url)
         return bool(self._base_url) and (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
 
-    def _download(self, url: str) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
-        for _ in range(_MAX_REDIRECTS + 1):
-            self._check_host(url)
-            if time.monotonic() > deadline:
-                raise self._too_slow(url)
-            try:
-                auth = self._auth if self._is_label_studio(url) else None
-                with self._client.stream("GET", url, auth=auth) as response:
-                    if response.has_redirect_location:
-                        url = urljoin(url, response.headers["location"])
-                        continue
-                    self._check_status(response, url)
-                    return self._read(response, url, deadline)
-            except httpx.TimeoutException as error:
-                raise self._too_slow(url) from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise ImageUnreachable(
-                    f"The photo at {_shorten(url)} could not be fetched: {error}.",
-                    "Check that the address works from the machine the backend runs on.",
-                ) from error
-        raise ImageUnreachable(f"The photo at {_shorten(url)} redirects without end.")
+    def _is_trusted(self, host: str) -> bool:
+        """Whether a host may have a private address."""
+        return host in self._private_hosts or host == urlsplit(self._base_url).hostname
 
-    def _too_slow(self, url: str) -> ImageUnreachable:
-        return ImageUnreachable(
-            f"The photo at {_shorten(url)} took longer than {self._timeout_s:g} s.",
-            "Try again, or raise SAYMASK_PHOTO_TIMEOUT_S.",
-        )
+    def _download(self, url: str) -> bytes:
+        """Download, with redirects, within the time for one image.
+
+        Each download has a client of its own: its deadline counts for all its connections.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        transport = GuardedTransport(self._is_trusted, deadline, self._tls)
+        # No proxy: it would resolve names itself, past the check of addresses.
+        client = httpx.Client(transport=transport, timeout=self._timeout_s, trust_env=False)
+        try:
+            with client:
+                return self._follow(client, url)
+        except httpx.TimeoutException as error:
+            raise ImageUnreachable(
+                f"The photo at {_shorten(url)} took longer than {self._timeout_s:g} s.",
+                "Try again, or raise SAYMASK_PHOTO_TIMEOUT_S.",
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ImageUnreachable(
+                f"The photo at {_shorten(url)} could not be fetched: {error}.",
+                "Check that the address works from the machine the backend runs on.",
+            ) from error
+
+    def _follow(self, client: httpx.Client, url: str) -> bytes:
+        for _ in range(_MAX_REDIRECTS + 1):
+            self._check_address(url)
+            auth = self._auth if self._is_label_studio(url) else None
+            # A compressed answer could unpack to any size.
+            headers = {"Accept-Encoding": "identity"}
+            with client.stream("GET", url, auth=auth, headers=headers) as response:
+                if response.has_redirect_location:
+                    url = urljoin(url, response.headers["location"])
+                    continue
+                self._check_status(response, url)
+                return self._read(response, url)
+        raise ImageUnreachable(f"The photo at {_shorten(url)} redirects without end.")
 
     def _check_status(self, response: httpx.Response, url: str) -> None:
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -160,42 +163,36 @@ class ImageFetcher:
                 f"{_shorten(url)} answered {response.status_code}.", "Is the photo still there?"
             )
 
-    def _read(self, response: httpx.Response, url: str, deadline: float) -> bytes:
+    def _read(self, response: httpx.Response, url: str) -> bytes:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ImageUnreachable(
+                f"{_shorten(url)} sends the photo compressed though it was asked not to.",
+                "Switch that off for images at the server.",
+            )
         pieces: list[bytes] = []
         size = 0
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():
             size += len(piece)
             if size > self._max_bytes:
                 raise ImageTooLarge(
                     f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
                     "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
                 )
-            if time.monotonic() > deadline:
-                raise self._too_slow(url)
             pieces.append(piece)
-        if size == 0:
-            raise ImageUnreadable(f"The photo at {_shorten(url)} is empty (zero bytes).")
-        return b"".join(pieces)
+        return _check_image(b"".join(pieces), f"The file at {_shorten(url)}")
 
-    def _check_host(self, url: str) -> None:
-        """Refuse private addresses: a task must not read what only this machine can reach."""
+    def _check_address(self, url: str) -> None:
+        """Refuse what is not http(s), and whatever in Label Studio is not an image."""
         parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ImageForbidden(f"{_shorten(url)} is not an http(s) address.")
-        if self._is_label_studio(url) or host in self._private_hosts:
-            return
-        try:
-            addresses = socket.getaddrinfo(host, parts.port or 0, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise ImageUnreachable(
-                f"The host {host} of the photo is not known: {error}."
-            ) from error
-        for *_, address in addresses:
-            if not _is_public(str(address[0])):
+        if self._is_label_studio(url):
+            path = parts.path.removeprefix(urlsplit(self._base_url).path)
+            if not _is_image_path(path):
                 raise ImageForbidden(
-                    f"The photo's host {host} has the private address {address[0]}.",
-                    "If that is intended, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
+                    f"{_shorten(url)} is not where Label Studio keeps photos.",
+                    "Use an upload, local files or cloud storage; if it asks for a login, set"
+                    " SAYMASK_LABEL_STUDIO_API_KEY.",
                 )
 
     def _decode_data_uri(self, reference: str) -> bytes:
@@ -210,17 +207,25 @@ class ImageFetcher:
             )
         except binascii.Error as error:
             raise ImageUnreadable(f"The data: address of the photo is damaged: {error}.") from error
-        if not raw:
-            raise ImageUnreadable("The photo in the task is empty (zero bytes).")
-        return raw
+        return _check_image(raw, "The photo in the task")
 
 
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%")[0])
-    return parsed.is_global and not parsed.is_multicast and parsed not in _NAT64
+def _is_image_path(path: str) -> bool:
+    return bool(_IMAGE_PATH.match(path)) and ".." not in unquote(unquote(path))
+
+
+def _check_image(data: bytes, what: str) -> bytes:
+    if not data:
+        raise ImageUnreadable(f"{what} is empty (zero bytes).")
+    if find_suffix(data) is None:
+        raise ImageUnreadable(
+            f"{what} is not an image that saymask can read.",
+            "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.",
+        )
+    return data
 
 
 def _shorten(reference: str) -> str:
-    """For messages: shortened, and without the query, which may hold a signature."""
-    plain = reference.split("?", maxsplit=1)[0]
+    """For messages: shortened, and without what may be secret."""
+    plain = strip_secrets(reference).split("?", maxsplit=1)[0]
     return plain if len(plain) <= _MAX_SHOWN_CHARS else plain[: _MAX_SHOWN_CHARS - 3] + "..."

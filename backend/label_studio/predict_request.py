@@ -16,9 +16,10 @@ from backend.label_studio.schema import (
     to_storable,
     validate,
 )
+from backend.records.project_key import ProjectKey
 from saymask.errors import InvalidRequest
 
-Entry = TypeVar("Entry", ClickEntry, BoxEntry)
+Entry = TypeVar("Entry", ClickEntry, BoxEntry, TextEntry)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class PredictRequest:
     """What a predict request asks for.
 
     Attributes:
-        project_id: 0 when Label Studio did not say.
+        project: with number 0 when Label Studio did not say.
+        typed_by: the editor's id of that field's content: the same while an annotator changes it,
+            another for every annotator.
         typed: every expression in the editor's field, the newest last; empty when a task was
             opened, and in the call that Label Studio makes after every submit.
         prompt: clicks and box, or None.
@@ -80,10 +83,11 @@ class PredictRequest:
         k: number of candidates asked for, or None.
     """
 
-    project_id: int
+    project: ProjectKey
     label_config: LabelConfig
     tasks: tuple[PredictTask, ...]
     typed: tuple[str, ...]
+    typed_by: str
     prompt: VisualPrompt | None
     is_interactive: bool
     k: int | None
@@ -104,17 +108,13 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
     config = load_label_config(predict.label_config)
     context = predict.params.context
     entries = context.result if context is not None else []
+    texts = _select(entries, TextEntry, config.expression)
     return PredictRequest(
-        project_id=predict.project,
+        project=predict.project,
         label_config=config,
         tasks=tuple(parse_task(task, config, expression_fields) for task in predict.tasks),
-        typed=tuple(
-            text
-            for entry in entries
-            if isinstance(entry, TextEntry) and entry.from_name == config.expression
-            for text in entry.value.text
-            if text.strip()
-        ),
+        typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
+        typed_by=texts[-1].id if texts else "",
         prompt=_read_prompt(entries, config),
         is_interactive=context is not None,
         k=predict.params.k,

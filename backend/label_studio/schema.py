@@ -26,12 +26,16 @@ from pydantic import (
     model_validator,
 )
 
+from backend.records.project_key import ProjectKey, to_project_key
 from saymask.contract import MAX_K
 from saymask.errors import SaymaskError
 
 _MAX_ID = 2**31 - 1
 _MAX_SIDE_PX = 100_000
 _MAX_ERRORS_SHOWN = 3
+_MAX_DIGITS = 12
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
 Model = TypeVar("Model")
 
@@ -59,7 +63,38 @@ def none_to_empty(value: object) -> object:
 
 
 def _to_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    """A time in UTC that every database can keep."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        utc = aware.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time cannot be expressed in UTC") from error
+    if not _EARLIEST <= utc < _LATEST:
+        raise ValueError(f"the time must lie in {_EARLIEST.year} to {_LATEST.year}, got {utc}")
+    return utc
+
+
+def read_project_key(project: object) -> ProjectKey:
+    """Read number and time of creation from a webhook's ``project``; 0 for what is missing."""
+    if not isinstance(project, dict):
+        return ProjectKey(0)
+    number: Any = project.get("id")
+    if type(number) is not int or not 0 <= number <= _MAX_ID:
+        number = 0
+    try:
+        created = _to_utc(datetime.fromisoformat(project["created_at"]))
+    except (KeyError, TypeError, ValueError):
+        created = None
+    return to_project_key(number, created)
+
+
+def _read_project_name(value: object) -> object:
+    """``"<id>.<unix time>"`` or a number."""
+    number, _, created = str(value or 0).partition(".")
+    if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) > _MAX_ID:
+        raise ValueError(f"expected the number of a project, got {str(value)[:40]!r}")
+    is_time = created.isdecimal() and len(created) <= _MAX_DIGITS
+    return ProjectKey(int(number), int(created) if is_time else 0)
 
 
 def _read_user(value: object) -> object:
@@ -79,6 +114,7 @@ Text = Annotated[str, BeforeValidator(_clean)]
 Texts = Annotated[list[Text], BeforeValidator(_to_list)]
 Id = Annotated[int, Field(ge=0, le=_MAX_ID)]
 OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
+UtcTime = Annotated[datetime, AfterValidator(_to_utc)]
 Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -229,13 +265,8 @@ class PredictBody(Body):
 
     tasks: list[TaskBody] = Field(min_length=1)
     label_config: Text = Field(min_length=1)
-    project: OptionalId = 0
+    project: Annotated[ProjectKey, BeforeValidator(_read_project_name)] = ProjectKey(0)
     params: Annotated[_Params, BeforeValidator(none_to_empty)] = Field(default_factory=_Params)
-
-    @field_validator("project", mode="before")
-    @classmethod
-    def _split_project(cls, value: object) -> object:
-        return value.split(".")[0] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_task_count(self) -> PredictBody:
@@ -253,7 +284,7 @@ class AnnotationBody(Body):
 
     id: Id
     result: list[ResultEntry]
-    updated_at: Annotated[datetime, AfterValidator(_to_utc)]
+    updated_at: UtcTime
     was_cancelled: bool | None = False
     completed_by: Annotated[str | None, BeforeValidator(_read_user)] = None
     lead_time: Annotated[float | None, BeforeValidator(_read_seconds)] = None
@@ -279,6 +310,12 @@ class EventProject(Body):
 
     id: Id
     label_config: Text
+    created_at: UtcTime | None = None
+
+    @property
+    def key(self) -> ProjectKey:
+        """The project with its installation."""
+        return to_project_key(self.id, self.created_at)
 
 
 class SubmissionEvent(Body):
@@ -290,20 +327,27 @@ class SubmissionEvent(Body):
     annotation: AnnotationBody
 
 
-class _AnnotationId(Body):
+class _Numbered(Body):
     id: Id
 
 
-class _ProjectId(Body):
-    id: OptionalId = 0
+Project = Annotated[ProjectKey, BeforeValidator(read_project_key)]
 
 
 class DeletionEvent(Body):
     """ANNOTATIONS_DELETED."""
 
     action: Literal["ANNOTATIONS_DELETED"]
-    project: _ProjectId = Field(default_factory=_ProjectId)
-    annotations: list[_AnnotationId]
+    project: Project = ProjectKey(0)
+    annotations: list[_Numbered]
+
+
+class TasksDeletedEvent(Body):
+    """TASKS_DELETED: their annotations are gone too, and have no event of their own."""
+
+    action: Literal["TASKS_DELETED"]
+    project: Project = ProjectKey(0)
+    tasks: list[_Numbered]
 
 
 class TasksCreatedEvent(Body):
@@ -325,6 +369,7 @@ _EVENT_TAGS = {
     "ANNOTATION_UPDATED": "submission event",
     "ANNOTATIONS_DELETED": "deletion event",
     "TASKS_CREATED": "tasks event",
+    "TASKS_DELETED": "task deletion event",
 }
 
 
@@ -333,16 +378,16 @@ def _find_event_tag(body: object) -> str:
     return _EVENT_TAGS.get(str(action), "other kind")
 
 
+Event = SubmissionEvent | DeletionEvent | TasksCreatedEvent | TasksDeletedEvent | OtherEvent
 EventBody = Annotated[
     Annotated[SubmissionEvent, Tag("submission event")]
     | Annotated[DeletionEvent, Tag("deletion event")]
     | Annotated[TasksCreatedEvent, Tag("tasks event")]
+    | Annotated[TasksDeletedEvent, Tag("task deletion event")]
     | Annotated[OtherEvent, Tag("other kind")],
     Discriminator(_find_event_tag),
 ]
-EVENT: TypeAdapter[SubmissionEvent | DeletionEvent | TasksCreatedEvent | OtherEvent] = TypeAdapter(
-    EventBody
-)
+EVENT: TypeAdapter[Event] = TypeAdapter(EventBody)
 
 
 def validate(

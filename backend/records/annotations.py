@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Subquery, func, select
+from sqlalchemy import ColumnElement, Subquery, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.records.database import Database
 from backend.records.decisions import Decision
 from backend.records.events import build_mark
+from backend.records.project_key import ProjectKey
 from backend.records.submission import Submission
-from backend.records.tables import DELETED_AT, AnnotationVersion, RecordRow
+from backend.records.tables import AnnotationVersion, RecordRow
 from backend.records.views import RECORD_FIELDS, RecordView
 from saymask.masks import compute_area, encode_coco_rle
 
@@ -43,18 +44,30 @@ class AnnotationStore:
         submission: Submission,
         decisions: Sequence[Decision],
         source: Source,
+        seen_at: datetime,
         event_id: int | None = None,
     ) -> bool:
         """Write a version and its records, and mark its event, all or nothing.
 
+        Args:
+            submission: the state of the annotation.
+            decisions: about its expressions.
+            source: who reported it. What ``sync`` reads is the state at ``seen_at`` and replaces
+                whatever is current; a webhook reports a state of its own time.
+            seen_at: when it was received, or read from Label Studio.
+            event_id: to be marked as understood.
+
         Returns:
             Whether the version was new; a known one changes nothing but the event's mark.
         """
+        is_current = source == "sync"
         version = AnnotationVersion(
             annotation_id=submission.annotation_id,
-            project_id=submission.project_id,
+            project_id=submission.project.id,
+            project_created=submission.project.created,
             task_id=submission.task_id,
             updated_at=submission.updated_at,
+            ordered_at=seen_at if is_current else min(submission.updated_at, seen_at),
             seen_at=datetime.now(UTC),
             source=source,
             deleted=False,
@@ -62,13 +75,20 @@ class AnnotationStore:
         )
         return self._save(version, [_to_row(submission, d) for d in decisions], event_id)
 
-    def save_deletion(self, annotation_id: int, project_id: int, source: Source) -> bool:
-        """Write that an annotation was deleted, known or not; its records stay as history."""
+    def save_deletion(
+        self, annotation_id: int, project: ProjectKey, source: Source, deleted_at: datetime
+    ) -> bool:
+        """Write that an annotation was deleted, known or not; its records stay as history.
+
+        A state that Label Studio saved later, or that is seen in Label Studio later, ends it.
+        """
         version = AnnotationVersion(
             annotation_id=annotation_id,
-            project_id=project_id,
+            project_id=project.id,
+            project_created=project.created,
             task_id=0,
-            updated_at=DELETED_AT,
+            updated_at=deleted_at,
+            ordered_at=deleted_at,
             seen_at=datetime.now(UTC),
             source=source,
             deleted=True,
@@ -76,7 +96,23 @@ class AnnotationStore:
         )
         return self._save(version, [], None)
 
-    def load_current_hashes(self, project_id: int) -> dict[int, str]:
+    def save_task_deletion(
+        self, task_id: int, project: ProjectKey, source: Source, deleted_at: datetime
+    ) -> int:
+        """Write that all annotations of a task were deleted with it; returns how many."""
+        newest = build_newest_versions()
+        with self._database.session() as session:
+            ids = session.scalars(
+                select(newest.c.annotation_id).where(
+                    newest.c.position == 1,
+                    newest.c.deleted.is_(False),
+                    newest.c.task_id == task_id,
+                    *_of_project(newest.c, project),
+                )
+            ).all()
+        return sum(self.save_deletion(i, project, source, deleted_at) for i in ids)
+
+    def load_current_hashes(self, project: ProjectKey) -> dict[int, str]:
         """Return annotation id to content hash of every annotation that is not deleted."""
         newest = build_newest_versions()
         with self._database.session() as session:
@@ -84,18 +120,21 @@ class AnnotationStore:
                 select(newest.c.annotation_id, newest.c.content_hash).where(
                     newest.c.position == 1,
                     newest.c.deleted.is_(False),
-                    newest.c.project_id == project_id,
+                    *_of_project(newest.c, project),
                 )
             )
             return {row[0]: row[1] for row in rows}
 
-    def load_history(self, annotation_id: int) -> list[HistoryEntry]:
+    def load_history(self, annotation_id: int, project: ProjectKey) -> list[HistoryEntry]:
         """Return every version of an annotation with its records, oldest first."""
         with self._database.session() as session:
             versions = session.scalars(
                 select(AnnotationVersion)
-                .where(AnnotationVersion.annotation_id == annotation_id)
-                .order_by(AnnotationVersion.updated_at, AnnotationVersion.id)
+                .where(
+                    AnnotationVersion.annotation_id == annotation_id,
+                    *_of_project(AnnotationVersion, project),
+                )
+                .order_by(AnnotationVersion.ordered_at, AnnotationVersion.id)
             )
             history: list[HistoryEntry] = []
             for version in versions:
@@ -118,7 +157,8 @@ class AnnotationStore:
         marks = [build_mark(event_id, "understood")] if event_id is not None else []
         with self._database.session() as session:
             try:
-                is_new = not self._is_known(session, version)
+                _adopt(session, version)
+                is_new = not _is_known(session, version)
                 if is_new:
                     session.add(version)
                     session.flush()
@@ -139,26 +179,67 @@ class AnnotationStore:
                 session.commit()
         return is_new
 
-    @staticmethod
-    def _is_known(session: Session, version: AnnotationVersion) -> bool:
-        query = select(AnnotationVersion.id).where(
-            AnnotationVersion.annotation_id == version.annotation_id,
-            AnnotationVersion.updated_at == version.updated_at,
-            AnnotationVersion.content_hash == version.content_hash,
+
+def _adopt(session: Session, version: AnnotationVersion) -> None:
+    """Give older rows of the annotation, from when only the project's number was kept, its key."""
+    if not version.project_created:
+        return
+    for table in (AnnotationVersion, RecordRow):
+        session.execute(
+            update(table)
+            .where(
+                table.annotation_id == version.annotation_id,
+                table.project_id == version.project_id,
+                table.project_created == 0,
+            )
+            .values(project_created=version.project_created)
         )
-        return session.scalar(query) is not None
+
+
+def _is_known(session: Session, version: AnnotationVersion) -> bool:
+    """Whether a version says nothing new.
+
+    A state that a webhook reports is known if it ever was; one that was read from Label Studio,
+    and a deletion, only if it still is the current state.
+    """
+    states = (
+        select(AnnotationVersion)
+        .where(
+            AnnotationVersion.annotation_id == version.annotation_id,
+            AnnotationVersion.project_id == version.project_id,
+            AnnotationVersion.project_created == version.project_created,
+        )
+        .order_by(AnnotationVersion.ordered_at.desc(), AnnotationVersion.id.desc())
+    )
+    content = (version.updated_at, version.content_hash)
+    if version.deleted or version.source == "sync":
+        current = session.scalar(states.limit(1))
+        if current is None or current.deleted != version.deleted:
+            return False
+        return version.deleted or (current.updated_at, current.content_hash) == content
+    return any((s.updated_at, s.content_hash) == content for s in session.scalars(states))
+
+
+def _of_project(columns: Any, project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
+    return columns.project_id == project.id, columns.project_created == project.created
 
 
 def build_newest_versions() -> Subquery:
     """Return all versions as a subquery whose ``position`` is 1 for an annotation's newest."""
     position = func.row_number().over(
-        partition_by=AnnotationVersion.annotation_id,
-        order_by=(AnnotationVersion.updated_at.desc(), AnnotationVersion.id.desc()),
+        partition_by=(
+            AnnotationVersion.project_id,
+            AnnotationVersion.project_created,
+            AnnotationVersion.annotation_id,
+        ),
+        order_by=(AnnotationVersion.ordered_at.desc(), AnnotationVersion.id.desc()),
     )
     return select(
         AnnotationVersion.id,
         AnnotationVersion.annotation_id,
         AnnotationVersion.project_id,
+        AnnotationVersion.project_created,
+        AnnotationVersion.task_id,
         AnnotationVersion.content_hash,
         AnnotationVersion.deleted,
         position.label("position"),
@@ -174,7 +255,8 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
     size_hw = _find_size_hw(decision)
     return RecordRow(
         annotation_id=submission.annotation_id,
-        project_id=submission.project_id,
+        project_id=submission.project.id,
+        project_created=submission.project.created,
         task_id=submission.task_id,
         decided_at=submission.updated_at,
         image=submission.image,

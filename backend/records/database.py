@@ -13,9 +13,16 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
 from sqlalchemy.orm import Session
 
 from saymask.errors import ConfigError, SaymaskError
@@ -28,6 +35,12 @@ class StoreError(SaymaskError):
     """The database cannot be opened, read or written."""
 
     http_status = 503
+
+
+class InvalidRecord(SaymaskError):
+    """The database works, and refuses this content."""
+
+    http_status = 422
 
 
 class Database:
@@ -71,13 +84,7 @@ class Database:
             "script_location", str(resources.files("backend.records") / "migrations")
         )
         try:
-            with self.engine.begin() as connection:
-                if self.engine.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
-                else:
-                    # SQLite's driver would begin only at the first write, after the check of
-                    # the revision; this takes the lock first and makes everything atomic.
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with self.engine.connect() as connection, _migration(connection):
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except SQLAlchemyError as error:
@@ -90,11 +97,19 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Open a session whose failures are raised as StoreError."""
+        """Open a session.
+
+        Raises:
+            InvalidRecord: the content is refused, and would be every time.
+            StoreError: everything else; trying again later may help.
+        """
         try:
             with Session(self.engine, expire_on_commit=False) as session:
                 yield session
         except SQLAlchemyError as error:
+            if _is_about_content(error):
+                reason = getattr(error, "orig", None) or error
+                raise InvalidRecord(f"The database refuses this content: {reason}.") from error
             raise self.explain("used", error) from error
 
     def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
@@ -105,6 +120,36 @@ class Database:
             f"Check that {self.engine.url.render_as_string(hide_password=True)} is reachable,"
             " not locked by another program and not full.",
         )
+
+
+def _is_about_content(error: SQLAlchemyError) -> bool:
+    """Whether the database refused a value, as opposed to not working."""
+    is_conversion = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+    return is_conversion or isinstance(error, DataError | IntegrityError)
+
+
+@contextmanager
+def _migration(connection: Connection) -> Iterator[None]:
+    """One transaction that no other process migrates in.
+
+    SQLite changes a constraint by copying its table; while the old one is dropped, references to
+    it must not be enforced. They are checked at the end.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
+        yield
+        connection.commit()
+        return
+    connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    # SQLite's driver would begin only at the first write, after the check of the revision; this
+    # takes the lock first and makes everything atomic.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    yield
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    if broken:
+        raise StoreError(f"The migration would break references: {broken[:3]}.", "Report this.")
+    connection.commit()
+    connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
 
 def _set_sqlite_pragmas(connection: Any, _: Any) -> None:

@@ -82,7 +82,10 @@ def to_key(expression: str) -> str:
 
 
 def decide(
-    submission: Submission, offers: Sequence[Offer], label_for_rank: Callable[[int], str]
+    submission: Submission,
+    offers: Sequence[Offer],
+    label_for_rank: Callable[[int], str],
+    last_request_id: int | None = None,
 ) -> list[Decision]:
     """Return one decision per expression of a submission; at least one.
 
@@ -90,9 +93,11 @@ def decide(
         submission: one state of an annotation.
         offers: answered requests of the submission's task, oldest first.
         label_for_rank: the label with which a candidate of that rank was offered.
+        last_request_id: the newest request that may have been answered before the submission;
+            None for all. Label Studio's clock and ours are not compared.
     """
     sha256 = next((o.image_sha256 for o in reversed(offers) if o.image_sha256), None)
-    rules = _Rules(submission, tuple(offers), label_for_rank)
+    rules = _Rules(submission, tuple(offers), label_for_rank, last_request_id)
     decisions = [rules.decide_skip()] if submission.skipped else rules.decide_groups()
     return [replace(decision, image_sha256=sha256) for decision in decisions]
 
@@ -136,12 +141,17 @@ class _Rules:
         submission: Submission,
         offers: tuple[Offer, ...],
         label_for_rank: Callable[[int], str],
+        last_request_id: int | None,
     ) -> None:
         self._submission = submission
         self._offers = offers
         self._label_for_rank = label_for_rank
         self._by_region_id = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
-        self._earlier = [offer for offer in offers if offer.created_at <= submission.updated_at]
+        self._earlier = [
+            offer
+            for offer in offers
+            if last_request_id is None or offer.request_id <= last_request_id
+        ]
         self._typed = self._find_typed()
 
     def decide_skip(self) -> Decision:

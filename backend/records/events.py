@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import Update, func, select, update
 
 from backend.records.database import Database
-from backend.records.tables import Event
+from backend.records.project_key import ProjectKey
+from backend.records.tables import Event, Request
 
 EventState = Literal["understood", "nothing", "problem"]
 _MAX_ACTION_CHARS = 64
@@ -22,23 +24,33 @@ class NewEvent:
 
     Attributes:
         body: the JSON object as it came, without secrets.
-        project_id, task_id, annotation_id: what it is about, where it says so.
+        project, task_id, annotation_id: what it is about, where it says so.
     """
 
     action: str
     body: dict[str, Any]
-    project_id: int | None = None
+    project: ProjectKey | None = None
     task_id: int | None = None
     annotation_id: int | None = None
 
 
 @dataclass(frozen=True)
 class WaitingEvent:
-    """An event that was not processed yet; ``body`` is the JSON text."""
+    """An event that was not processed yet.
+
+    Attributes:
+        body: the JSON text.
+        received_at: when we received it.
+        last_request_id: the newest request at that time; None in old events.
+        attempts: how often processing it began and did not end.
+    """
 
     id: int
     action: str
     body: str
+    received_at: datetime
+    last_request_id: int | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,14 @@ class EventStore:
         row = Event(
             received_at=datetime.now(UTC),
             action=event.action[:_MAX_ACTION_CHARS],
-            project_id=event.project_id,
+            project_id=event.project.id if event.project else None,
+            project_created=event.project.created if event.project else 0,
             task_id=event.task_id,
             annotation_id=event.annotation_id,
             body=json.dumps(event.body),
         )
         with self._database.session() as session, session.begin():
+            row.last_request_id = session.scalar(select(func.max(Request.id)))
             session.add(row)
             session.flush()
             return int(row.id)
@@ -87,7 +101,24 @@ class EventStore:
             rows = session.scalars(
                 select(Event).where(Event.state == "waiting").order_by(Event.id).limit(limit)
             )
-            return [WaitingEvent(row.id, row.action, row.body) for row in rows]
+            return [
+                WaitingEvent(r.id, r.action, r.body, r.received_at, r.last_request_id, r.attempts)
+                for r in rows
+            ]
+
+    def begin_attempt(self, event_ids: Sequence[int]) -> None:
+        """Count an attempt before the work, so that one that kills the process is known."""
+        self._add_attempts(event_ids, 1)
+
+    def withdraw_attempt(self, event_ids: Sequence[int]) -> None:
+        """Count an attempt as not made: the database failed, not the event."""
+        self._add_attempts(event_ids, -1)
+
+    def _add_attempts(self, event_ids: Sequence[int], count: int) -> None:
+        with self._database.session() as session, session.begin():
+            session.execute(
+                update(Event).where(Event.id.in_(event_ids)).values(attempts=Event.attempts + count)
+            )
 
     def list_problems(self, limit: int = 20) -> list[EventProblem]:
         """Return events that could not be interpreted, newest first."""
@@ -111,7 +142,7 @@ class EventStore:
             ids = session.scalars(
                 update(Event)
                 .where(Event.state == "problem")
-                .values(state="waiting", problem=None)
+                .values(state="waiting", problem=None, attempts=0)
                 .returning(Event.id)
             )
             return len(ids.all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 
 from backend.records.annotations import build_newest_versions, to_record_view
 from backend.records.database import Database, StoreError
+from backend.records.project_key import ProjectKey
 from backend.records.tables import RecordRow
 from backend.records.views import RECORD_FIELDS, RecordFilter, RecordView
 
@@ -22,6 +24,15 @@ _NOT_IN_FIGURES: dict[str, Any] = {
     "notes": [],
     "image": "",
 }
+
+
+@dataclass(frozen=True)
+class UnreadImage:
+    """A reference whose content is unknown, with one of the tasks that have it."""
+
+    project: ProjectKey
+    reference: str
+    task_id: int
 
 
 class RecordStore:
@@ -106,26 +117,33 @@ class RecordStore:
             row = session.get(RecordRow, record_id)
             return to_record_view(row) if row is not None else None
 
-    def list_unread_images(self, record_filter: RecordFilter) -> list[tuple[str, int]]:
-        """Return references of images whose content is unknown, each with a task that has it."""
+    def list_unread_images(self, record_filter: RecordFilter) -> list[UnreadImage]:
+        """Return the references of images whose content is unknown."""
+        reference = (RecordRow.project_id, RecordRow.project_created, RecordRow.image)
         query = (
             _current(record_filter)
             .where(RecordRow.image_sha256.is_(None))
-            .with_only_columns(
-                RecordRow.image, func.min(RecordRow.task_id), maintain_column_froms=True
-            )
-            .group_by(RecordRow.image)
-            .order_by(RecordRow.image)
+            .with_only_columns(*reference, func.min(RecordRow.task_id), maintain_column_froms=True)
+            .group_by(*reference)
+            .order_by(*reference)
         )
         with self._database.session() as session:
-            return [(row[0], row[1]) for row in session.execute(query)]
+            return [
+                UnreadImage(ProjectKey(project_id, created), image, task_id)
+                for project_id, created, image, task_id in session.execute(query)
+            ]
 
-    def set_image_hash(self, image: str, sha256: str) -> None:
-        """Fill in the content hash of an image reference that no worker ever read."""
+    def set_image_hash(self, image: UnreadImage, sha256: str) -> None:
+        """Fill in the content hash of an image that no worker ever read."""
         with self._database.session() as session, session.begin():
             session.execute(
                 update(RecordRow)
-                .where(RecordRow.image == image, RecordRow.image_sha256.is_(None))
+                .where(
+                    RecordRow.project_id == image.project.id,
+                    RecordRow.project_created == image.project.created,
+                    RecordRow.image == image.reference,
+                    RecordRow.image_sha256.is_(None),
+                )
                 .values(image_sha256=sha256)
             )
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 
 from backend.records.database import Database
 from backend.records.offers import Offer, OfferedCandidate
+from backend.records.project_key import ProjectKey
 from backend.records.tables import CandidateRow, Request
 from saymask.contract import SegmentResult
 from saymask.errors import SaymaskError
@@ -27,7 +28,7 @@ class NewRequest:
         click_ids: the editor's ids of the clicks and boxes.
     """
 
-    project_id: int
+    project: ProjectKey
     task_id: int
     expression: str
     k: int
@@ -76,7 +77,8 @@ class RequestStore:
         """Store a request before a worker is asked; returns its id."""
         row = Request(
             created_at=datetime.now(UTC),
-            project_id=new.project_id,
+            project_id=new.project.id,
+            project_created=new.project.created,
             task_id=new.task_id,
             expression=new.expression,
             kind=new.kind,
@@ -148,10 +150,10 @@ class RequestStore:
             rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
             return {row[0]: row[1] for row in rows}
 
-    def load_offers(self, project_id: int, task_id: int) -> tuple[Offer, ...]:
+    def load_offers(self, project: ProjectKey, task_id: int) -> tuple[Offer, ...]:
         """Return the answered requests of a task, oldest first, with their candidates' masks."""
         with self._database.session() as session:
-            rows = session.scalars(_answered(project_id, task_id).order_by(Request.id))
+            rows = session.scalars(_answered(project, task_id).order_by(Request.id))
             return tuple(_to_offer(row) for row in rows)
 
     def load_offer(self, request_id: int) -> Offer | None:
@@ -160,23 +162,19 @@ class RequestStore:
             row = session.get(Request, request_id)
             return _to_offer(row) if row is not None else None
 
-    def load_last_answer(self, project_id: int, task_id: int) -> LastAnswer | None:
+    def load_last_answer(self, project: ProjectKey, task_id: int) -> LastAnswer | None:
         """Return what was offered last for a task, or None."""
         with self._database.session() as session:
-            row = session.scalar(
-                _answered(project_id, task_id).order_by(Request.id.desc()).limit(1)
-            )
+            row = session.scalar(_answered(project, task_id).order_by(Request.id.desc()).limit(1))
             if row is None:
                 return None
             newest_typed = select(func.max(Request.id)).where(
-                Request.project_id == project_id,
-                Request.task_id == task_id,
+                *_of_task(project, task_id),
                 Request.kind == "typed",
             )
             clicked = session.scalars(
                 select(Request.click_ids).where(
-                    Request.project_id == project_id,
-                    Request.task_id == task_id,
+                    *_of_task(project, task_id),
                     Request.kind == "clicked",
                     Request.id < newest_typed.scalar_subquery(),
                 )
@@ -185,13 +183,11 @@ class RequestStore:
             masks = tuple(c.coco_rle for c in row.candidates)
             return LastAnswer(row.expression, masks, old_click_ids)
 
-    def list_expressions(self, project_id: int, task_id: int) -> frozenset[str]:
+    def list_expressions(self, project: ProjectKey, task_id: int) -> frozenset[str]:
         """Return every expression that was asked for a task."""
         with self._database.session() as session:
             rows = session.scalars(
-                select(Request.expression)
-                .where(Request.project_id == project_id, Request.task_id == task_id)
-                .distinct()
+                select(Request.expression).where(*_of_task(project, task_id)).distinct()
             )
             return frozenset(rows)
 
@@ -252,12 +248,17 @@ class RequestStore:
                 session.add(candidate)
 
 
-def _answered(project_id: int, task_id: int) -> Select[Request]:
-    return select(Request).where(
-        Request.project_id == project_id,
+def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ...]:
+    """Requests of a task; also those from when only the project's number was kept."""
+    return (
+        Request.project_id == project.id,
+        Request.project_created.in_((project.created, 0)),
         Request.task_id == task_id,
-        Request.status == "answered",
     )
+
+
+def _answered(project: ProjectKey, task_id: int) -> Select[Request]:
+    return select(Request).where(*_of_task(project, task_id), Request.status == "answered")
 
 
 def _to_offer(row: Request) -> Offer:

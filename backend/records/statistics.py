@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.records.decisions import OUTCOME_LABELS, to_key
+from backend.records.project_key import ProjectKey
 from backend.records.views import RecordView
 from saymask.masks import compute_iou, decode_coco_rle
 
@@ -161,9 +162,9 @@ def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quali
 
 def find_shared(records: Iterable[RecordView]) -> list[list[RecordView]]:
     """Group the records of one task and expression that at least two annotators decided."""
-    groups: dict[tuple[int, int, str], list[RecordView]] = defaultdict(list)
+    groups: dict[tuple[ProjectKey, int, str], list[RecordView]] = defaultdict(list)
     for record in records:
-        groups[record.project_id, record.task_id, to_key(record.expression)].append(record)
+        groups[record.project, record.task_id, to_key(record.expression)].append(record)
     return [g for g in groups.values() if len({record.annotator for record in g}) > 1]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from backend.records.project_key import ProjectKey
 from saymask.masks import Mask
 
 Origin = Literal["manual", "prediction", "prediction-changed"]
@@ -36,7 +37,7 @@ class Submission:
     """One state of one annotation.
 
     Attributes:
-        project_id, task_id, annotation_id: Label Studio's.
+        project, task_id, annotation_id: Label Studio's.
         updated_at: when Label Studio saved this state.
         annotator: Label Studio's user id, or None.
         seconds: time spent on the annotation so far.
@@ -49,7 +50,7 @@ class Submission:
         content_hash: equal for states with equal content.
     """
 
-    project_id: int
+    project: ProjectKey
     task_id: int
     annotation_id: int
     updated_at: datetime

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import select
 
 from backend.records.database import Database
+from backend.records.project_key import ProjectKey
 from backend.records.tables import SyncRun
 
 _RESUME_WITHIN = timedelta(hours=1)
@@ -31,13 +32,14 @@ class SyncRunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin_run(self, project_id: int) -> SyncRunState:
+    def begin_run(self, project: ProjectKey) -> SyncRunState:
         """Return a new run, or the last one if it was interrupted within the last hour."""
         with self._database.session() as session, session.begin():
             row = session.scalar(
                 select(SyncRun)
                 .where(
-                    SyncRun.project_id == project_id,
+                    SyncRun.project_id == project.id,
+                    SyncRun.project_created == project.created,
                     SyncRun.finished_at.is_(None),
                     SyncRun.started_at > datetime.now(UTC) - _RESUME_WITHIN,
                 )
@@ -46,7 +48,8 @@ class SyncRunStore:
             )
             if row is None:
                 row = SyncRun(
-                    project_id=project_id,
+                    project_id=project.id,
+                    project_created=project.created,
                     started_at=datetime.now(UTC),
                     next_page=1,
                     seen=[],

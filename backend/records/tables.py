@@ -22,8 +22,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-DELETED_AT = datetime(9999, 1, 1, tzinfo=UTC)
-
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -60,6 +58,7 @@ class Request(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     project_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     task_id: Mapped[int] = mapped_column(Integer, index=True)
     expression: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(String(16), server_default="typed")
@@ -107,7 +106,8 @@ class Event(Base):
     """A webhook as it came, without secrets; ``body`` is the JSON text.
 
     ``state`` is ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``;
-    ``problem`` is the reason.
+    ``problem`` is the reason. ``attempts`` counts how often processing began; ``last_request_id``
+    is the newest request when the event was received.
     """
 
     __tablename__ = "event"
@@ -116,6 +116,7 @@ class Event(Base):
     received_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     action: Mapped[str] = mapped_column(String(64), index=True)
     project_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     task_id: Mapped[int | None] = mapped_column(Integer, index=True)
     annotation_id: Mapped[int | None] = mapped_column(Integer, index=True)
     body: Mapped[str] = mapped_column(Text)
@@ -123,24 +124,34 @@ class Event(Base):
     state: Mapped[str] = mapped_column(String(16), index=True, server_default="waiting")
     processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     problem: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    last_request_id: Mapped[int | None] = mapped_column(BigId)
 
 
 class AnnotationVersion(Base):
     """One state of a Label Studio annotation, as a webhook or the API reported it.
 
-    A deletion is a version too. It has no time of its own and nothing can follow it, so its
-    ``updated_at`` is ``DELETED_AT``, later than any other. The current state of an annotation is
-    the version with the latest ``updated_at``, in whatever order versions arrived.
+    A deletion is a version too. The current state of an annotation is the version with the latest
+    ``ordered_at``, in whatever order versions arrived: the time at which Label Studio saved it,
+    but never later than we received it, or the time at which we saw it in Label Studio's API. So
+    neither a wrong clock nor a wrong deletion hides what comes later.
     """
 
     __tablename__ = "annotation_version"
-    __table_args__ = (UniqueConstraint("annotation_id", "updated_at", "content_hash"),)
+    __table_args__ = (
+        UniqueConstraint(
+            "project_id", "project_created", "annotation_id", "updated_at", "content_hash",
+            "ordered_at", name="uq_annotation_version_content",
+        ),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     annotation_id: Mapped[int] = mapped_column(Integer, index=True)
     project_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     task_id: Mapped[int] = mapped_column(Integer, index=True)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ordered_at: Mapped[datetime] = mapped_column(UtcDateTime)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     source: Mapped[str] = mapped_column(String(16))
     deleted: Mapped[bool] = mapped_column()
@@ -163,6 +174,7 @@ class RecordRow(Base):
     version_id: Mapped[int] = mapped_column(ForeignKey("annotation_version.id"), index=True)
     annotation_id: Mapped[int] = mapped_column(Integer, index=True)
     project_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     task_id: Mapped[int] = mapped_column(Integer, index=True)
     decided_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     image: Mapped[str] = mapped_column("photo", Text)
@@ -200,6 +212,7 @@ class SyncRun(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     project_id: Mapped[int] = mapped_column(Integer, index=True)
+    project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     next_page: Mapped[int] = mapped_column(Integer)

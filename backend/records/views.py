@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from backend.records.project_key import ProjectKey
+
 
 @dataclass(frozen=True)
 class RecordFilter:
@@ -26,6 +28,7 @@ class RecordView:
     id: int
     annotation_id: int
     project_id: int
+    project_created: int
     task_id: int
     decided_at: datetime
     image: str
@@ -54,6 +57,11 @@ class RecordView:
     model_version: str | None
     latency_ms: float | None
     notes: list[str]
+
+    @property
+    def project(self) -> ProjectKey:
+        """The project with its installation."""
+        return ProjectKey(self.project_id, self.project_created)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields for JSON, under the names of the database's columns."""

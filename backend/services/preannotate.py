@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from backend.call import Call
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predict_request import PredictTask, parse_task
 from backend.label_studio.predictions import to_task_prediction
 from backend.label_studio.schema import TaskBody
+from backend.records.project_key import ProjectKey
 from backend.services.answers import TaskSuggestions
 from backend.services.predict_task import TaskPredictor
 from saymask.errors import QueueError, SaymaskError
@@ -84,7 +85,8 @@ def preannotate(
         InvalidLabelConfig: the project is not set up for saymask.
         QueueError: no worker answers.
     """
-    config = client.get_label_config(project_id)
+    project = client.get_project(project_id)
+    config = project.read_label_config()
     open_tasks: list[_OpenTask] = []
     states: Counter[State] = Counter()
     for body in client.iterate_tasks(project_id, include=_FIELDS):
@@ -98,7 +100,7 @@ def preannotate(
     made, expressions, failed = len(open_tasks), _count_expressions(open_tasks), list[str]()
     if not dry_run:
         made = expressions = 0
-        results = _predict_all(predictor, project_id, open_tasks)
+        results = _predict_all(predictor, project.key, open_tasks)
         for finished, (item, outcome) in enumerate(results, start=1):
             if isinstance(outcome, SaymaskError):
                 failed.append(f"task {item.task.task_id}: {outcome}")
@@ -131,7 +133,7 @@ def _count_expressions(items: list[_OpenTask]) -> int:
 
 
 def _predict_all(
-    predictor: TaskPredictor, project_id: int, items: list[_OpenTask]
+    predictor: TaskPredictor, project: ProjectKey, items: list[_OpenTask]
 ) -> Iterator[tuple[_OpenTask, TaskSuggestions | SaymaskError | None]]:
     """Predict a few tasks at a time, in order.
 
@@ -140,7 +142,7 @@ def _predict_all(
     """
 
     def predict(item: _OpenTask) -> TaskSuggestions | None:
-        return predictor.predict_task(project_id, item.task, time.monotonic() + _TASK_TIMEOUT_S)
+        return predictor.predict_task(project, item.task, Call(), _TASK_TIMEOUT_S)
 
     running: deque[tuple[_OpenTask, Future[TaskSuggestions | None]]] = deque()
     waiting = iter(items)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from backend.call import Call
 from backend.label_studio.predict_request import PredictRequest, PredictTask, VisualPrompt
 from backend.records.decisions import to_key
 from backend.records.requests import LastAnswer, RequestStore
@@ -14,7 +14,7 @@ from backend.services.answers import Answer, Failure, Suggestions
 from backend.services.predict_task import TaskPredictor
 from backend.services.segment import Question, Segmenter
 from saymask.contract import Click, CocoRle, RefineRequest
-from saymask.errors import JobSuperseded, SaymaskError
+from saymask.errors import CallAbandoned, JobSuperseded, SaymaskError, ServiceBusy
 from saymask.masks import decode_coco_rle
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Predictor:
         self._task_predictor = task_predictor
         self._default_k = default_k
 
-    def predict(self, request: PredictRequest) -> list[Answer]:
+    def predict(self, request: PredictRequest, call: Call) -> list[Answer]:
         """Return one answer per task.
 
         Typed or clicked: suggestions, or the failure, which the editor shows as a notice. Tasks
@@ -54,23 +54,33 @@ class Predictor:
         that Label Studio makes after every submit: nothing.
         """
         if not request.is_interactive:
-            return self._predict_tasks(request)
-        return [self._predict_interactive(request, request.tasks[0])]
+            return self._predict_tasks(request, call)
+        return [self._predict_interactive(request, request.tasks[0], call)]
 
-    def _predict_interactive(self, request: PredictRequest, task: PredictTask) -> Answer:
+    def _predict_interactive(
+        self, request: PredictRequest, task: PredictTask, call: Call
+    ) -> Answer:
         expression: str | None = None
         try:
             if request.prompt is not None:
-                last = self._requests.load_last_answer(request.project_id, task.task_id)
+                last = self._requests.load_last_answer(request.project, task.task_id)
                 expression = last.expression if last else ""
-                return self._refine(request, task, request.prompt, last)
+                return self._refine(request, task, request.prompt, last, call)
             if not request.typed:
                 return None
             expression = self._choose_typed(request, task)
             return self._segmenter.segment(
-                Question(request.project_id, task, expression, self._k(request), "typed")
+                Question(
+                    request.project,
+                    task,
+                    expression,
+                    self._k(request),
+                    "typed",
+                    call,
+                    request.typed_by,
+                )
             )
-        except JobSuperseded:
+        except (JobSuperseded, CallAbandoned):
             return None
         except SaymaskError as error:
             return Failure(error, expression)
@@ -85,7 +95,7 @@ class Predictor:
         """
         if len(request.typed) == 1:
             return request.typed[0]
-        asked = self._requests.list_expressions(request.project_id, task.task_id)
+        asked = self._requests.list_expressions(request.project, task.task_id)
         keys = {to_key(text) for text in asked}
         new = [text for text in request.typed if to_key(text) not in keys]
         return new[-1] if new else request.typed[-1]
@@ -96,6 +106,7 @@ class Predictor:
         task: PredictTask,
         prompt: VisualPrompt,
         last: LastAnswer | None,
+        call: Call,
     ) -> Suggestions | None:
         """Change what was offered last by clicks or a box; old clicks alone ask for nothing."""
         remaining = prompt.without(last.old_click_ids) if last else prompt
@@ -105,7 +116,16 @@ class Predictor:
         start = choose_start(remaining, last.masks) if last else None
         k = self._k(request)
         suggestions = self._segmenter.ask(
-            Question(request.project_id, task, expression, k, "clicked", remaining.ids),
+            Question(
+                request.project,
+                task,
+                expression,
+                k,
+                "clicked",
+                call,
+                remaining.ids[0],
+                remaining.ids,
+            ),
             lambda sha256: RefineRequest(
                 image_sha256=sha256,
                 expression=expression,
@@ -117,25 +137,36 @@ class Predictor:
         )
         return Suggestions(suggestions.request_id, suggestions.result, remaining.count)
 
-    def _predict_tasks(self, request: PredictRequest) -> list[Answer]:
+    def _predict_tasks(self, request: PredictRequest, call: Call) -> list[Answer]:
         """Predict a batch, for which Label Studio waits as a whole.
 
         A task that is not ready in time stays without a prediction; the next call brings it.
         """
         is_single = len(request.tasks) == 1
-        deadline = time.monotonic() + (_OPENED_WAIT_S if is_single else _BATCH_WAIT_S)
+        wait_s = _OPENED_WAIT_S if is_single else _BATCH_WAIT_S
         answers: list[Answer] = []
         for task in request.tasks:
             try:
                 answers.append(
                     self._task_predictor.predict_task(
-                        request.project_id, task, deadline, background=not is_single
+                        request.project, task, call, wait_s, background=not is_single
                     )
                 )
             except SaymaskError as error:
                 log.warning("task %s has no prediction: %s", task.task_id, error)
                 answers.append(None)
         return answers
+
+
+def decline(request: PredictRequest) -> list[Answer]:
+    """Answer at once that too many wait: a notice for who typed or clicked, else nothing."""
+    if not request.is_interactive or not (request.typed or request.prompt):
+        return [None] * len(request.tasks)
+    error = ServiceBusy(
+        "Too many expressions are waiting for an answer.",
+        "Type it again in a moment. If this happens often, start more workers.",
+    )
+    return [Failure(error, request.typed[-1] if request.typed else None)]
 
 
 def choose_start(prompt: VisualPrompt, masks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

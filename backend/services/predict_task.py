@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+from backend.call import Call
 from backend.label_studio.predict_request import PredictTask
+from backend.records.project_key import ProjectKey
 from backend.services.answers import TaskSuggestions
 from backend.services.segment import Question, Segmenter, check_length
 from saymask.errors import DeadlineExceeded
@@ -17,14 +19,21 @@ class TaskPredictor:
         self._segmenter = segmenter
 
     def predict_task(
-        self, project_id: int, task: PredictTask, deadline: float, *, background: bool = True
+        self,
+        project: ProjectKey,
+        task: PredictTask,
+        call: Call,
+        deadline_s: float,
+        *,
+        background: bool = True,
     ) -> TaskSuggestions | None:
         """Return the best candidate per expression; None when the data holds no expression.
 
         Args:
-            project_id: of the task.
+            project: of the task.
             task: with its expressions.
-            deadline: ``time.monotonic()`` at which to give up.
+            call: that waits for it.
+            deadline_s: when to give up, seconds after the call's arrival.
             background: behind all interactive requests.
 
         Raises:
@@ -32,10 +41,12 @@ class TaskPredictor:
         """
         answers = []
         for expression in task.expressions:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
+            if time.monotonic() > call.arrived + deadline_s:
                 raise DeadlineExceeded("No time was left for this task.", "Retrieve it again.")
             check_length(expression)
-            question = Question(project_id, task, expression, 1, "ahead", (), left_s, background)
+            question = Question(
+                project, task, expression, 1, "ahead", call,
+                deadline_s=deadline_s, background=background,
+            )  # fmt: skip
             answers.append(self._segmenter.segment(question))
         return TaskSuggestions(task.expressions, tuple(answers)) if answers else None

@@ -75,7 +75,7 @@ class ImagePreparer:
             return []
         task_id = request.tasks[0].task_id
         try:
-            tasks = self._client.list_tasks_after(request.project_id, task_id, _TASKS_AHEAD)
+            tasks = self._client.list_tasks_after(request.project.id, task_id, _TASKS_AHEAD)
             return [parse_task(task, request.label_config) for task in tasks]
         except SaymaskError as error:
             log.info("the tasks after %s are not known: %s", task_id, error)

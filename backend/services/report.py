@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from backend.records.events import EventProblem
 from backend.records.statistics import (
@@ -22,6 +24,7 @@ from backend.records.stores import Stores
 from backend.records.views import RecordFilter, RecordView
 
 _DAY = timedelta(days=1)
+_MAX_COMPARED = 50_000
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 
 
@@ -61,33 +64,46 @@ class QualityReport:
         return values
 
 
-def build_report(
-    stores: Stores, record_filter: RecordFilter, by: GroupBy | None = None
-) -> QualityReport:
-    """Read and compute everything."""
-    records = stores.records.load_figures(record_filter)
-    groups = find_shared(records)
-    compared = [compare_annotators(_load_masks(stores, group)) for group in groups]
-    latencies = stores.requests.list_latencies_ms(record_filter.project_id, record_filter.since)
-    since = datetime.now(UTC) - _DAY
-    return QualityReport(
-        record_filter=record_filter,
-        quality=compute_quality(records),
-        groups=group_quality(records, by) if by else {},
-        shared=len(groups),
-        disagreements=tuple(d for d in compared if d.disagrees),
-        latency_ms={
-            name: round(float(np.percentile(latencies, share)), 1)
-            for name, share in _PERCENTILES.items()
-            if latencies
-        },
-        failures=dict(stores.requests.count_failures(since, record_filter.project_id)),
-        events=stores.events.count_events_by_state(),
-        problems=tuple(stores.events.list_problems()),
-        projects=tuple(stores.list_projects()),
-    )
+class Reporter:
+    """Builds reports. Records never change, so what was compared is remembered."""
 
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._compared: LRUCache[tuple[int, ...], Disagreement] = LRUCache(_MAX_COMPARED)
+        self._lock = threading.Lock()
 
-def _load_masks(stores: Stores, group: list[RecordView]) -> list[RecordView]:
-    records = (stores.records.load_record(record.id) for record in group)
-    return [record for record in records if record is not None]
+    def build_report(self, record_filter: RecordFilter, by: GroupBy | None = None) -> QualityReport:
+        """Read and compute everything."""
+        stores = self._stores
+        records = stores.records.load_figures(record_filter)
+        groups = find_shared(records)
+        compared = [self._compare(group) for group in groups]
+        latencies = stores.requests.list_latencies_ms(record_filter.project_id, record_filter.since)
+        since = datetime.now(UTC) - _DAY
+        return QualityReport(
+            record_filter=record_filter,
+            quality=compute_quality(records),
+            groups=group_quality(records, by) if by else {},
+            shared=len(groups),
+            disagreements=tuple(d for d in compared if d.disagrees),
+            latency_ms={
+                name: round(float(np.percentile(latencies, share)), 1)
+                for name, share in _PERCENTILES.items()
+                if latencies
+            },
+            failures=dict(stores.requests.count_failures(since, record_filter.project_id)),
+            events=stores.events.count_events_by_state(),
+            problems=tuple(stores.events.list_problems()),
+            projects=tuple(stores.list_projects()),
+        )
+
+    def _compare(self, group: list[RecordView]) -> Disagreement:
+        """Compare one group; one at a time, so that several views wait for one computation."""
+        key = tuple(record.id for record in group)
+        with self._lock:
+            compared = self._compared.get(key)
+            if compared is None:
+                loaded = (self._stores.records.load_record(record_id) for record_id in key)
+                compared = compare_annotators([record for record in loaded if record is not None])
+                self._compared[key] = compared
+            return compared

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from backend.call import Call
 from backend.label_studio.predict_request import PredictTask
 from backend.label_studio.predictions import build_region_id
 from backend.queue import JobQueue
+from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest, RequestKind, RequestStore
 from backend.services.answers import Suggestions
 from backend.services.upload_image import ImageUploader
-from saymask.contract import MAX_EXPRESSION_CHARS, RefineRequest, SegmentRequest
-from saymask.errors import InternalError, InvalidExpression, JobSuperseded, SaymaskError
+from saymask.contract import MAX_EXPRESSION_CHARS, RefineRequest, SegmentRequest, SegmentResult
+from saymask.errors import (
+    ImageEvicted,
+    InternalError,
+    InvalidExpression,
+    JobSuperseded,
+    SaymaskError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +38,21 @@ class Question:
 
     Attributes:
         kind: as in ``records.requests``.
+        call: the call that waits for the answer.
+        asked_by: the editor's id of the field or the first click: equal for one annotator who
+            changes it, different for two annotators of one task. Empty when unknown.
         click_ids: the editor's ids of clicks and boxes.
-        deadline_s: None for the usual deadline.
+        deadline_s: from the call's arrival; None for the usual deadline.
         background: behind all interactive requests.
     """
 
-    project_id: int
+    project: ProjectKey
     task: PredictTask
     expression: str
     k: int
     kind: RequestKind
+    call: Call
+    asked_by: str = ""
     click_ids: tuple[str, ...] = ()
     deadline_s: float | None = None
     background: bool = False
@@ -75,32 +87,42 @@ class Segmenter:
         Raises:
             SaymaskError: no answer; the failure is stored.
         """
-        started = time.monotonic()
-        task = question.task
+        task, call = question.task, question.call
         request_id = self._requests.add_request(_to_new_request(question))
         try:
-            sha256 = self._images.upload(task)
-            result = self._queue.segment(
-                build(sha256),
-                source=_name_source(question, request_id),
-                started=started,
-                deadline_s=question.deadline_s,
-                background=question.background,
-            )
+            result = self._ask_worker(question, build, _name_source(question, request_id))
         except SaymaskError as error:
             if not isinstance(error, JobSuperseded):
                 log.warning("request %s for task %s failed: %s", request_id, task.task_id, error)
-            self._requests.save_failure(request_id, error, _elapsed_ms(started))
+            self._requests.save_failure(request_id, error, _elapsed_ms(call))
             raise
         except Exception as error:
             # A bug: keep the trace in the log and a stored failure for the annotator.
             log.exception("request %s for task %s failed", request_id, task.task_id)
             failure = InternalError(f"{type(error).__name__}: {error}", "See the backend's log.")
-            self._requests.save_failure(request_id, failure, _elapsed_ms(started))
+            self._requests.save_failure(request_id, failure, _elapsed_ms(call))
             raise failure from error
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
-        self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(started))
+        self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(call))
         return Suggestions(request_id, result)
+
+    def _ask_worker(self, question: Question, build: BuildRequest, source: str) -> SegmentResult:
+        """Ask a worker; once more where the image was gone from the queue's memory by then."""
+
+        def ask() -> SegmentResult:
+            return self._queue.segment(
+                build(self._images.upload(question.task)),
+                source=source,
+                call=question.call,
+                deadline_s=question.deadline_s,
+                background=question.background,
+            )
+
+        try:
+            return ask()
+        except ImageEvicted as error:
+            log.warning("%s It is stored again.", error.cause)
+            return ask()
 
 
 def check_length(expression: str) -> None:
@@ -120,7 +142,7 @@ def check_length(expression: str) -> None:
 def _to_new_request(question: Question) -> NewRequest:
     image = question.task.image
     return NewRequest(
-        project_id=question.project_id,
+        project=question.project,
         task_id=question.task.task_id,
         expression=question.expression,
         k=question.k,
@@ -131,15 +153,16 @@ def _to_new_request(question: Question) -> NewRequest:
 
 
 def _name_source(question: Question, request_id: int) -> str:
-    """Who asks: a newer request from the same task replaces an older one.
+    """Who asks: a newer request from the same source replaces an older one.
 
-    Several expressions in one task's data replace neither one another nor what is typed. Without
-    a task id nobody can be recognised.
+    Two annotators of one task do not replace each other, nor do several expressions in one task's
+    data.
     """
-    if question.kind == "ahead":
-        return f"ahead:{request_id}"
-    return f"{question.project_id}:{question.task.task_id or uuid.uuid4().hex}"
+    if question.kind == "ahead" or not question.asked_by:
+        return f"request:{request_id}"
+    project = question.project
+    return f"{project.id}.{project.created}:{question.task.task_id}:{question.asked_by}"
 
 
-def _elapsed_ms(started: float) -> float:
-    return (time.monotonic() - started) * 1000
+def _elapsed_ms(call: Call) -> float:
+    return (time.monotonic() - call.arrived) * 1000

@@ -35,34 +35,47 @@ class Status:
         )
 
 
-def read_status(stores: Stores, queue: JobQueue) -> Status:
-    """Read the state of everything; an unreachable queue is part of it."""
-    workers: tuple[WorkerStatus, ...] = ()
-    depths: dict[str, int] = {}
-    queue_error = None
-    images = PrepareCounts()
-    try:
-        workers = tuple(queue.list_workers())
-        depths = queue.get_depths()
-        images = queue.get_prepare_counts()
-    except QueueUnavailable as error:
-        queue_error = str(error)
-    return Status(
-        model_version=read_model_version(queue) if queue_error is None else "unknown",
-        workers=workers,
-        queue_depths=depths,
-        queue_error=queue_error,
-        images=images,
-        requests=stores.requests.count_requests(),
-        events=stores.events.count_events_by_action(),
-        recent=tuple(stores.requests.list_recent()),
-    )
+class StatusReader:
+    """Reads the state of everything; an unreachable queue is part of it.
 
+    Args:
+        stores: of requests and events.
+        queue: with a short timeout, so that a queue that hangs is told in time.
+    """
 
-def read_model_version(queue: JobQueue) -> str:
-    """Return the model version for Label Studio's /setup, which must not fail without a worker."""
-    try:
-        return queue.get_model_version()
-    except QueueUnavailable as error:
-        log.warning("%s", error)
-        return "saymask-queue-unreachable"
+    def __init__(self, stores: Stores, queue: JobQueue) -> None:
+        self._stores = stores
+        self._queue = queue
+
+    def read_status(self) -> Status:
+        """Read everything."""
+        workers: tuple[WorkerStatus, ...] = ()
+        depths: dict[str, int] = {}
+        queue_error = None
+        images = PrepareCounts()
+        model_version = "unknown"
+        try:
+            workers = tuple(self._queue.list_workers())
+            depths = self._queue.get_depths()
+            images = self._queue.get_prepare_counts()
+            model_version = self._queue.get_model_version()
+        except QueueUnavailable as error:
+            queue_error = str(error)
+        return Status(
+            model_version=model_version,
+            workers=workers,
+            queue_depths=depths,
+            queue_error=queue_error,
+            images=images,
+            requests=self._stores.requests.count_requests(),
+            events=self._stores.events.count_events_by_action(),
+            recent=tuple(self._stores.requests.list_recent()),
+        )
+
+    def read_model_version(self) -> str:
+        """Return the version for Label Studio's /setup, which must not fail without a worker."""
+        try:
+            return self._queue.get_model_version()
+        except QueueUnavailable as error:
+            log.warning("%s", error)
+            return "saymask-queue-unreachable"

@@ -17,6 +17,7 @@ from backend.label_studio.api_schema import TaskPage
 from backend.label_studio.client import LabelStudioClient, NotFound
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.schema import AnnotationBody, TaskBody, hash_content, validate
+from backend.records.project_key import ProjectKey
 from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
 from backend.services.record import Recorder
@@ -52,11 +53,11 @@ class _Project:
     """The project that is compared.
 
     Attributes:
-        hashes: annotation id to content hash, as recorded.
+        hashes: annotation id to content hash of what is current in the records.
         problems: filled during the comparison.
     """
 
-    id: int
+    key: ProjectKey
     config: LabelConfig
     hashes: dict[int, str]
     problems: list[str] = field(default_factory=list)
@@ -96,14 +97,16 @@ class Synchroniser:
         """
         # Waiting events would otherwise look like gaps.
         self._recorder.process_waiting()
-        config = self._client.get_label_config(project_id)
-        state = self._stores.sync_runs.begin_run(project_id)
+        body = self._client.get_project(project_id)
+        config = body.read_label_config()
+        state = self._stores.sync_runs.begin_run(body.key)
         is_resumed = state.next_page > 1
-        hashes = self._stores.annotations.load_current_hashes(project_id)
-        project = _Project(project_id, config, hashes)
+        hashes = self._stores.annotations.load_current_hashes(body.key)
+        project = _Project(body.key, config, hashes)
         while True:
+            asked_at = datetime.now(UTC)
             page = self._read_page(project_id, state.next_page)
-            state = self._compare_page(project, page, state)
+            state = self._compare_page(project, page, state, asked_at)
             progress(state.counts["tasks"], max(page.total, state.counts["tasks"]))
             if len(page.tasks) < self._page_size:
                 break
@@ -150,7 +153,9 @@ class Synchroniser:
             # The page after the last one, when the last one was full.
             return TaskPage(tasks=[])
 
-    def _compare_page(self, project: _Project, page: TaskPage, state: SyncRunState) -> SyncRunState:
+    def _compare_page(
+        self, project: _Project, page: TaskPage, state: SyncRunState, asked_at: datetime
+    ) -> SyncRunState:
         counts = Counter(state.counts)
         seen = set(state.seen)
         counts["tasks"] += len(page.tasks)
@@ -158,12 +163,14 @@ class Synchroniser:
             for annotation in task.annotations:
                 counts["annotations"] += 1
                 seen.add(int(annotation["id"]))
-                counts[self._compare(project, annotation, task)] += 1
+                counts[self._compare(project, annotation, task, asked_at)] += 1
         return replace(
             state, next_page=state.next_page + 1, seen=frozenset(seen), counts=dict(counts)
         )
 
-    def _compare(self, project: _Project, annotation: dict[str, Any], task: TaskBody) -> Comparison:
+    def _compare(
+        self, project: _Project, annotation: dict[str, Any], task: TaskBody, asked_at: datetime
+    ) -> Comparison:
         annotation_id = int(annotation["id"])
         recorded = project.hashes.get(annotation_id)
         if recorded == hash_content(annotation):
@@ -172,12 +179,13 @@ class Synchroniser:
             body = validate(
                 AnnotationBody.model_validate, annotation, InvalidAnnotation, "The annotation"
             )
-            submission = to_submission(body, task, project.id, project.config)
+            submission = to_submission(body, task, project.key, project.config)
         except InvalidAnnotation as error:
             log.warning("annotation %s cannot be interpreted: %s", annotation_id, error)
             project.problems.append(f"annotation {annotation_id}: {error}")
             return "problem"
-        if not self._recorder.record(submission, project.config, "sync"):
+        saved_at = self._client.to_our_time(submission.updated_at)
+        if not self._recorder.record_seen(submission, project.config, asked_at, saved_at):
             return "same"
         return "missing" if recorded is None else "outdated"
 
@@ -189,6 +197,8 @@ class Synchroniser:
         deleted = 0
         for annotation_id in sorted(set(project.hashes) - seen):
             if not self._client.has_annotation(annotation_id):
-                self._stores.annotations.save_deletion(annotation_id, project.id, "sync")
+                self._stores.annotations.save_deletion(
+                    annotation_id, project.key, "sync", datetime.now(UTC)
+                )
                 deleted += 1
         return deleted

@@ -39,7 +39,9 @@ def build_client(
             photo_timeout_s=1,
             **overrides,
         )
-        client = TestClient(create_app(settings), raise_server_exceptions=False)
+        client = TestClient(
+            create_app(settings), base_url="http://127.0.0.1:9090", raise_server_exceptions=False
+        )
         client.__enter__()
         clients.append(client)
         return client

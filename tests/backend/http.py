@@ -10,6 +10,8 @@ from typing import Any
 
 from tests.conftest import load_capture
 
+# What a JPEG begins with; nobody here decodes the rest.
+JPEG = b"\xff\xd8\xff"
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -44,11 +46,9 @@ class ImageServer:
                     self.end_headers()
                     self.wfile.write(body)
                     return
-                body = (
-                    b"" if self.path.startswith("/data/empty") else b"photo " + self.path.encode()
-                )
+                body = b"" if self.path.startswith("/data/empty") else JPEG + self.path.encode()
                 if self.path.startswith("/data/large"):
-                    body = b"x" * 3_000_000
+                    body = JPEG + b"x" * 3_000_000
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

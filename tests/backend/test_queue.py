@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from backend.call import Call
 from backend.queue import JobQueue
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
@@ -41,7 +42,9 @@ def test_same_request_from_two_annotators_is_one_job(
     start_worker()
     with ThreadPoolExecutor(4) as pool:
         results = list(
-            pool.map(lambda n: queue.segment(request_for("sleep 1 cat"), f"1:{n}"), range(4))
+            pool.map(
+                lambda n: queue.segment(request_for("sleep 1 cat"), f"1:{n}", Call()), range(4)
+            )
         )
     assert len({result.model_dump_json() for result in results}) == 1
     assert log_of(valkey) == ["segment sleep 1 cat"]
@@ -112,7 +115,7 @@ def test_worker_killed_in_mid_job_and_another_takes_over(
 
 def test_no_worker_is_said_before_label_studio_gives_up(queue: JobQueue) -> None:
     with pytest.raises(WorkerUnavailable):
-        queue.segment(request_for("cat"), "1:1")
+        queue.segment(request_for("cat"), "1:1", Call())
 
 
 def test_a_worker_that_only_prepares_images_does_not_answer_annotators(
@@ -123,7 +126,7 @@ def test_a_worker_that_only_prepares_images_does_not_answer_annotators(
     assert not impatient.list_workers()[0].serves(background=False)
     assert impatient.list_workers()[0].serves(background=True)
     with pytest.raises(WorkerUnavailable):
-        impatient.segment(request_for("cat"), "1:1")
+        impatient.segment(request_for("cat"), "1:1", Call())
     impatient.close()
 
 
@@ -135,7 +138,7 @@ def test_a_typed_expression_does_not_wait_for_images_being_prepared(
     other_sha256 = hashlib.sha256(other).hexdigest()
     queue.put_image(other_sha256, other)
     queue.prepare(PrepareRequest(image_sha256=other_sha256))
-    assert queue.segment(request_for("cat"), "1:1").expression == "cat"
+    assert queue.segment(request_for("cat"), "1:1", Call()).expression == "cat"
     assert log_of(valkey) == ["segment cat"]
     start_worker(FAKE_WORKER_QUEUES="background")
     deadline = time.monotonic() + 10
@@ -149,7 +152,7 @@ def test_deadline(valkey: Valkey, start_worker: Callable[..., Any]) -> None:
     queue = JobQueue(valkey.url, deadline_s=1)
     queue.put_image(SHA256, IMAGE)
     with pytest.raises(DeadlineExceeded):
-        queue.segment(request_for("sleep 4 cat"), "1:1")
+        queue.segment(request_for("sleep 4 cat"), "1:1", Call())
     queue.close()
 
 
@@ -157,7 +160,7 @@ def test_no_pickle_on_the_wire(
     queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:
     start_worker()
-    queue.segment(request_for("cat"), "1:1")
+    queue.segment(request_for("cat"), "1:1", Call())
     with redis.Redis.from_url(valkey.url) as client:
         (key,) = client.keys("rq:job:saymask-segment-*")
         data = client.hget(key, "data")

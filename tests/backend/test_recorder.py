@@ -18,7 +18,7 @@ from backend.records.views import RecordFilter
 from backend.services.record import Recorder
 from saymask.masks import decode_coco_rle
 from tests.backend.submissions import ALL, A, process, send
-from tests.factories import annotation, brush, deletion, event, offer, square, typed
+from tests.factories import KEY, annotation, brush, deletion, event, offer, square, typed
 
 
 def test_update_keeps_history_and_the_view_is_the_newest(stores: Stores) -> None:
@@ -28,10 +28,14 @@ def test_update_keeps_history_and_the_view_is_the_newest(stores: Stores) -> None
     updated = event(1, annotation(5, edited, after_s=60), "ANNOTATION_UPDATED")
     (record,) = process(stores, created, updated)
     assert record.outcome == "edited"
-    past = stores.annotations.load_history(5)
+    past = stores.annotations.load_history(5, KEY)
     assert [entry.record.outcome for entry in past if entry.record] == ["accepted", "edited"]
     assert process(stores, deletion(5)) == []
-    assert [e.record is None for e in stores.annotations.load_history(5)] == [False, False, True]
+    assert [e.record is None for e in stores.annotations.load_history(5, KEY)] == [
+        False,
+        False,
+        True,
+    ]
     assert stores.records.load_record(record.id) == record
 
 
@@ -151,8 +155,8 @@ def test_many_records_photo_by_photo(stores: Stores) -> None:
         body = event(photo, annotation(number, [typed("the cat"), *mask]))
         stores.events.append_event(to_new_event(body))
     recorder.process_waiting()
-    for photo in range(1, 8):
-        stores.records.set_image_hash(f"/data/upload/{photo}.png", f"{photo:064x}")
+    for image in stores.records.list_unread_images(ALL):
+        stores.records.set_image_hash(image, f"{image.task_id:064x}")
     groups = list(stores.records.iterate_by_image(RecordFilter()))
     assert [{r.image_sha256 for r in group} for group in groups] == [
         {f"{photo:064x}"} for photo in range(1, 8)

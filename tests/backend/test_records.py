@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from backend.label_studio.schema import read_project_key
 from backend.records.requests import NewRequest
 from backend.records.stores import Stores
 from saymask.masks import decode_brush_rle, decode_coco_rle
@@ -212,9 +213,9 @@ def _offer_as(stores: Stores, body: dict, masks: list, ids: list[str]) -> None:
     from saymask.masks import compute_box_xywh, encode_coco_rle
 
     # The recorder's labels are called candidate; ours for every rank is then the first label.
-    project_id, task_id = body["project"]["id"], body["task"]["id"]
+    project, task_id = read_project_key(body["project"]), body["task"]["id"]
     request_id = stores.requests.add_request(
-        NewRequest(project_id, task_id, "the red circle", len(masks), "/x.png")
+        NewRequest(project, task_id, "the red circle", len(masks), "/x.png")
     )
     with stores.database.session() as session, session.begin():
         from backend.records.tables import Request

@@ -21,7 +21,7 @@ from backend.records.stores import Stores
 from backend.records.views import RecordFilter
 from backend.services.draw_decision import draw_decision
 from backend.services.record import Recorder
-from backend.services.report import build_report
+from backend.services.report import Reporter
 from saymask.errors import ImageUnreadable, InvalidRequest
 from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
 from tests.conftest import free_port, start_backend
@@ -65,7 +65,7 @@ def full(stores: Stores) -> Stores:
 
 
 def test_known_truth(full: Stores) -> None:
-    report = build_report(full, RecordFilter(), "annotator")
+    report = Reporter(full).build_report(RecordFilter(), "annotator")
     quality = report.quality
     assert quality.samples == 9
     assert quality.outcomes == {
@@ -98,12 +98,12 @@ def test_known_truth(full: Stores) -> None:
 
 
 def test_groups_and_filters(full: Stores) -> None:
-    models = build_report(full, RecordFilter(), "model").groups
+    models = Reporter(full).build_report(RecordFilter(), "model").groups
     assert {name: group.samples for name, group in models.items()} == {
         "none": 4, "saymask-test": 5,
     }  # fmt: skip
-    assert len(build_report(full, RecordFilter(), "day").groups) == 1
-    nobody = build_report(full, RecordFilter(project_id=99), "day")
+    assert len(Reporter(full).build_report(RecordFilter(), "day").groups) == 1
+    nobody = Reporter(full).build_report(RecordFilter(project_id=99), "day")
     assert nobody.quality.samples == 0
     assert nobody.quality.acceptance_at == {"1": None, "3": None, "k": None}
     json.dumps(nobody.to_json(), default=str)

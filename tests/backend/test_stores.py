@@ -11,6 +11,7 @@ from sqlalchemy import inspect
 
 from backend.label_studio.events import to_new_event
 from backend.records.database import StoreError
+from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest
 from backend.records.stores import Stores
 from backend.records.tables import Base
@@ -18,7 +19,11 @@ from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ConfigError, InternalError
 
 NEW = NewRequest(
-    project_id=1, task_id=2, expression="the 🐶\n'; DROP TABLE event;--", k=3, image="/x.png"
+    project=ProjectKey(1),
+    task_id=2,
+    expression="the 🐶\n'; DROP TABLE event;--",
+    k=3,
+    image="/x.png",
 )
 
 

@@ -32,7 +32,7 @@ from saymask.contract import (
     SegmentResult,
     Timings,
 )
-from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
+from saymask.errors import ImageEvicted, ImageUnreachable, InvalidRequest, SaymaskError
 from saymask.masks import decode_coco_rle
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.cooperative_yield import mark_answering
@@ -245,7 +245,7 @@ class JobHandler:
     def _read_image(self, sha256: str) -> bytes:
         data: bytes | None = self._redis.get(IMAGE_KEY.format(sha256=sha256))
         if data is None:
-            raise ImageUnreachable(
+            raise ImageEvicted(
                 f"The photo {sha256[:12]} is no longer in the queue's memory.",
                 "Type the expression again; the photo is then fetched anew.",
             )

@@ -1,0 +1,23 @@
+"""The HTTP call on whose behalf something is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that waits for an answer.
+
+    Attributes:
+        id: names it in logs, from Label Studio's request to the worker's stages.
+        arrived: ``time.monotonic()`` when it arrived; deadlines count from here.
+        abandoned: set when the caller has closed the connection.
+    """
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    arrived: float = field(default_factory=time.monotonic)
+    abandoned: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,183 @@
+"""HTTP for addresses that strangers choose: checked where it connects, and never for long."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+from saymask.errors import ImageForbidden
+
+# Addresses outside these are special; inside them, 6to4 embeds an IPv4 address.
+_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+_SPECIAL_IPV6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2002::/16", "2001:db8::/32")))
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address belongs to the open internet."""
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return is_public(str(parsed.ipv4_mapped))
+        if parsed not in _GLOBAL_IPV6 or any(parsed in network for network in _SPECIAL_IPV6):
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+class GuardedTransport(httpx.BaseTransport):
+    """Connects to public addresses only, and ends at a deadline.
+
+    A name is resolved once, its addresses are checked, and the connection goes to one that was
+    checked: a name that changes its address in between gains nothing. The deadline holds for
+    everything together, however slowly the bytes drip.
+
+    Args:
+        is_trusted: whether a host may have any address.
+        deadline: of ``time.monotonic()``.
+        tls: for https.
+    """
+
+    def __init__(
+        self, is_trusted: Callable[[str], bool], deadline: float, tls: ssl.SSLContext
+    ) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=tls, network_backend=_GuardedBackend(is_trusted, deadline)
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            ImageForbidden: the host has a private address.
+            httpx.TransportError.
+        """
+        url = request.url
+        with _as_httpx_errors():
+            response = self._pool.handle_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Stream(response.stream),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+class _GuardedBackend(httpcore.NetworkBackend):
+    def __init__(self, is_trusted: Callable[[str], bool], deadline: float) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._is_trusted = is_trusted
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        error: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in self._resolve(host, port):
+            left_s = _limit(timeout, self._deadline, httpcore.ConnectTimeout)
+            try:
+                stream = self._backend.connect_tcp(
+                    address, port, left_s, local_address, socket_options
+                )
+                return _GuardedStream(stream, self._deadline)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as problem:
+                error = problem
+        raise error or httpcore.ConnectError(f"{host} has no address")
+
+    def _resolve(self, host: str, port: int) -> list[str]:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(f"the host {host} is not known: {error}") from error
+        addresses = [str(address[0]) for *_, address in found]
+        if not self._is_trusted(host):
+            for address in addresses:
+                if not is_public(address):
+                    raise ImageForbidden(
+                        f"The photo's host {host} has the private address {address}.",
+                        "If that is intended, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
+                    )
+        return addresses
+
+
+class _GuardedStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _limit(timeout, self._deadline, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _limit(timeout, self._deadline, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left_s = _limit(timeout, self._deadline, httpcore.ConnectTimeout)
+        stream = self._stream.start_tls(ssl_context, server_hostname, left_s)
+        return _GuardedStream(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Stream(httpx.SyncByteStream):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx_errors():
+            yield from self._stream
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _limit(timeout: float | None, deadline: float, error: type[httpcore.TimeoutException]) -> float:
+    """The time that is left for one operation."""
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise error("the deadline has passed")
+    return left_s if timeout is None else min(timeout, left_s)
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise httpx.ReadTimeout(str(error)) from error
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        raise httpx.TransportError(str(error)) from error
