@@ -42,7 +42,9 @@ from saymask.errors import (
     ConfigError,
     DeadlineExceeded,
     InternalError,
+    JobLost,
     QueueUnavailable,
+    WorkerEnded,
     WorkerUnavailable,
     from_code,
 )
@@ -176,7 +178,7 @@ class JobQueue:
         """Return the reply to a job of ``prepare``; None while it waits or runs.
 
         Raises:
-            WorkerUnavailable: it was lost with its worker.
+            JobLost: it was lost with its worker.
         """
         with _redis_errors():
             job = self._fetch(job_id)
@@ -184,9 +186,7 @@ class JobQueue:
             if result is not None:
                 return _read_reply(result)
             if job is None or not self._is_usable(job):
-                raise WorkerUnavailable(
-                    "A worker was lost while it prepared a photo.", _WORKER_CURE
-                )
+                raise JobLost("A worker was lost while it prepared a photo.", _WORKER_CURE)
         return None
 
     def get_prepare_counts(self) -> PrepareCounts:
@@ -225,8 +225,8 @@ class JobQueue:
             background: behind all interactive requests.
 
         Raises:
-            QueueUnavailable, WorkerUnavailable, DeadlineExceeded, JobSuperseded, CallAbandoned, and
-            whatever the worker reported.
+            QueueUnavailable, WorkerUnavailable, WorkerEnded, DeadlineExceeded, JobSuperseded,
+            CallAbandoned, and whatever the worker reported.
         """
         wait_s = self._deadline_s if deadline_s is None else deadline_s
         deadline = call.arrived + wait_s
@@ -249,8 +249,9 @@ class JobQueue:
             finally:
                 if self._waiters.remove(waiter, job_id) and reply is None:
                     self._withdraw(job_id)
-        raise WorkerUnavailable(
-            f"The worker was lost {_ATTEMPTS} times while working on this.", _WORKER_CURE
+        raise WorkerEnded(
+            f"{_ATTEMPTS} workers ended while they worked on this photo.",
+            "See the workers' logs; save the photo again in another format or smaller.",
         )
 
     def _withdraw(self, job_id: str | None) -> None:

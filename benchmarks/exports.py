@@ -60,8 +60,10 @@ def _fill(stores: Stores, count: int) -> None:
                 insert(AnnotationVersion),
                 [
                     {
-                        "id": n, "annotation_id": n, "project_id": 1, "project_created": 0, "task_id": n // _A_PHOTO,
-                        "updated_at": started + timedelta(seconds=n), "seen_at": started,
+                        "id": n, "annotation_id": n, "project_id": 1, "project_created": 0,
+                        "task_id": n // _A_PHOTO,
+                        "updated_at": started + timedelta(seconds=n),
+                        "ordered_at": started + timedelta(seconds=n), "seen_at": started,
                         "source": "webhook", "deleted": False, "content_hash": str(n),
                     }
                     for n in numbers
@@ -71,8 +73,9 @@ def _fill(stores: Stores, count: int) -> None:
                 insert(RecordRow),
                 [
                     {
-                        "id": n, "version_id": n, "annotation_id": n, "project_id": 1, "project_created": 0,
-                        "task_id": n // _A_PHOTO, "decided_at": started + timedelta(seconds=n),
+                        "id": n, "version_id": n, "annotation_id": n, "project_id": 1,
+                        "project_created": 0, "task_id": n // _A_PHOTO,
+                        "decided_at": started + timedelta(seconds=n),
                         "image": f"/data/upload/1/{n // _A_PHOTO}.jpg",
                         "image_sha256": hashlib.sha256(_photo(n // _A_PHOTO)).hexdigest(),
                         "height_px": _HEIGHT, "width_px": _WIDTH,

@@ -31,6 +31,8 @@ ANSWERING_KEY = "saymask:answering:{host}"
 PREPARED_KEY = "saymask:prepared"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
+# Hash per image: names of the workers that are at work on it, or ended over it.
+ATTEMPTS_KEY = "saymask:attempts:{sha256}"
 HEARTBEAT_TTL_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.5
 

@@ -15,6 +15,7 @@ SaymaskError
   QueueError                503  image and expression are fine, the service is not
     QueueUnavailable
     WorkerUnavailable
+      JobLost
     DeadlineExceeded        504
     JobSuperseded           409
     CallAbandoned           499
@@ -135,6 +136,10 @@ class QueueUnavailable(QueueError):
 
 class WorkerUnavailable(QueueError):
     """No worker takes the job, or it was lost with its worker."""
+
+
+class JobLost(WorkerUnavailable):
+    """A job was lost with its worker; it can be enqueued again."""
 
 
 class DeadlineExceeded(QueueError):

@@ -25,6 +25,8 @@ Masks = NDArray[np.bool_]
 
 # A brush stroke drawn in the browser is anti-aliased; half covered and more counts as inside.
 ALPHA_THRESHOLD = 128
+MAX_PIXELS = 200_000_000
+"""Largest mask that is decoded; a few bytes can claim any size."""
 
 _CHANNELS = 4
 _WORD_BITS = 8
@@ -98,6 +100,8 @@ def _read_size(coco_rle: dict[str, Any]) -> tuple[int, int]:
         raise InvalidMask("RLE needs a size [H, W].") from error
     if height < 1 or width < 1:
         raise InvalidMask(f"RLE size must be positive, got {height} x {width}.")
+    if height * width > MAX_PIXELS:
+        raise InvalidMask(f"The RLE claims {height} x {width} pixels; the limit is {MAX_PIXELS:,}.")
     return height, width
 
 
@@ -246,6 +250,11 @@ def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArra
     if data.ndim != 1 or data.size * 8 < _HEADER_BITS:
         raise InvalidMask("The brush RLE is too short to hold a header.")
     height, width = size_hw
+    if height * width > MAX_PIXELS:
+        raise InvalidMask(
+            f"The mask claims {height} x {width} pixels; the limit is {MAX_PIXELS:,}.",
+            "original_width and original_height do not belong to an image that saymask reads.",
+        )
     reader = _BitReader(data)
     total = reader.read(32)
     word_bits = reader.read(5) + 1
@@ -256,6 +265,19 @@ def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArra
             f" = {height * width * _CHANNELS}.",
             "original_width and original_height do not belong to this mask.",
         )
+    if word_bits != _WORD_BITS:
+        raise InvalidMask(f"The brush RLE has values of {word_bits} bits, expected {_WORD_BITS}.")
+    values, lengths = _read_runs(reader, run_bits, total)
+    # Alpha is every fourth value: of each run, only those places are filled in.
+    ends = np.cumsum(lengths)
+    alphas = ends // _CHANNELS - (ends - lengths) // _CHANNELS
+    return np.repeat(values, alphas).reshape(height, width)
+
+
+def _read_runs(
+    reader: _BitReader, run_bits: list[int], total: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The values of the runs and their lengths, which add up to ``total``."""
     values: list[int] = []
     lengths: list[int] = []
     filled = 0
@@ -263,16 +285,15 @@ def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArra
         is_run = reader.read(1)
         length = reader.read(run_bits[reader.read(2)]) + 1
         if is_run:
-            values.append(reader.read(word_bits))
+            values.append(reader.read(_WORD_BITS))
             lengths.append(length)
         else:
-            values.extend(reader.read(word_bits) for _ in range(length))
+            values.extend(reader.read(_WORD_BITS) for _ in range(length))
             lengths.extend([1] * length)
         filled += length
     if filled != total:
         raise InvalidMask("The brush RLE runs past its own length.", "The data is damaged.")
-    flat = np.repeat(np.asarray(values, dtype=np.uint8), lengths)
-    return flat.reshape(height, width, _CHANNELS)[..., 3].copy()
+    return np.asarray(values, dtype=np.uint8), np.asarray(lengths, dtype=np.int64)
 
 
 def decode_brush_rle(brush_rle: list[int], size_hw: tuple[int, int]) -> Mask:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from backend.cli.context import (
@@ -73,9 +74,9 @@ def _to_cells(record: RecordView) -> list[str]:
         str(record.id),
         f"{record.decided_at:%Y-%m-%d %H:%M}",
         f"{record.project_id}/{record.task_id}",
-        record.expression,
+        escape(record.expression),
         record.outcome,
-        record.annotator or "",
+        escape(record.annotator or ""),
         "" if record.rank is None else str(record.rank),
         "" if record.iou is None else f"{record.iou:.3f}",
         "" if record.seconds is None else f"{record.seconds:.1f}",

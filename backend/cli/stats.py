@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from backend.cli.context import (
@@ -60,7 +61,7 @@ def _build_table(report: QualityReport, by: str | None) -> Table:
     for name in _COLUMNS:
         table.add_column(name, justify="right")
     for name, quality in (report.groups or {"all": report.quality}).items():
-        table.add_row(name, *_to_cells(quality))
+        table.add_row(escape(name), *_to_cells(quality))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from backend.export.files import JsonList, to_json, to_png
 from backend.export.model import SPLITS, ExportImage, describe, to_mask_id
 from backend.export.outlines import trace
 from backend.export.plan import ExportSummary
+
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
 
 
 class YoloWriter:
@@ -65,5 +68,6 @@ class YoloWriter:
         self._expressions.close()
         lines = [f"# {to_json(self._info)}", "path: .", *(f"{s}: images/{s}" for s in SPLITS)]
         lines += ["names:", *(f"  {n}: {to_json(name)}" for name, n in self._names.items())]
-        text = "\n".join(lines) + "\n"
+        # JSON is YAML, but for a few characters that only JSON allows unescaped.
+        text = _NOT_IN_YAML.sub(lambda m: f"\\u{ord(m[0]):04x}", "\n".join(lines)) + "\n"
         (self._folder / "data.yaml").write_text(text, encoding="utf-8", newline="\n")

@@ -22,6 +22,8 @@ from saymask.masks import decode_brush_rle
 
 _ORIGINS = get_args(Origin)
 _VERDICTS = get_args(Verdict)
+# All masks of an annotation are decoded together, a byte per pixel.
+_MAX_PIXELS = 1_000_000_000
 
 
 def to_submission(
@@ -82,10 +84,17 @@ def _read_verdict(result: Sequence[object], config: LabelConfig) -> Verdict | No
 
 def _read_regions(result: Sequence[object], config: LabelConfig) -> tuple[SubmittedRegion, ...]:
     """Brush regions; the text with the same id is the region's expression."""
+    entries = [e for e in result if isinstance(e, BrushEntry) and e.from_name == config.mask]
+    pixels = sum(entry.original_height * entry.original_width for entry in entries)
+    if pixels > _MAX_PIXELS:
+        raise InvalidAnnotation(
+            f"Its {len(entries)} masks have {pixels:,} pixels together; the limit is"
+            f" {_MAX_PIXELS:,}.",
+            "Use smaller images or fewer regions in one task.",
+        )
     regions = tuple(
         _to_region(entry, _read_text(result, config.region_expression, entry.id))
-        for entry in result
-        if isinstance(entry, BrushEntry) and entry.from_name == config.mask
+        for entry in entries
     )
     sizes = {region.mask.shape for region in regions}
     if len(sizes) > 1:

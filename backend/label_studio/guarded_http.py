@@ -39,13 +39,13 @@ class GuardedTransport(httpx.BaseTransport):
     everything together, however slowly the bytes drip.
 
     Args:
-        is_trusted: whether a host may have any address.
+        is_trusted: whether a host and port may have any address.
         deadline: of ``time.monotonic()``.
         tls: for https.
     """
 
     def __init__(
-        self, is_trusted: Callable[[str], bool], deadline: float, tls: ssl.SSLContext
+        self, is_trusted: Callable[[str, int], bool], deadline: float, tls: ssl.SSLContext
     ) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls, network_backend=_GuardedBackend(is_trusted, deadline)
@@ -84,7 +84,7 @@ class GuardedTransport(httpx.BaseTransport):
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    def __init__(self, is_trusted: Callable[[str], bool], deadline: float) -> None:
+    def __init__(self, is_trusted: Callable[[str, int], bool], deadline: float) -> None:
         self._backend = httpcore.SyncBackend()
         self._is_trusted = is_trusted
         self._deadline = deadline
@@ -115,7 +115,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         except OSError as error:
             raise httpcore.ConnectError(f"the host {host} is not known: {error}") from error
         addresses = [str(address[0]) for *_, address in found]
-        if not self._is_trusted(host):
+        if not self._is_trusted(host, port):
             for address in addresses:
                 if not is_public(address):
                     raise ImageForbidden(

@@ -108,9 +108,11 @@ class ImageFetcher:
         ours, theirs = urlsplit(self._base_url), urlsplit(url)
         return bool(self._base_url) and (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
 
-    def _is_trusted(self, host: str) -> bool:
+    def _is_trusted(self, host: str, port: int) -> bool:
         """Whether a host may have a private address."""
-        return host in self._private_hosts or host == urlsplit(self._base_url).hostname
+        ours = urlsplit(self._base_url)
+        our_port = ours.port or {"http": 80, "https": 443}.get(ours.scheme)
+        return host in self._private_hosts or (host, port) == (ours.hostname, our_port)
 
     def _download(self, url: str) -> bytes:
         """Download, with redirects, within the time for one image.
@@ -184,7 +186,7 @@ class ImageFetcher:
     def _check_address(self, url: str) -> None:
         """Refuse what is not http(s), and whatever in Label Studio is not an image."""
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ImageForbidden(f"{_shorten(url)} is not an http(s) address.")
         if self._is_label_studio(url):
             path = parts.path.removeprefix(urlsplit(self._base_url).path)

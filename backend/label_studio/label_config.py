@@ -64,8 +64,8 @@ def load_label_config(xml: str) -> LabelConfig:
     brushes = _find_tags(root, "BrushLabels", name)
     mask = _require_one(root, brushes, f'BrushLabels with toName="{name}"')
     areas = _find_tags(root, "TextArea", name)
-    per_region = [e for e in areas if e.get("perRegion", "").lower() == "true"]
-    smart = [e for e in areas if e not in per_region and e.get("smart", "true") != "false"]
+    per_region = [e for e in areas if _is_per_region(e)]
+    smart = [e for e in areas if not _is_per_region(e) and e.get("smart", "true") != "false"]
     expression = _require_one(root, smart, f'smart TextArea with toName="{name}"')
     return LabelConfig(
         image=name,
@@ -83,6 +83,10 @@ def load_label_config(xml: str) -> LabelConfig:
 
 def _find_tags(root: ElementTree.Element, tag: str, image: str) -> list[ElementTree.Element]:
     return [element for element in root.iter(tag) if element.get("toName") == image]
+
+
+def _is_per_region(area: ElementTree.Element) -> bool:
+    return area.get("perRegion", "").lower() == "true"
 
 
 def _read_image_key(image: ElementTree.Element) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select, true
 
 from backend.records.database import Database
 from backend.records.offers import Offer, OfferedCandidate
@@ -249,12 +249,9 @@ class RequestStore:
 
 
 def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ...]:
-    """Requests of a task; also those from when only the project's number was kept."""
-    return (
-        Request.project_id == project.id,
-        Request.project_created.in_((project.created, 0)),
-        Request.task_id == task_id,
-    )
+    """Requests of a task; an unknown time of creation, on either side, matches every other."""
+    created = Request.project_created.in_((project.created, 0)) if project.created else true()
+    return Request.project_id == project.id, created, Request.task_id == task_id
 
 
 def _answered(project: ProjectKey, task_id: int) -> Select[Request]:

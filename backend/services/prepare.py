@@ -12,8 +12,8 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.predict_request import PredictRequest, PredictTask, parse_task
 from backend.queue import JobQueue
 from backend.services.upload_image import ImageUploader
-from saymask.contract import QUEUE_BACKGROUND, JobReply, PrepareRequest
-from saymask.errors import QueueError, SaymaskError, WorkerUnavailable
+from saymask.contract import QUEUE_BACKGROUND, PrepareRequest
+from saymask.errors import JobLost, QueueError, SaymaskError, WorkerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _IN_FLIGHT = 4
 _POLL_S = 0.1
 # A worker that was just started loads its models first.
 _WORKER_GRACE_S = 60.0
+_MAX_LOST = 3
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""
@@ -127,7 +128,7 @@ class _ProjectJobs:
         self._queue = queue
         self._images = images
         self._tasks = deque(tasks)
-        self._running: deque[tuple[PredictTask, str]] = deque()
+        self._running: deque[tuple[PredictTask, PrepareRequest]] = deque()
 
     def run(self) -> Iterator[tuple[PredictTask, str | None]]:
         """Yield each task with None, or with the cause of its failure."""
@@ -135,27 +136,37 @@ class _ProjectJobs:
             while self._tasks and len(self._running) < _IN_FLIGHT:
                 task = self._tasks.popleft()
                 try:
-                    sha256 = self._images.upload(task)
-                    job_id = self._queue.prepare(PrepareRequest(image_sha256=sha256))
-                    self._running.append((task, job_id))
+                    request = PrepareRequest(image_sha256=self._images.upload(task))
+                    self._queue.prepare(request)
+                    self._running.append((task, request))
                 except QueueError:
                     raise
                 except SaymaskError as error:
                     yield task, str(error)
             if self._running:
-                task, job_id = self._running.popleft()
-                failure = self._wait(job_id).failure
-                yield task, failure.cause if failure is not None else None
+                task, request = self._running.popleft()
+                yield task, self._wait(request)
 
-    def _wait(self, job_id: str) -> JobReply:
-        """Wait for a reply as long as there is a worker for it."""
+    def _wait(self, request: PrepareRequest) -> str | None:
+        """Wait for a reply as long as there is a worker; returns the cause of a failure.
+
+        A job that was lost with its worker is enqueued again: workers give up an image that ended
+        two of them.
+        """
         last_worker_at = time.monotonic()
-        while (reply := self._queue.read_prepared(job_id)) is None:
-            if self._queue.has_worker(background=True):
-                last_worker_at = time.monotonic()
-            elif time.monotonic() - last_worker_at > _WORKER_GRACE_S:
-                raise WorkerUnavailable(
-                    "No worker prepares photos.", "Start one: saymask-worker run"
-                )
-            time.sleep(_POLL_S)
-        return reply
+        for _ in range(_MAX_LOST):
+            job_id = self._queue.prepare(request)
+            try:
+                while (reply := self._queue.read_prepared(job_id)) is None:
+                    if self._queue.has_worker(background=True):
+                        last_worker_at = time.monotonic()
+                    elif time.monotonic() - last_worker_at > _WORKER_GRACE_S:
+                        raise WorkerUnavailable(
+                            "No worker prepares photos.", "Start one: saymask-worker run"
+                        )
+                    time.sleep(_POLL_S)
+            except JobLost as error:
+                log.warning("%s", error.cause)
+            else:
+                return reply.failure.cause if reply.failure is not None else None
+        return f"{_MAX_LOST} workers ended while they prepared the photo."

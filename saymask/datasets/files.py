@@ -24,10 +24,11 @@ MISFIT = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowE
 _SIDE_MAX_PX = 20_000
 
 
-class PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle._Unpickler):
     """An unpickler for plain containers, text and numbers.
 
-    Nothing is looked up by name, because a pickle could otherwise run any code.
+    Nothing is looked up by name, because a pickle could otherwise run any code. It is the one
+    written in Python: the other allocates gigabytes for a few bytes that name a high memo slot.
     """
 
     def find_class(self, module: str, name: str) -> NoReturn:
@@ -43,7 +44,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} cannot be read: {error}.") from error
 
 
@@ -78,7 +79,9 @@ def read_size_hw(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             is_rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (
+        OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError,
+    ) as error:  # fmt: skip
         raise DatasetError(f"{path} is not an image: {error}.") from error
     return (width, height) if is_rotated else (height, width)
 

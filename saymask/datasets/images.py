@@ -18,14 +18,24 @@ _IMAGE_FOLDERS = (
     "images/VG_100K",
     "VG_100K",
 )
+# What common file systems allow.
+_MAX_NAME_BYTES = 255
 
 
 def find_image(root: Path, file_name: str, folders: Sequence[str] = ()) -> Path:
     """Return where an image is, or the first place where it was looked for.
 
     A name never leads out of the root.
+
+    Raises:
+        DatasetError: the name is longer than a file system allows.
     """
     plain = Path(file_name).name
+    if len(plain.encode()) > _MAX_NAME_BYTES:
+        raise DatasetError(
+            f"An image has a name of {len(plain)} characters: {plain[:60]}...",
+            "Shorten it in the dataset and on disk.",
+        )
     places = [root / folder / plain for folder in (*folders, *_IMAGE_FOLDERS)]
     return next((place for place in places if place.is_file()), places[0])
 

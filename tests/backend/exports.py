@@ -46,7 +46,8 @@ def record(
 ) -> RecordView:
     data = image_bytes(image)
     values: dict[str, Any] = {
-        "id": number, "annotation_id": number, "project_id": 1, "project_created": 0, "task_id": image,
+        "id": number, "annotation_id": number, "project_id": 1, "project_created": 0,
+        "task_id": image,
         "decided_at": NOW + timedelta(minutes=number), "image": f"/data/upload/{image}.png",
         "image_sha256": hashlib.sha256(data).hexdigest(), "height_px": HEIGHT, "width_px": WIDTH,
         "expression": expression, "typed_expression": expression,

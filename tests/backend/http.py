@@ -12,6 +12,7 @@ from tests.conftest import load_capture
 
 # What a JPEG begins with; nobody here decodes the rest.
 JPEG = b"\xff\xd8\xff"
+JSON_TYPE = {"Content-Type": "application/json"}
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backend.records.stores import Stores
-from tests.backend.http import typed
+from tests.backend.http import JSON_TYPE, typed
 from tests.conftest import Valkey, load_capture, log_of
 
 
@@ -20,7 +20,7 @@ def test_bodies_that_are_no_json_objects(
 ) -> None:
     client = build_client()
     for path in ("/predict", "/webhook"):
-        answer = client.post(path, content=content)
+        answer = client.post(path, content=content, headers=JSON_TYPE)
         assert answer.status_code == 400
         assert answer.json()["cause"]
 

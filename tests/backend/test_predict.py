@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from backend.records.stores import Stores
 from saymask.masks import decode_brush_rle
-from tests.backend.http import KEY, ImageServer, typed
+from tests.backend.http import JSON_TYPE, KEY, ImageServer, typed
 from tests.conftest import Valkey, load_capture, log_of
 
 
@@ -125,7 +125,7 @@ def test_odd_expressions_are_stored_and_answered(
 ) -> None:
     start_worker()
     client = build_client()
-    answer = client.post("/predict", content=json.dumps(typed(expression)))
+    answer = client.post("/predict", content=json.dumps(typed(expression)), headers=JSON_TYPE)
     assert answer.status_code == 200, answer.text
     assert app_stores.requests.list_recent()[0].status == "answered"
 

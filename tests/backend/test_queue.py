@@ -54,11 +54,11 @@ def test_a_job_just_popped_by_a_worker_is_not_queued_twice(
     queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:
     with ThreadPoolExecutor(2) as pool, redis.Redis.from_url(valkey.url) as client:
-        first = pool.submit(queue.segment, request_for("cat"), "1:1")
+        first = pool.submit(queue.segment, request_for("cat"), "1:1", Call())
         key = f"rq:queue:{QUEUE_INTERACTIVE}"
         taken = client.blpop([key], timeout=10)
         # Between a worker's pop and its word that it has begun, a second annotator asks.
-        second = pool.submit(queue.segment, request_for("cat"), "1:2")
+        second = pool.submit(queue.segment, request_for("cat"), "1:2", Call())
         time.sleep(0.5)
         assert client.llen(key) == 0
         client.rpush(key, taken[1])
@@ -72,11 +72,11 @@ def test_newer_expression_of_a_task_replaces_the_waiting_one(
 ) -> None:
     start_worker()
     with ThreadPoolExecutor(4) as pool:
-        busy = pool.submit(queue.segment, request_for("sleep 3 other"), "1:other")
+        busy = pool.submit(queue.segment, request_for("sleep 3 other"), "1:other", Call())
         time.sleep(0.5)
-        older = pool.submit(queue.segment, request_for("older"), "1:1")
+        older = pool.submit(queue.segment, request_for("older"), "1:1", Call())
         time.sleep(0.3)
-        newer = pool.submit(queue.segment, request_for("newer"), "1:1")
+        newer = pool.submit(queue.segment, request_for("newer"), "1:1", Call())
         assert newer.result(20).expression == "newer"
         with pytest.raises(JobSuperseded):
             older.result(20)
@@ -89,12 +89,12 @@ def test_a_waiting_job_that_another_task_wants_too_is_kept(
 ) -> None:
     start_worker()
     with ThreadPoolExecutor(4) as pool:
-        pool.submit(queue.segment, request_for("sleep 2 other"), "1:other")
+        pool.submit(queue.segment, request_for("sleep 2 other"), "1:other", Call())
         time.sleep(0.3)
-        first = pool.submit(queue.segment, request_for("shared"), "1:1")
-        second = pool.submit(queue.segment, request_for("shared"), "1:2")
+        first = pool.submit(queue.segment, request_for("shared"), "1:1", Call())
+        second = pool.submit(queue.segment, request_for("shared"), "1:2", Call())
         time.sleep(0.3)
-        pool.submit(queue.segment, request_for("newer"), "1:1").result(20)
+        pool.submit(queue.segment, request_for("newer"), "1:1", Call()).result(20)
         assert second.result(20).expression == "shared"
         with pytest.raises(JobSuperseded):
             first.result(20)
@@ -107,7 +107,7 @@ def test_worker_killed_in_mid_job_and_another_takes_over(
     marker.touch()
     first = start_worker(FAKE_WORKER_DIES_ONCE=str(marker))
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(queue.segment, request_for("die"), "1:1")
+        result = pool.submit(queue.segment, request_for("die"), "1:1", Call())
         first.wait(10)
         start_worker()
         assert result.result(30).expression == "die"

@@ -70,7 +70,7 @@ def test_what_is_not_understood_is_kept_counted_and_tried_again(stores: Stores) 
     broken = event(1, annotation(5, [{"from_name": "mask", "type": "brushlabels", "id": "x"}]))
     no_config = {"action": "ANNOTATION_CREATED", "annotation": {}, "project": {"id": 7}}
     fine = event(1, annotation(6, [typed("x")]))
-    assert len(process(stores, broken, no_config, {"action": "TASKS_DELETED"}, fine)) == 1
+    assert len(process(stores, broken, no_config, {"action": "PROJECT_UPDATED"}, fine)) == 1
     recorder = Recorder(stores)
     assert stores.events.count_events_by_state() == {"problem": 2, "nothing": 1, "understood": 1}
     newest, oldest = stores.events.list_problems()

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import inspect
 
 from backend.label_studio.events import to_new_event
-from backend.records.database import StoreError
+from backend.records.database import InvalidRecord, StoreError
 from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest
 from backend.records.stores import Stores
@@ -50,7 +50,7 @@ def test_migrations_make_the_tables_of_the_model(stores: Stores) -> None:
     tables = inspect(stores.database.engine)
     for table in Base.metadata.tables.values():
         assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
-    assert stores.database.revision() == "0003"
+    assert stores.database.revision() == "0004"
     stores.migrate()
 
 
@@ -70,7 +70,7 @@ def test_migration_by_two_at_one_time(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert opened[0].database.revision() == "0003"
+    assert opened[0].database.revision() == "0004"
     for one in opened:
         one.close()
 
@@ -101,7 +101,7 @@ def test_request_failed(stores: Stores) -> None:
 def test_a_region_id_is_never_given_twice(stores: Stores) -> None:
     first, second = stores.requests.add_request(NEW), stores.requests.add_request(NEW)
     stores.requests.save_answer(first, result(1), ["same"], 1.0)
-    with pytest.raises(StoreError):
+    with pytest.raises(InvalidRecord):
         stores.requests.save_answer(second, result(1), ["same"], 1.0)
     assert stores.requests.count_requests() == {"answered": 1, "waiting": 1}
 

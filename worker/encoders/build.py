@@ -124,7 +124,7 @@ def _load_starter(
     # Only the image tower: open_clip's public builder would also build an unused text tower.
     model = open_clip.get_model_config(OPEN_CLIP_NAME)
     tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
-    path = store.require("starter-image")
+    path = store.require_verified("starter-image")
     try:
         tower.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -135,7 +135,10 @@ def _load_starter(
     visual = ClipVisual(tower, "starter", device, dtype, batch, between_batches)
     head = starter_head_path()
     text = StarterText(
-        store.require("starter-text"), store.require("starter-tokenizer"), head, device
+        store.require_verified("starter-text"),
+        store.require_verified("starter-tokenizer"),
+        head,
+        device,
     )
     combined = f"{visual.weights_hash}{hash_file(head)}"
     return Encoder(

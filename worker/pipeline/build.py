@@ -126,7 +126,7 @@ def _build_proposer(
                 "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
             )
         return GivenProposer(settings.proposals_dir, settings.max_proposals), None
-    sam = load_sam(settings.proposals, store.require(settings.proposals))
+    sam = load_sam(settings.proposals, store.require_verified(settings.proposals))
     fingerprint = find_checkpoint(settings.proposals).sha256[:8]
     batch = _PROMPTS_PER_BATCH[_device_type(device)]
     if config.proposals.exact:

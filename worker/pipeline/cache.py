@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 import zipfile
@@ -31,11 +32,13 @@ log = logging.getLogger(__name__)
 
 _PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
 _USAGE_TTL_S = 10.0
+_UNFINISHED = ".writing-"
+_UNFINISHED_TTL_S = 3600
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE_ERRORS = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     EOFError,
     RuntimeError,
@@ -87,12 +90,13 @@ class PreparedCache:
         """Keep a prepared image; a full disk is logged and costs only the cache entry."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._root, prefix=".writing-") as unfinished:
+            with tempfile.TemporaryDirectory(dir=self._root, prefix=_UNFINISHED) as unfinished:
                 entry = Path(unfinished) / "entry"
                 with entry.open("wb") as file:
                     np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
                 os.replace(entry, self._path(prepared.sha256))
             self._evict()
+            self._remove_unfinished()
             self._usage = None
         except OSError as error:
             log.warning("prepared image %s could not be kept: %s", prepared.sha256[:12], error)
@@ -119,6 +123,13 @@ class PreparedCache:
                 continue
             entries.append((state.st_mtime, state.st_size, path))
         return sorted(entries, key=lambda entry: entry[0])
+
+    def _remove_unfinished(self) -> None:
+        """Remove what workers that were killed while they wrote left behind."""
+        for path in self._root.glob(f"{_UNFINISHED}*"):
+            with contextlib.suppress(FileNotFoundError):  # another worker just finished it
+                if time.time() - path.stat().st_mtime > _UNFINISHED_TTL_S:
+                    shutil.rmtree(path)
 
     def _evict(self) -> None:
         entries = self._entries()

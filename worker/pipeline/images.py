@@ -13,6 +13,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saymask.errors import ImageTooLarge, ImageUnreadable
@@ -22,6 +23,7 @@ MIN_SIDE_PX = 8
 # Pillow hands a multi-picture JPEG (MPO), as phones write it, to the JPEG reader.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MEGA = 1_000_000
+_STRIP_ROWS = 256
 
 
 def decode_image(data: bytes, max_megapixels: float) -> DecodedImage:
@@ -101,9 +103,20 @@ def _to_decoded(image: Image.Image, sha256: str) -> DecodedImage:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    # 16-bit files have their own scale; others are taken up to their brightest pixel.
-    largest = float(values.max(initial=0.0))
-    top = 65535.0 if image.mode.startswith("I;16") else max(largest, 1.0)
-    return Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    """Reduce 16 and 32 bits per pixel to 8, a strip at a time: one pixel takes 8 bytes meanwhile.
+
+    16-bit files have their own scale; others are taken up to their brightest pixel.
+    """
+    values = np.asarray(image)
+    strips = [slice(top, top + _STRIP_ROWS) for top in range(0, len(values), _STRIP_ROWS)]
+    top = 65535.0
+    if not image.mode.startswith("I;16"):
+        top = max(1.0, *(float(_to_finite(values[rows]).max(initial=0.0)) for rows in strips))
+    reduced = np.empty(values.shape, dtype=np.uint8)
+    for rows in strips:
+        reduced[rows] = (_to_finite(values[rows]).clip(0, top) / top * 255).round()
+    return Image.fromarray(reduced)
+
+
+def _to_finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

