@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import redis
 from pydantic import ValidationError
@@ -20,22 +17,20 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from backend.call import Call
+from backend.queue_state import REDIS_CURE, QueueState, redis_errors
 from backend.waiters import Waiter, Waiters
 from saymask.contract import (
     IMAGE_KEY,
     JOB_PREPARE,
     JOB_REFINE,
     JOB_SEGMENT,
-    PREPARED_KEY,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
-    WORKER_KEY_PATTERN,
     JobReply,
     PrepareRequest,
     RefineRequest,
     SegmentRequest,
     SegmentResult,
-    WorkerStatus,
     build_job_id,
 )
 from saymask.errors import (
@@ -43,7 +38,6 @@ from saymask.errors import (
     DeadlineExceeded,
     InternalError,
     JobLost,
-    QueueUnavailable,
     WorkerEnded,
     WorkerUnavailable,
     from_code,
@@ -62,26 +56,12 @@ NO_WORKER_GRACE_S = 12.0
 # A worker pops a job some milliseconds before it marks it as started.
 _POPPED_GRACE_S = 2.0
 _ATTEMPTS = 3
-_LAST_VERSION_KEY = "saymask:last-model-version"
 _ENQUEUE_KEY = "saymask:enqueue:{job}"
 
-_REDIS_CURE = "Start Redis or Valkey, or correct SAYMASK_REDIS_URL."
 _WORKER_CURE = "Start one: saymask-worker run. What you typed is stored; type it again then."
 
 
-@dataclass(frozen=True)
-class PrepareCounts:
-    """Images prepared in the background since the queue was created.
-
-    ``last_failure`` is the cause of the newest failure, or empty.
-    """
-
-    prepared: int = 0
-    failed: int = 0
-    last_failure: str = ""
-
-
-class JobQueue:
+class JobQueue(QueueState):
     """Sends jobs to the workers and waits for their replies.
 
     Args:
@@ -104,7 +84,7 @@ class JobQueue:
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         try:
-            self._redis = redis.Redis.from_url(
+            connection = redis.Redis.from_url(
                 redis_url,
                 socket_connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),
                 socket_timeout=timeout_s,
@@ -113,9 +93,8 @@ class JobQueue:
                 max_connections=connections,
             )
         except ValueError as error:
-            raise ConfigError(
-                f"The address of the queue is wrong: {error}.", _REDIS_CURE
-            ) from error
+            raise ConfigError(f"The address of the queue is wrong: {error}.", REDIS_CURE) from error
+        super().__init__(connection)
         self._deadline_s = deadline_s
         self._no_worker_grace_s = no_worker_grace_s
         self._waiters = Waiters(self._redis)
@@ -131,46 +110,23 @@ class JobQueue:
 
     def has_image(self, sha256: str) -> bool:
         """Return whether the workers can read the image; extends its time to live."""
-        with _redis_errors():
+        with redis_errors():
             return bool(self._redis.expire(IMAGE_KEY.format(sha256=sha256), IMAGE_TTL_S))
 
     def put_image(self, sha256: str, data: bytes) -> None:
         """Store an encoded image where the workers read it."""
-        with _redis_errors():
+        with redis_errors():
             self._redis.set(IMAGE_KEY.format(sha256=sha256), data, ex=IMAGE_TTL_S)
-
-    def list_workers(self) -> list[WorkerStatus]:
-        """Return the workers whose heartbeat is recent, by name."""
-        with _redis_errors():
-            keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
-            values = self._redis.mget(keys) if keys else []
-        workers = [status for value in values if value and (status := _read_status(value))]
-        return sorted(workers, key=lambda worker: worker.name)
-
-    def has_worker(self, *, background: bool) -> bool:
-        """Return whether a worker takes jobs of the background or the interactive queue."""
-        return any(worker.serves(background=background) for worker in self.list_workers())
-
-    def get_model_version(self) -> str:
-        """Return the model version of a live worker, else the last one seen, else a placeholder."""
-        for worker in self.list_workers():
-            if worker.model_version:
-                with _redis_errors():
-                    self._redis.set(_LAST_VERSION_KEY, worker.model_version)
-                return worker.model_version
-        with _redis_errors():
-            last = self._redis.get(_LAST_VERSION_KEY)
-        return last.decode() if last else "saymask-worker-never-seen"
 
     def get_depths(self) -> dict[str, int]:
         """Return the number of waiting jobs per queue."""
-        with _redis_errors():
+        with redis_errors():
             return {queue.name: queue.count for queue in (self._interactive, self._background)}
 
     def prepare(self, request: PrepareRequest) -> str:
         """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
         job_id = build_job_id("prepare", self.get_model_version(), request)
-        with _redis_errors():
+        with redis_errors():
             self._ensure_job(self._background, JOB_PREPARE, job_id, request)
         return job_id
 
@@ -180,7 +136,7 @@ class JobQueue:
         Raises:
             JobLost: it was lost with its worker.
         """
-        with _redis_errors():
+        with redis_errors():
             job = self._fetch(job_id)
             result = job.latest_result() if job is not None else None
             if result is not None:
@@ -188,22 +144,6 @@ class JobQueue:
             if job is None or not self._is_usable(job):
                 raise JobLost("A worker was lost while it prepared a photo.", _WORKER_CURE)
         return None
-
-    def get_prepare_counts(self) -> PrepareCounts:
-        """Return how many images were prepared in the background, and how many failed."""
-        with _redis_errors():
-            counts: dict[bytes, bytes] = self._redis.hgetall(PREPARED_KEY)
-        return PrepareCounts(
-            prepared=int(counts.get(b"prepared", 0)),
-            failed=int(counts.get(b"failed", 0)),
-            last_failure=counts.get(b"last_failure", b"").decode(),
-        )
-
-    def count_prepare_failure(self, cause: str) -> None:
-        """Count an image that could not even be sent to a worker."""
-        with _redis_errors():
-            self._redis.hincrby(PREPARED_KEY, "failed", 1)
-            self._redis.hset(PREPARED_KEY, "last_failure", cause)
 
     def segment(
         self,
@@ -235,7 +175,7 @@ class JobQueue:
         kind, name = "segment", JOB_SEGMENT
         if isinstance(request, RefineRequest):
             kind, name = "refine", JOB_REFINE
-        with _redis_errors():
+        with redis_errors():
             job_id = build_job_id(kind, self.get_model_version(), request)
             self._withdraw(self._waiters.add(waiter, job_id))
             reply = None
@@ -257,7 +197,7 @@ class JobQueue:
     def _withdraw(self, job_id: str | None) -> None:
         """Cancel a job for which nobody waits any more, unless it has started."""
         job = self._fetch(job_id) if job_id else None
-        if job is not None and job.get_status() == JobStatus.QUEUED:
+        if job is not None and _find_status(job) == JobStatus.QUEUED:
             try:
                 job.cancel()
             except InvalidJobOperation:
@@ -300,7 +240,7 @@ class JobQueue:
             )
 
     def _is_usable(self, job: Job) -> bool:
-        status = job.get_status()
+        status = _find_status(job)
         if status == JobStatus.FINISHED:
             return _has_succeeded(job)
         if status == JobStatus.STARTED:
@@ -333,19 +273,27 @@ class JobQueue:
 
     def _is_pending(self, job: Job) -> bool:
         """Whether a live worker has the job or will take it."""
-        status = job.get_status(refresh=True)
+        status = _find_status(job)
         if status == JobStatus.STARTED:
-            job.refresh()  # type: ignore[no-untyped-call]
-            return self._is_alive(job.worker_name)
+            current = self._fetch(job.id)
+            return current is not None and self._is_alive(current.worker_name)
         if status == JobStatus.QUEUED:
             return _is_queued_or_popped(job)
         return status not in (JobStatus.CANCELED, JobStatus.STOPPED, None)
 
 
+def _find_status(job: Job) -> JobStatus | None:
+    """The status in Redis; None when the job is gone from its memory."""
+    try:
+        return job.get_status(refresh=True)
+    except InvalidJobOperation:
+        return None
+
+
 def _is_queued_or_popped(job: Job) -> bool:
     """Whether a queued job is in its queue, or was popped a moment ago by a live worker."""
     until = time.monotonic() + _POPPED_GRACE_S
-    while job.get_status(refresh=True) == JobStatus.QUEUED and job.get_position() is None:
+    while _find_status(job) == JobStatus.QUEUED and job.get_position() is None:
         if time.monotonic() > until:
             return False
         time.sleep(0.02)
@@ -373,15 +321,6 @@ def _unwrap(reply: JobReply) -> SegmentResult:
     return reply.segment
 
 
-def _read_status(value: bytes) -> WorkerStatus | None:
-    """Parse a heartbeat; one of another saymask version is ignored."""
-    try:
-        return WorkerStatus.model_validate_json(value)
-    except ValidationError as error:
-        log.warning("ignoring a worker of another version: %s", error)
-        return None
-
-
 def _read_reply(result: Result) -> JobReply:
     if result.type == Result.Type.SUCCESSFUL:
         try:
@@ -394,19 +333,3 @@ def _read_reply(result: Result) -> JobReply:
     trace = (result.exc_string or "no trace").strip()
     log.error("worker failed:\n%s", trace)
     raise InternalError(f"The worker failed: {trace.splitlines()[-1]}", "See the worker's log.")
-
-
-@contextmanager
-def _redis_errors() -> Iterator[None]:
-    """Turn every failure of Redis into a QueueUnavailable."""
-    try:
-        yield
-    except redis.exceptions.LockError as error:
-        raise QueueUnavailable("The queue is too busy to take the job.", "Try again.") from error
-    except redis.exceptions.OutOfMemoryError as error:
-        raise QueueUnavailable(
-            "The queue's memory is full.",
-            "Raise maxmemory of Redis or Valkey; photos leave it after half an hour.",
-        ) from error
-    except redis.exceptions.RedisError as error:
-        raise QueueUnavailable(f"The queue cannot be reached: {error}.", _REDIS_CURE) from error

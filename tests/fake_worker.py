@@ -3,7 +3,8 @@
 What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fail`` reports an
 error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
 the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
-Anything else gives k square masks. What was asked of it stands in the Redis list ``fake:log``.
+Anything else gives k square masks. An image that contains ``poison`` kills the process. What was
+asked of it stands in the Redis list ``fake:log``.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class FakePipeline:
     def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
         sha256 = hashlib.sha256(data).hexdigest()
         self._log(f"prepare {sha256[:8]}")
+        if b"poison" in data:
+            os.kill(os.getpid(), 9)
         self._prepared[sha256] = build_prepared(sha256)
         return self._prepared[sha256], PreparationTimings()
 

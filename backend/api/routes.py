@@ -194,7 +194,8 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
     private = APIRouter(dependencies=[Depends(policy.check_login)])
     private.add_api_route("/health", endpoints.health)
     private.add_api_route("/setup", endpoints.setup, methods=["POST"])
-    private.add_api_route("/versions", endpoints.versions, methods=["GET", "POST"])
+    for method in ("GET", "POST"):
+        private.add_api_route("/versions", endpoints.versions, methods=[method])
     private.add_api_route("/predict", endpoints.predict, methods=["POST"])
     private.add_api_route("/ready", endpoints.ready, response_model=None)
     for path in ("/", "/status"):

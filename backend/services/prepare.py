@@ -128,7 +128,7 @@ class _ProjectJobs:
         self._queue = queue
         self._images = images
         self._tasks = deque(tasks)
-        self._running: deque[tuple[PredictTask, PrepareRequest]] = deque()
+        self._running: deque[tuple[PredictTask, PrepareRequest, str]] = deque()
 
     def run(self) -> Iterator[tuple[PredictTask, str | None]]:
         """Yield each task with None, or with the cause of its failure."""
@@ -137,17 +137,16 @@ class _ProjectJobs:
                 task = self._tasks.popleft()
                 try:
                     request = PrepareRequest(image_sha256=self._images.upload(task))
-                    self._queue.prepare(request)
-                    self._running.append((task, request))
+                    self._running.append((task, request, self._queue.prepare(request)))
                 except QueueError:
                     raise
                 except SaymaskError as error:
                     yield task, str(error)
             if self._running:
-                task, request = self._running.popleft()
-                yield task, self._wait(request)
+                task, request, job_id = self._running.popleft()
+                yield task, self._wait(request, job_id)
 
-    def _wait(self, request: PrepareRequest) -> str | None:
+    def _wait(self, request: PrepareRequest, job_id: str) -> str | None:
         """Wait for a reply as long as there is a worker; returns the cause of a failure.
 
         A job that was lost with its worker is enqueued again: workers give up an image that ended
@@ -155,7 +154,6 @@ class _ProjectJobs:
         """
         last_worker_at = time.monotonic()
         for _ in range(_MAX_LOST):
-            job_id = self._queue.prepare(request)
             try:
                 while (reply := self._queue.read_prepared(job_id)) is None:
                     if self._queue.has_worker(background=True):
@@ -166,7 +164,8 @@ class _ProjectJobs:
                         )
                     time.sleep(_POLL_S)
             except JobLost as error:
-                log.warning("%s", error.cause)
+                log.warning("%s It is enqueued again.", error.cause)
+                job_id = self._queue.prepare(request)
             else:
                 return reply.failure.cause if reply.failure is not None else None
         return f"{_MAX_LOST} workers ended while they prepared the photo."

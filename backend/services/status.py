@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from backend.queue import JobQueue, PrepareCounts
+from backend.queue import JobQueue
+from backend.queue_state import PrepareCounts
 from backend.records.requests import RequestView
 from backend.records.stores import Stores
 from saymask.contract import WorkerStatus

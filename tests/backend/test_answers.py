@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from backend.label_studio.label_config import default_label_config, load_label_config
 from backend.label_studio.notices import describe_answer, describe_failure, quote
 from backend.label_studio.predict_request import VisualPrompt, parse_predict_request
-from backend.queue import JobQueue, PrepareCounts
+from backend.queue import JobQueue
+from backend.queue_state import PrepareCounts
 from backend.records.stores import Stores
 from backend.records.views import RecordFilter
 from backend.services.predict import choose_start

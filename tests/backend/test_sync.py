@@ -6,6 +6,8 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +24,7 @@ from backend.services.record import Recorder
 from backend.services.sync import Synchroniser
 from saymask.errors import InvalidLabelConfig
 from tests.conftest import free_port
-from tests.factories import PROJECT, annotation, brush, event, offer, square, task, typed
+from tests.factories import PROJECT, annotation, brush, deletion, event, offer, square, task, typed
 
 ALL = RecordFilter()
 
@@ -35,13 +37,16 @@ class Studio:
         self.project: dict[str, Any] = dict(PROJECT)
         self.answers: list[int] = []
         self.pages: list[int] = []
+        self.clock_behind = timedelta(0)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status = outer.answers.pop(0) if outer.answers else 200
                 body = outer.answer(urlsplit(self.path)) if status == 200 else {"detail": "no"}
-                self.send_response(404 if body is None else status)
+                self.send_response_only(404 if body is None else status)
+                date = datetime.now(UTC) - outer.clock_behind
+                self.send_header("Date", format_datetime(date, usegmt=True))
                 if status == 429:
                     self.send_header("Retry-After", "0")
                 self.end_headers()
@@ -194,3 +199,51 @@ def test_what_is_no_project_of_ours(stores: Stores, studio: Studio) -> None:
             synchroniser(stores, client).sync(7)
         stores.events.append_event(to_new_event({"action": "X", "project": {"id": 7}}))
         synchroniser(stores, client).sync_all(lambda: False)
+
+
+def test_a_deletion_of_what_still_exists_is_healed(stores: Stores, studio: Studio) -> None:
+    """A forged or mistaken deletion empties the view until the next comparison."""
+    body = annotation(11, [typed("the cat")])
+    for webhook in (event(1, body), deletion(11)):
+        stores.events.append_event(to_new_event(webhook))
+    studio.tasks = {1: [body]}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).missing == 1
+        assert current(stores) == {11: ("no_mask", "the cat")}
+        assert synchroniser(stores, client).sync(7).filled == 0
+        studio.tasks = {1: []}
+        assert synchroniser(stores, client).sync(7).deleted == 1
+        assert current(stores) == {}
+
+
+def test_label_studio_set_up_anew_beside_the_kept_database(stores: Stores, studio: Studio) -> None:
+    """Numbers begin at 1 again; old records stay, new ones are not taken for old ones."""
+    stores.events.append_event(to_new_event(event(1, annotation(11, [typed("old")]))))
+    studio.project = {**PROJECT, "created_at": "2026-11-25T00:00:00Z"}
+    studio.tasks = {1: [annotation(11, [typed("new")])]}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        report = synchroniser(stores, client).sync(7)
+    assert (report.missing, report.deleted) == (1, 0)
+    texts = [(r.annotation_id, r.expression) for r in stores.records.iterate_records(ALL)]
+    assert texts == [(11, "old"), (11, "new")]
+
+
+def test_what_sync_reads_replaces_a_state_from_the_future(stores: Stores, studio: Studio) -> None:
+    future = annotation(11, [typed("wrong")], updated_at="2099-01-01T00:00:00Z")
+    stores.events.append_event(to_new_event(event(1, future)))
+    studio.tasks = {1: [annotation(11, [typed("right")])]}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).outdated == 1
+    assert current(stores) == {11: ("no_mask", "right")}
+
+
+def test_label_studios_clock_is_read_from_its_answers(stores: Stores, studio: Studio) -> None:
+    """An hour behind ours, it saved a drawing after our offer, at a time before it."""
+    offer(stores, 1, "the cat", [square(4)])
+    saved_at = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    drawn = [typed("the cat"), *brush("own", square(30), "referent", "manual")]
+    studio.tasks = {1: [annotation(11, drawn, updated_at=saved_at)]}
+    studio.clock_behind = timedelta(hours=1)
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).missing == 1
+    assert current(stores) == {11: ("drawn_after_rejection", "the cat")}

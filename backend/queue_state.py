@@ -1,0 +1,108 @@
+"""What Redis tells about workers and prepared images, without any job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+from pydantic import ValidationError
+
+from saymask.contract import PREPARED_KEY, WORKER_KEY_PATTERN, WorkerStatus
+from saymask.errors import QueueUnavailable
+
+log = logging.getLogger(__name__)
+
+REDIS_CURE = "Start Redis or Valkey, or correct SAYMASK_REDIS_URL."
+_LAST_VERSION_KEY = "saymask:last-model-version"
+
+
+@dataclass(frozen=True)
+class PrepareCounts:
+    """Images prepared in the background since the queue was created.
+
+    ``last_failure`` is the cause of the newest failure, or empty.
+    """
+
+    prepared: int = 0
+    failed: int = 0
+    last_failure: str = ""
+
+
+class QueueState:
+    """Workers and counts, as Redis has them.
+
+    Args:
+        connection: of the queue's Redis.
+
+    Every method raises ``QueueUnavailable`` when Redis cannot be reached.
+    """
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._redis = connection
+
+    def list_workers(self) -> list[WorkerStatus]:
+        """Return the workers whose heartbeat is recent, by name."""
+        with redis_errors():
+            keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
+            values = self._redis.mget(keys) if keys else []
+        workers = [status for value in values if value and (status := _read_status(value))]
+        return sorted(workers, key=lambda worker: worker.name)
+
+    def has_worker(self, *, background: bool) -> bool:
+        """Return whether a worker takes jobs of the background or the interactive queue."""
+        return any(worker.serves(background=background) for worker in self.list_workers())
+
+    def get_model_version(self) -> str:
+        """Return the model version of a live worker, else the last one seen, else a placeholder."""
+        for worker in self.list_workers():
+            if worker.model_version:
+                with redis_errors():
+                    self._redis.set(_LAST_VERSION_KEY, worker.model_version)
+                return worker.model_version
+        with redis_errors():
+            last = self._redis.get(_LAST_VERSION_KEY)
+        return last.decode() if last else "saymask-worker-never-seen"
+
+    def get_prepare_counts(self) -> PrepareCounts:
+        """Return how many images were prepared in the background, and how many failed."""
+        with redis_errors():
+            counts: dict[bytes, bytes] = self._redis.hgetall(PREPARED_KEY)
+        return PrepareCounts(
+            prepared=int(counts.get(b"prepared", 0)),
+            failed=int(counts.get(b"failed", 0)),
+            last_failure=counts.get(b"last_failure", b"").decode(),
+        )
+
+    def count_prepare_failure(self, cause: str) -> None:
+        """Count an image that could not even be sent to a worker."""
+        with redis_errors():
+            self._redis.hincrby(PREPARED_KEY, "failed", 1)
+            self._redis.hset(PREPARED_KEY, "last_failure", cause)
+
+
+def _read_status(value: bytes) -> WorkerStatus | None:
+    """Parse a heartbeat; one of another saymask version is ignored."""
+    try:
+        return WorkerStatus.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("ignoring a worker of another version: %s", error)
+        return None
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn every failure of Redis into a QueueUnavailable."""
+    try:
+        yield
+    except redis.exceptions.LockError as error:
+        raise QueueUnavailable("The queue is too busy to take the job.", "Try again.") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise QueueUnavailable(
+            "The queue's memory is full.",
+            "Raise maxmemory of Redis or Valkey; photos leave it after half an hour.",
+        ) from error
+    except redis.exceptions.RedisError as error:
+        raise QueueUnavailable(f"The queue cannot be reached: {error}.", REDIS_CURE) from error
