@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError
+from saymask.logs import LogFormat
 from saymask.settings_file import find_settings_file
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
@@ -96,6 +97,9 @@ class Settings(BaseSettings):
         128, ge=4, le=1000, description="Requests that may wait for the worker at one time."
     )
 
+    log_format: LogFormat = Field(
+        "text", description="Log lines as `text`, or as `json` with the call's id in each."
+    )
     expression_fields: Annotated[tuple[str, ...], NoDecode] = Field(
         ("expression", "expressions"),
         description="Fields of the task data that hold an expression or a list of them, comma"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from datetime import UTC, datetime
 
 import redis
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from backend.call import Call
 from backend.queue_state import REDIS_CURE, QueueState, redis_errors
 from backend.waiters import Waiter, Waiters
 from saymask.contract import (
+    CALL_META,
     IMAGE_KEY,
     JOB_PREPARE,
     JOB_REFINE,
@@ -42,6 +44,7 @@ from saymask.errors import (
     WorkerUnavailable,
     from_code,
 )
+from saymask.logs import call_id
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,19 @@ class JobQueue(QueueState):
         """Return the number of waiting jobs per queue."""
         with redis_errors():
             return {queue.name: queue.count for queue in (self._interactive, self._background)}
+
+    def get_ages_s(self) -> dict[str, float]:
+        """Return how long the oldest job of each queue has waited, seconds; 0 for none."""
+        ages = {}
+        with redis_errors():
+            for queue in (self._interactive, self._background):
+                ids = queue.get_job_ids(0, 1)
+                job = self._fetch(ids[0]) if ids else None
+                since = job.enqueued_at if job is not None else None
+                ages[queue.name] = (
+                    max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0
+                )
+        return ages
 
     def prepare(self, request: PrepareRequest) -> str:
         """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
@@ -237,6 +253,7 @@ class JobQueue(QueueState):
                 timeout=_JOB_TIMEOUT_S,
                 result_ttl=RESULT_TTL_S,
                 failure_ttl=RESULT_TTL_S,
+                meta={CALL_META: call_id.get()},
             )
 
     def _is_usable(self, job: Job) -> bool:

@@ -36,6 +36,9 @@ ATTEMPTS_KEY = "saymask:attempts:{sha256}"
 HEARTBEAT_TTL_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.5
 
+# In a job's meta: the call on whose behalf it was enqueued, for the worker's log.
+CALL_META = "call"
+
 MAX_EXPRESSION_CHARS = 2000
 MAX_K = 50
 MAX_CLICKS = 100

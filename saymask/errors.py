@@ -21,6 +21,7 @@ SaymaskError
     CallAbandoned           499
     ServiceBusy
   WorkerEnded               500  work on the image ended several workers
+  DeviceMemoryExhausted     500  the GPU has no room
   DatasetError              500  a dataset is missing, damaged or hostile
   WeightsError              500  checkpoints are missing or not the expected files
   ConfigError               500  a setting is wrong
@@ -166,6 +167,10 @@ class ServiceBusy(QueueError):
 
 class WorkerEnded(SaymaskError):
     """The image ended several workers; it alone is given up."""
+
+
+class DeviceMemoryExhausted(SaymaskError):
+    """The GPU has no room even for the smallest batches."""
 
 
 class DatasetError(SaymaskError):

@@ -84,11 +84,14 @@ def start_worker(valkey: Valkey) -> Iterator[Callable[..., subprocess.Popen[byte
     started: list[subprocess.Popen[bytes]] = []
 
     def start(**environment: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_worker", valkey.url],
-            env={**os.environ, **environment},
-            cwd=Path(__file__).parent.parent,
-        )
+        log = environment.pop("FAKE_WORKER_LOG", os.devnull)
+        with Path(log).open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.fake_worker", valkey.url],
+                env={**os.environ, **environment},
+                cwd=Path(__file__).parent.parent,
+                stderr=file,
+            )
         started.append(process)
         with redis.Redis.from_url(valkey.url) as client:
             deadline = time.monotonic() + 60

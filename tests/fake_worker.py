@@ -10,7 +10,6 @@ asked of it stands in the Redis list ``fake:log``.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sys
 import time
@@ -23,6 +22,7 @@ import redis
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ImageUnreadable
+from saymask.logs import configure_logging
 from saymask.masks import compute_area, encode_coco_rle
 from worker.config import WorkerSettings, load_worker_settings
 from worker.pipeline.timing import PreparationTimings
@@ -147,13 +147,16 @@ class FakePipeline:
 
 
 def main(url: str) -> None:
-    logging.basicConfig(level=logging.WARNING)
     settings = load_worker_settings(
         SAYMASK_REDIS_URL=url, queues=os.environ.get("FAKE_WORKER_QUEUES", "all")
     )
 
+    configure_logging(settings.log_format)
+
     def build(_settings: WorkerSettings, between_batches: Callable[[], None]) -> FakePipeline:
-        return FakePipeline(redis.Redis.from_url(url))
+        connection = redis.Redis.from_url(url)
+        connection.rpush(LOG_KEY, "build")
+        return FakePipeline(connection)
 
     run_worker(settings, build)
 

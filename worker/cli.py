@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ from rich.table import Table
 from saymask.contract import MAX_K, SegmentResult
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
+from saymask.logs import configure_logging
 from worker.config import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
 
@@ -50,9 +50,9 @@ def run(
     from worker.pipeline.build import build_pipeline
     from worker.serving.main import run_worker
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    run_worker(load_worker_settings(), build_pipeline, burst=burst)
+    settings = load_worker_settings()
+    configure_logging(settings.log_format)
+    run_worker(settings, build_pipeline, burst=burst)
 
 
 @app.command()

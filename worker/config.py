@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saymask.contract import Queues
 from saymask.errors import ConfigError
+from saymask.logs import LogFormat
 from saymask.settings_file import find_settings_file
 
 # Raised when the same configuration comes to prepare images differently, so that results of the
@@ -293,10 +294,19 @@ class WorkerSettings(BaseSettings):
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
     )
+    log_format: LogFormat = Field(
+        "text", description="Log lines as `text`, or as `json` with the call's id in each."
+    )
     queues: Queues = Field(
         "all",
         description="What a worker takes: `interactive` (typed expressions), `background` (photos"
         " to prepare, at low priority) or `all`.",
+    )
+    idle_unload_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a job after which the models leave the memory; the next job"
+        " loads them again. 0 keeps them.",
     )
     cache_dir: Path | None = Field(
         None, description="Weights and prepared photos; empty means the user's cache directory."

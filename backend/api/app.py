@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from backend.api.authentication import AccessPolicy
+from backend.api.metrics import Metrics, MetricsMiddleware
 from backend.api.routes import Dependencies, build_router
 from backend.config import Settings
 from backend.context import build_client, build_fetcher
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         sync = Synchroniser(client, stores, recorder)
         first_s = min(settings.sync_every_s, _FIRST_SYNC_S)
         threads.append(PeriodicThread("sync", sync.sync_all, settings.sync_every_s, first_s))
+    metrics = Metrics(stores, status_queue)
     dependencies = Dependencies(
         settings=settings,
         stores=stores,
@@ -68,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         predictor=Predictor(stores.requests, segmenter, TaskPredictor(segmenter), settings.k),
         preparer=ImagePreparer(queue, images, client),
         reporter=Reporter(stores),
+        metrics=metrics,
         wake_recorder=recording.wake,
     )
 
@@ -86,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="saymask", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
     )
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(build_router(dependencies, policy))
     app.add_exception_handler(SaymaskError, _explain)
     return app

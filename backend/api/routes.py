@@ -13,11 +13,14 @@ from typing import Annotated, Any, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.templating import Jinja2Templates
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.api.authentication import AccessPolicy
 from backend.api.body import read_json
+from backend.api.metrics import Metrics
+from backend.api.openapi import describe_api
 from backend.api.results import to_results
 from backend.call import Call
 from backend.config import Settings
@@ -33,6 +36,7 @@ from backend.services.prepare import ImagePreparer
 from backend.services.report import Reporter
 from backend.services.status import StatusReader
 from saymask.errors import SaymaskError
+from saymask.logs import call_id
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ _WEBHOOK_THREADS = 16
 _PREPARING_THREADS = 8
 _QUESTION_THREADS = 8
 _WATCH_INTERVAL_S = 0.5
+_MAX_CALL_ID_CHARS = 64
+CALL_HEADER = "X-Request-ID"
 
 ProjectNumber = Annotated[int | None, Query(ge=0, lt=2**31)]
 
@@ -60,6 +66,7 @@ class Dependencies:
     predictor: Predictor
     preparer: ImagePreparer
     reporter: Reporter
+    metrics: Metrics
     wake_recorder: Callable[[], None]
 
 
@@ -78,6 +85,7 @@ class Endpoints:
         self._predictor = dependencies.predictor
         self._preparer = dependencies.preparer
         self._reporter = dependencies.reporter
+        self._metrics = dependencies.metrics
         self._wake_recorder = dependencies.wake_recorder
         self._waiting = anyio.CapacityLimiter(dependencies.settings.threads)
         self._parsing = anyio.CapacityLimiter(_PARSING_THREADS)
@@ -103,7 +111,8 @@ class Endpoints:
 
     async def predict(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Answer a typed expression, clicks, or a batch of tasks."""
-        call = Call()
+        call = Call(id=read_call_id(request))
+        call_id.set(call.id)
         body = await read_json(request, self._settings.body_max_mb, self._parsing)
         parse = partial(parse_predict_request, body, self._settings.expression_fields)
         predict_request = await anyio.to_thread.run_sync(parse, limiter=self._parsing)
@@ -151,6 +160,11 @@ class Endpoints:
             status_code=200 if status.is_ready else 503,
         )
 
+    async def metrics(self) -> Response:
+        """Tell Prometheus."""
+        content = await self._ask(self._metrics.render)
+        return Response(content, media_type=CONTENT_TYPE_LATEST)
+
     async def page(self, request: Request, project: ProjectNumber = None) -> HTMLResponse:
         """Show the status page, of one project or of all."""
         record_filter = RecordFilter(project_id=project)
@@ -169,11 +183,14 @@ class Endpoints:
         """Wait for the answers; tell those who work on them when the caller goes away."""
         watcher = asyncio.create_task(_watch_connection(request, call))
         try:
-            return await anyio.to_thread.run_sync(
+            answers = await anyio.to_thread.run_sync(
                 partial(self._predictor.predict, predict_request, call), limiter=self._waiting
             )
         finally:
             watcher.cancel()
+        for answer in answers:
+            self._metrics.observe_answer(answer)
+        return answers
 
     def _prepare_created(self, body: Any) -> None:
         """Prepare the images of imported tasks before anyone opens them."""
@@ -198,6 +215,7 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
         private.add_api_route("/versions", endpoints.versions, methods=[method])
     private.add_api_route("/predict", endpoints.predict, methods=["POST"])
     private.add_api_route("/ready", endpoints.ready, response_model=None)
+    private.add_api_route("/metrics", endpoints.metrics, response_class=Response)
     for path in ("/", "/status"):
         private.add_api_route(path, endpoints.page, response_class=HTMLResponse)
     private.add_api_route("/openapi.json", _describe_api, include_in_schema=False)
@@ -211,7 +229,14 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
 
 
 async def _describe_api(request: Request) -> JSONResponse:
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(describe_api(request.app))
+
+
+def read_call_id(request: Request) -> str:
+    """The caller's own id for the call where it gave a plain one, else a new id."""
+    given = request.headers.get(CALL_HEADER, "")
+    is_plain = 0 < len(given) <= _MAX_CALL_ID_CHARS and given.isascii() and given.isprintable()
+    return given if is_plain else Call().id
 
 
 async def _watch_connection(request: Request, call: Call) -> None:

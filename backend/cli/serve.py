@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from backend.cli.context import JsonOption, console, print_json
 from backend.config import load_settings
 from backend.records.stores import Stores
 from saymask.errors import QueueUnavailable
+from saymask.logs import configure_logging
 
 _WORKER_COLUMNS = ("name", "queues", "state", "encoder", "proposals", "device")
 
@@ -30,9 +30,7 @@ def serve(
     """
     options = {"host": host, "port": port}
     settings = load_settings(**{name: v for name, v in options.items() if v is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # Every request is in the database; httpx would log each image's address a second time.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logging(settings.log_format)
     app = create_app(settings)
     # First, so that a database that cannot be used is an error in words.
     with closing(Stores(settings.effective_database_url)) as stores:
@@ -41,7 +39,7 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
-        log_level="info",
+        log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
     )

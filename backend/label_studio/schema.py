@@ -22,6 +22,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -265,7 +266,11 @@ class PredictBody(Body):
 
     tasks: list[TaskBody] = Field(min_length=1)
     label_config: Text = Field(min_length=1)
-    project: Annotated[ProjectKey, BeforeValidator(_read_project_name)] = ProjectKey(0)
+    project: Annotated[
+        ProjectKey,
+        BeforeValidator(_read_project_name),
+        WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,12})?$"}),
+    ] = Field(ProjectKey(0), validate_default=False)
     params: Annotated[_Params, BeforeValidator(none_to_empty)] = Field(default_factory=_Params)
 
     @model_validator(mode="after")
@@ -331,7 +336,9 @@ class _Numbered(Body):
     id: Id
 
 
-Project = Annotated[ProjectKey, BeforeValidator(read_project_key)]
+Project = Annotated[
+    ProjectKey, BeforeValidator(read_project_key), WithJsonSchema({"type": "object"})
+]
 
 
 class DeletionEvent(Body):

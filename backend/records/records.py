@@ -47,6 +47,16 @@ class RecordStore:
         with self._database.session() as session:
             return int(session.scalar(query) or 0)
 
+    def count_outcomes(self) -> dict[str, int]:
+        """Return how many current records have each outcome."""
+        query = (
+            _current(RecordFilter())
+            .with_only_columns(RecordRow.outcome, func.count(), maintain_column_froms=True)
+            .group_by(RecordRow.outcome)
+        )
+        with self._database.session() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
     def iterate_records(
         self, record_filter: RecordFilter, *, newest_first: bool = False, limit: int | None = None
     ) -> Iterator[RecordView]:

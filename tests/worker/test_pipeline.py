@@ -8,15 +8,18 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from PIL import Image
 
 from saymask.contract import SegmentResult
-from saymask.errors import InvalidExpression, InvalidRequest, WeightsError
+from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest, WeightsError
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
 from worker.config import ProposalsConfig, load_worker_settings
@@ -26,6 +29,7 @@ from worker.pipeline.pipeline import Pipeline
 from worker.proposals.exact import ExactProposer
 from worker.proposals.given import to_proposals
 from worker.proposals.load import load_sam
+from worker.serving.idle import UnloadingPipeline
 from worker.stages import DecodedImage, Proposals
 from worker.weights.checkpoints import DEFAULT
 from worker.weights.store import WeightStore
@@ -307,3 +311,52 @@ def test_exact_proposals_equal_the_stock_generator_bit_for_bit(
         DecodedImage(pixels, "0" * 64)
     )
     assert few.masks.sum() == sum(sorted(ours.masks.sum(axis=(1, 2)))[-3:])
+
+
+def test_a_full_device_gets_smaller_batches_and_then_an_error(
+    tmp_path: Path, samples: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is said to be full whenever more than a few prompts or crops come at once."""
+    small = build(tmp_path, points_per_side=6, max_proposals=30)
+    data = samples["coffee"].read_bytes()
+    expected, _ = small.prepare(data)
+    sizes: list[int] = []
+    limit = 3
+    encode = small.encoder.visual._encode
+
+    def encode_few(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return encode(images)
+
+    monkeypatch.setattr(small.encoder.visual, "_encode", encode_few)
+    prepared, _ = small.prepare(data)
+    assert max(sizes) > limit
+    assert sizes[-1] <= limit
+    assert np.allclose(prepared.features.local_context, expected.features.local_context, atol=2e-2)
+    assert (prepared.proposals.masks == expected.proposals.masks).all()
+    limit = 0
+    with pytest.raises(DeviceMemoryExhausted, match="SAYMASK_DEVICE=cpu"):
+        small.prepare(data)
+
+
+def test_idle_models_leave_the_memory(tmp_path: Path, samples: dict[str, Path]) -> None:
+    process = psutil.Process()
+    data = samples["coffee"].read_bytes()
+    forgotten: list[bool] = []
+    idle = UnloadingPipeline(
+        lambda: build(tmp_path, points_per_side=6), 0.5, lambda: forgotten.append(True)
+    )
+    prepared, timings = idle.prepare(data)
+    loaded = process.memory_info().rss
+    deadline = time.monotonic() + 30
+    while idle.is_loaded:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert forgotten
+    assert loaded - process.memory_info().rss > 200e6
+    result = idle.segment(prepared, "the spoon", 3, preparation=timings)
+    assert result.model_version == idle.model_version
+    assert idle.is_loaded
+    idle.close()

@@ -98,6 +98,12 @@ class ClipVisual:
             return int(self.tower.grid_size[0])
         return self.image_size_px // 32
 
+    def shrink_batch(self) -> bool:
+        """Encode half as many images at once from now on; False when it is one already."""
+        smaller = max(1, self._batch // 2)
+        is_smaller, self._batch = smaller < self._batch, smaller
+        return is_smaller
+
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode normalised images (B, 3, S, S) as plain CLIP does: (B, D) float32."""

@@ -24,3 +24,7 @@ class TruthProposer:
     def propose(self, image: DecodedImage) -> Proposals:
         """Return the annotated objects."""
         return to_proposals(self._masks, [1.0] * len(self._masks), image.size_hw)
+
+    def shrink_batch(self) -> bool:
+        """Return False: nothing is computed in batches."""
+        return False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import asdict, replace
 
 import numpy as np
+import torch
 from PIL import Image
 
 from saymask.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest
 from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
 from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
@@ -32,6 +34,8 @@ from worker.stages import (
     VisualFeatures,
     VisualPrompt,
 )
+
+log = logging.getLogger(__name__)
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _WARM_UP_SIDE_PX = 64
@@ -119,7 +123,15 @@ class Pipeline:
 
         Raises:
             ImageUnreadable, ImageTooLarge.
+            DeviceMemoryExhausted: the device has no room even for the smallest batches.
         """
+        while True:
+            try:
+                return self._prepare(data, name)
+            except torch.OutOfMemoryError as error:
+                self._shrink_batches(error)
+
+    def _prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
         stopwatch = Stopwatch()
         image = replace(decode_image(data, self._max_megapixels), name=name)
         decode_ms = stopwatch.lap_ms()
@@ -246,6 +258,21 @@ class Pipeline:
         """Encode the whole expression alone: (D,), not normalised."""
         row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
+
+    def _shrink_batches(self, error: torch.OutOfMemoryError) -> None:
+        """Halve all batches.
+
+        Raises:
+            DeviceMemoryExhausted: they are as small as can be.
+        """
+        torch.cuda.empty_cache()
+        if not any([self.proposer.shrink_batch(), self.encoder.visual.shrink_batch()]):
+            raise DeviceMemoryExhausted(
+                f"The memory of {self.device} does not suffice for one prompt and one crop at a"
+                f" time: {error}.",
+                "Stop other programs on it, take smaller models, or set SAYMASK_DEVICE=cpu.",
+            ) from error
+        log.warning("the memory of %s is full: trying again with smaller batches", self.device)
 
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self._parser.parse(cleaned, self.config.noun_phrase)

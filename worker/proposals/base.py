@@ -27,6 +27,10 @@ class Proposer(Protocol):
         """Generate the masks of an image."""
         ...
 
+    def shrink_batch(self) -> bool:
+        """Decode half as many prompts at once from now on; False when it is one already."""
+        ...
+
 
 class LastImageProposer:
     """Keeps the proposals of the last image, for several configurations in a row."""
@@ -44,6 +48,10 @@ class LastImageProposer:
     def fingerprint(self) -> str:
         """Fingerprint of the wrapped proposer."""
         return self._proposer.fingerprint
+
+    def shrink_batch(self) -> bool:
+        """See ``Proposer.shrink_batch``."""
+        return self._proposer.shrink_batch()
 
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate the masks of an image, unless it is the last one."""

@@ -63,6 +63,12 @@ class ExactProposer:
         self._batch = batch
         self._between_batches = between_batches
 
+    def shrink_batch(self) -> bool:
+        """Decode half as many prompts at once from now on; False when it is one already."""
+        smaller = max(1, self._batch // 2)
+        is_smaller, self._batch = smaller < self._batch, smaller
+        return is_smaller
+
     @torch.inference_mode()
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate all masks, by predicted quality; over budget the smallest are dropped."""

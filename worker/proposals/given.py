@@ -51,6 +51,10 @@ class GivenProposer:
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()[:8]
 
+    def shrink_batch(self) -> bool:
+        """Return False: nothing is computed in batches."""
+        return False
+
     def propose(self, image: DecodedImage) -> Proposals:
         """Return the image's masks, in the file's order.
 

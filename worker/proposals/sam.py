@@ -112,6 +112,12 @@ class SamProposer:
         self._batch = batch
         self._between_batches = between_batches
 
+    def shrink_batch(self) -> bool:
+        """Decode half as many prompts at once from now on; False when it is one already."""
+        smaller = max(1, self._batch // 2)
+        is_smaller, self._batch = smaller < self._batch, smaller
+        return is_smaller
+
     @torch.inference_mode()
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate all masks of an image that pass the filters, best first, at working size."""

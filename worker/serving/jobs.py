@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import redis
 from cachetools import LRUCache
 from pydantic import ValidationError
+from rq import get_current_job
 from rq.job import Job
 
 from saymask.contract import (
+    CALL_META,
     IMAGE_KEY,
     JOB_PREPARE,
     JOB_REFINE,
@@ -33,6 +36,7 @@ from saymask.contract import (
     Timings,
 )
 from saymask.errors import ImageEvicted, ImageUnreachable, InvalidRequest, SaymaskError
+from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.attempts import Attempts
@@ -51,6 +55,13 @@ _MAX_EMBEDDED_IMAGES = 4
 
 Message = dict[str, Any]
 JobFunction = Callable[[Message], Message]
+
+
+class EmbeddedImages(LRUCache[str, "EmbeddedImage"]):
+    """The image embeddings of images that are clicked on; megabytes each, on the device."""
+
+    def __init__(self) -> None:
+        super().__init__(_MAX_EMBEDDED_IMAGES)
 
 
 class CacheStatistics(Protocol):
@@ -131,18 +142,25 @@ class JobHandler:
         pipeline: loaded models.
         connection: of the queue's Redis, from which images are read.
         worker_name: of this process.
+        embedded: images that are clicked on; None for a memory of its own.
 
     Attributes:
         jobs_done: number of jobs answered, failures included.
     """
 
-    def __init__(self, pipeline: ServedPipeline, connection: redis.Redis, worker_name: str) -> None:
+    def __init__(
+        self,
+        pipeline: ServedPipeline,
+        connection: redis.Redis,
+        worker_name: str,
+        embedded: EmbeddedImages | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
         self._attempts = Attempts(connection, worker_name)
         self._open_images: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN_IMAGES)
-        self._embedded: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_EMBEDDED_IMAGES)
+        self._embedded = EmbeddedImages() if embedded is None else embedded
         self.jobs_done = 0
 
     @property
@@ -171,6 +189,8 @@ class JobHandler:
         return reply
 
     def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
+        started = time.perf_counter()
+        _adopt_call_id()
         try:
             with self._attempts.count(str(message.get("photo_sha256"))):
                 reply = answer(message)
@@ -185,6 +205,7 @@ class JobHandler:
                 )
             )
         self.jobs_done += 1
+        _log_reply(reply, started)
         return reply.model_dump(mode="json")
 
     def _segment(self, message: Message) -> JobReply:
@@ -255,6 +276,22 @@ class JobHandler:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ImageUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
         return data
+
+
+def _adopt_call_id() -> None:
+    """Let this thread's log lines name the call for which the job was enqueued."""
+    job = get_current_job()
+    call_id.set(str(job.meta.get(CALL_META, "-")) if job is not None else "-")
+
+
+def _log_reply(reply: JobReply, started: float) -> None:
+    ms = round((time.perf_counter() - started) * 1000, 1)
+    result = reply.segment or reply.prepare
+    if result is not None:
+        fields = {"ms": ms, "image": result.image_sha256[:12], "from_cache": result.from_cache}
+        fields |= {"stages": {k: v for k, v in result.timings.model_dump().items() if v}}
+        kind = "expression answered" if reply.segment else "image prepared"
+        log.info("%s in %.1f ms", kind, ms, extra={"fields": fields})
 
 
 def _to_failure(error: SaymaskError) -> JobReply:

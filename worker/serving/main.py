@@ -20,7 +20,8 @@ from saymask.errors import QueueUnavailable
 from worker.config import WorkerSettings
 from worker.serving.cooperative_yield import wait_while_answering
 from worker.serving.heartbeat import Heartbeat, WorkerState
-from worker.serving.jobs import JobHandler, ServedPipeline, build_job_class
+from worker.serving.idle import UnloadingPipeline
+from worker.serving.jobs import EmbeddedImages, JobHandler, ServedPipeline, build_job_class
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +65,29 @@ def run_worker(
     heartbeat.start()
     try:
         started = time.perf_counter()
-        pipeline = build_pipeline(settings, _choose_yield(settings, connection))
-        if settings.proposals != "given":
-            pipeline.warm_up()
-        handler = state.handler = JobHandler(pipeline, connection, name)
+        build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
+        embedded = EmbeddedImages()
+        pipeline = (
+            UnloadingPipeline(build, settings.idle_unload_s, embedded.clear)
+            if settings.idle_unload_s
+            else build()
+        )
+        handler = state.handler = JobHandler(pipeline, connection, name, embedded)
         state.pipeline = pipeline
         heartbeat.wake()
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
         _serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
     finally:
         heartbeat.stop()
+
+
+def _build_warm(
+    settings: WorkerSettings, build_pipeline: BuildPipeline, between_batches: Callable[[], None]
+) -> ServedPipeline:
+    pipeline = build_pipeline(settings, between_batches)
+    if settings.proposals != "given":
+        pipeline.warm_up()
+    return pipeline
 
 
 def _connect(settings: WorkerSettings) -> redis.Redis:
