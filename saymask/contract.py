@@ -1,7 +1,8 @@
 """The messages between backend and worker, and the Redis keys and job names that both use.
 
-JSON only. A message that does not validate is refused where it arrives. The schema version changes
-whenever a field changes its meaning; a worker refuses other versions. In JSON an image is called
+JSON only. A message that does not validate is refused where it arrives. Fields that the receiver
+does not know are ignored, so that a newer version may add some; the schema version changes whenever
+a field changes its meaning, and a worker refuses other versions. In JSON an image is called
 ``photo``: names on the wire stay as they were when the first version wrote them.
 """
 
@@ -49,7 +50,7 @@ ImageSha256 = Annotated[Sha256, Field(alias="photo_sha256")]
 
 class _Message(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+        frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True
     )
 
 

@@ -73,8 +73,11 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the schema up to date; two processes may do so at the same time.
+
+        Args:
+            revision: to stop at.
 
         Raises:
             StoreError: unreachable, locked, or full.
@@ -86,7 +89,7 @@ class Database:
         try:
             with self.engine.connect() as connection, _migration(connection):
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
         except SQLAlchemyError as error:
             raise self.explain("brought up to date", error) from error
 
@@ -94,6 +97,23 @@ class Database:
         """Return the schema revision of the database, None before the first migration."""
         with self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
+
+    @contextmanager
+    def read_snapshot(self) -> Iterator[Connection]:
+        """Open a connection that sees one state, whatever others write meanwhile.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        try:
+            with self.engine.connect() as connection:
+                if self.engine.dialect.name == "postgresql":
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+                else:
+                    connection.exec_driver_sql("BEGIN")
+                yield connection
+        except SQLAlchemyError as error:
+            raise self.explain("read", error) from error
 
     @contextmanager
     def session(self) -> Iterator[Session]:

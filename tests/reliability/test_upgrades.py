@@ -1,0 +1,225 @@
+"""Backups that come back, on either database, and messages that adjacent versions share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backend.label_studio.events import to_new_event
+from backend.records.backup import restore_backup, write_backup
+from backend.records.database import StoreError
+from backend.records.stores import Stores
+from backend.services.record import Recorder
+from saymask.contract import (
+    JobReply,
+    PrepareRequest,
+    RefineRequest,
+    SegmentRequest,
+    WorkerStatus,
+    build_job_id,
+)
+from saymask.errors import DatasetError
+from tests.backend.submissions import ALL, A, B, process, send
+from tests.conftest import DATA
+from tests.factories import annotation, brush, deletion, event, offer, typed
+
+SAYMASK = Path(sys.executable).parent / "saymask"
+
+
+def ignore(_done: int, _total: int) -> None:
+    pass
+
+
+def fill(stores: Stores) -> None:
+    ids = offer(stores, 1, "the 🐶", [A, B])
+    process(
+        stores,
+        event(1, annotation(5, brush(ids[1], B, "top-2", "prediction", "the 🐶"))),
+        event(2, annotation(6, [typed("gone")])),
+        deletion(6),
+        event(3, annotation(7, [{"type": "brushlabels", "from_name": "mask", "id": "x"}])),
+    )
+    send(stores, event(4, annotation(8, [typed("waiting")])))
+
+
+def snapshot(stores: Stores) -> list[object]:
+    return [
+        list(stores.records.iterate_records(ALL)),
+        stores.events.list_waiting(9),
+        stores.events.list_problems(),
+        stores.requests.list_recent(),
+        stores.requests.list_candidates(1),
+        stores.annotations.load_current_hashes(stores.records.load_record(1).project),  # type: ignore[union-attr]
+    ]
+
+
+def test_a_backup_comes_back(stores: Stores, tmp_path: Path, postgres_url: str) -> None:
+    fill(stores)
+    counts = write_backup(stores.database, tmp_path / "b.zip", ignore)
+    assert counts["event"] == 5
+    assert counts["candidate"] == 2
+    with closing(Stores(f"sqlite:///{tmp_path / 'again.db'}")) as again:
+        assert restore_backup(again.database, tmp_path / "b.zip", ignore) == counts
+        assert snapshot(again) == snapshot(stores)
+        # What comes next is numbered after what was there.
+        assert Recorder(again).process_waiting() == 1
+        offer(again, 9, "next", [A])
+        assert [r.id for r in again.records.iterate_records(ALL)][-1] > 1
+        with pytest.raises(StoreError, match="not empty"):
+            restore_backup(again.database, tmp_path / "b.zip", ignore)
+
+
+def test_from_sqlite_to_postgresql(tmp_path: Path, url: str) -> None:
+    with closing(Stores(f"sqlite:///{tmp_path / 'old.db'}")) as old:
+        old.migrate()
+        fill(old)
+        write_backup(old.database, tmp_path / "b.zip", ignore)
+        with closing(Stores(url)) as new:
+            restore_backup(new.database, tmp_path / "b.zip", ignore)
+            assert snapshot(new) == snapshot(old)
+            assert Recorder(new).process_waiting() == 1
+            assert len(offer(new, 9, "next", [A])) == 1
+
+
+def test_a_backup_is_one_state_while_others_write(stores: Stores, tmp_path: Path) -> None:
+    fill(stores)
+    stop = threading.Event()
+
+    def write_on() -> None:
+        number = 100
+        while not stop.is_set():
+            number += 1
+            process(stores, event(number, annotation(number, [typed("more")])))
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        for number in range(5):
+            path = tmp_path / f"{number}.zip"
+            counts = write_backup(stores.database, path, ignore)
+            with closing(Stores(f"sqlite:///{tmp_path / f'{number}.db'}")) as again:
+                assert restore_backup(again.database, path, ignore) == counts
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_backup_of_an_earlier_schema(tmp_path: Path) -> None:
+    """Its rows are brought up to date as a database of that version would be."""
+    old = tmp_path / "old.db"
+    with closing(sqlite3.connect(old)) as connection:
+        connection.executescript((DATA / "database_24bb01a.sql").read_text("utf-8"))
+    shutil.copy(old, tmp_path / "direct.db")
+    with (
+        closing(Stores(f"sqlite:///{old}")) as source,
+        closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as target,
+        closing(Stores(f"sqlite:///{tmp_path / 'direct.db'}")) as direct,
+    ):
+        write_backup(source.database, tmp_path / "b.zip", ignore)
+        restore_backup(target.database, tmp_path / "b.zip", ignore)
+        direct.migrate()
+        assert snapshot(target) == snapshot(direct)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "text", "rows", "format"])
+def test_a_damaged_backup_changes_nothing(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "b.zip"
+    with closing(Stores(f"sqlite:///{tmp_path / 'a.db'}")) as stores:
+        stores.migrate()
+        fill(stores)
+        write_backup(stores.database, path, ignore)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("not a zip")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            content = {name: archive.read(name) for name in archive.namelist()}
+        if damage == "rows":
+            content["record.jsonl"] = b""
+        else:
+            manifest = json.loads(content["manifest.json"]) | {"format": "other"}
+            content["manifest.json"] = json.dumps(manifest).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+    with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as new:
+        with pytest.raises(DatasetError):
+            restore_backup(new.database, path, ignore)
+        new.migrate()
+        assert new.records.count_records(ALL) == 0
+        assert new.requests.count_requests() == {}
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("SAYMASK_DATA_DIR", str(tmp_path / "a"))
+    with closing(Stores(f"sqlite:///{tmp_path / 'a' / 'saymask.db'}")) as stores:
+        stores.migrate()
+        fill(stores)
+    path = tmp_path / "b.zip"
+    done = subprocess.run([SAYMASK, "backup", path], capture_output=True, text=True, check=True)
+    assert "rows in" in done.stdout
+    monkeypatch.setenv("SAYMASK_DATA_DIR", str(tmp_path / "b"))
+    done = subprocess.run(
+        [SAYMASK, "restore", path, "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["event"] == 5
+    again = subprocess.run([SAYMASK, "restore", path], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "not empty" in again.stdout
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+MESSAGES = json.loads((DATA / "messages_24bb01a.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("segment", SegmentRequest), ("refine", RefineRequest), ("prepare", PrepareRequest),
+        ("answered", JobReply), ("failed", JobReply), ("heartbeat", WorkerStatus),
+    ],
+)  # fmt: skip
+def test_messages_of_24bb01a_are_the_same(name: str, model: type) -> None:
+    """Written by that commit's own code: read here, and written again with the same content.
+
+    So either side of the queue may be updated first.
+    """
+    parsed = model.model_validate(MESSAGES[name])  # type: ignore[attr-defined]
+    assert parsed.model_dump(mode="json") == MESSAGES[name]
+    # What a later version may add is ignored.
+    assert model.model_validate({**MESSAGES[name], "added_later": 1}) == parsed  # type: ignore[attr-defined]
+
+
+def test_equal_requests_have_equal_jobs_in_both_versions() -> None:
+    request = SegmentRequest.model_validate(MESSAGES["segment"])
+    assert build_job_id("segment", "v", request) == MESSAGES["job_id"]
+
+
+def test_a_waiting_webhook_of_an_earlier_version_is_processed(stores: Stores) -> None:
+    """It does not know the newest request; then our own clock decides."""
+    from sqlalchemy import update
+
+    from backend.records.tables import Event
+
+    offer(stores, 1, "the cat", [A])
+    body = event(1, annotation(5, [typed("the cat"), *brush("own", B, "referent", "manual")]))
+    stores.events.append_event(to_new_event(body))
+    with stores.database.session() as session, session.begin():
+        session.execute(update(Event).values(last_request_id=None))
+    Recorder(stores).process_waiting()
+    (record,) = stores.records.iterate_records(ALL)
+    assert record.outcome == "drawn_after_rejection"
