@@ -56,6 +56,21 @@ def run(
 
 
 @app.command()
+def health(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Tell whether a worker of this machine serves the queue. Exit status 0 means it does.
+
+    Example: saymask-worker health --json
+    """
+    from worker.serving.health import check_own_worker
+
+    status = check_own_worker(load_worker_settings())
+    text = status.model_dump_json(indent=2) if as_json else f"{status.name}: {status.state}"
+    print(text)
+
+
+@app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
     expression: Annotated[str, typer.Argument(help="What you mean, in words.")],

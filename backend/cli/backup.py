@@ -35,9 +35,11 @@ def restore(file: FileArgument, as_json: JsonOption = False) -> None:
 
     Example: SAYMASK_DATABASE_URL=postgresql://host/new saymask restore saymask-2026-11-25.zip
     """
-    with closing(Stores(load_settings().effective_database_url)) as stores:
-        with progress_bar("reading", quiet=as_json) as bar:
-            counts = restore_backup(stores.database, file, bar)
+    with (
+        closing(Stores(load_settings().effective_database_url)) as stores,
+        progress_bar("reading", quiet=as_json) as bar,
+    ):
+        counts = restore_backup(stores.database, file, bar)
     _print(counts, "restored", as_json=as_json)
 
 

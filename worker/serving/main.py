@@ -58,7 +58,7 @@ def run_worker(
         QueueUnavailable: Redis cannot be reached at start.
         WeightsError, ConfigError: the models cannot be loaded.
     """
-    connection = _connect(settings)
+    connection = connect(settings)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     state = WorkerState()
     heartbeat = Heartbeat(connection, name, settings, state)
@@ -90,7 +90,12 @@ def _build_warm(
     return pipeline
 
 
-def _connect(settings: WorkerSettings) -> redis.Redis:
+def connect(settings: WorkerSettings) -> redis.Redis:
+    """Connect to the queue's Redis.
+
+    Raises:
+        QueueUnavailable: it cannot be reached.
+    """
     try:
         connection = redis.Redis.from_url(
             settings.redis_url, socket_connect_timeout=5, health_check_interval=30
