@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -134,3 +137,23 @@ def test_models_leave_when_idle_and_return_without_an_error(
         assert answer.status_code == 200
         assert version == "saymask-fake-1"
     assert len(log_of(valkey, "build")) == 4
+
+
+def test_a_supervisor_learns_whether_a_worker_serves(valkey: Valkey, start_worker: Start) -> None:
+    command = [str(Path(sys.executable).parent / "saymask-worker"), "health", "--json"]
+    environment = {**os.environ, "SAYMASK_REDIS_URL": valkey.url}
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert check().returncode == 2
+    process = start_worker()
+    healthy = check()
+    assert (healthy.returncode, json.loads(healthy.stdout)["state"]) == (0, "idle")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while check().returncode == 0:
+        assert time.monotonic() < deadline
+    valkey.stop()
+    assert "queue cannot be reached" in check().stderr

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from saymask.errors import WeightsError
-from worker.weights.starter_image import load_dequantised
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,11 @@ class Checkpoint:
 
 
 def _convert_starter_image(published: Path, stored: Path) -> None:
+    # PyTorch is imported by those who need it: a list of names, and a health check, do not.
+    from safetensors.torch import save_file
+
+    from worker.weights.starter_image import load_dequantised
+
     save_file({k: v.contiguous() for k, v in load_dequantised(published).items()}, stored)
 
 
