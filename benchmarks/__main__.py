@@ -39,6 +39,13 @@ def _compare_session() -> list[Row]:
     return session.compare()
 
 
+def _play_day(requests: int) -> list[Row]:
+    # Only here: it needs the tests' packages.
+    from benchmarks import day
+
+    return day.run(requests)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -53,6 +60,7 @@ def main() -> None:
         help="for recall: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
     )
     parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
+    parser.add_argument("--requests", type=int, default=10_000, help="of the accelerated day")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "answers": lambda _a: answers.measure(),
@@ -64,6 +72,7 @@ def main() -> None:
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),
         "clicks": lambda a: clicks.compare(a.photos),
+        "day": lambda a: _play_day(a.requests),
         "session": lambda _a: _compare_session(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")

@@ -87,6 +87,11 @@ class ProcessGroup:
             f"The whole log is in {managed.log}",
         )
 
+    @property
+    def processes(self) -> tuple[ManagedProcess, ...]:
+        """All that were started, in order."""
+        return tuple(self._processes)
+
     def watch(self, should_stop: Callable[[], bool]) -> None:
         """Watch until told to stop; a process that dies is started again if it may be.
 
