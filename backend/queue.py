@@ -53,7 +53,7 @@ RESULT_TTL_S = 600
 _JOB_TIMEOUT_S = 300
 _POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 2.0
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 8.0
 # How long no worker may be seen before a waiting request gives up.
 NO_WORKER_GRACE_S = 12.0
 # A worker pops a job some milliseconds before it marks it as started.

@@ -28,6 +28,11 @@ def _photo(number: int) -> bytes:
     return file.getvalue()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Callers that were killed close their connections; that is meant to happen."""
+
+
 class DayStudio:
     """A server that keeps annotations and can be down for a while.
 
@@ -64,7 +69,7 @@ class DayStudio:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -142,3 +142,12 @@ def test_redis_url_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().redis_url == "redis://elsewhere:1/0"
     monkeypatch.setenv("SAYMASK_REDIS_URL", "redis://here:2/0")
     assert load_settings().redis_url == load_worker_settings().redis_url == "redis://here:2/0"
+
+
+def test_every_fault_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    existing = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.M)}
+    assert named - existing == set()
+    assert len(named) > 40
