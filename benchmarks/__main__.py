@@ -46,6 +46,13 @@ def _play_day(requests: int) -> list[Row]:
     return day.run(requests)
 
 
+def _gather_crowd() -> list[Row]:
+    # Only here: it needs the tests' packages.
+    from benchmarks import crowd
+
+    return crowd.compare()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -72,6 +79,7 @@ def main() -> None:
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),
         "clicks": lambda a: clicks.compare(a.photos),
+        "crowd": lambda _a: _gather_crowd(),
         "day": lambda a: _play_day(a.requests),
         "session": lambda _a: _compare_session(),
     }
