@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         lt=LABEL_STUDIO_PREDICT_TIMEOUT_S,
         description="Longest wait for the worker, seconds; Label Studio gives up at 100.",
     )
+    background_grace_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long a photo to prepare, or a batch, waits for a background worker to"
+        " appear, seconds; more where one is started on demand.",
+    )
     photo_max_mb: float = Field(
         60.0, gt=0, description="Largest photo file that is fetched, megabytes."
     )

@@ -56,6 +56,8 @@ _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
 # How long no worker may be seen before a waiting request gives up.
 NO_WORKER_GRACE_S = 12.0
+# The same behind others: a background worker may have to be started first.
+BACKGROUND_GRACE_S = 60.0
 # A worker pops a job some milliseconds before it marks it as started.
 _POPPED_GRACE_S = 2.0
 _ATTEMPTS = 3
@@ -72,6 +74,7 @@ class JobQueue(QueueState):
         deadline_s: longest wait for one reply.
         connections: upper limit; each waiting request needs one.
         no_worker_grace_s: how long no worker may be seen before a waiting request gives up.
+        background_grace_s: the same for requests behind all others.
         timeout_s: longest wait for Redis itself.
 
     Raises:
@@ -84,6 +87,7 @@ class JobQueue(QueueState):
         deadline_s: float,
         connections: int = 64,
         no_worker_grace_s: float = NO_WORKER_GRACE_S,
+        background_grace_s: float = BACKGROUND_GRACE_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         try:
@@ -100,6 +104,7 @@ class JobQueue(QueueState):
         super().__init__(connection)
         self._deadline_s = deadline_s
         self._no_worker_grace_s = no_worker_grace_s
+        self.background_grace_s = background_grace_s
         self._waiters = Waiters(self._redis)
         self._interactive = self._open(QUEUE_INTERACTIVE)
         self._background = self._open(QUEUE_BACKGROUND)
@@ -194,7 +199,7 @@ class JobQueue(QueueState):
         with redis_errors():
             job_id = build_job_id(kind, self.get_model_version(), request)
             self._withdraw(self._waiters.add(waiter, job_id))
-            reply = None
+            reply, is_reachable = None, True
             try:
                 for _ in range(_ATTEMPTS):
                     job = self._ensure_job(queue, name, job_id, request)
@@ -202,8 +207,11 @@ class JobQueue(QueueState):
                     if reply is not None:
                         return _unwrap(reply)
                     log.warning("job %s was lost with its worker, enqueuing it again", job_id)
+            except redis.exceptions.RedisError:
+                is_reachable = False
+                raise
             finally:
-                if self._waiters.remove(waiter, job_id) and reply is None:
+                if is_reachable and self._waiters.remove(waiter, job_id) and reply is None:
                     self._withdraw(job_id)
         raise WorkerEnded(
             f"{_ATTEMPTS} workers ended while they worked on this photo.",
@@ -269,6 +277,7 @@ class JobQueue(QueueState):
 
     def _wait(self, job: Job, waiter: Waiter) -> JobReply | None:
         """Return the reply, or None when the job was lost with its worker."""
+        grace_s = self.background_grace_s if waiter.background else self._no_worker_grace_s
         last_worker_at = time.monotonic()
         while time.monotonic() < waiter.deadline:
             left_s = max(waiter.deadline - time.monotonic(), 0.05)
@@ -281,7 +290,7 @@ class JobQueue(QueueState):
                 return None
             if self.has_worker(background=waiter.background):
                 last_worker_at = time.monotonic()
-            elif time.monotonic() - last_worker_at > self._no_worker_grace_s:
+            elif time.monotonic() - last_worker_at > grace_s:
                 raise WorkerUnavailable("No worker is running.", _WORKER_CURE)
         raise DeadlineExceeded(
             "No answer in time; the workers are busy, or the photo is still being worked on.",

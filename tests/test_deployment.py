@@ -50,9 +50,11 @@ def test_nothing_is_open_to_other_machines() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:8080:8080", "127.0.0.1:9090:9090"]
     assert "--requirepass" in SERVICES["queue"]["command"]
-    assert COMPOSE["networks"]["inner"] == {"internal": True}
-    for name in ("queue", "database", "worker", "worker-background", "worker-gpu"):
-        assert SERVICES[name]["networks"] == ["inner"], name
+    assert COMPOSE["networks"]["queue"] == COMPOSE["networks"]["inner"] == {"internal": True}
+    for name in ("queue", "worker", "worker-background", "worker-gpu"):
+        assert SERVICES[name]["networks"] == ["queue"], name
+    assert SERVICES["database"]["networks"] == ["inner"]
+    assert "queue" not in SERVICES["label-studio"]["networks"]
 
 
 @pytest.mark.parametrize("name", ["queue", "backend", "weights", "worker", "worker-gpu"])

@@ -26,7 +26,7 @@ from backend.services.segment import Segmenter
 from backend.services.status import StatusReader
 from backend.services.sync import Synchroniser
 from backend.services.upload_image import ImageUploader
-from saymask.errors import SaymaskError
+from saymask.errors import InvalidRequest, SaymaskError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
     stores = Stores(settings.effective_database_url)
     policy = AccessPolicy(settings)
     connections = settings.threads + _EXTRA_CONNECTIONS
-    queue = JobQueue(settings.redis_url, settings.deadline_s, connections)
+    queue = JobQueue(
+        settings.redis_url,
+        settings.deadline_s,
+        connections,
+        background_grace_s=settings.background_grace_s,
+    )
     status_queue = JobQueue(
         settings.redis_url, settings.deadline_s, _EXTRA_CONNECTIONS, timeout_s=_STATUS_TIMEOUT_S
     )
@@ -56,7 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
     images = ImageUploader(fetcher, queue)
     segmenter = Segmenter(stores.requests, queue, images)
     recorder = Recorder(stores)
-    recording = PeriodicThread("recorder", recorder.process_waiting, _RECORD_INTERVAL_S)
+    recording = PeriodicThread(
+        "recorder", lambda should_stop: recorder.process_waiting(should_stop, 0), _RECORD_INTERVAL_S
+    )
     threads = [recording]
     if client is not None and settings.sync_every_s:
         sync = Synchroniser(client, stores, recorder)
@@ -92,7 +99,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(build_router(dependencies, policy))
     app.add_exception_handler(SaymaskError, _explain)
+    app.add_exception_handler(RecursionError, _explain_nesting)
     return app
+
+
+def _explain_nesting(request: Request, _error: Exception) -> JSONResponse:
+    return _explain(request, InvalidRequest("The body is nested too deeply."))
 
 
 def _explain(request: Request, error: Exception) -> JSONResponse:

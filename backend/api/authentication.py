@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import secrets
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -76,7 +77,7 @@ class AccessPolicy:
         """
         host = request.headers.get("Host", "")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _netloc(origin) != host:
             raise ForeignRequest(f"A page of {origin[:100]} may not call saymask.")
         name = _host_name(host)
         if not self._user and name not in self._hosts and not _is_address(name):
@@ -114,12 +115,25 @@ class AccessPolicy:
             return
         # HTTP headers have no encoding; clients send other letters than ASCII in one of these.
         given = request.headers.get(SECRET_HEADER, "").encode("latin-1")
-        expected = (self._secret.encode(), self._secret.encode("latin-1", errors="replace"))
-        if not any(secrets.compare_digest(given, one) for one in expected):
+        if not any(secrets.compare_digest(given, one) for one in _encode(self._secret)):
             raise NotAuthorized(
                 "The webhook's secret is missing or wrong.",
                 f"Set the header {SECRET_HEADER} on the webhook in Label Studio.",
             )
+
+
+def _encode(secret: str) -> list[bytes]:
+    encodings = [secret.encode()]
+    with suppress(UnicodeEncodeError):
+        encodings.append(secret.encode("latin-1"))
+    return encodings
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

@@ -73,19 +73,19 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status = 0
 
-        async def note_status(message: Message) -> None:
+        async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
+            # Work in the background goes on after the answer.
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                path = getattr(scope.get("route"), "path", "other")
+                self._metrics.observe_request(path, status, time.perf_counter() - started)
 
-        try:
-            await self._app(scope, receive, note_status)
-        finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self._metrics.observe_request(path, status, time.perf_counter() - started)
+        await self._app(scope, receive, watch)
 
 
 class _StateCollector(Collector):

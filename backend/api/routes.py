@@ -130,6 +130,7 @@ class Endpoints:
 
     async def webhook(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Store a webhook; it is processed afterwards."""
+        call_id.set(read_call_id(request))
         body = await read_json(request, self._settings.body_max_mb, self._webhooks)
         event_id = await anyio.to_thread.run_sync(
             lambda: self._stores.events.append_event(to_new_event(body)), limiter=self._webhooks

@@ -34,6 +34,7 @@ from backend.export.splits import parse_split
 from backend.label_studio.images import ImageFetcher
 from backend.records.views import RecordFilter
 from saymask.errors import InvalidRequest, SaymaskError
+from saymask.image_files import strip_secrets
 
 
 def export(
@@ -171,7 +172,7 @@ def _hash_unread_images(
             except SaymaskError as error:
                 if not plan.skip_missing:
                     raise
-                left_out.append(f"{image.reference[:120]}: {error.cause}")
+                left_out.append(f"{strip_secrets(image.reference)[:120]}: {error.cause}")
             else:
                 records.set_image_hash(image, hashlib.sha256(data).hexdigest())
             bar(done, len(unread))

@@ -197,7 +197,13 @@ def _open_services() -> Iterator[_Services]:
     with (
         log_in(settings) as client,
         closing(Stores(settings.effective_database_url)) as stores,
-        closing(JobQueue(settings.redis_url, settings.deadline_s)) as queue,
+        closing(
+            JobQueue(
+                settings.redis_url,
+                settings.deadline_s,
+                background_grace_s=settings.background_grace_s,
+            )
+        ) as queue,
     ):
         stores.migrate()
         images = ImageUploader(build_fetcher(settings), queue)

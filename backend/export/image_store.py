@@ -11,6 +11,7 @@ from pathlib import Path
 from backend.export.model import ExportImage
 from backend.export.plan import ExportError, ExportPlan
 from backend.records.views import RecordView
+from saymask.image_files import strip_secrets
 
 IMAGE_FOLDER = "images"
 _READ_FOLDER = ".read"
@@ -55,8 +56,8 @@ class ImageStore:
         data = read_image(records[0])
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ExportError(
-                f"{records[0].image[:120]} is not the photo that was annotated (its content"
-                " changed).",
+                f"{strip_secrets(records[0].image)[:120]} is not the photo that was annotated (its"
+                " content changed).",
                 "Restore the old photo.",
             )
         unfinished = path.with_name(f"{sha256}.writing")

@@ -23,7 +23,7 @@ from saymask.masks import decode_brush_rle
 _ORIGINS = get_args(Origin)
 _VERDICTS = get_args(Verdict)
 # All masks of an annotation are decoded together, a byte per pixel.
-_MAX_PIXELS = 1_000_000_000
+_MAX_PIXELS = 500_000_000
 
 
 def to_submission(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Subquery, func, select, update
@@ -22,6 +22,8 @@ from saymask.masks import compute_area, encode_coco_rle
 
 Source = Literal["webhook", "sync"]
 _DELETED_HASH = "deleted"
+# How far Label Studio's clock may be ahead of ours before its times are not believed.
+_CLOCK_TOLERANCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,14 @@ class AnnotationStore:
         Returns:
             Whether the version was new; a known one changes nothing but the event's mark.
         """
-        is_current = source == "sync"
         version = AnnotationVersion(
             annotation_id=submission.annotation_id,
             project_id=submission.project.id,
             project_created=submission.project.created,
             task_id=submission.task_id,
             updated_at=submission.updated_at,
-            ordered_at=seen_at if is_current else min(submission.updated_at, seen_at),
-            seen_at=datetime.now(UTC),
+            ordered_at=seen_at,
+            seen_at=seen_at,
             source=source,
             deleted=False,
             content_hash=submission.content_hash,
@@ -89,7 +90,7 @@ class AnnotationStore:
             task_id=0,
             updated_at=deleted_at,
             ordered_at=deleted_at,
-            seen_at=datetime.now(UTC),
+            seen_at=deleted_at,
             source=source,
             deleted=True,
             content_hash=_DELETED_HASH,
@@ -99,7 +100,10 @@ class AnnotationStore:
     def save_task_deletion(
         self, task_id: int, project: ProjectKey, source: Source, deleted_at: datetime
     ) -> int:
-        """Write that all annotations of a task were deleted with it; returns how many."""
+        """Write that all annotations of a task were deleted with it; returns how many.
+
+        Each deletion is a transaction of its own; repeating them changes nothing.
+        """
         newest = build_newest_versions()
         with self._database.session() as session:
             ids = session.scalars(
@@ -115,7 +119,8 @@ class AnnotationStore:
     def load_current_hashes(self, project: ProjectKey) -> dict[int, str]:
         """Return annotation id to content hash of every annotation that is not deleted."""
         newest = build_newest_versions()
-        with self._database.session() as session:
+        with self._database.session() as session, session.begin():
+            _adopt(session, project)
             rows = session.execute(
                 select(newest.c.annotation_id, newest.c.content_hash).where(
                     newest.c.position == 1,
@@ -157,9 +162,12 @@ class AnnotationStore:
         marks = [build_mark(event_id, "understood")] if event_id is not None else []
         with self._database.session() as session:
             try:
-                _adopt(session, version)
+                project = ProjectKey(version.project_id, version.project_created)
+                same = AnnotationVersion.annotation_id == version.annotation_id
+                _adopt(session, project, same)
                 is_new = not _is_known(session, version)
                 if is_new:
+                    _place(session, version)
                     session.add(version)
                     session.flush()
                     for row in rows:
@@ -170,7 +178,7 @@ class AnnotationStore:
                 session.commit()
             except IntegrityError as error:
                 session.rollback()
-                if "annotation_version" not in str(error.orig):
+                if not _is_repetition(error):
                     raise
                 # Another process wrote the same version a moment ago; the event is still ours.
                 is_new = False
@@ -180,20 +188,63 @@ class AnnotationStore:
         return is_new
 
 
-def _adopt(session: Session, version: AnnotationVersion) -> None:
-    """Give older rows of the annotation, from when only the project's number was kept, its key."""
-    if not version.project_created:
+def _adopt(session: Session, project: ProjectKey, *conditions: ColumnElement[bool]) -> None:
+    """Give rows from when only the project's number was kept its time of creation.
+
+    What was seen before the project existed belongs to another one of that number.
+    """
+    if not project.created:
         return
-    for table in (AnnotationVersion, RecordRow):
+    created = datetime.fromtimestamp(project.created, UTC)
+    versions = select(AnnotationVersion.id).where(
+        AnnotationVersion.project_id == project.id,
+        AnnotationVersion.project_created == 0,
+        AnnotationVersion.seen_at >= created,
+        *conditions,
+    )
+    ids = session.scalars(versions).all()
+    if ids:
+        values = {"project_created": project.created}
+        session.execute(update(RecordRow).where(RecordRow.version_id.in_(ids)).values(values))
         session.execute(
-            update(table)
-            .where(
-                table.annotation_id == version.annotation_id,
-                table.project_id == version.project_id,
-                table.project_created == 0,
-            )
-            .values(project_created=version.project_created)
+            update(AnnotationVersion).where(AnnotationVersion.id.in_(ids)).values(values)
         )
+
+
+def _place(session: Session, version: AnnotationVersion) -> None:
+    """Place what a webhook reported among the other states: by Label Studio's own clock.
+
+    A state that Label Studio saved after the newest one counts from its receipt, so that it ends
+    deletions and replaces what sync read; an older one, which came late, counts from before that.
+    Times that were in the future when they were received are not compared with.
+    """
+    if version.deleted or version.source == "sync":
+        return
+    newest = session.scalars(
+        select(AnnotationVersion)
+        .where(*_of_annotation(version), AnnotationVersion.deleted.is_(False))
+        .order_by(AnnotationVersion.updated_at.desc())
+    )
+    states = [state for state in newest if state.updated_at <= state.seen_at + _CLOCK_TOLERANCE]
+    if not states:
+        version.ordered_at = min(version.updated_at, version.seen_at)
+    elif version.updated_at <= states[0].updated_at:
+        before = states[0].ordered_at - timedelta(microseconds=1)
+        version.ordered_at = min(version.updated_at, version.seen_at, before)
+
+
+def _is_repetition(error: IntegrityError) -> bool:
+    """Whether a version exists already, in the words of either database."""
+    text = str(error.orig).lower()
+    return "unique" in text and "annotation_version" in text
+
+
+def _of_annotation(version: AnnotationVersion) -> tuple[ColumnElement[bool], ...]:
+    return (
+        AnnotationVersion.annotation_id == version.annotation_id,
+        AnnotationVersion.project_id == version.project_id,
+        AnnotationVersion.project_created == version.project_created,
+    )
 
 
 def _is_known(session: Session, version: AnnotationVersion) -> bool:
@@ -204,11 +255,7 @@ def _is_known(session: Session, version: AnnotationVersion) -> bool:
     """
     states = (
         select(AnnotationVersion)
-        .where(
-            AnnotationVersion.annotation_id == version.annotation_id,
-            AnnotationVersion.project_id == version.project_id,
-            AnnotationVersion.project_created == version.project_created,
-        )
+        .where(*_of_annotation(version))
         .order_by(AnnotationVersion.ordered_at.desc(), AnnotationVersion.id.desc())
     )
     content = (version.updated_at, version.content_hash)

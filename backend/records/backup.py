@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.records.database import Database, StoreError
+from backend.records.tables import Base
 from saymask.errors import DatasetError, InvalidRequest
 
 _MANIFEST = "manifest.json"
 _FORMAT = "saymask-backup-1"
 _ROWS_AT_ONCE = 500
-_SKIPPED = ("alembic_version",)
 _STREAM = {"yield_per": _ROWS_AT_ONCE}
 
 Progress = Callable[[int, int], None]
@@ -73,16 +74,47 @@ def restore_backup(database: Database, path: Path, progress: Progress) -> dict[s
             manifest = json.loads(archive.read(_MANIFEST))
             if manifest["format"] != _FORMAT:
                 raise DatasetError(f"{path} has the unknown format {manifest['format']!r}.")
+            _check_revision(database, manifest["revision"])
+            _clear_empty(database)
             # An older file has older tables; what changed since then is done to its rows.
             database.migrate(manifest["revision"])
             with database.engine.begin() as connection:
                 _read_tables(connection, archive, manifest["rows"], progress)
+    except SQLAlchemyError as error:
+        raise database.explain("filled", error) from error
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise DatasetError(
             f"{path} is not a backup, or damaged: {error}.", "Make one: saymask backup FILE.zip"
         ) from error
     database.migrate()
     return dict(manifest["rows"])
+
+
+def _check_revision(database: Database, revision: str) -> None:
+    if revision not in database.list_revisions():
+        raise DatasetError(
+            f"The backup has the schema {revision!r}, which this version does not know.",
+            "Update saymask to the version that made it, or a later one.",
+        )
+
+
+def _clear_empty(database: Database) -> None:
+    """Drop our tables if none has a row: they may be newer than those of the file.
+
+    Raises:
+        StoreError: one has rows.
+    """
+    with database.engine.begin() as connection:
+        tables = _reflect(connection)
+        for table in tables:
+            if connection.scalar(select(func.count()).select_from(table)):
+                raise StoreError(
+                    f"The database is not empty: {table.name} has rows.",
+                    "Restore into a new one: set SAYMASK_DATABASE_URL or SAYMASK_DATA_DIR.",
+                )
+        for table in reversed(tables):
+            table.drop(connection)
+        connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
 
 
 def _write_tables(
@@ -110,11 +142,6 @@ def _read_tables(
 ) -> None:
     done, total = 0, sum(counts.values())
     for table in _reflect(connection):
-        if connection.scalar(select(func.count()).select_from(table)):
-            raise StoreError(
-                f"The database is not empty: {table.name} has rows.",
-                "Restore into a new one: set SAYMASK_DATABASE_URL or SAYMASK_DATA_DIR.",
-            )
         read = 0
         for rows in _read_rows(archive, table):
             connection.execute(insert(table), rows)
@@ -150,10 +177,10 @@ def _continue_numbering(connection: Connection, table: Table) -> None:
 
 
 def _reflect(connection: Connection) -> list[Table]:
-    """The tables as they are in the database, those that others refer to first."""
+    """Our tables as they are in the database, those that others refer to first."""
     metadata = MetaData()
-    metadata.reflect(connection)
-    return [table for table in metadata.sorted_tables if table.name not in _SKIPPED]
+    metadata.reflect(connection, only=lambda name, _: name in Base.metadata.tables)
+    return metadata.sorted_tables
 
 
 def _read_revision(connection: Connection) -> str:

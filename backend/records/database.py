@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
@@ -28,6 +31,7 @@ from sqlalchemy.orm import Session
 from saymask.errors import ConfigError, SaymaskError
 
 _WAL_RETRY_S = 0.02
+_LOCK_RETRY_S = 0.05
 _BUSY_TIMEOUT_MS = 10_000
 
 
@@ -66,6 +70,7 @@ class Database:
                 f"The database cannot be opened: {error}.",
                 "Check SAYMASK_DATABASE_URL; PostgreSQL needs pip install 'saymask[postgresql]'.",
             ) from error
+        self._recording = threading.Lock()
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _set_sqlite_pragmas)
 
@@ -82,10 +87,7 @@ class Database:
         Raises:
             StoreError: unreachable, locked, or full.
         """
-        config = Config()
-        config.set_main_option(
-            "script_location", str(resources.files("backend.records") / "migrations")
-        )
+        config = _alembic_config()
         try:
             with self.engine.connect() as connection, _migration(connection):
                 config.attributes["connection"] = connection
@@ -93,10 +95,54 @@ class Database:
         except SQLAlchemyError as error:
             raise self.explain("brought up to date", error) from error
 
+    def list_revisions(self) -> frozenset[str]:
+        """Return the schema revisions that this version knows."""
+        scripts = ScriptDirectory.from_config(_alembic_config())
+        return frozenset(script.revision for script in scripts.walk_revisions())
+
     def revision(self) -> str | None:
         """Return the schema revision of the database, None before the first migration."""
         with self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
+
+    @contextmanager
+    def recording_lock(self, wait_s: float) -> Iterator[bool]:
+        """Let one thread of all processes that use the database turn events into records.
+
+        The lock ends with the process that holds it, however that ends.
+
+        Args:
+            wait_s: how long to wait for another holder.
+
+        Returns:
+            Whether it was obtained.
+        """
+        if not self._recording.acquire(timeout=wait_s):
+            yield False
+            return
+        try:
+            with self._lock_others_out(wait_s) as is_ours:
+                yield is_ours
+        finally:
+            self._recording.release()
+
+    @contextmanager
+    def _lock_others_out(self, wait_s: float) -> Iterator[bool]:
+        if self.engine.dialect.name != "postgresql":
+            with _file_lock(self.engine.url.database, wait_s) as is_ours:
+                yield is_ours
+            return
+        deadline = time.monotonic() + wait_s
+        try:
+            with self.engine.connect() as connection:
+                lock = text("SELECT pg_try_advisory_xact_lock(7368114)")
+                while not (is_ours := bool(connection.scalar(lock))):
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(_LOCK_RETRY_S)
+                yield is_ours
+        except SQLAlchemyError as error:
+            raise self.explain("locked", error) from error
 
     @contextmanager
     def read_snapshot(self) -> Iterator[Connection]:
@@ -142,6 +188,36 @@ class Database:
         )
 
 
+@contextmanager
+def _file_lock(database: str | None, wait_s: float) -> Iterator[bool]:
+    """A lock beside the file of a SQLite database; one in memory has no other process."""
+    if not database or database == ":memory:":
+        yield True
+        return
+    lock = FileLock(f"{database}.recording")
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{lock.lock_file} cannot be written: {error}.", "Check the folder's rights and room."
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option(
+        "script_location", str(resources.files("backend.records") / "migrations")
+    )
+    return config
+
+
 def _is_about_content(error: SQLAlchemyError) -> bool:
     """Whether the database refused a value, as opposed to not working."""
     is_conversion = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
@@ -163,13 +239,16 @@ def _migration(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
     # SQLite's driver would begin only at the first write, after the check of the revision; this
     # takes the lock first and makes everything atomic.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    yield
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-    if broken:
-        raise StoreError(f"The migration would break references: {broken[:3]}.", "Report this.")
-    connection.commit()
-    connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if broken:
+            raise StoreError(f"The migration would break references: {broken[:3]}.", "Report this.")
+        connection.commit()
+    finally:
+        connection.rollback()
+        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
 
 def _set_sqlite_pragmas(connection: Any, _: Any) -> None:

@@ -165,6 +165,6 @@ def build_mark(event_id: int, state: EventState, problem: str | None = None) -> 
     """Return the statement that records what became of an event."""
     return (
         update(Event)
-        .where(Event.id == event_id)
+        .where(Event.id == event_id, Event.state == "waiting")
         .values(state=state, problem=problem, processed_at=datetime.now(UTC))
     )

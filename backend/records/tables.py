@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    func,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -132,9 +133,9 @@ class AnnotationVersion(Base):
     """One state of a Label Studio annotation, as a webhook or the API reported it.
 
     A deletion is a version too. The current state of an annotation is the version with the latest
-    ``ordered_at``, in whatever order versions arrived: the time at which Label Studio saved it,
-    but never later than we received it, or the time at which we saw it in Label Studio's API. So
-    neither a wrong clock nor a wrong deletion hides what comes later.
+    ``ordered_at``, a time of our clock, in whatever order versions arrived: when it was received,
+    or read from Label Studio's API; for one that Label Studio saved before another we know, a time
+    before that. So neither a wrong clock nor a wrong deletion hides what comes later.
     """
 
     __tablename__ = "annotation_version"
@@ -151,7 +152,7 @@ class AnnotationVersion(Base):
     project_created: Mapped[int] = mapped_column(BigInteger, server_default="0")
     task_id: Mapped[int] = mapped_column(Integer, index=True)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    ordered_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ordered_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     source: Mapped[str] = mapped_column(String(16))
     deleted: Mapped[bool] = mapped_column()

@@ -18,7 +18,7 @@ from backend.label_studio.schema import TaskBody
 from backend.records.project_key import ProjectKey
 from backend.services.answers import TaskSuggestions
 from backend.services.predict_task import TaskPredictor
-from saymask.errors import QueueError, SaymaskError
+from saymask.errors import DeadlineExceeded, QueueError, SaymaskError
 
 # This many tasks are sent to the workers at the same time.
 _IN_FLIGHT = 4
@@ -155,6 +155,8 @@ def _predict_all(
             item, future = running.popleft()
             try:
                 yield item, future.result()
+            except DeadlineExceeded as error:
+                yield item, error
             except QueueError:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

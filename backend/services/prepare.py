@@ -24,8 +24,6 @@ _TASKS_AHEAD = 2
 # This many images are fetched and enqueued while a worker is busy with others.
 _IN_FLIGHT = 4
 _POLL_S = 0.1
-# A worker that was just started loads its models first.
-_WORKER_GRACE_S = 60.0
 _MAX_LOST = 3
 
 Progress = Callable[[int, int], None]
@@ -158,7 +156,7 @@ class _ProjectJobs:
                 while (reply := self._queue.read_prepared(job_id)) is None:
                     if self._queue.has_worker(background=True):
                         last_worker_at = time.monotonic()
-                    elif time.monotonic() - last_worker_at > _WORKER_GRACE_S:
+                    elif time.monotonic() - last_worker_at > self._queue.background_grace_s:
                         raise WorkerUnavailable(
                             "No worker prepares photos.", "Start one: saymask-worker run"
                         )
@@ -166,6 +164,11 @@ class _ProjectJobs:
             except JobLost as error:
                 log.warning("%s It is enqueued again.", error.cause)
                 job_id = self._queue.prepare(request)
+            except QueueError:
+                raise
+            except SaymaskError as error:
+                self._queue.count_prepare_failure(error.cause)
+                return str(error)
             else:
                 return reply.failure.cause if reply.failure is not None else None
         return f"{_MAX_LOST} workers ended while they prepared the photo."

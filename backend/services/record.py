@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 20
 _MAX_ATTEMPTS = 3
+_LOCK_WAIT_S = 30.0
 
 
 class Recorder:
@@ -34,12 +35,21 @@ class Recorder:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    def process_waiting(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+    def process_waiting(
+        self, should_stop: Callable[[], bool] = lambda: False, wait_s: float = _LOCK_WAIT_S
+    ) -> int:
         """Process every waiting event; returns how many there were.
+
+        One thread of all processes does so at a time; when another does it for longer than
+        ``wait_s``, this returns 0.
 
         Raises:
             StoreError: the database cannot be used now; the rest keeps waiting.
         """
+        with self._stores.database.recording_lock(wait_s) as is_ours:
+            return self._process_all(should_stop) if is_ours else 0
+
+    def _process_all(self, should_stop: Callable[[], bool]) -> int:
         count = 0
         while not should_stop():
             waiting = self._stores.events.list_waiting(_BATCH_SIZE)
@@ -97,7 +107,7 @@ class Recorder:
         for index, event in enumerate(events):
             try:
                 self._process(event)
-            except StoreError:
+            except (StoreError, KeyboardInterrupt, SystemExit):
                 self._withdraw(events[index:])
                 raise
 

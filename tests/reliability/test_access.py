@@ -13,6 +13,7 @@ import redis
 from fastapi.testclient import TestClient
 from rq import Queue
 from rq.job import Callback
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from backend.api.app import create_app
@@ -94,6 +95,29 @@ def test_a_secret_with_an_accent(build_client: Build, encoding: str) -> None:
     assert client.post("/webhook", json=EVENT, headers={"X-Saymask-Secret": "cle"}).is_error
 
 
+def test_letters_that_a_header_has_not_are_no_wildcards(build_client: Build) -> None:
+    client = build_client(webhook_secret="пароль")
+    for guess in ("??????", ""):
+        answer = client.post("/webhook", json=EVENT, headers={"X-Saymask-Secret": guess})
+        assert answer.status_code == 401
+    right = {"X-Saymask-Secret": "пароль".encode()}
+    assert client.post("/webhook", json=EVENT, headers=right).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://", "x"])
+def test_odd_origins_are_foreign(build_client: Build, origin: str) -> None:
+    answer = build_client().post("/webhook", json=EVENT, headers={"Origin": origin})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("depth", [500, 980, 995, 5000])
+def test_nesting_is_no_server_error(build_client: Build, depth: int) -> None:
+    client = build_client()
+    for path, head in (("/webhook", '{"action": "X", "x": '), ("/predict", '{"tasks": ')):
+        body = head + "[" * depth + "]" * depth + "}"
+        assert client.post(path, content=body, headers=JSON_TYPE).status_code in (200, 400)
+
+
 def test_a_body_without_end_is_not_kept(build_client: Build) -> None:
     client = build_client(body_max_mb=1)
 
@@ -130,6 +154,16 @@ def test_jobs_of_strangers_are_not_run(
             assert time.monotonic() < deadline, [job.get_status() for job in jobs]
             time.sleep(0.1)
         assert "own jobs only" in str(jobs[0].latest_result().return_value)
+        # One that looks as if its worker had died: RQ ends it with its callback.
+        forged = queue.enqueue("x", on_failure=call_system, job_id="forged")
+        queue.remove(forged)
+        forged.set_status("started")
+        connection.zadd(StartedJobRegistry(queue=queue).key, {"forged:1": 1})
+        start_worker()
+        deadline = time.monotonic() + 20
+        while connection.zcard(StartedJobRegistry(queue=queue).key):
+            assert time.monotonic() < deadline, "the registry was not cleaned"
+            time.sleep(0.1)
     assert not proof.exists()
     assert not (Path(__file__).parent / "proof").exists()
     assert build_client().post("/predict", json=typed("the cat")).status_code == 200

@@ -28,7 +28,7 @@ from backend.records.stores import Stores
 from backend.services.report import Reporter
 from backend.services.upload_image import ImageUploader
 from saymask.contract import QUEUE_INTERACTIVE
-from saymask.errors import CallAbandoned
+from saymask.errors import CallAbandoned, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
 from tests.backend.test_queue import request_for
@@ -209,6 +209,29 @@ def test_one_new_image_is_downloaded_once(photos: ImageServer, valkey: Valkey) -
         hashes = set(pool.map(lambda _: uploader.upload(task), range(20)))
     assert len(hashes) == 1
     assert len(photos.fetched) == 1
+    queue.close()
+
+
+def test_a_photo_that_cannot_be_fetched_fails_for_all_at_once(valkey: Valkey) -> None:
+    """Six who wait for one download that fails are told together, not one after the other."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    queue = JobQueue(valkey.url, deadline_s=30)
+    fetcher = ImageFetcher("", "", ("127.0.0.1",), 10**6, 1.5)
+    uploader = ImageUploader(fetcher, queue)
+    task = PredictTask(1, f"http://127.0.0.1:{listener.getsockname()[1]}/x.png")
+    started = time.monotonic()
+
+    def upload(_: int) -> str:
+        with pytest.raises(SaymaskError) as caught:
+            uploader.upload(task)
+        return caught.value.cause
+
+    with ThreadPoolExecutor(6) as pool:
+        causes = set(pool.map(upload, range(6)))
+    assert len(causes) == 1
+    # One after the other they would have waited nine seconds.
+    assert time.monotonic() - started < 6
+    listener.close()
     queue.close()
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event as sa_event
+from sqlalchemy import text
 
-from backend.label_studio.events import to_new_event
+from backend.label_studio.events import parse_event, read_submission, to_new_event
 from backend.records.database import StoreError
 from backend.records.project_key import ProjectKey
 from backend.records.stores import Stores
 from backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, B, process, send
-from tests.factories import PROJECT, annotation, brush, deletion, event, offer, typed
+from tests.factories import KEY, PROJECT, annotation, brush, deletion, event, offer, typed
 
 SAVED_TODAY = event(1, annotation(6, [typed("x")]))
 
@@ -200,6 +204,31 @@ def test_a_record_from_the_future_outlives_neither_update_nor_deletion(stores: S
 
 
 @pytest.mark.parametrize("skew_h", [-5, 0, 5])
+def test_states_are_ordered_by_the_clock_that_made_them(stores: Stores, skew_h: int) -> None:
+    """Label Studio's clock is hours off: updates follow what they update, whatever we saw since."""
+
+    def saved(minute: int, text: str) -> dict[str, Any]:
+        moment = datetime.now(UTC) + timedelta(hours=skew_h, minutes=minute)
+        return annotation(5, [typed(text)], updated_at=moment.isoformat())
+
+    first, second, third, fourth = (saved(n, text) for n, text in enumerate("abcd"))
+    assert len(process(stores, event(1, first), event(1, second, "ANNOTATION_UPDATED"))) == 1
+    # Late, and of an earlier time: it changes nothing.
+    process(stores, event(1, saved(-9, "late"), "ANNOTATION_UPDATED"))
+    assert [r.expression for r in stores.records.iterate_records(ALL)] == ["b"]
+    # A wrong deletion, ended by the next update; a comparison by API, replaced by the next.
+    process(stores, deletion(5))
+    updated = process(stores, event(1, third, "ANNOTATION_UPDATED"))
+    assert [r.expression for r in updated] == ["c"]
+    submission, config = read_submission(parse_event(json.dumps(event(1, third))))  # type: ignore[arg-type]
+    now = datetime.now(UTC)
+    Recorder(stores).record_seen(submission, config, now, now)
+    updated = process(stores, event(1, fourth, "ANNOTATION_UPDATED"))
+    assert [r.expression for r in updated] == ["d"]
+    assert process(stores, deletion(5), event(1, second, "ANNOTATION_UPDATED")) == []
+
+
+@pytest.mark.parametrize("skew_h", [-5, 0, 5])
 def test_whose_clock_is_wrong_does_not_matter(stores: Stores, skew_h: int) -> None:
     """Drawn after a rejection, by ids: whatever time Label Studio's machine has."""
     saved_at = (datetime.now(UTC) + timedelta(hours=skew_h)).isoformat()
@@ -218,16 +247,61 @@ def test_what_was_offered_after_the_submission_is_not_held_against_it(stores: St
     assert record.outcome == "drawn"
 
 
-def test_an_event_is_processed_by_two_processes(stores: Stores, url: str) -> None:
-    """Both begin, one writes; nothing is counted twice and nothing is blamed."""
-    send(stores, event(1, annotation(5, [typed("x")])))
-    waiting = stores.events.list_waiting(9)
-    Recorder(stores).process_waiting()
-    other = Stores(url)
-    Recorder(other)._process_group(waiting)
-    other.close()
-    assert stores.records.count_records(ALL) == 1
-    assert stores.events.count_events_by_state() == {"understood": 1}
+def test_many_readers_blame_no_event(stores: Stores, url: str, monkeypatch: Any) -> None:
+    """Recorder, sync, replicas and commands at once, over a slow event: one of them works."""
+    from backend.services import record
+
+    send(stores, *[event(n, annotation(n, [typed("x")])) for n in range(1, 8)])
+    decide = record.decide
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return decide(*arguments)
+
+    monkeypatch.setattr(record, "decide", slow)
+    others = [Stores(url) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        counts = list(pool.map(lambda other: Recorder(other).process_waiting(), others))
+    for other in others:
+        other.close()
+    assert sum(counts) == 7
+    assert stores.events.count_events_by_state() == {"understood": 7}
+    assert stores.records.count_records(ALL) == 7
+
+
+def test_a_stop_in_the_middle_blames_no_event(stores: Stores, monkeypatch: Any) -> None:
+    from backend.services import record
+
+    send(stores, *[event(n, annotation(n, [typed("x")])) for n in range(1, 4)])
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "decide", stop)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            Recorder(stores).process_waiting()
+    monkeypatch.undo()
+    assert [waiting.attempts for waiting in stores.events.list_waiting(9)] == [0, 0, 0]
+    assert Recorder(stores).process_waiting() == 3
+
+
+def test_a_backend_of_the_version_before_writes_on(stores: Stores) -> None:
+    """During an update it still inserts versions, without the new columns."""
+    with stores.database.session() as session, session.begin():
+        session.execute(
+            text(
+                "INSERT INTO annotation_version (annotation_id, project_id, task_id, updated_at,"
+                " seen_at, source, deleted, content_hash) VALUES (5, 7, 1, :now, :now, 'webhook',"
+                " :no, 'x')"
+            ),
+            {"now": datetime.now(UTC), "no": False},
+        )
+    assert stores.annotations.load_current_hashes(ProjectKey(7)) == {5: "x"}
+    # Adopted by the project that existed then, not by one that was made later.
+    later = int((datetime.now(UTC) + timedelta(hours=1)).timestamp())
+    assert stores.annotations.load_current_hashes(ProjectKey(7, later)) == {}
+    assert stores.annotations.load_current_hashes(KEY) == {5: "x"}
 
 
 def test_the_event_knows_the_newest_request(stores: Stores) -> None:

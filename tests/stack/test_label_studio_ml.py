@@ -80,18 +80,22 @@ def await_event(stores: Stores, count: int) -> None:
 
 
 def test_the_release_over_http(hosted: str, backend: str, app_stores: Stores) -> None:
-    assert httpx.get(f"{hosted}/health").json()["status"] == "UP"
+    assert httpx.get(f"{hosted}/health").status_code == 401
+    assert httpx.post(f"{hosted}/webhook", json={"action": "X"}).status_code == 401
+    auth = ("u", "p")
+    assert httpx.get(f"{hosted}/health", auth=auth).json()["status"] == "UP"
     setup = load_capture("setup")
     # The release says INITIAL whatever the model is; each prediction has its own version.
-    assert httpx.post(f"{hosted}/setup", json=setup, timeout=20).json()["model_version"]
+    assert httpx.post(f"{hosted}/setup", json=setup, auth=auth, timeout=20).json()["model_version"]
     body = typed("the cat")
     body["label_config"] = setup["schema"]
     direct = httpx.post(f"{backend}/predict", json=body, auth=("u", "p")).json()["results"]
-    through = httpx.post(f"{hosted}/predict", json=body, timeout=30).json()["results"]
+    through = httpx.post(f"{hosted}/predict", json=body, auth=auth, timeout=30).json()["results"]
     assert [strip(entry) for entry in through] == [strip(entry) for entry in direct]
     assert through[0]["model_version"] == "saymask-fake-1"
     assert any(entry["type"] == "brushlabels" for entry in through[0]["result"])
-    hook = httpx.post(f"{hosted}/webhook", json=event(5, annotation(1, [typed_entry("the cat")])))
+    body = event(5, annotation(1, [typed_entry("the cat")]))
+    hook = httpx.post(f"{hosted}/webhook", json=body, headers={"X-Saymask-Secret": "s"})
     assert hook.status_code == 201
     await_event(app_stores, 1)
 

@@ -27,6 +27,9 @@ from worker.weights.starter_image import OPEN_CLIP_NAME
 AUTO_PAIR = "ViT-B-16/openai"
 _HUB_TIMEOUT_S = 2.0
 
+# Of all weights of the starter encoder's image tower, whatever file they come in.
+STARTER_IMAGE_SHA256 = "70b7c4c9789cf1a2deb0a32a7e64ded2584500e4c93382f6643b7cd21cff4d6e"
+
 
 def starter_head_path() -> Path:
     """Return the path of the trained head, shipped with the package."""
@@ -133,6 +136,12 @@ def _load_starter(
             "Delete it and run: saymask-worker models pull starter-image",
         ) from error
     visual = ClipVisual(tower, "starter", device, dtype, batch, between_batches)
+    if visual.content_sha256 != STARTER_IMAGE_SHA256:
+        # Its file was converted here, so the published hash says nothing about it.
+        raise WeightsError(
+            f"{path} does not hold the starter encoder's image tower.",
+            "Delete it and run: saymask-worker models pull starter-image",
+        )
     head = starter_head_path()
     text = StarterText(
         store.require_verified("starter-text"),

@@ -62,7 +62,8 @@ class ClipVisual:
                 "Supported: open_clip ViT (ViT-B-32, ViT-B-16, ViT-L-14, each with or without"
                 " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
             )
-        self.weights_hash = _hash_weights(tower)
+        self.content_sha256 = _hash_weights(tower)
+        self.weights_hash = self.content_sha256[:8]
         self.tower: VisionTransformer | ModifiedResNet = tower.to(device).eval()
         self.dtype = dtype
         # A ViT takes its image in float32, for rounding it first costs as much as all the rest.
@@ -211,9 +212,9 @@ def _read(tower: VisionTransformer, class_tokens: Tensor) -> Tensor:
 
 
 def _hash_weights(module: nn.Module) -> str:
-    """Short content hash of all weights, independent of file format."""
+    """Content hash of all weights, independent of file format."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +38,8 @@ from worker.stages import (
 )
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _WARM_UP_SIDE_PX = 64
@@ -125,11 +129,7 @@ class Pipeline:
             ImageUnreadable, ImageTooLarge.
             DeviceMemoryExhausted: the device has no room even for the smallest batches.
         """
-        while True:
-            try:
-                return self._prepare(data, name)
-            except torch.OutOfMemoryError as error:
-                self._shrink_batches(error)
+        return self._with_room(lambda: self._prepare(data, name))
 
     def _prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
         stopwatch = Stopwatch()
@@ -178,7 +178,7 @@ class Pipeline:
         cleaned = clean_expression(expression)
         parsed = self._parse(cleaned)
         language_ms = stopwatch.lap_ms()
-        text = self._method.encode_text(parsed)
+        text = self._with_room(lambda: self._method.encode_text(parsed))
         text_features_ms = stopwatch.lap_ms()
         scores = self._method.score(prepared, text, parsed)
         scoring_ms = stopwatch.lap_ms()
@@ -213,7 +213,8 @@ class Pipeline:
             ImageUnreadable, ImageTooLarge.
             ConfigError: there is no segment-anything model here.
         """
-        return self._require_clicks().embed(decode_image(data, self._max_megapixels))
+        clicks, image = self._require_clicks(), decode_image(data, self._max_megapixels)
+        return self._with_room(lambda: clicks.embed(image))
 
     def refine(
         self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
@@ -228,7 +229,8 @@ class Pipeline:
         """
         check_prompt(prompt, image.size_hw)
         stopwatch = Stopwatch()
-        answers = self._require_clicks().answer(image, prompt)[:k]
+        clicks = self._require_clicks()
+        answers = self._with_room(lambda: clicks.answer(image, prompt))[:k]
         candidates = tuple(
             _build_candidate(a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability)
             for rank, a in enumerate(answers, start=1)
@@ -258,6 +260,14 @@ class Pipeline:
         """Encode the whole expression alone: (D,), not normalised."""
         row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
+
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """Do something on the device, with smaller batches while its memory does not suffice."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                self._shrink_batches(error)
 
     def _shrink_batches(self, error: torch.OutOfMemoryError) -> None:
         """Halve all batches.

@@ -47,14 +47,8 @@ class UnloadingPipeline:
         self._encoder = self._pipeline.encoder_description
         self.device = self._pipeline.device
         self._used_at = time.monotonic()
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="idle", daemon=True)
         self._thread.start()
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the models are in memory."""
-        return self._pipeline is not None
 
     @property
     def cache(self) -> CacheStatistics | None:
@@ -116,11 +110,6 @@ class UnloadingPipeline:
         with self._in_use() as pipeline:
             return pipeline.refine(image, expression, prompt, k, from_cache=from_cache)
 
-    def close(self) -> None:
-        """Stop watching."""
-        self._stop.set()
-        self._thread.join()
-
     @contextmanager
     def _in_use(self) -> Iterator[ServedPipeline]:
         with self._lock:
@@ -134,7 +123,8 @@ class UnloadingPipeline:
                 self._used_at = time.monotonic()
 
     def _watch(self) -> None:
-        while not self._stop.wait(_POLL_S):
+        while True:
+            time.sleep(_POLL_S)
             with self._lock:
                 if self._pipeline is not None and time.monotonic() - self._used_at > self._idle_s:
                     self._unload()

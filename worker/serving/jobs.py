@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -57,11 +58,27 @@ Message = dict[str, Any]
 JobFunction = Callable[[Message], Message]
 
 
-class EmbeddedImages(LRUCache[str, "EmbeddedImage"]):
+class EmbeddedImages:
     """The image embeddings of images that are clicked on; megabytes each, on the device."""
 
     def __init__(self) -> None:
-        super().__init__(_MAX_EMBEDDED_IMAGES)
+        self._images: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_EMBEDDED_IMAGES)
+        self._lock = threading.Lock()
+
+    def get(self, sha256: str) -> EmbeddedImage | None:
+        """Return an image's embedding, or None."""
+        with self._lock:
+            return self._images.get(sha256)
+
+    def keep(self, sha256: str, image: EmbeddedImage) -> None:
+        """Keep an image's embedding."""
+        with self._lock:
+            self._images[sha256] = image
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._images.clear()
 
 
 class CacheStatistics(Protocol):
@@ -229,7 +246,7 @@ class JobHandler:
         with mark_answering(self._redis, self._worker_name):
             embedded = self._embedded.get(sha256)
             image = embedded or self._pipeline.embed(self._read_image(sha256))
-            self._embedded[sha256] = image
+            self._embedded.keep(sha256, image)
             result = self._pipeline.refine(
                 image, request.expression, prompt, request.k, from_cache=embedded is not None
             )

@@ -131,7 +131,11 @@ def _serve(
     while True:
         # SimpleWorker runs jobs in this process, where the models are.
         worker = SimpleWorker(
-            [Queue(q, connection=connection, serializer=JSONSerializer) for q in queues],
+            # The queues clean their registries with jobs of this class too, which call nothing.
+            [
+                Queue(name, connection=connection, serializer=JSONSerializer, job_class=job_class)
+                for name in queues
+            ],
             connection=connection,
             name=name,
             job_class=job_class,

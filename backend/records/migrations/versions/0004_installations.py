@@ -43,7 +43,10 @@ def upgrade() -> None:
     with op.batch_alter_table("annotation_version", naming_convention=_NAMING) as batch:
         batch.drop_constraint(_find_unique(), type_="unique")
         batch.create_unique_constraint("uq_annotation_version_content", _NEW_UNIQUE)
-        batch.alter_column("ordered_at", existing_type=_TIME, nullable=False)
+        # With a default, so that a backend of the version before may go on writing.
+        batch.alter_column(
+            "ordered_at", existing_type=_TIME, nullable=False, server_default=sa.func.now()
+        )
 
 
 def downgrade() -> None:
@@ -85,4 +88,4 @@ def _find_unique() -> str:
     for constraint in sa.inspect(bind).get_unique_constraints("annotation_version"):
         if constraint["column_names"] == _OLD_UNIQUE and constraint["name"]:
             return constraint["name"]
-    raise RuntimeError("annotation_version has not the unique constraint of revision 0002")
+    raise RuntimeError("annotation_version lacks the unique constraint of revision 0002")
