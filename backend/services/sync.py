@@ -92,7 +92,8 @@ class Synchroniser:
 
         Raises:
             LabelStudioError: unreachable, refused or no such project. What was filled stays, and
-                the next call resumes at the same page.
+                the next call begins at the same page, so that a large project is compared as a
+                whole in the end, however often that breaks off.
             InvalidLabelConfig: the project is not set up for saymask.
         """
         # Waiting events would otherwise look like gaps.
@@ -100,7 +101,7 @@ class Synchroniser:
         body = self._client.get_project(project_id)
         config = body.read_label_config()
         state = self._stores.sync_runs.begin_run(body.key)
-        is_resumed = state.next_page > 1
+        first_page = state.next_page
         hashes = self._stores.annotations.load_current_hashes(body.key)
         project = _Project(body.key, config, hashes)
         while True:
@@ -111,6 +112,7 @@ class Synchroniser:
             if len(page.tasks) < self._page_size:
                 break
             self._stores.sync_runs.save_run(state)
+        state = self._compare_earlier(project, state, first_page)
         counts = Counter(state.counts)
         counts["deleted"] += self._find_deleted(project, state.seen)
         finished = replace(state, counts=dict(counts), finished_at=datetime.now(UTC))
@@ -123,7 +125,7 @@ class Synchroniser:
             outdated=counts["outdated"],
             deleted=counts["deleted"],
             problems=tuple(project.problems),
-            taken_up=is_resumed,
+            taken_up=first_page > 1,
         )
 
     def sync_all(self, should_stop: Callable[[], bool]) -> None:
@@ -145,6 +147,17 @@ class Synchroniser:
                     "project %s: %s annotations, %s were missing, %s outdated, %s deleted",
                     project_id, report.annotations, report.missing, report.outdated, report.deleted,
                 )  # fmt: skip
+
+    def _compare_earlier(
+        self, project: _Project, state: SyncRunState, first_page: int
+    ) -> SyncRunState:
+        """Compare again what the interrupted run had compared: gaps may have come since."""
+        totals = {name: state.counts[name] for name in ("tasks", "annotations")}
+        for number in range(1, first_page):
+            asked_at = datetime.now(UTC)
+            page = self._read_page(project.key.id, number)
+            state = self._compare_page(project, page, state, asked_at)
+        return replace(state, counts={**state.counts, **totals})
 
     def _read_page(self, project_id: int, page: int) -> TaskPage:
         try:

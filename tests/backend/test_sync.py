@@ -158,7 +158,9 @@ def test_broken_off_it_goes_on_where_it_was(stores: Stores, studio: Studio) -> N
     assert report.taken_up
     assert report.missing == 7
     assert report.deleted == 0
-    assert studio.pages == [1, 2, 3, 4]
+    # The rest first, then what the first run had seen.
+    assert studio.pages == [1, 2, 3, 4, 1, 2]
+    assert (report.tasks, report.annotations) == (7, 7)
     assert len(current(stores)) == 7
 
 
@@ -247,3 +249,17 @@ def test_label_studios_clock_is_read_from_its_answers(stores: Stores, studio: St
     with closing(LabelStudioClient(studio.url, "key")) as client:
         assert synchroniser(stores, client).sync(7).missing == 1
     assert current(stores) == {11: ("drawn_after_rejection", "the cat")}
+
+
+def test_what_was_lost_before_a_resumed_comparison_is_found(stores: Stores, studio: Studio) -> None:
+    """Two comparisons at once share a run; the second one still sees every page."""
+    studio.tasks = {n: [annotation(100 + n, [typed("x")])] for n in range(1, 6)}
+    studio.answers = [200, 200, 200, 500]
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        with pytest.raises(LabelStudioError):
+            synchroniser(stores, client).sync(7)
+        # On a page that was compared already; its webhook was lost.
+        studio.tasks[1] = [annotation(101, [typed("changed")], after_s=5)]
+        report = synchroniser(stores, client).sync(7)
+    assert report.taken_up
+    assert current(stores)[101] == ("no_mask", "changed")
