@@ -152,7 +152,7 @@ class Synchroniser:
         self, project: _Project, state: SyncRunState, first_page: int
     ) -> SyncRunState:
         """Compare again what the interrupted run had compared: gaps may have come since."""
-        totals = {name: state.counts[name] for name in ("tasks", "annotations")}
+        totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
         for number in range(1, first_page):
             asked_at = datetime.now(UTC)
             page = self._read_page(project.key.id, number)
