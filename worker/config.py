@@ -130,6 +130,7 @@ class FeaturesConfig:
         crop: ``square`` around the mask's extent, antialiased; ``published``: centre of mass plus
             and minus half the counts of rows and columns, squashed.
         crop_margin: with ``square``, surroundings as a share of the longer side.
+        places: encode the places of the image too, for heat maps and region tokens.
         statistics: mean and deviation of ``clip``, filled with the mean; or of ``imagenet``.
     """
 
@@ -139,6 +140,7 @@ class FeaturesConfig:
     crop: Crop = "square"
     crop_margin: float = 0.1
     statistics: PixelStatistics = "clip"
+    places: bool = True
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,14 @@ class ScoringConfig:
         lead_slope: slope of that curve.
         lead_max: larger leads give no more confidence.
         noun_template: a noun is encoded bare and in this sentence, averaged.
+        region_weight: share of the region's token in the visual feature, beside the other two.
+        negatives_weight: how much what a proposal looks like otherwise counts against it.
+        negatives_softness: temperature of the maximum over the other nouns.
+        negatives_cosine_max: nouns whose text lies this close to the asked one do not compete.
+        negatives_min: at least this many nouns compete, the most distant ones.
+        coherence_weight: weight of the heat map of the expression inside a proposal.
+        coherence_outside: share of the heat outside that counts against it.
+        instance_area_max: no mask that covers more of the image is one of several objects.
     """
 
     visual_global_weight: float = 0.4
@@ -202,10 +212,18 @@ class ScoringConfig:
     background_area_min: float = _constant(0.75)
     part_inside_min: float = _constant(0.85)
     part_area_max: float = _constant(0.9)
-    lead_offset: float = _constant(-0.76)
-    lead_slope: float = _constant(78.8)
+    lead_offset: float = _constant(-0.24)
+    lead_slope: float = _constant(63.2)
     lead_max: float = _constant(0.15)
     noun_template: str = _constant("a photo of a {}")
+    region_weight: float = 0.25
+    negatives_weight: float = 0.5
+    negatives_softness: float = 0.02
+    negatives_cosine_max: float = 0.7
+    negatives_min: int = 30
+    coherence_weight: float = 0.01
+    coherence_outside: float = 0.8
+    instance_area_max: float = 0.6
 
     def scaled(self, factor: float) -> ScoringConfig:
         """Return the same balance for an encoder whose cosines spread ``factor`` times as far."""
@@ -215,7 +233,8 @@ class ScoringConfig:
 _IN_COSINES = (
     "area_weight", "consensus_weight", "level_weight", "person_part_margin", "place_weight",
     "instance_margin", "instance_softness", "side_weight", "ordinal_weight", "size_weight",
-    "relation_weight", "thing_softness", "unnamed_area_weight",
+    "relation_weight", "thing_softness", "unnamed_area_weight", "negatives_softness",
+    "coherence_weight",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Mask, Masks
+from worker.places import PlacesMap, round_rows
 
 Floats = NDArray[np.float32]
 """Any float32 array; the docstrings give shapes."""
@@ -120,6 +121,8 @@ class Geometry:
         area: (N,) share of the image's area.
         containment: (N, N) share of row i's mask that lies inside column j's.
         iou: (N, N).
+        cells: (N, G, G) covered share of each cell of a square grid over the image; None in
+            geometries that need no grid.
     """
 
     center_x: Floats
@@ -129,6 +132,7 @@ class Geometry:
     area: Floats
     containment: Floats
     iou: Floats
+    cells: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,14 @@ class VisualFeatures:
     Attributes:
         global_context: (N, D) whole image, tokens masked by the proposal.
         local_context: (N, D) crop of the box, filled outside the mask.
+        region: (N, D) mean over the proposal's places; None in images prepared without.
+        places: of the image itself, (G, G, D); None in images prepared without.
     """
 
     global_context: Floats
     local_context: Floats
+    region: Floats | None = None
+    places: PlacesMap | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_context", "local_context"):
@@ -161,12 +169,18 @@ class VisualFeatures:
             _require(array.shape == self.local_context.shape, "equal shapes", array.shape)
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
 
-    def rounded_to_half(self) -> VisualFeatures:
-        """Return the features rounded to half precision, still float32."""
+    def rounded(self) -> VisualFeatures:
+        """Return the features as the cache keeps them, still float32."""
         return VisualFeatures(
-            self.global_context.astype(np.float16).astype(np.float32),
-            self.local_context.astype(np.float16).astype(np.float32),
+            _to_half(self.global_context),
+            _to_half(self.local_context),
+            None if self.region is None else round_rows(self.region),
+            self.places,
         )
+
+
+def _to_half(values: Floats) -> Floats:
+    return values.astype(np.float16).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -179,6 +193,7 @@ class TextFeatures:
         anchor: of the object to which the referent is related, or None.
         things: (K, D), instead of a phrase where no noun names the referent, or None.
         stuff: (K, D), what such a referent is not, or None.
+        vocabulary: (V, D), what an image can show, with which nouns compete, or None.
     """
 
     sentence: Floats
@@ -186,6 +201,7 @@ class TextFeatures:
     anchor: Floats | None
     things: Floats | None = None
     stuff: Floats | None = None
+    vocabulary: Floats | None = None
 
     def __post_init__(self) -> None:
         _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from benchmarks.natural import EXPRESSIONS, write_set
 from saymask.datasets.load import load_dataset
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
@@ -173,3 +174,38 @@ def test_a_photo_of_another_size_is_named_before_anything_is_computed(tmp_path: 
     path.write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"p0\.jpg is not an image"):
         load_dataset("refcoco", root, "val")
+
+
+def test_natural_expressions_become_a_set(tmp_path: Path) -> None:
+    """The first of them, for a photo that stands in for COCO's."""
+    item = json.loads(EXPRESSIONS.read_text("utf-8"))["expressions"][0]
+    root = tmp_path / "root"
+    (root / "refcoco").mkdir(parents=True)
+    (root / "images").mkdir()
+    Image.new("RGB", (40, 30)).save(root / "images" / "x.jpg")
+    (root / "refcoco" / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"id": item["image_id"], "file_name": "x.jpg", "height": 30, "width": 40}
+                ],
+                "annotations": [
+                    {
+                        "id": item["ann_id"], "image_id": item["image_id"], "category_id": 1,
+                        "segmentation": [[1, 1, 20, 1, 20, 20, 1, 20]],
+                    }
+                ],
+                "categories": [{"id": 1, "name": "person"}],
+            }
+        )
+    )  # fmt: skip
+    assert write_set(root, tmp_path / "set") == 1
+    (image,) = load_dataset("refcoco", tmp_path / "set", "val").images
+    assert [(e.text, e.kind) for e in image.expressions] == [(item["sent"], item["kind"])]
+
+
+def test_natural_expressions_are_of_four_kinds_and_none_twice() -> None:
+    items = json.loads(EXPRESSIONS.read_text("utf-8"))["expressions"]
+    assert len(items) == 60
+    assert {item["kind"] for item in items} == {"clothing", "action", "relation", "indirect"}
+    assert len({item["sent"] for item in items}) == len({item["sent_id"] for item in items}) == 60

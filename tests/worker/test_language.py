@@ -10,6 +10,7 @@ from saymask.errors import ConfigError, InvalidExpression
 from tests.conftest import DATA
 from worker.language.expression import Ordinal, Relation, clean_expression
 from worker.language.parser import LanguageParser
+from worker.language.spatial import read_affirmative
 
 ROWS = json.loads((DATA / "noun_phrases.json").read_text("utf-8"))["rows"]
 
@@ -170,3 +171,49 @@ def test_odd_expressions_parse(parser: LanguageParser, odd: str) -> None:
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="en_core_web_sm"):
         LanguageParser("xx")
+
+
+@pytest.mark.parametrize(
+    ("expression", "appearance", "anchor", "sides"),
+    [
+        ("skateboard right of dog", "skateboard", "dog", ()),
+        ("dog left of skateboard", "dog", "skateboard", ()),
+        ("oven left of fridge", "oven", "refrigerator", ()),
+        ("plate under sandwich", "plate", "sandwich", ()),
+        ("person behind counter", "person", "counter", ()),
+        ("the person left of the red car that is parked", "person", "red car", ()),
+        ("boy in the white shirt eating cake", "boy", "white shirt", ()),
+        ("girl next to the building", "girl", "building", ()),
+        ("the cup next to a painting", "cup", "painting", ()),
+        ("chair behind the table with a laptop", "chair", "table", ()),
+        ("cup near the man not wearing a hat", "cup", "man", ()),
+        ("man not wearing a hat", "man", None, ()),
+        ("the dog without a collar", "dog", None, ()),
+        ("left dog not the right", "dog", None, ("left",)),
+        ("woman in black top", "woman", "black top", ()),
+        ("black top", "black top", None, ()),
+        ("top black bag", "black bag", None, ("top",)),
+        ("top shelf", "shelf", None, ("top",)),
+    ],
+)
+def test_the_head_comes_before_its_relation(
+    parser: LanguageParser, expression: str, appearance: str, anchor: str | None, sides: tuple
+) -> None:
+    result = parser.parse(clean_expression(expression))
+    assert result.appearance == appearance
+    assert (result.relation.anchor if result.relation else None) == anchor
+    assert result.sides == sides
+
+
+@pytest.mark.parametrize(
+    ("text", "affirmative"),
+    [
+        ("man not wearing a hat", "man"),
+        ("the one without a hat", "the one"),
+        ("neither the left nor the right", "neither the left"),
+        ("not the left one", "not the left one"),
+        ("the red car", "the red car"),
+    ],
+)
+def test_what_is_not_there_is_not_looked_for(text: str, affirmative: str) -> None:
+    assert read_affirmative(text) == affirmative

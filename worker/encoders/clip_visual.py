@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import ModifiedResNet
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ from worker.config import TokenMasking
 from worker.encoders.vit_blocks import (
     cast_products,
     ends_in_class_token,
+    read_places,
+    run_coherent_block,
     run_hidden_from_class_token,
     run_last_block,
 )
@@ -125,6 +127,34 @@ class ClipVisual:
         for block in blocks:
             tokens = block(tokens)
         return _read(tower, run_last_block(last, tokens))
+
+    @torch.inference_mode()
+    def encode_dense(self, images: Tensor) -> Tensor:
+        """Encode every place of normalised images (B, 3, S, S): (B, g, g, D) float32.
+
+        Places of one object come out alike; see ``worker.encoders.dense``.
+        """
+        parts = [
+            self._encode_dense(chunk.to(self.device, self.input_dtype))
+            for chunk in torch.split(images, self._batch)
+        ]
+        return torch.cat(parts)
+
+    def _encode_dense(self, images: Tensor) -> Tensor:
+        self._between_batches()
+        tower = self.tower
+        if isinstance(tower, VisionTransformer):
+            *blocks, last = tower.transformer.resblocks
+            tokens = tower._embeds(images)
+            for block in blocks:
+                tokens = block(tokens)
+            return read_places(tower, run_coherent_block(last, tokens))
+        features = tower.stem(images)
+        for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+            features = layer(features)
+        pool: AttentionPool2d = tower.attnpool
+        places: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1)))
+        return places.float()
 
     @torch.inference_mode()
     def encode_global(

@@ -86,3 +86,30 @@ def run_hidden_from_class_token(
     for block in between:
         whole = block(whole, attn_mask=bias)
     return run_queries(last, whole[:, :1], whole, row)
+
+
+def run_coherent_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    """Attend from queries to queries and from keys to keys, averaged; (B, L, C) to (B, L, C)."""
+    attention = block.attn
+    heads, width = attention.num_heads, tokens.shape[-1]
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    parts = torch.split(projected, width, dim=-1)
+    query, key, value = (_split(part, heads) for part in parts)
+    mixed = F.scaled_dot_product_attention(query, query, value)
+    mixed = (mixed + F.scaled_dot_product_attention(key, key, value)) / 2
+    joined = mixed.transpose(1, 2).flatten(2)
+    output: Tensor = attention.out_proj(joined).float()
+    return output
+
+
+def _split(part: Tensor, heads: int) -> Tensor:
+    batch, length, width = part.shape
+    return part.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def read_places(tower: VisionTransformer, tokens: Tensor) -> Tensor:
+    """Patch tokens after the last attention to features (B, g, g, D) float32."""
+    places = tower.ln_post(tokens[:, 1:])
+    dense: Tensor = places @ tower.proj if tower.proj is not None else places
+    side = round(dense.shape[1] ** 0.5)
+    return dense.view(len(dense), side, side, -1).float()

@@ -20,6 +20,9 @@ _TERMS = {
     "ordinal": "ordinal_weight",
     "size": "size_weight",
     "relation": "relation_weight",
+    "negatives": "negatives_weight",
+    "coherence": "coherence_weight",
+    "region": "region_weight",
 }
 _OBJECT_TERMS = {"area", "consensus", "level", "person"}
 
@@ -58,6 +61,7 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
     config = replace(config, method="corrected", scoring=scoring)
     rows = [
         Variant("corrected", "main", config),
+        Variant("without all new terms", "main", _without_new(config)),
         Variant(
             "faithful",
             "main",
@@ -108,6 +112,15 @@ def _terms(config: PipelineConfig) -> list[Variant]:
         changes = {_TERMS[name]: 0.0 for name in names}
         rows.append(Variant(f"without all {title}", "terms", _with_scoring(config, **changes)))
     return rows
+
+
+def _without_new(config: PipelineConfig) -> PipelineConfig:
+    """The score as it was before it knew other nouns, heat and regions."""
+    return _with_scoring(
+        config,
+        **{_TERMS[name]: 0.0 for name in ("negatives", "coherence", "region")},
+        instance_area_max=1.0,
+    )
 
 
 def _mixing(config: PipelineConfig) -> list[Variant]:

@@ -79,3 +79,15 @@ PEOPLE = {
 PLACE_AFTER_NOUN = {"left", "right", "nearest", "closest", "near", "close", "next", "furthest"}
 # What follows is a clause about the noun before.
 CLAUSE_STARTS = {"that", "who", "which", "whose", "where", "with", "w", "w/", "whom", "while"}
+# What follows one of these is not there.
+NEGATIONS = {"not", "n't", "nor", "without", "no", "except"}
+COLORS = {
+    "black", "white", "red", "green", "blue", "yellow", "orange", "brown", "pink", "purple",
+    "gray", "grey", "beige", "tan", "dark", "light", "striped", "plaid",
+}  # fmt: skip
+# Nouns that end as participles do.
+NOUNS_IN_ING = {
+    "building", "ceiling", "painting", "ring", "king", "wing", "string", "awning", "railing",
+    "pudding", "clothing", "earring", "frosting", "topping", "dressing", "crossing", "thing",
+    "something", "swing", "sling", "lighting", "stocking",
+}  # fmt: skip

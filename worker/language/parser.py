@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import spacy
@@ -13,6 +14,7 @@ from worker.language.lexicon import LEAD_IN
 from worker.language.noun_phrase import find_head_phrase, find_published_phrase
 from worker.language.spatial import (
     normalise_words,
+    read_affirmative,
     read_ordinal,
     read_relation,
     read_sides,
@@ -57,13 +59,13 @@ class LanguageParser:
             noun_phrase: the rule; with ``published`` the phrase keeps words of place and order.
         """
         joined = self.join_tokens(expression)
+        relation, words = read_relation(normalise_words(read_affirmative(joined)))
         if noun_phrase == "published":
             phrase: str | None = self.find_published_noun_phrase(joined)
             appearance = phrase
         else:
-            phrase = self.find_head_noun_phrase(joined)
+            phrase = self._find_referent(joined, words if relation is not None else ())
             appearance = strip_spatial(phrase) if phrase else None
-        relation, words = read_relation(normalise_words(joined))
         ordinal, words = read_ordinal(words)
         return ParsedExpression(
             text=joined,
@@ -74,6 +76,11 @@ class LanguageParser:
             relation=relation,
             size=read_size(words),
         )
+
+    def _find_referent(self, joined: str, before: Sequence[str]) -> str | None:
+        """The noun phrase naming the referent: before the relation, where there is one."""
+        phrase = self.find_head_noun_phrase(" ".join(before)) if before else None
+        return phrase or self.find_head_noun_phrase(joined)
 
     def join_tokens(self, expression: str) -> str:
         """Return spaCy's tokens in lower case, joined by blanks, as the published code does."""

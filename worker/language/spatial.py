@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from worker.language.expression import Ordinal, Relation, RelationKind, Side
 from worker.language.lexicon import (
     CLAUSE_STARTS,
+    COLORS,
     DETERMINERS,
     FILLER,
     FRAME,
     LARGE,
+    NEGATIONS,
+    NOUNS_IN_ING,
     ORDINALS,
     RELATIONS,
     SIDES,
@@ -53,10 +56,22 @@ def read_relation(words: Sequence[str]) -> tuple[Relation | None, list[str]]:
 
 def _read_anchor(text: str) -> str:
     """The anchor without determiners and clauses; empty when it is the image or a side of it."""
-    words = [w for w in text.split() if w not in DETERMINERS]
-    end = next((i for i, word in enumerate(words) if word in _CLAUSE_ENDS), len(words))
-    anchor = words[:end]
+    words = text.split()
+    end = next((i for i, word in enumerate(words) if i and _ends_anchor(word)), len(words))
+    anchor = [word for word in words[:end] if word not in DETERMINERS]
     return " ".join(anchor) if anchor and anchor[0] not in _NOT_AN_ANCHOR else ""
+
+
+def _ends_anchor(word: str) -> bool:
+    is_participle = word.endswith("ing") and word not in NOUNS_IN_ING
+    return word in _CLAUSE_ENDS or word in NEGATIONS or is_participle
+
+
+def read_affirmative(text: str) -> str:
+    """Return the words before a negation: what is not there must not be looked for."""
+    words = text.split()
+    end = next((i for i, word in enumerate(words) if i and word in NEGATIONS), len(words))
+    return " ".join(words[:end])
 
 
 def _is_attribute(kind: RelationKind, match: str, before: Sequence[str]) -> bool:
@@ -89,7 +104,11 @@ def _first_side(words: Sequence[str]) -> Side | None:
 
 def read_sides(words: Sequence[str]) -> tuple[Side, ...]:
     """Return absolute places, in order of mention."""
-    sides = [SIDES[word] for word in words if word in SIDES]
+    sides = [
+        SIDES[word]
+        for before, word in zip(["", *words], words, strict=False)
+        if word in SIDES and not (word == "top" and before in COLORS)
+    ]
     explicit = [side for side in sides if side not in ("front", "back")]
     # "closest to the bottom", "furthest to the right": the side is meant, not the depth.
     return tuple(dict.fromkeys(explicit or sides))
@@ -105,15 +124,21 @@ def read_size(words: Sequence[str]) -> int:
 def strip_spatial(phrase: str) -> str | None:
     """Return a noun phrase without words of place, order and size; None when none is left."""
     words = normalise_words(phrase)
-    content = [i for i, word in enumerate(words) if word not in _NOT_APPEARANCE]
+    content = [i for i, word in enumerate(words) if not _is_spatial(words, i)]
     if not any(_is_visible(words[i]) for i in content):
         return None
     # "part of the bus": fillers inside stay once a content word has begun.
     return " ".join(
         word
         for i, word in enumerate(words)
-        if content[0] <= i <= content[-1] and (word not in _NOT_APPEARANCE or word in _KEPT_INSIDE)
+        if content[0] <= i <= content[-1] and (i in content or word in _KEPT_INSIDE)
     )
+
+
+def _is_spatial(words: Sequence[str], index: int) -> bool:
+    """Whether a word says where, which or how large; a "black top" is clothing."""
+    is_garment = words[index] == "top" and index > 0 and words[index - 1] in COLORS
+    return words[index] in _NOT_APPEARANCE and not is_garment
 
 
 def _is_visible(word: str) -> bool:

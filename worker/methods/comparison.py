@@ -61,6 +61,8 @@ def find_instances(scores: Floats, geometry: Geometry, config: ScoringConfig) ->
     for index in order:
         if scores[index] < scores[order[0]] - config.instance_margin:
             break
+        if geometry.area[index] > config.instance_area_max:
+            continue
         if all(inside[index, j] < limit and inside[j, index] < limit for j in instances):
             instances.append(int(index))
     return np.asarray(instances, dtype=np.intp)

@@ -9,11 +9,14 @@ import numpy as np
 from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
 from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
+from worker.encoders.dense import encode_regions
 from worker.language import LanguageParser, ParsedExpression
+from worker.language.spatial import read_affirmative
 from worker.methods.confidence import compute_confidence
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
 from worker.methods.vocabulary import PARTS_AND_STUFF, THINGS
+from worker.places import build_places_map
 from worker.resize import resize_to_work
 from worker.stages import (
     DecodedImage,
@@ -46,9 +49,12 @@ class Corrected:
         whole = resize_whole(pixels, config, size_px=size_px, device=device)
         tokens = resize_token_masks(masks, visual.grid_side, config)
         masking = config.token_masking if visual.is_vit else "multiply"
+        places, region = encode_regions(visual, pixels, masks) if config.places else (None, None)
         return VisualFeatures(
             global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
             local_context=visual.encode_images(crops).cpu().numpy(),
+            region=region,
+            places=None if places is None else build_places_map(places),
         )
 
     def encode_text(self, expression: ParsedExpression) -> TextFeatures:
@@ -58,13 +64,15 @@ class Corrected:
         is_unnamed = expression.appearance is None and expression.has_spatial_words
         # All in one batch; the calls below find them in the encoder's memory.
         nouns = [noun for noun in (phrase, anchor) if noun]
-        self._encoder.text.encode([expression.text, *self._in_template(nouns)])
+        sentence = read_affirmative(expression.text)
+        self._encoder.text.encode([sentence, *self._in_template(nouns)])
         return TextFeatures(
-            sentence=self._encode_texts([expression.text])[0],
+            sentence=self._encode_texts([sentence])[0],
             phrase=self._encode_nouns([phrase])[0],
             anchor=self._encode_nouns([anchor])[0] if anchor is not None else None,
             things=self._encode_nouns(THINGS) if is_unnamed else None,
             stuff=self._encode_nouns(PARTS_AND_STUFF) if is_unnamed else None,
+            vocabulary=None if is_unnamed else self._encode_nouns((*THINGS, *PARTS_AND_STUFF)),
         )
 
     def score(

@@ -13,7 +13,14 @@ from worker.config import ScoringConfig
 from worker.language import ParsedExpression, Side
 from worker.methods.comparison import compute_comparison, toward
 from worker.methods.features import mix, normalise_rows, to_float32
-from worker.stages import Floats, Geometry, PreparedImage, Scores, TextFeatures
+from worker.stages import (
+    Floats,
+    Geometry,
+    PreparedImage,
+    Scores,
+    TextFeatures,
+    VisualFeatures,
+)
 
 _SMALLEST_AREA = 1e-6
 
@@ -26,14 +33,11 @@ def compute_scores(
 ) -> Scores:
     """Score every proposal of a prepared image against one expression."""
     features, proposals, geometry = prepared.features, prepared.proposals, prepared.geometry
-    visual = mix(
-        features.global_context,
-        features.local_context,
-        config.visual_global_weight,
-        normalise_first=config.normalise_first,
-    )
+    visual = mix_views(features, config)
     terms = {
         "appearance": _appearance(visual, text, geometry, config),
+        "negatives": _negatives(visual, text.phrase, text, config),
+        "coherence": _coherence(prepared, text, config),
         "area": to_float32(config.area_weight * _log_area(geometry)),
         "consensus": to_float32(config.consensus_weight * proposals.consensus),
         "level": to_float32(config.level_weight * proposals.level),
@@ -42,14 +46,68 @@ def compute_scores(
     prior = terms["area"] + terms["consensus"] + terms["level"]
     anchor = None
     if text.anchor is not None and len(visual):
-        anchor = int(np.argmax(visual @ normalise_rows(text.anchor) + prior))
-    named = terms["appearance"] + prior
+        looks = visual @ normalise_rows(text.anchor)
+        negatives = _negatives(visual, text.anchor, text, config)
+        anchor = int(np.argmax(looks + negatives + prior))
+    named = terms["appearance"] + terms["negatives"] + terms["coherence"] + prior
     if expression.names_person:
         terms["person"] = _person_part(named, geometry, config)
         named = named + terms["person"]
     terms["comparison"] = compute_comparison(named, geometry, expression, anchor, config)
     total = to_float32(np.sum(list(terms.values()), axis=0))
     return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
+
+
+def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:
+    """Return the unit vectors (N, D) of the views of each proposal, mixed."""
+    mixed = mix(
+        features.global_context,
+        features.local_context,
+        config.visual_global_weight,
+        normalise_first=config.normalise_first,
+    )
+    if features.region is None or not config.region_weight:
+        return mixed
+    if config.normalise_first:
+        views = [normalise_rows(features.global_context), normalise_rows(features.local_context)]
+        share = config.visual_global_weight
+        mixed = to_float32(share * views[0] + (1 - share) * views[1])
+    return normalise_rows(mixed + config.region_weight * normalise_rows(features.region))
+
+
+def _negatives(visual: Floats, noun: Floats, text: TextFeatures, config: ScoringConfig) -> Floats:
+    """How much each proposal looks like something else, below the mean: (N,)."""
+    if text.vocabulary is None or not config.negatives_weight or len(visual) == 0:
+        return np.zeros(len(visual), dtype=np.float32)
+    nearness = normalise_rows(text.vocabulary) @ normalise_rows(noun)
+    order = np.argsort(nearness, kind="stable")
+    count = max(config.negatives_min, int((nearness < config.negatives_cosine_max).sum()))
+    others = normalise_rows(text.vocabulary[order[:count]])
+    other = _soft_maximum(visual @ others.T, config.negatives_softness)
+    return to_float32(-config.negatives_weight * (other - other.mean()))
+
+
+def _coherence(prepared: PreparedImage, text: TextFeatures, config: ScoringConfig) -> Floats:
+    """How much of the expression's heat lies inside each proposal (HybridGL, CVPR 2025)."""
+    places, cells = prepared.features.places, prepared.geometry.cells
+    if places is None or cells is None or not config.coherence_weight or len(cells) == 0:
+        return np.zeros(len(prepared.proposals), dtype=np.float32)
+    query = mix(text.sentence, text.phrase, 0.5, normalise_first=config.normalise_first)
+    heat = _to_grid(places.unit_rows @ query, cells.shape[1])
+    heat = heat - heat.min()
+    heat = heat / max(float(heat.mean()), _SMALLEST_AREA)
+    weights = cells.reshape(len(cells), -1)
+    inside = weights @ heat / np.maximum(weights.sum(axis=1), _SMALLEST_AREA)
+    rest = 1 - weights
+    outside = rest @ heat / np.maximum(rest.sum(axis=1), _SMALLEST_AREA)
+    return to_float32(config.coherence_weight * (inside - config.coherence_outside * outside))
+
+
+def _to_grid(heat: Floats, side: int) -> Floats:
+    """Spread a square map over a grid of ``side`` x ``side`` cells, flat: encoders differ."""
+    own = round(len(heat) ** 0.5)
+    nearest = ((np.arange(side) + 0.5) * own / side).astype(int)
+    return heat.reshape(own, own)[np.ix_(nearest, nearest)].ravel()
 
 
 def _log_area(geometry: Geometry) -> Floats:

@@ -1,6 +1,7 @@
 """Prepared images on disk, keyed by content and configuration, bounded by bytes.
 
-An entry holds packed masks, qualities and half-precision features, about 0.1 MB per image. It is
+An entry holds packed masks, qualities, features in half precision, and the places of the image as
+a low-rank map of eight-bit numbers: about 0.3 MB per image. It is
 written aside and renamed, so readers see complete entries only; one that cannot be read is removed
 and computed again.
 """
@@ -16,7 +17,6 @@ import tempfile
 import time
 import zipfile
 import zlib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from saymask.errors import InvalidMask
 from saymask.masks import decode_coco_rle, encode_coco_rle
 from worker.methods.geometry import compute_geometry
+from worker.places import PlacesMap, quantise_rows, restore_rows
 from worker.stages import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
 
 _PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+_HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
 _UNFINISHED = ".writing-"
 _UNFINISHED_TTL_S = 3600
@@ -152,10 +154,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     return {
         "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
         **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
-        **{
-            f.name: getattr(prepared.features, f.name).astype(np.float16)
-            for f in fields(VisualFeatures)
-        },
+        **_pack_features(prepared.features),
     }
 
 
@@ -170,13 +169,32 @@ def _read(path: Path, sha256: str) -> PreparedImage:
             **{name: arrays[name] for name in _PER_PROPOSAL},
             size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
         )
-        features = VisualFeatures(
-            **{f.name: arrays[f.name].astype(np.float32) for f in fields(VisualFeatures)}
-        )
+        features = _unpack_features(arrays)
     return PreparedImage(
         sha256=sha256,
         proposals=proposals,
         geometry=compute_geometry(stacked),
         features=features,
         notices=tuple(meta["notices"]),
+    )
+
+
+def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
+    packed: dict[str, NDArray[Any]] = {
+        name: getattr(features, name).astype(np.float16) for name in _HALF_PRECISION
+    }
+    if features.region is not None:
+        packed["region"], packed["region_scale"] = quantise_rows(features.region)
+    if features.places is not None:
+        packed |= features.places.to_arrays()
+    return packed
+
+
+def _unpack_features(arrays: Any) -> VisualFeatures:
+    """Read what an entry has; those of earlier versions have no region and no places."""
+    has_region = "region" in arrays
+    return VisualFeatures(
+        **{name: arrays[name].astype(np.float32) for name in _HALF_PRECISION},
+        region=restore_rows(arrays["region"], arrays["region_scale"]) if has_region else None,
+        places=PlacesMap.from_arrays(arrays),
     )

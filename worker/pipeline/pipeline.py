@@ -293,7 +293,7 @@ class Pipeline:
             width = self.encoder.text.encode(["nothing"]).shape[1]
             none = np.zeros((0, width), dtype=np.float32)
             return VisualFeatures(none, none)
-        return self._method.encode_proposals(image, proposals).rounded_to_half()
+        return self._method.encode_proposals(image, proposals).rounded()
 
     def _require_clicks(self) -> ClickSegmenter:
         if self._clicks is None:

@@ -1,0 +1,75 @@
+"""A feature for every place of an image, coherent within objects, from tiles at several scales.
+
+The last attention compares queries with queries and keys with keys instead of queries with keys, so
+that places of one object share their values (Lan et al., "ClearCLIP", ECCV 2024, and HybridGL, CVPR
+2025, go this way); residual and MLP are left out. A region's token is the mean over its places,
+summed over scales (TextRegion, 2025).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saymask.masks import Masks
+from worker.encoders.clip_visual import ClipVisual
+from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
+
+HEAT_TILES = 2
+_REGION_TILES = (1, 2, 3)
+
+
+@torch.inference_mode()
+def encode_places(visual: ClipVisual, pixels: NDArray[np.uint8], tiles: int) -> Tensor:
+    """Encode every place of an image (h, w, 3) uint8, cut into ``tiles`` x ``tiles``.
+
+    Returns:
+        (tiles * g, tiles * g, D) float32, not normalised; g is the tower's grid.
+    """
+    side = visual.image_size_px * tiles
+    image = normalise(to_tensor(pixels).to(visual.device), CLIP_MEAN, CLIP_STD)[None]
+    image = F.interpolate(image, (side, side), mode="bicubic", antialias=True)
+    size = visual.image_size_px
+    cut = image.unfold(2, size, size).unfold(3, size, size)[0]
+    stacked = cut.permute(1, 2, 0, 3, 4).reshape(tiles * tiles, 3, size, size)
+    grids = visual.encode_dense(stacked)
+    g, width = grids.shape[1], grids.shape[-1]
+    rows = grids.view(tiles, tiles, g, g, width).permute(0, 2, 1, 3, 4)
+    return rows.reshape(tiles * g, tiles * g, width)
+
+
+def encode_regions(
+    visual: ClipVisual, pixels: NDArray[np.uint8], masks: Masks
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Encode the places of an image, and the region of every mask.
+
+    Args:
+        visual: the image tower.
+        pixels: (h, w, 3) uint8 at the masks' size.
+        masks: (N, h, w) bool.
+
+    Returns:
+        Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.
+    """
+    soft = torch.from_numpy(masks).float()[:, None]
+    regions: Tensor | None = None
+    heat: Tensor | None = None
+    for tiles in _REGION_TILES:
+        places = encode_places(visual, pixels, tiles).cpu()
+        if tiles == HEAT_TILES:
+            heat = places
+        weights = to_cells(soft, places.shape[0]).flatten(1)
+        mean = (weights / weights.sum(dim=1, keepdim=True)) @ places.flatten(0, 1)
+        regions = mean if regions is None else regions + mean
+    if regions is None or heat is None:
+        raise ValueError("the tiles of the heat map are not among those of the regions")
+    return heat.numpy(), regions.numpy()
+
+
+def to_cells(soft: Tensor, side: int) -> Tensor:
+    """Covered share of each cell of a grid: masks (N, 1, h, w) to (N, side, side); none is zero."""
+    cells = F.interpolate(soft, (side, side), mode="area")[:, 0]
+    return cells + 1e-6 * (cells.amax(dim=(1, 2), keepdim=True) == cells)

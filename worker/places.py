@@ -1,0 +1,88 @@
+"""The features of an image's places in little room: a low-rank map of eight-bit numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+# 24 numbers per place gave the answers of all 512 on 49 development images; this is twice that.
+_RANK = 48
+_LEVELS = 127
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class PlacesMap:
+    """Features (G, G, D) as ``codes * code_scale @ (basis * basis_scale) + mean``.
+
+    Attributes:
+        codes: (G * G, R) int8.
+        code_scale: (R,) float32.
+        basis: (R, D) int8.
+        basis_scale: (R, 1) float32.
+        mean: (D,) float32.
+    """
+
+    codes: NDArray[np.int8]
+    code_scale: Floats
+    basis: NDArray[np.int8]
+    basis_scale: Floats
+    mean: Floats
+
+    @cached_property
+    def unit_rows(self) -> Floats:
+        """Unit vectors (G * G, D), row by row of the image."""
+        rows = (self.codes * self.code_scale) @ (self.basis * self.basis_scale) + self.mean
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(norms, _TINY), dtype=np.float32)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the parts by name, for an archive."""
+        return {f"places_{f.name}": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Any) -> PlacesMap | None:
+        """Read the parts from an archive; None where it has none."""
+        names = [f.name for f in fields(cls)]
+        if f"places_{names[0]}" not in arrays:
+            return None
+        return cls(**{name: arrays[f"places_{name}"] for name in names})
+
+
+def build_places_map(places: Floats) -> PlacesMap:
+    """Reduce features (G, G, D) to their strongest directions."""
+    rows = places.reshape(-1, places.shape[-1]).astype(np.float32)
+    mean = rows.mean(axis=0)
+    left, strength, right = np.linalg.svd(rows - mean, full_matrices=False)
+    rank = min(_RANK, len(strength))
+    codes, code_scale = _quantise(left[:, :rank] * strength[:rank], axis=0)
+    basis, basis_scale = _quantise(right[:rank], axis=1)
+    return PlacesMap(codes, code_scale[0], basis, basis_scale, mean)
+
+
+def round_rows(values: Floats) -> Floats:
+    """Round each row to 255 levels of its own scale; doing so again changes nothing."""
+    levels, scale = quantise_rows(values)
+    return restore_rows(levels, scale)
+
+
+def quantise_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return levels (N, D) int8 and a scale (N, 1) for each row."""
+    return _quantise(values, axis=1)
+
+
+def restore_rows(levels: NDArray[np.int8], scale: Floats) -> Floats:
+    """Undo ``quantise_rows``."""
+    return np.asarray(levels * scale, dtype=np.float32)
+
+
+def _quantise(values: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
+    scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), _TINY) / _LEVELS
+    levels = np.round(values / scale).astype(np.int8)
+    return levels, np.asarray(scale, dtype=np.float32)
