@@ -8,6 +8,11 @@ import uuid
 from dataclasses import dataclass, field
 
 
+def new_call_id() -> str:
+    """Return an id that no other call has."""
+    return uuid.uuid4().hex[:12]
+
+
 @dataclass(frozen=True)
 class Call:
     """A call that waits for an answer.
@@ -18,6 +23,6 @@ class Call:
         abandoned: set when the caller has closed the connection.
     """
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    id: str = field(default_factory=new_call_id)
     arrived: float = field(default_factory=time.monotonic)
     abandoned: threading.Event = field(default_factory=threading.Event)

@@ -22,7 +22,7 @@ from backend.api.body import read_json
 from backend.api.metrics import Metrics
 from backend.api.openapi import describe_api
 from backend.api.results import to_results
-from backend.call import Call
+from backend.call import Call, new_call_id
 from backend.config import Settings
 from backend.label_studio.events import read_created_tasks, to_new_event
 from backend.label_studio.predict_request import PredictRequest, parse_predict_request
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
-
 
 _PARSING_THREADS = 8
 _WEBHOOK_THREADS = 16
@@ -237,7 +236,7 @@ def read_call_id(request: Request) -> str:
     """The caller's own id for the call where it gave a plain one, else a new id."""
     given = request.headers.get(CALL_HEADER, "")
     is_plain = 0 < len(given) <= _MAX_CALL_ID_CHARS and given.isascii() and given.isprintable()
-    return given if is_plain else Call().id
+    return given if is_plain else new_call_id()
 
 
 async def _watch_connection(request: Request, call: Call) -> None:

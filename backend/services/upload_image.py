@@ -73,7 +73,7 @@ class ImageUploader:
         finally:
             with self._lock:
                 del self._downloads[key]
-            # A bug is raised here; those who wait learn that there is no image.
+            # A bug is raised here; those who wait get an error instead of waiting on.
             download.cancel()
 
     def _find_stored(self, key: str) -> str | None:

@@ -28,7 +28,7 @@ from backend.records.stores import Stores
 from backend.services.report import Reporter
 from backend.services.upload_image import ImageUploader
 from saymask.contract import QUEUE_INTERACTIVE
-from saymask.errors import CallAbandoned, SaymaskError
+from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
 from tests.backend.test_queue import request_for
@@ -261,7 +261,7 @@ def test_deadlines_count_from_arrival(valkey: Valkey, start_worker: Start) -> No
     queue.put_image(request_for("cat").image_sha256, b"image")
     late = Call(arrived=time.monotonic() - 29)
     started = time.monotonic()
-    with pytest.raises(Exception, match="No answer in time"):
+    with pytest.raises(DeadlineExceeded, match="No answer in time"):
         queue.segment(request_for("sleep 10 cat"), "1:1", late)
     assert time.monotonic() - started < 10
     queue.close()
@@ -282,7 +282,7 @@ def test_a_connection_that_sends_nothing_holds_nothing(
             connection.close()
 
 
-def test_the_application_stops_while_requests_wait(
+def test_the_application_starts_again_on_the_same_data(
     valkey: Valkey, photos: ImageServer, tmp_path: Any
 ) -> None:
     from backend.config import load_settings

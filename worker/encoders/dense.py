@@ -18,8 +18,9 @@ from saymask.masks import Masks
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
 
+REGION_TILES = (1, 2, 3)
+# One of these: the finest whose places still see whole objects.
 HEAT_TILES = 2
-_REGION_TILES = (1, 2, 3)
 
 
 @torch.inference_mode()
@@ -55,21 +56,12 @@ def encode_regions(
         Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.
     """
     soft = torch.from_numpy(masks).float()[:, None]
-    regions: Tensor | None = None
-    heat: Tensor | None = None
-    for tiles in _REGION_TILES:
-        places = encode_places(visual, pixels, tiles).cpu()
-        if tiles == HEAT_TILES:
-            heat = places
-        weights = to_cells(soft, places.shape[0]).flatten(1)
-        mean = (weights / weights.sum(dim=1, keepdim=True)) @ places.flatten(0, 1)
-        regions = mean if regions is None else regions + mean
-    if regions is None or heat is None:
-        raise ValueError("the tiles of the heat map are not among those of the regions")
-    return heat.numpy(), regions.numpy()
+    places = {tiles: encode_places(visual, pixels, tiles).cpu() for tiles in REGION_TILES}
+    regions = torch.stack([_average_places(grid, soft) for grid in places.values()]).sum(dim=0)
+    return places[HEAT_TILES].numpy(), regions.numpy()
 
 
-def to_cells(soft: Tensor, side: int) -> Tensor:
-    """Covered share of each cell of a grid: masks (N, 1, h, w) to (N, side, side); none is zero."""
-    cells = F.interpolate(soft, (side, side), mode="area")[:, 0]
-    return cells + 1e-6 * (cells.amax(dim=(1, 2), keepdim=True) == cells)
+def _average_places(places: Tensor, soft: Tensor) -> Tensor:
+    """Mean of places (g, g, D) under masks (N, 1, h, w), by the share each covers: (N, D)."""
+    covered = F.interpolate(soft, places.shape[:2], mode="area").flatten(1)
+    return (covered / covered.sum(dim=1, keepdim=True)) @ places.flatten(0, 1)

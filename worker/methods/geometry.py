@@ -43,7 +43,7 @@ def _cover_cells(masks: Masks) -> Floats:
     _, height, width = masks.shape
     rows = np.linspace(0, height, GRID_SIDE + 1).round().astype(int)
     columns = np.linspace(0, width, GRID_SIDE + 1).round().astype(int)
-    sums = np.add.reduceat(masks.astype(np.float32), rows[:-1].clip(max=height - 1), axis=1)
+    sums = np.add.reduceat(masks, rows[:-1].clip(max=height - 1), axis=1, dtype=np.float32)
     sums = np.add.reduceat(sums, columns[:-1].clip(max=width - 1), axis=2)
     sizes = np.maximum(np.diff(rows), 1)[:, None] * np.maximum(np.diff(columns), 1)[None]
     return to_float32(sums / sizes)

@@ -60,19 +60,17 @@ def compute_scores(
 
 def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:
     """Return the unit vectors (N, D) of the views of each proposal, mixed."""
-    mixed = mix(
-        features.global_context,
-        features.local_context,
-        config.visual_global_weight,
-        normalise_first=config.normalise_first,
-    )
+    views, share = (features.global_context, features.local_context), config.visual_global_weight
     if features.region is None or not config.region_weight:
-        return mixed
+        return mix(*views, share, normalise_first=config.normalise_first)
     if config.normalise_first:
-        views = [normalise_rows(features.global_context), normalise_rows(features.local_context)]
-        share = config.visual_global_weight
-        mixed = to_float32(share * views[0] + (1 - share) * views[1])
-    return normalise_rows(mixed + config.region_weight * normalise_rows(features.region))
+        first, second = map(normalise_rows, views)
+        mixed = share * first + (1 - share) * second
+    else:
+        mixed = mix(*views, share, normalise_first=False)
+    return normalise_rows(
+        to_float32(mixed + config.region_weight * normalise_rows(features.region))
+    )
 
 
 def _negatives(visual: Floats, noun: Floats, text: TextFeatures, config: ScoringConfig) -> Floats:

@@ -1,7 +1,7 @@
 """Prepared images on disk, keyed by content and configuration, bounded by bytes.
 
 An entry holds packed masks, qualities, features in half precision, and the places of the image as
-a low-rank map of eight-bit numbers: about 0.3 MB per image. It is
+a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is
 written aside and renamed, so readers see complete entries only; one that cannot be read is removed
 and computed again.
 """

@@ -129,7 +129,7 @@ class Pipeline:
             ImageUnreadable, ImageTooLarge.
             DeviceMemoryExhausted: the device has no room even for the smallest batches.
         """
-        return self._with_room(lambda: self._prepare(data, name))
+        return self._with_smaller_batches(lambda: self._prepare(data, name))
 
     def _prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
         stopwatch = Stopwatch()
@@ -178,7 +178,7 @@ class Pipeline:
         cleaned = clean_expression(expression)
         parsed = self._parse(cleaned)
         language_ms = stopwatch.lap_ms()
-        text = self._with_room(lambda: self._method.encode_text(parsed))
+        text = self._with_smaller_batches(lambda: self._method.encode_text(parsed))
         text_features_ms = stopwatch.lap_ms()
         scores = self._method.score(prepared, text, parsed)
         scoring_ms = stopwatch.lap_ms()
@@ -214,7 +214,7 @@ class Pipeline:
             ConfigError: there is no segment-anything model here.
         """
         clicks, image = self._require_clicks(), decode_image(data, self._max_megapixels)
-        return self._with_room(lambda: clicks.embed(image))
+        return self._with_smaller_batches(lambda: clicks.embed(image))
 
     def refine(
         self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
@@ -230,7 +230,7 @@ class Pipeline:
         check_prompt(prompt, image.size_hw)
         stopwatch = Stopwatch()
         clicks = self._require_clicks()
-        answers = self._with_room(lambda: clicks.answer(image, prompt))[:k]
+        answers = self._with_smaller_batches(lambda: clicks.answer(image, prompt))[:k]
         candidates = tuple(
             _build_candidate(a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability)
             for rank, a in enumerate(answers, start=1)
@@ -261,7 +261,7 @@ class Pipeline:
         row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
 
-    def _with_room(self, work: Callable[[], Result]) -> Result:
+    def _with_smaller_batches(self, work: Callable[[], Result]) -> Result:
         """Do something on the device, with smaller batches while its memory does not suffice."""
         while True:
             try:

@@ -40,15 +40,14 @@ class UnloadingPipeline:
         self._build = build
         self._idle_s = idle_s
         self._forget = forget
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._pipeline: ServedPipeline | None = build()
         self._cache = self._pipeline.cache
         self._version = self._pipeline.model_version
         self._encoder = self._pipeline.encoder_description
         self.device = self._pipeline.device
         self._used_at = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, name="idle", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._watch, name="idle", daemon=True).start()
 
     @property
     def cache(self) -> CacheStatistics | None:
