@@ -12,9 +12,9 @@ import psutil
 
 from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, seconds
-from worker.config import load_worker_settings
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
+from worker.settings import load_worker_settings
 
 EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from benchmarks.measure import Row
 from saymask.datasets.load import load_dataset
 from saymask.masks import Mask, compute_iou, decode_coco_rle
-from worker.config import load_worker_settings
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.pipeline import Pipeline
+from worker.settings import load_worker_settings
 from worker.stages import VisualPrompt
 
 CLICKS = 3

@@ -11,13 +11,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, interleave
-from worker.config import load_worker_settings
 from worker.methods import faithful
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.images import decode_image
 from worker.pipeline.pipeline import Pipeline
 from worker.proposals.base import LastImageProposer
 from worker.resize import to_original_size
+from worker.settings import load_worker_settings
 from worker.stages import DecodedImage, Proposals
 
 PROPOSALS = 60

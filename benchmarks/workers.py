@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 from backend.local_stack.up import sample_images
 from benchmarks.measure import Row
-from worker.config import load_worker_settings
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.pipeline import Pipeline
+from worker.settings import load_worker_settings
 
 
 @cache

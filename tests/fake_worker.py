@@ -24,9 +24,9 @@ from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ImageUnreadable
 from saymask.logs import configure_logging
 from saymask.masks import compute_area, encode_coco_rle
-from worker.config import WorkerSettings, load_worker_settings
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.main import run_worker
+from worker.settings import WorkerSettings, load_worker_settings
 from worker.stages import Geometry, PreparedImage, Proposals, VisualFeatures, VisualPrompt
 
 VERSION = "saymask-fake-1"

@@ -21,8 +21,9 @@ from saymask.masks import decode_coco_rle
 from tests.conftest import DATA
 from tests.factories import square
 from tests.worker.scenes import prepared_image
-from worker.config import STARTER_SCORING, PipelineConfig, load_worker_settings
+from worker.config import STARTER_SCORING, PipelineConfig
 from worker.pipeline.cache import PreparedCache
+from worker.settings import load_worker_settings
 
 
 def test_a_database_of_24bb01a(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from backend.config import Settings
 from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
-from worker.config import WorkerSettings
+from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

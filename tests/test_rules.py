@@ -13,7 +13,7 @@ import pytest
 
 from backend.config import Settings, load_settings
 from saymask.errors import ConfigError
-from worker.config import WorkerSettings, load_worker_settings
+from worker.settings import WorkerSettings, load_worker_settings
 
 ROOT = Path(__file__).parent.parent
 

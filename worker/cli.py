@@ -25,7 +25,7 @@ from saymask.contract import MAX_K, SegmentResult
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
 from saymask.logs import configure_logging
-from worker.config import load_worker_settings
+from worker.settings import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
 
 app = typer.Typer(

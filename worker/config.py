@@ -1,4 +1,4 @@
-"""The pipeline's configuration as data, and the worker's settings.
+"""The pipeline's configuration as data.
 
 Every number that changes a score or a mask is a field here. The fingerprint of a configuration is
 part of every cache key and every model version.
@@ -9,16 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
-
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from saymask.contract import Queues
-from saymask.errors import ConfigError
-from saymask.logs import LogFormat
-from saymask.settings_file import find_settings_file
 
 # Raised when the same configuration comes to prepare images differently, so that results of the
 # old code and of the new are not mixed.
@@ -295,127 +286,3 @@ def to_values(config: Any) -> dict[str, Any]:
 def _hash(values: object) -> str:
     body = json.dumps([_REVISION, values], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:10]
-
-
-class WorkerSettings(BaseSettings):
-    """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="SAYMASK_",
-        env_ignore_empty=True,
-        populate_by_name=True,
-        extra="ignore",
-        frozen=True,
-    )
-
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
-    )
-    log_format: LogFormat = Field(
-        "text", description="Log lines as `text`, or as `json` with the call's id in each."
-    )
-    queues: Queues = Field(
-        "all",
-        description="What a worker takes: `interactive` (typed expressions), `background` (photos"
-        " to prepare, at low priority) or `all`.",
-    )
-    idle_unload_s: float = Field(
-        0.0,
-        ge=0,
-        description="Seconds without a job after which the models leave the memory; the next job"
-        " loads them again. 0 keeps them.",
-    )
-    cache_dir: Path | None = Field(
-        None, description="Weights and prepared photos; empty means the user's cache directory."
-    )
-    prepared_dir: Path | None = Field(
-        None,
-        description="Prepared photos, if elsewhere than in the cache directory. Machines that"
-        " mount one directory share what each has prepared.",
-    )
-    cache_max_mb: float = Field(
-        1000.0, gt=0, description="Room for prepared photos, megabytes; the oldest go first."
-    )
-    encoder: str = Field(
-        "auto",
-        description="`auto`, `starter`, an open_clip pair such as `ViT-B-16/openai`, or a model"
-        " and a file of yours, `ViT-B-16//path/to/weights.pt`.",
-    )
-    method: MethodName = Field(
-        "corrected",
-        description="`corrected`, or `faithful`: the published method step by step.",
-    )
-    proposals: Generator = Field(
-        "mobile-sam",
-        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`, or"
-        " `given`.",
-    )
-    proposals_dir: Path | None = Field(
-        None,
-        description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
-        " masks.",
-    )
-    proposals_exact: bool = Field(
-        False,
-        description="The masks of segment-anything's own generator, pixel for pixel, at the"
-        " photo's size; slower, and fewer wholes.",
-    )
-    points_per_side: int = Field(
-        20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
-    )
-    max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."
-    )
-    threads: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="CPU threads of torch; 0 leaves torch's default.",
-        validation_alias="SAYMASK_WORKER_THREADS",
-    )
-    photo_max_megapixels: float = Field(
-        120.0, gt=0, description="Largest photo that is decoded, megapixels."
-    )
-    spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
-
-    def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
-        """Return the configuration, with the encoder's own scoring.
-
-        The faithful method has a scoring of its own.
-        """
-        return PipelineConfig(
-            method=self.method,
-            proposals=ProposalsConfig(
-                generator=self.proposals,
-                points_per_side=self.points_per_side,
-                max_count=self.max_proposals,
-                exact=self.proposals_exact,
-            ),
-            scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
-            language_model=self.spacy_model,
-        )
-
-
-def load_worker_settings(**overrides: object) -> WorkerSettings:
-    """Read the environment, then the settings file of a local installation, if there is one.
-
-    Args:
-        overrides: settings by name, before anything else.
-
-    Raises:
-        ConfigError: a value is wrong; names the setting.
-    """
-    try:
-        return WorkerSettings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
-    except ValidationError as error:
-        lines = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise ConfigError(
-            f"Some settings of the worker are wrong: {lines}.", "Correct SAYMASK_... variables."
-        ) from error

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from backend.label_studio.schema import EVENT, PredictBody
+from backend.label_studio.event_schema import EVENT
+from backend.label_studio.schema import PredictBody
 
 _REF = "#/components/schemas/{model}"
 _BODIES: dict[str, TypeAdapter[Any]] = {"/predict": TypeAdapter(PredictBody), "/webhook": EVENT}

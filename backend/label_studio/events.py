@@ -6,17 +6,16 @@ import json
 from typing import Any
 
 from backend.label_studio.annotations import to_submission
-from backend.label_studio.label_config import LabelConfig, load_label_config
-from backend.label_studio.predict_request import PredictTask, parse_task
-from backend.label_studio.schema import (
+from backend.label_studio.event_schema import (
     EVENT,
     Event,
     SubmissionEvent,
     TasksCreatedEvent,
     read_project_key,
-    to_storable,
-    validate,
 )
+from backend.label_studio.label_config import LabelConfig, load_label_config
+from backend.label_studio.predict_request import PredictTask, parse_task
+from backend.label_studio.schema import to_storable, validate
 from backend.records.events import NewEvent
 from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest

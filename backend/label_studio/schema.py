@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,18 +20,17 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from backend.records.project_key import ProjectKey, to_project_key
+from backend.records.project_key import ProjectKey
 from saymask.contract import MAX_K
 from saymask.errors import SaymaskError
 
-_MAX_ID = 2**31 - 1
+MAX_ID = 2**31 - 1
 _MAX_SIDE_PX = 100_000
 _MAX_ERRORS_SHOWN = 3
 _MAX_DIGITS = 12
@@ -63,7 +62,7 @@ def none_to_empty(value: object) -> object:
     return {} if value is None else value
 
 
-def _to_utc(moment: datetime) -> datetime:
+def to_utc(moment: datetime) -> datetime:
     """A time in UTC that every database can keep."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     try:
@@ -75,24 +74,10 @@ def _to_utc(moment: datetime) -> datetime:
     return utc
 
 
-def read_project_key(project: object) -> ProjectKey:
-    """Read number and time of creation from a webhook's ``project``; 0 for what is missing."""
-    if not isinstance(project, dict):
-        return ProjectKey(0)
-    number: Any = project.get("id")
-    if type(number) is not int or not 0 <= number <= _MAX_ID:
-        number = 0
-    try:
-        created = _to_utc(datetime.fromisoformat(project["created_at"]))
-    except (KeyError, TypeError, ValueError):
-        created = None
-    return to_project_key(number, created)
-
-
 def _read_project_name(value: object) -> object:
     """``"<id>.<unix time>"`` or a number."""
     number, _, created = str(value or 0).partition(".")
-    if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) > _MAX_ID:
+    if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) > MAX_ID:
         raise ValueError(f"expected the number of a project, got {str(value)[:40]!r}")
     is_time = created.isdecimal() and len(created) <= _MAX_DIGITS
     return ProjectKey(int(number), int(created) if is_time else 0)
@@ -113,9 +98,9 @@ def _read_seconds(value: object) -> float | None:
 
 Text = Annotated[str, BeforeValidator(_clean)]
 Texts = Annotated[list[Text], BeforeValidator(_to_list)]
-Id = Annotated[int, Field(ge=0, le=_MAX_ID)]
+Id = Annotated[int, Field(ge=0, le=MAX_ID)]
 OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
-UtcTime = Annotated[datetime, AfterValidator(_to_utc)]
+UtcTime = Annotated[datetime, AfterValidator(to_utc)]
 Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -308,93 +293,6 @@ def hash_content(annotation: dict[str, Any]) -> str:
         "skipped": annotation.get("was_cancelled") is True,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class EventProject(Body):
-    """The project as a webhook carries it."""
-
-    id: Id
-    label_config: Text
-    created_at: UtcTime | None = None
-
-    @property
-    def key(self) -> ProjectKey:
-        """The project with its installation."""
-        return to_project_key(self.id, self.created_at)
-
-
-class SubmissionEvent(Body):
-    """ANNOTATION_CREATED or ANNOTATION_UPDATED."""
-
-    action: Literal["ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
-    project: EventProject
-    task: TaskBody
-    annotation: AnnotationBody
-
-
-class _Numbered(Body):
-    id: Id
-
-
-Project = Annotated[
-    ProjectKey, BeforeValidator(read_project_key), WithJsonSchema({"type": "object"})
-]
-
-
-class DeletionEvent(Body):
-    """ANNOTATIONS_DELETED."""
-
-    action: Literal["ANNOTATIONS_DELETED"]
-    project: Project = ProjectKey(0)
-    annotations: list[_Numbered]
-
-
-class TasksDeletedEvent(Body):
-    """TASKS_DELETED: their annotations are gone too, and have no event of their own."""
-
-    action: Literal["TASKS_DELETED"]
-    project: Project = ProjectKey(0)
-    tasks: list[_Numbered]
-
-
-class TasksCreatedEvent(Body):
-    """TASKS_CREATED."""
-
-    action: Literal["TASKS_CREATED"]
-    project: EventProject
-    tasks: list[TaskBody]
-
-
-class OtherEvent(Body):
-    """A webhook that changes no record."""
-
-    action: Text
-
-
-_EVENT_TAGS = {
-    "ANNOTATION_CREATED": "submission event",
-    "ANNOTATION_UPDATED": "submission event",
-    "ANNOTATIONS_DELETED": "deletion event",
-    "TASKS_CREATED": "tasks event",
-    "TASKS_DELETED": "task deletion event",
-}
-
-
-def _find_event_tag(body: object) -> str:
-    action = body.get("action") if isinstance(body, dict) else getattr(body, "action", None)
-    return _EVENT_TAGS.get(str(action), "other kind")
-
-
-Event = SubmissionEvent | DeletionEvent | TasksCreatedEvent | TasksDeletedEvent | OtherEvent
-EventBody = Annotated[
-    Annotated[SubmissionEvent, Tag("submission event")]
-    | Annotated[DeletionEvent, Tag("deletion event")]
-    | Annotated[TasksCreatedEvent, Tag("tasks event")]
-    | Annotated[TasksDeletedEvent, Tag("task deletion event")]
-    | Annotated[OtherEvent, Tag("other kind")],
-    Discriminator(_find_event_tag),
-]
-EVENT: TypeAdapter[Event] = TypeAdapter(EventBody)
 
 
 def validate(

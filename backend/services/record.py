@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 
+from backend.label_studio.event_schema import DeletionEvent, SubmissionEvent, TasksDeletedEvent
 from backend.label_studio.events import parse_event, read_submission
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.schema import DeletionEvent, SubmissionEvent, TasksDeletedEvent
 from backend.records.database import StoreError
 from backend.records.decisions import decide
 from backend.records.events import WaitingEvent

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backend.label_studio.schema import read_project_key
+from backend.label_studio.event_schema import read_project_key
 from backend.records.requests import NewRequest
 from backend.records.stores import Stores
 from saymask.masks import decode_brush_rle, decode_coco_rle

@@ -15,7 +15,7 @@ from saymask.datasets.load import load_dataset
 from saymask.errors import DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
-from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig, load_worker_settings
+from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
@@ -30,6 +30,7 @@ from worker.evaluation.truth import TruthProposer
 from worker.evaluation.variants import build_variants, choose_variants
 from worker.language.parser import LanguageParser
 from worker.pipeline.pipeline import Pipeline
+from worker.settings import load_worker_settings
 
 
 def tiny_evaluator(kind: str, methods: str) -> Evaluator:

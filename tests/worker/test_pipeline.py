@@ -22,7 +22,7 @@ from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest, WeightsError
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
-from worker.config import ProposalsConfig, load_worker_settings
+from worker.config import ProposalsConfig
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.pipeline import Pipeline
@@ -30,6 +30,7 @@ from worker.proposals.exact import ExactProposer
 from worker.proposals.given import to_proposals
 from worker.proposals.load import load_sam
 from worker.serving.idle import UnloadingPipeline
+from worker.settings import load_worker_settings
 from worker.stages import DecodedImage, Proposals
 from worker.weights.checkpoints import DEFAULT
 from worker.weights.store import WeightStore

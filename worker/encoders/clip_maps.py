@@ -9,37 +9,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from worker.encoders.clip_visual import ClipVisual
+from worker.encoders.vit_blocks import read_places
 
 
 @torch.inference_mode()
-def encode_dense(visual: ClipVisual, image: Tensor) -> Tensor:
+def encode_own_values(visual: ClipVisual, image: Tensor) -> Tensor:
     """Compute a feature for every place of a normalised image (1, 3, S, S): (g, g, D) float32.
 
     The last attention lets each place keep its own value instead of mixing them.
     """
-    image = image.to(visual.device, visual.input_dtype)
     tower = visual.tower
-    if isinstance(tower, VisionTransformer):
-        *blocks, last = tower.transformer.resblocks
-        tokens = tower._embeds(image)
-        for block in blocks:
-            tokens = block(tokens)
-        own = tokens + _own_values(last, last.ln_1(tokens))
-        own = own + last.mlp(last.ln_2(own))
-        places = tower.ln_post(own[0, 1:])
-        dense = places @ tower.proj if tower.proj is not None else places
-    else:
-        features = _run_trunk(tower, image)
-        pool: AttentionPool2d = tower.attnpool
-        dense = pool.c_proj(pool.v_proj(features[0].flatten(1).T))
-    side = round(len(dense) ** 0.5)
-    grid: Tensor = dense.view(side, side, -1)
-    return grid.float()
+    if not isinstance(tower, VisionTransformer):
+        return visual.encode_dense(image)[0]
+    *blocks, last = tower.transformer.resblocks
+    tokens = tower._embeds(image.to(visual.device, visual.input_dtype))
+    for block in blocks:
+        tokens = block(tokens)
+    own = tokens + _own_values(last, last.ln_1(tokens))
+    return read_places(tower, own + last.mlp(last.ln_2(own)))[0]
 
 
 def _own_values(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
@@ -49,13 +41,6 @@ def _own_values(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     )
     output: Tensor = attention.out_proj(value)
     return output
-
-
-def _run_trunk(tower: ModifiedResNet, image: Tensor) -> Tensor:
-    features: Tensor = tower.stem(image)
-    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
-        features = layer(features)
-    return features
 
 
 def _find_last_features(tower: VisionTransformer | ModifiedResNet) -> nn.Module:

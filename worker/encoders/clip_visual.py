@@ -149,9 +149,7 @@ class ClipVisual:
             for block in blocks:
                 tokens = block(tokens)
             return read_places(tower, run_coherent_block(last, tokens))
-        features = tower.stem(images)
-        for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
-            features = layer(features)
+        features = run_resnet_trunk(tower, images)
         pool: AttentionPool2d = tower.attnpool
         places: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1)))
         return places.float()
@@ -223,15 +221,21 @@ class ClipVisual:
         return _read(tower, run_last_block(last, tokens * weights))
 
     def _global_resnet(self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor) -> Tensor:
-        features = tower.stem(image)
-        for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
-            features = layer(features)
+        features = run_resnet_trunk(tower, image)
         features = F.normalize(features, dim=1)
         parts = [
             tower.attnpool(features * masks[:, None].to(self.dtype)).float()
             for masks in torch.split(token_masks, self._batch)
         ]
         return torch.cat(parts)
+
+
+def run_resnet_trunk(tower: ModifiedResNet, images: Tensor) -> Tensor:
+    """Return a ResNet's last map (B, C, g, g), before its attention pool."""
+    features: Tensor = tower.stem(images)
+    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+        features = layer(features)
+    return features
 
 
 def _read(tower: VisionTransformer, class_tokens: Tensor) -> Tensor:

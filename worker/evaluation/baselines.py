@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.config import FeaturesConfig, TokenMasking
-from worker.encoders.clip_maps import compute_grad_cam, encode_dense
+from worker.encoders.clip_maps import compute_grad_cam, encode_own_values
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import resize_token_masks, resize_whole
 from worker.methods.features import normalise_rows
@@ -50,7 +50,7 @@ class BaselineInputs:
     @cached_property
     def dense(self) -> Floats:
         """(g, g, D), unit length."""
-        return normalise_rows(encode_dense(self.visual, self.image).cpu().numpy())
+        return normalise_rows(encode_own_values(self.visual, self.image).cpu().numpy())
 
     @cached_property
     def region_tokens(self) -> Floats:

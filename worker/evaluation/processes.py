@@ -18,13 +18,14 @@ import torch
 
 from saymask.datasets.model import DatasetImage
 from saymask.errors import DatasetError
-from worker.config import WorkerSettings, to_values
+from worker.config import to_values
 from worker.evaluation.answers import ImageAnswers
 from worker.evaluation.evaluator import Evaluator
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.truth import TruthProposer
 from worker.evaluation.variants import choose_variants
 from worker.pipeline.build import build_pipeline
+from worker.settings import WorkerSettings
 
 
 class EvaluationProcesses(Protocol):

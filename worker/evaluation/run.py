@@ -20,13 +20,14 @@ from rich.progress import (
 from saymask.datasets.load import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
-from worker.config import PipelineConfig, ScoringConfig, WorkerSettings
+from worker.config import PipelineConfig, ScoringConfig
 from worker.evaluation.answer_log import AnswerLog
 from worker.evaluation.answers import ImageAnswers
 from worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.results import Results, build_results
 from worker.evaluation.variants import choose_variants
+from worker.settings import WorkerSettings
 
 RESULTS_FILE = "results.json"
 

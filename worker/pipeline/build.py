@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from saymask.errors import ConfigError
-from worker.config import PipelineConfig, WorkerSettings
+from worker.config import PipelineConfig
 from worker.encoders.build import choose_encoder, load_encoder
 from worker.language import LanguageParser
 from worker.pipeline.cache import PreparedCache
@@ -19,6 +19,7 @@ from worker.proposals.exact import ExactProposer
 from worker.proposals.given import GivenProposer
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
+from worker.settings import WorkerSettings
 from worker.weights import WeightStore, default_cache_dir, find_checkpoint
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from saymask.contract import WORKER_KEY_PATTERN, WorkerStatus
 from saymask.errors import WorkerUnavailable
-from worker.config import WorkerSettings
 from worker.serving.main import connect
+from worker.settings import WorkerSettings
 
 
 def check_own_worker(settings: WorkerSettings) -> WorkerStatus:

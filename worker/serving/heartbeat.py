@@ -14,8 +14,8 @@ import redis
 from rq import SimpleWorker
 
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
-from worker.config import WorkerSettings
 from worker.serving.jobs import JobHandler, ServedPipeline
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from rq.serializers import JSONSerializer
 
 from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
 from saymask.errors import QueueUnavailable
-from worker.config import WorkerSettings
 from worker.serving.cooperative_yield import wait_while_answering
 from worker.serving.heartbeat import Heartbeat, WorkerState
 from worker.serving.idle import UnloadingPipeline
 from worker.serving.jobs import EmbeddedImages, JobHandler, ServedPipeline, build_job_class
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
