@@ -105,4 +105,5 @@ def redis_errors() -> Iterator[None]:
             "Raise maxmemory of Redis or Valkey; photos leave it after half an hour.",
         ) from error
     except redis.exceptions.RedisError as error:
-        raise QueueUnavailable(f"The queue cannot be reached: {error}.", REDIS_CURE) from error
+        reason = str(error).rstrip(".")
+        raise QueueUnavailable(f"The queue cannot be reached: {reason}.", REDIS_CURE) from error
