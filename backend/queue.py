@@ -268,9 +268,7 @@ class JobQueue(QueueState):
         status = _find_status(job)
         if status == JobStatus.FINISHED:
             return _has_succeeded(job)
-        if status == JobStatus.STARTED:
-            return self._is_alive(job.worker_name)
-        return status == JobStatus.QUEUED and _is_queued_or_popped(job)
+        return status in (JobStatus.QUEUED, JobStatus.STARTED) and self._is_pending(job)
 
     def _is_alive(self, worker_name: str | None) -> bool:
         return any(worker.name == worker_name for worker in self.list_workers())
@@ -301,6 +299,7 @@ class JobQueue(QueueState):
         """Whether a live worker has the job or will take it."""
         status = _find_status(job)
         if status == JobStatus.STARTED:
+            # The job may have been read before a worker wrote its name into it.
             current = self._fetch(job.id)
             return current is not None and self._is_alive(current.worker_name)
         if status == JobStatus.QUEUED:

@@ -121,6 +121,14 @@ def log_of(valkey: Valkey, *kinds: str) -> list[str]:
     return [line for line in lines if line.split()[0] in (kinds or ("segment", "refine"))]
 
 
+def await_state(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Wait for a state; ``what`` says what is wrong while it has not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
 @pytest.fixture(autouse=True)
 def no_local_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings file of an installation in this folder out of every test."""

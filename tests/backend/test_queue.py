@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import redis
+from rq.job import Job
 
 from backend.call import Call
 from backend.queue import JobQueue
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
-from tests.conftest import Valkey, log_of
+from tests.conftest import Valkey, await_state, log_of
 
 IMAGE = b"image"
 SHA256 = hashlib.sha256(IMAGE).hexdigest()
@@ -36,6 +37,17 @@ def request_for(expression: str) -> SegmentRequest:
     return SegmentRequest(image_sha256=SHA256, expression=expression, k=2)
 
 
+def count_queued(valkey: Valkey) -> int:
+    with redis.Redis.from_url(valkey.url) as client:
+        return int(client.llen(f"rq:queue:{QUEUE_INTERACTIVE}"))
+
+
+def count_waiting(valkey: Valkey) -> list[int]:
+    """How many requests wait for each job."""
+    with redis.Redis.from_url(valkey.url) as client:
+        return [int(client.scard(key)) for key in client.keys("saymask:waiters:*")]
+
+
 def test_same_request_from_two_annotators_is_one_job(
     queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:
@@ -48,6 +60,31 @@ def test_same_request_from_two_annotators_is_one_job(
         )
     assert len({result.model_dump_json() for result in results}) == 1
     assert log_of(valkey) == ["segment sleep 1 cat"]
+
+
+def test_a_job_that_starts_while_a_second_annotator_asks_is_not_run_twice(
+    valkey: Valkey, start_worker: Callable[..., Any]
+) -> None:
+    class ReadsBeforeTheStart(JobQueue):
+        """Between its reading of a queued job and the next look at it, a worker starts it."""
+
+        def _fetch(self, job_id: str) -> Job | None:
+            job = super()._fetch(job_id)
+            if job is not None and not log_of(valkey):
+                start_worker()
+                await_state(lambda: bool(log_of(valkey)), "the job has not begun")
+            return job
+
+    first, second = JobQueue(valkey.url, deadline_s=30), ReadsBeforeTheStart(valkey.url, 30)
+    first.put_image(SHA256, IMAGE)
+    request = request_for("sleep 2 cat")
+    with ThreadPoolExecutor(2) as pool:
+        earlier = pool.submit(first.segment, request, "1:1", Call())
+        await_state(lambda: count_queued(valkey) == 1, "no job is queued")
+        assert second.segment(request, "1:2", Call()) == earlier.result(20)
+    assert log_of(valkey) == ["segment sleep 2 cat"]
+    first.close()
+    second.close()
 
 
 def test_a_job_just_popped_by_a_worker_is_not_queued_twice(
@@ -73,9 +110,9 @@ def test_newer_expression_of_a_task_replaces_the_waiting_one(
     start_worker()
     with ThreadPoolExecutor(4) as pool:
         busy = pool.submit(queue.segment, request_for("sleep 3 other"), "1:other", Call())
-        time.sleep(0.5)
+        await_state(lambda: len(log_of(valkey)) == 1, "the worker is not busy")
         older = pool.submit(queue.segment, request_for("older"), "1:1", Call())
-        time.sleep(0.3)
+        await_state(lambda: count_queued(valkey) == 1, "no job is queued")
         newer = pool.submit(queue.segment, request_for("newer"), "1:1", Call())
         assert newer.result(20).expression == "newer"
         with pytest.raises(JobSuperseded):
@@ -85,15 +122,15 @@ def test_newer_expression_of_a_task_replaces_the_waiting_one(
 
 
 def test_a_waiting_job_that_another_task_wants_too_is_kept(
-    queue: JobQueue, start_worker: Callable[..., Any]
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:
     start_worker()
     with ThreadPoolExecutor(4) as pool:
-        pool.submit(queue.segment, request_for("sleep 2 other"), "1:other", Call())
-        time.sleep(0.3)
+        pool.submit(queue.segment, request_for("sleep 3 other"), "1:other", Call())
+        await_state(lambda: len(log_of(valkey)) == 1, "the worker is not busy")
         first = pool.submit(queue.segment, request_for("shared"), "1:1", Call())
         second = pool.submit(queue.segment, request_for("shared"), "1:2", Call())
-        time.sleep(0.3)
+        await_state(lambda: 2 in count_waiting(valkey), "two do not wait for one job")
         pool.submit(queue.segment, request_for("newer"), "1:1", Call()).result(20)
         assert second.result(20).expression == "shared"
         with pytest.raises(JobSuperseded):

@@ -32,7 +32,7 @@ from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
 from tests.backend.test_queue import request_for
-from tests.conftest import Valkey, free_port, load_capture, log_of
+from tests.conftest import Valkey, await_state, free_port, load_capture, log_of
 from tests.factories import annotation, brush, event
 
 Build = Callable[..., TestClient]
@@ -53,13 +53,6 @@ def served(client: TestClient) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
-
-
-def await_state(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def ask(url: str, expression: str, task: int, photo: str = "/data/upload/1/cat.png") -> Any:
