@@ -23,7 +23,7 @@ from backend.records.stores import Stores
 from saymask.contract import WORKER_KEY_PATTERN, WorkerStatus
 
 DATA = Path(__file__).parent / "data"
-SAMPLES = Path(__file__).parent.parent / "backend" / "local_stack" / "samples"
+SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
 
 
 def load_capture(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 # Raised when the same configuration comes to prepare images differently, so that results of the
@@ -136,14 +136,29 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How features become scores. All weights are in units of cosine similarity.
+    """How features become scores.
 
-    Chosen on 25 development images with the starter encoder, unless a source is named.
+    A score is a log-odds: cosines are divided by the encoder's temperature, and all weights are
+    in the same units (nats), so that they mean the same for any encoder. Chosen on 25 development
+    images with the starter encoder, unless a source is named.
 
     Attributes:
+        temperature: of the encoder, in cosine similarity: what makes one nat. For open_clip pairs
+            it is measured on the sample images, see ``worker.encoders.calibration``.
         visual_global_weight: alpha of the paper, share of the global-context visual feature.
         text_global_weight: beta of the paper, share of the sentence; the rest is the noun phrase.
         normalise_first: features reach unit length before they are mixed; published: after.
+        region_weight: share of the region's token in the visual feature, beside the other two.
+        negatives_weight: how much the log-likelihood of all other nouns counts against a proposal;
+            1 would make the appearance a log-probability.
+        negatives_cosine_max: nouns whose text lies this close to the asked one do not compete.
+        negatives_min: at least this many nouns compete, the most distant ones.
+        coherence_weight: weight of the heat map of the expression inside a proposal.
+        coherence_outside: share of the heat outside that counts against it.
+        thing_weight: weight of the log-probability that a proposal shows a thing, not stuff or a
+            part, unless the expression names stuff or a part.
+        thing_temperature: of that probability, as a share of ``temperature``.
+        thing_floor: smallest probability that counts.
         area_weight: prior for large masks, per factor of ten in area.
         consensus_weight: prior for masks that most points inside them yield: single objects.
         level_weight: prior for wholes over parts, per level of segment-anything's three.
@@ -153,13 +168,17 @@ class ScoringConfig:
         instance_margin: proposals this close to the best are taken as objects of the same noun.
         instance_softness: how fast the weight of an instance falls with its distance to the best.
         side_weight: weight of being the leftmost among them.
+        row_weight: weight of being in the row that is named.
+        other_row_share: how much an object of another row counts in comparisons within a row.
         ordinal_weight: weight of being the second from the left.
         size_weight: weight of being the largest.
         relation_weight: weight of being the nearest to the anchor.
-        thing_weight: without a noun, weight of looking like a thing and not like a part or a
+        pair_weight: weight of what the referent holds or wears, looked for in and at it.
+        excluded_weight: how much the same counts against it where the expression denies it.
+        unnamed_weight: without a noun, weight of looking like a thing and not like a part or a
             background.
-        thing_softness: temperature of the maximum over the nouns of things, and of stuff.
         unnamed_area_weight: without a noun, prior for large masks, per factor of ten in area.
+        instance_area_max: no mask that covers more of the image is one of several objects.
         instance_overlap_max: an instance of which more than this share lies in another, or holds
             it, is the same object.
         same_object_iou: masks that overlap more than this are the same object.
@@ -168,72 +187,58 @@ class ScoringConfig:
         part_area_max: largest area of a part, as a share of the person's.
         lead_offset: offset of the logistic curve from rank 1's lead to the confidence; fitted
             with ``lead_slope`` to 153 expressions on 49 images.
-        lead_slope: slope of that curve.
+        lead_slope: slope of that curve, per nat.
         lead_max: larger leads give no more confidence.
         noun_template: a noun is encoded bare and in this sentence, averaged.
-        region_weight: share of the region's token in the visual feature, beside the other two.
-        negatives_weight: how much what a proposal looks like otherwise counts against it.
-        negatives_softness: temperature of the maximum over the other nouns.
-        negatives_cosine_max: nouns whose text lies this close to the asked one do not compete.
-        negatives_min: at least this many nouns compete, the most distant ones.
-        coherence_weight: weight of the heat map of the expression inside a proposal.
-        coherence_outside: share of the heat outside that counts against it.
-        instance_area_max: no mask that covers more of the image is one of several objects.
     """
 
+    temperature: float = 0.02
     visual_global_weight: float = 0.4
-    text_global_weight: float = 0.5
+    text_global_weight: float = 0.35
     normalise_first: bool = True
-    area_weight: float = 0.005
-    consensus_weight: float = 0.06
-    level_weight: float = 0.01
-    person_part_margin: float = 0.01
-    place_weight: float = 0.04
-    instance_margin: float = 0.08
-    instance_softness: float = 0.1
-    side_weight: float = 0.05
-    ordinal_weight: float = 0.10
-    size_weight: float = 0.04
-    relation_weight: float = 0.05
-    thing_weight: float = 1.0
-    thing_softness: float = 0.02
-    unnamed_area_weight: float = 0.04
+    region_weight: float = 0.4
+    negatives_weight: float = 0.5
+    negatives_cosine_max: float = 0.7
+    negatives_min: int = 30
+    coherence_weight: float = 0.5
+    coherence_outside: float = 0.8
+    thing_weight: float = 0.5
+    thing_temperature: float = 0.5
+    thing_floor: float = 0.05
+    area_weight: float = 0.25
+    consensus_weight: float = 3.0
+    level_weight: float = 0.5
+    person_part_margin: float = 0.5
+    place_weight: float = 2.0
+    instance_margin: float = 4.0
+    instance_softness: float = 5.0
+    side_weight: float = 2.5
+    row_weight: float = 2.5
+    other_row_share: float = 0.1
+    ordinal_weight: float = 5.0
+    size_weight: float = 2.0
+    relation_weight: float = 2.5
+    pair_weight: float = 0.5
+    excluded_weight: float = 0.5
+    unnamed_weight: float = 2.0
+    unnamed_area_weight: float = 2.0
+    instance_area_max: float = 0.6
     instance_overlap_max: float = _constant(0.6)
     same_object_iou: float = _constant(0.5)
     background_area_min: float = _constant(0.75)
     part_inside_min: float = _constant(0.85)
     part_area_max: float = _constant(0.9)
     lead_offset: float = _constant(-0.24)
-    lead_slope: float = _constant(63.2)
-    lead_max: float = _constant(0.15)
+    lead_slope: float = _constant(1.264)
+    lead_max: float = _constant(7.5)
     noun_template: str = _constant("a photo of a {}")
-    region_weight: float = 0.25
-    negatives_weight: float = 0.5
-    negatives_softness: float = 0.02
-    negatives_cosine_max: float = 0.7
-    negatives_min: int = 30
-    coherence_weight: float = 0.01
-    coherence_outside: float = 0.8
-    instance_area_max: float = 0.6
-
-    def scaled(self, factor: float) -> ScoringConfig:
-        """Return the same balance for an encoder whose cosines spread ``factor`` times as far."""
-        return replace(self, **{name: getattr(self, name) * factor for name in _IN_COSINES})
-
-
-_IN_COSINES = (
-    "area_weight", "consensus_weight", "level_weight", "person_part_margin", "place_weight",
-    "instance_margin", "instance_softness", "side_weight", "ordinal_weight", "size_weight",
-    "relation_weight", "thing_softness", "unnamed_area_weight", "negatives_softness",
-    "coherence_weight",
-)  # fmt: skip
 
 
 STARTER_SCORING = ScoringConfig()
 # The published weight for RefCOCOg; for RefCOCO and RefCOCO+ it is 0.95.
 FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85)
-# Genuine CLIP text lies closer together: cosines spread over about a quarter of the range.
-GENUINE_SCORING = ScoringConfig(visual_global_weight=0.5).scaled(0.25)
+# Of pairs whose temperature is not measured yet.
+GENUINE_SCORING = ScoringConfig(visual_global_weight=0.5)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ class WorkerSettings(BaseSettings):
     photo_max_megapixels: float = Field(
         120.0, gt=0, description="Largest photo that is decoded, megapixels."
     )
+    nouns: Path | None = Field(
+        None,
+        description="A file of nouns that photos show, under the headings [things], [stuff] and"
+        " [parts]; empty means the 1,448 that come with the worker.",
+    )
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
 
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:

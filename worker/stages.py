@@ -135,9 +135,12 @@ class Geometry:
     cells: Floats | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """Everything about an image that does not depend on an expression; what the cache keeps."""
+    """Everything about an image that does not depend on an expression; what the cache keeps.
+
+    Compared by identity, so that what follows from it can be remembered beside it.
+    """
 
     sha256: str
     proposals: Proposals
@@ -185,29 +188,26 @@ def _to_half(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """CLIP-space features of one expression, float32, not normalised: each (D,).
+    """CLIP-space features of one expression, float32, not normalised: each (D,) unless said.
 
     Attributes:
         sentence: of the whole expression.
         phrase: of the head noun phrase, or of the sentence when there is none.
-        anchor: of the object to which the referent is related, or None.
-        things: (K, D), instead of a phrase where no noun names the referent, or None.
-        stuff: (K, D), what such a referent is not, or None.
-        vocabulary: (V, D), what an image can show, with which nouns compete, or None.
+        anchors: (A, D) of the objects to which the referent is related, in order of mention; for
+            "between" two of a relation.
+        excluded: of what the referent has not, or None.
     """
 
     sentence: Floats
     phrase: Floats
-    anchor: Floats | None
-    things: Floats | None = None
-    stuff: Floats | None = None
-    vocabulary: Floats | None = None
+    anchors: Floats | None = None
+    excluded: Floats | None = None
 
     def __post_init__(self) -> None:
         _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)
         _require(self.phrase.shape == self.sentence.shape, "equal shapes", self.phrase.shape)
-        if self.anchor is not None:
-            _require(self.anchor.shape == self.sentence.shape, "equal shapes", self.anchor.shape)
+        if self.anchors is not None:
+            _require(self.anchors.ndim == 2, "anchors (A, D)", self.anchors.shape)
 
 
 @dataclass(frozen=True)

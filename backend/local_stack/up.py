@@ -208,7 +208,7 @@ def _connect(options: UpOptions, login: Login) -> int:
 
 def sample_images() -> list[Path]:
     """Return the sample images; ``SOURCES.md`` beside them names their authors."""
-    directory = Path(str(resources.files("backend.local_stack") / "samples"))
+    directory = Path(str(resources.files("saymask") / "samples"))
     return sorted(directory.glob("*.jpg"))
 
 

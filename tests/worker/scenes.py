@@ -21,13 +21,13 @@ def scene() -> tuple[np.ndarray, VisualFeatures, TextFeatures]:
     look = np.tile(np.array([[1.0, 0.2]], dtype=np.float32), (5, 1))
     look[4] = [0.0, 1.0]
     text = TextFeatures(
-        np.array([1, 0], np.float32), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+        np.array([1, 0], np.float32), np.array([1, 0], np.float32), np.array([[0, 1]], np.float32)
     )
     return masks, VisualFeatures(look, look), text
 
 
 def parsed(**changes: object) -> ParsedExpression:
-    plain = ParsedExpression("the box", "the box", "box", (), None, None, 0)
+    plain = ParsedExpression("the box", "the box", "the box", "box")
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

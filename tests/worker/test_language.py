@@ -8,16 +8,16 @@ import pytest
 
 from saymask.errors import ConfigError, InvalidExpression
 from tests.conftest import DATA
-from worker.language.expression import Ordinal, Relation, clean_expression
+from worker.language.expression import Correction, Ordinal, Relation, clean_expression
 from worker.language.parser import LanguageParser
-from worker.language.spatial import read_affirmative
+from worker.nouns import load_nouns
 
 ROWS = json.loads((DATA / "noun_phrases.json").read_text("utf-8"))["rows"]
 
 
 @pytest.fixture(scope="module")
 def parser() -> LanguageParser:
-    return LanguageParser()
+    return LanguageParser(nouns=load_nouns().all)
 
 
 def test_published_rule_gives_the_recorded_rows(parser: LanguageParser) -> None:
@@ -129,17 +129,13 @@ def test_ordinals(parser: LanguageParser, expression: str, ordinal: Ordinal | No
     ],
 )
 def test_relations(parser: LanguageParser, expression: str, relation: Relation | None) -> None:
-    found = parser.parse(expression).relation
-    if relation is not None and found is not None:
-        synonyms = {"refrigerator": "fridge"}
-        found = Relation(found.kind, synonyms.get(found.anchor, found.anchor))
-    assert found == relation
+    assert parser.parse(expression).relations == (() if relation is None else (relation,))
 
 
 @pytest.mark.parametrize(
-    ("expression", "size"), [("the biggest dog", 1), ("smaller zebra", -1), ("the dog", 0)]
+    ("expression", "size"), [("the biggest dog", "large"), ("smaller zebra", "small"), ("the dog", None)]
 )
-def test_sizes(parser: LanguageParser, expression: str, size: int) -> None:
+def test_sizes(parser: LanguageParser, expression: str, size: str | None) -> None:
     assert parser.parse(expression).size == size
 
 
@@ -201,19 +197,37 @@ def test_the_head_comes_before_its_relation(
 ) -> None:
     result = parser.parse(clean_expression(expression))
     assert result.appearance == appearance
-    assert (result.relation.anchor if result.relation else None) == anchor
+    assert (result.relations[0].anchor if result.relations else None) == anchor
     assert result.sides == sides
 
 
 @pytest.mark.parametrize(
-    ("text", "affirmative"),
+    ("expression", "sentence", "excluded"),
     [
-        ("man not wearing a hat", "man"),
-        ("the one without a hat", "the one"),
-        ("neither the left nor the right", "neither the left"),
-        ("not the left one", "not the left one"),
-        ("the red car", "the red car"),
+        ("man not wearing a hat", "man", "hat"),
+        ("the one without a hat", "the one", "hat"),
+        ("not the left dog but the right one", "the right one", "left dog"),
+        ("not the left one", "not the left one", None),
+        ("the red car", "the red car", None),
     ],
 )
-def test_what_is_not_there_is_not_looked_for(text: str, affirmative: str) -> None:
-    assert read_affirmative(text) == affirmative
+def test_what_is_not_there_is_not_looked_for(
+    parser: LanguageParser, expression: str, sentence: str, excluded: str | None
+) -> None:
+    result = parser.parse(expression)
+    assert (result.sentence, result.excluded) == (sentence, excluded)
+
+
+def test_a_misspelled_noun_is_read_and_reported(parser: LanguageParser) -> None:
+    result = parser.parse("the giraff near the umbrela")
+    assert result.appearance == "giraffe"
+    assert result.relations == (Relation("near", "umbrella"),)
+    assert result.corrections == (
+        Correction("giraff", "giraffe"),
+        Correction("umbrela", "umbrella"),
+    )
+
+
+@pytest.mark.parametrize("word", ["goat", "boat", "quokka", "xyzzyx", "gnu", "el", "nft"])
+def test_words_that_are_right_or_unlike_any_noun_stay(parser: LanguageParser, word: str) -> None:
+    assert parser.parse(f"the {word} left").corrections == ()

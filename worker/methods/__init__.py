@@ -2,6 +2,7 @@
 
 from worker.config import MethodName, PipelineConfig
 from worker.encoders.base import Encoder
+from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser
 from worker.methods.base import Method
 from worker.methods.corrected import Corrected
@@ -15,6 +16,8 @@ _METHODS: dict[MethodName, type[Corrected | Faithful]] = {
 }
 
 
-def build_method(config: PipelineConfig, encoder: Encoder, parser: LanguageParser) -> Method:
+def build_method(
+    config: PipelineConfig, encoder: Encoder, parser: LanguageParser, vocabulary: EncodedNouns
+) -> Method:
     """Build the method that a configuration names."""
-    return _METHODS[config.method](config, encoder, parser)
+    return _METHODS[config.method](config, encoder, parser, vocabulary)

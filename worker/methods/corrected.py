@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
 from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
 from worker.encoders.dense import encode_regions
+from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
-from worker.language.spatial import read_affirmative
+from worker.methods.appearance import DescribedImage, describe_image
 from worker.methods.confidence import compute_confidence
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
-from worker.methods.vocabulary import PARTS_AND_STUFF, THINGS
 from worker.places import build_places_map
 from worker.resize import resize_to_work
 from worker.stages import (
@@ -34,11 +35,19 @@ _CONFIDENCE_DIGITS = 4
 class Corrected:
     """Global-Local CLIP with each correction as an option of its own."""
 
-    def __init__(self, config: PipelineConfig, encoder: Encoder, parser: LanguageParser) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        encoder: Encoder,
+        parser: LanguageParser,
+        vocabulary: EncodedNouns,
+    ) -> None:
         del parser  # this method's noun phrase is in the parsed expression
         self._features = config.features
         self._scoring = config.scoring
         self._encoder = encoder
+        self._vocabulary = vocabulary
+        self._described: WeakKeyDictionary[PreparedImage, DescribedImage] = WeakKeyDictionary()
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode the masked whole image and the masked crops at working size."""
@@ -58,28 +67,34 @@ class Corrected:
         )
 
     def encode_text(self, expression: ParsedExpression) -> TextFeatures:
-        """Encode sentence, noun phrase and anchor; without any noun, things and stuff instead."""
+        """Encode sentence, noun phrase, anchors and what the referent has not."""
         phrase = expression.appearance or expression.head_noun_phrase or expression.text
-        anchor = expression.relation.anchor if expression.relation else None
-        is_unnamed = expression.appearance is None and expression.has_spatial_words
+        anchors = [
+            name
+            for relation in expression.relations
+            for name in (relation.anchor, relation.second)
+            if name is not None
+        ]
+        excluded = [expression.excluded] if expression.excluded else []
         # All in one batch; the calls below find them in the encoder's memory.
-        nouns = [noun for noun in (phrase, anchor) if noun]
-        sentence = read_affirmative(expression.text)
-        self._encoder.text.encode([sentence, *self._in_template(nouns)])
+        nouns = [phrase, *anchors, *excluded]
+        self._encoder.text.encode([expression.sentence, *self._in_template(nouns)])
         return TextFeatures(
-            sentence=self._encode_texts([sentence])[0],
+            sentence=self._encode_texts([expression.sentence])[0],
             phrase=self._encode_nouns([phrase])[0],
-            anchor=self._encode_nouns([anchor])[0] if anchor is not None else None,
-            things=self._encode_nouns(THINGS) if is_unnamed else None,
-            stuff=self._encode_nouns(PARTS_AND_STUFF) if is_unnamed else None,
-            vocabulary=None if is_unnamed else self._encode_nouns((*THINGS, *PARTS_AND_STUFF)),
+            anchors=self._encode_nouns(anchors) if anchors else None,
+            excluded=self._encode_nouns(excluded)[0] if excluded else None,
         )
 
     def score(
         self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
     ) -> Scores:
         """Return the sum of all terms for every proposal."""
-        return compute_scores(prepared, text, expression, self._scoring)
+        described = self._described.get(prepared)
+        if described is None:
+            described = describe_image(prepared, self._vocabulary, self._scoring)
+            self._described[prepared] = described
+        return compute_scores(described, text, expression, self._scoring)
 
     def compute_confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
         """Return the calibrated probability that rank 1 is the referent."""

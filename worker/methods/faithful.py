@@ -26,6 +26,7 @@ from worker.encoders.crops import (
     sample_token_masks,
     to_tensor,
 )
+from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
 from worker.resize import to_original_size
 from worker.stages import (
@@ -44,7 +45,14 @@ _SHORT_SIDE_PX = 800
 class Faithful:
     """The published method; its noun phrase follows the published rule."""
 
-    def __init__(self, config: PipelineConfig, encoder: Encoder, parser: LanguageParser) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        encoder: Encoder,
+        parser: LanguageParser,
+        vocabulary: EncodedNouns,
+    ) -> None:
+        del vocabulary  # the published method compares with no other nouns
         self._scoring = config.scoring
         self._encoder = encoder
         self._parser = parser
@@ -59,7 +67,7 @@ class Faithful:
         """Encode sentence and noun phrase."""
         published = self._parser.find_published_noun_phrase(expression.text)
         sentence, phrase = self._encoder.text.encode([expression.text, published])
-        return TextFeatures(sentence, phrase, None)
+        return TextFeatures(sentence, phrase)
 
     def score(
         self,

@@ -1,142 +1,135 @@
 """The terms of the corrected method's score: pure functions of arrays.
 
 The appearance term is Global-Local CLIP's (CVPR 2023, section 3.1). The others are priors on what
-expressions say outright, added in units of cosine similarity.
+expressions say outright, in the same units: log-odds.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.config import ScoringConfig
-from worker.language import ParsedExpression, Side
-from worker.methods.comparison import compute_comparison, toward
-from worker.methods.features import mix, normalise_rows, to_float32
-from worker.stages import (
-    Floats,
-    Geometry,
-    PreparedImage,
-    Scores,
-    TextFeatures,
-    VisualFeatures,
+from worker.language import ParsedExpression, Relation, Side
+from worker.methods.appearance import (
+    DescribedImage,
+    compute_appearance,
+    compute_coherence,
+    compute_negatives,
+    compute_noun_odds,
+    compute_thing,
+    compute_unnamed_appearance,
 )
+from worker.methods.comparison import Anchors, compute_comparison, find_instances, toward
+from worker.methods.features import to_float32
+from worker.methods.pairs import compute_pair_evidence
+from worker.stages import Floats, Geometry, Scores, TextFeatures
 
 _SMALLEST_AREA = 1e-6
 
 
 def compute_scores(
-    prepared: PreparedImage,
-    text: TextFeatures,
-    expression: ParsedExpression,
-    config: ScoringConfig,
+    image: DescribedImage, text: TextFeatures, expression: ParsedExpression, config: ScoringConfig
 ) -> Scores:
-    """Score every proposal of a prepared image against one expression."""
-    features, proposals, geometry = prepared.features, prepared.proposals, prepared.geometry
-    visual = mix_views(features, config)
-    terms = {
-        "appearance": _appearance(visual, text, geometry, config),
-        "negatives": _negatives(visual, text.phrase, text, config),
-        "coherence": _coherence(prepared, text, config),
-        "area": to_float32(config.area_weight * _log_area(geometry)),
-        "consensus": to_float32(config.consensus_weight * proposals.consensus),
-        "level": to_float32(config.level_weight * proposals.level),
-        "place": to_float32(config.place_weight * _place(expression.sides, geometry)),
-    }
+    """Score every proposal of an image against one expression."""
+    prepared, geometry = image.prepared, image.geometry
+    proposals, none = prepared.proposals, np.zeros(len(prepared.proposals), dtype=np.float32)
+    is_unnamed = expression.appearance is None and expression.has_spatial_words
+    if is_unnamed:
+        terms = {"appearance": compute_unnamed_appearance(image, config), "negatives": none}
+    else:
+        terms = {
+            "appearance": compute_appearance(image, text, config),
+            "negatives": compute_negatives(image, text.phrase, config),
+            "thing": compute_thing(image, text.phrase, config),
+        }
+    terms["coherence"] = compute_coherence(prepared, text, config)
+    terms["area"] = to_float32(config.area_weight * _log_area(geometry))
+    terms["consensus"] = to_float32(config.consensus_weight * proposals.consensus)
+    terms["level"] = to_float32(config.level_weight * proposals.level)
     prior = terms["area"] + terms["consensus"] + terms["level"]
-    anchor = None
-    if text.anchor is not None and len(visual):
-        looks = visual @ normalise_rows(text.anchor)
-        negatives = _negatives(visual, text.anchor, text, config)
-        anchor = int(np.argmax(looks + negatives + prior))
-    named = terms["appearance"] + terms["negatives"] + terms["coherence"] + prior
+    terms.update(_compute_pairs(image, text, expression, config))
+    named = to_float32(np.sum(list(terms.values()), axis=0))
     if expression.names_person:
         terms["person"] = _person_part(named, geometry, config)
         named = named + terms["person"]
-    terms["comparison"] = compute_comparison(named, geometry, expression, anchor, config)
+    terms["place"] = to_float32(config.place_weight * _place(expression.sides, geometry))
+    anchors = _find_anchors(expression, text, image, prior, config)
+    terms["comparison"] = compute_comparison(named, geometry, expression, anchors, config)
     total = to_float32(np.sum(list(terms.values()), axis=0))
     return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
 
 
-def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:
-    """Return the unit vectors (N, D) of the views of each proposal, mixed."""
-    views, share = (features.global_context, features.local_context), config.visual_global_weight
-    if features.region is None or not config.region_weight:
-        return mix(*views, share, normalise_first=config.normalise_first)
-    if config.normalise_first:
-        first, second = map(normalise_rows, views)
-        mixed = share * first + (1 - share) * second
-    else:
-        mixed = mix(*views, share, normalise_first=False)
-    return normalise_rows(
-        to_float32(mixed + config.region_weight * normalise_rows(features.region))
-    )
+def _compute_pairs(
+    image: DescribedImage, text: TextFeatures, expression: ParsedExpression, config: ScoringConfig
+) -> dict[str, Floats]:
+    """What the referent has ("with", "wearing"), and what it has not."""
+    if len(image.visual) == 0:
+        return {}
+    terms = {}
+    has = [
+        _pair(image, row, config)
+        for relation, rows in _rows_of(expression.relations, text)
+        if relation.kind == "with"
+        for row in rows
+    ]
+    if has:
+        terms["pair"] = to_float32(config.pair_weight * np.mean(has, axis=0))
+    if text.excluded is not None:
+        denied = _pair(image, text.excluded, config)
+        terms["excluded"] = to_float32(-config.excluded_weight * denied)
+    return terms
 
 
-def _negatives(visual: Floats, noun: Floats, text: TextFeatures, config: ScoringConfig) -> Floats:
-    """How much each proposal looks like something else, below the mean: (N,)."""
-    if text.vocabulary is None or not config.negatives_weight or len(visual) == 0:
-        return np.zeros(len(visual), dtype=np.float32)
-    nearness = normalise_rows(text.vocabulary) @ normalise_rows(noun)
-    order = np.argsort(nearness, kind="stable")
-    count = max(config.negatives_min, int((nearness < config.negatives_cosine_max).sum()))
-    others = normalise_rows(text.vocabulary[order[:count]])
-    other = _soft_maximum(visual @ others.T, config.negatives_softness)
-    return to_float32(-config.negatives_weight * (other - other.mean()))
+def _pair(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
+    odds = compute_noun_odds(image, noun, config)
+    return compute_pair_evidence(odds, image.geometry, config.same_object_iou)
 
 
-def _coherence(prepared: PreparedImage, text: TextFeatures, config: ScoringConfig) -> Floats:
-    """How much of the expression's heat lies inside each proposal (HybridGL, CVPR 2025)."""
-    places, cells = prepared.features.places, prepared.geometry.cells
-    if places is None or cells is None or not config.coherence_weight or len(cells) == 0:
-        return np.zeros(len(prepared.proposals), dtype=np.float32)
-    query = mix(text.sentence, text.phrase, 0.5, normalise_first=config.normalise_first)
-    heat = _to_grid(places.unit_rows @ query, cells.shape[1])
-    heat = heat - heat.min()
-    heat = heat / max(float(heat.mean()), _SMALLEST_AREA)
-    weights = cells.reshape(len(cells), -1)
-    inside = weights @ heat / np.maximum(weights.sum(axis=1), _SMALLEST_AREA)
-    rest = 1 - weights
-    outside = rest @ heat / np.maximum(rest.sum(axis=1), _SMALLEST_AREA)
-    return to_float32(config.coherence_weight * (inside - config.coherence_outside * outside))
+def _rows_of(
+    relations: tuple[Relation, ...], text: TextFeatures
+) -> list[tuple[Relation, list[Floats]]]:
+    """Each relation with the features of its anchors: one, or two for "between"."""
+    if text.anchors is None:
+        return []
+    rows = iter(text.anchors)
+    return [
+        (relation, [next(rows) for noun in (relation.anchor, relation.second) if noun])
+        for relation in relations
+    ]
 
 
-def _to_grid(heat: Floats, side: int) -> Floats:
-    """Spread a square map over a grid of ``side`` x ``side`` cells, flat: encoders differ."""
-    own = round(len(heat) ** 0.5)
-    nearest = ((np.arange(side) + 0.5) * own / side).astype(int)
-    return heat.reshape(own, own)[np.ix_(nearest, nearest)].ravel()
+def _find_anchors(
+    expression: ParsedExpression,
+    text: TextFeatures,
+    image: DescribedImage,
+    prior: Floats,
+    config: ScoringConfig,
+) -> list[Anchors]:
+    """The proposals that each relation of place is about, found by their own nouns."""
+    found = []
+    if len(image.visual) == 0:
+        return []
+    for relation, rows in _rows_of(expression.relations, text):
+        if relation.kind == "with":
+            continue
+        scores = [_score_anchor(image, row, prior, config) for row in rows]
+        indices = tuple(int(np.argmax(of_one)) for of_one in scores)
+        if relation.kind == "between" and len(rows) == 1:
+            # One plural names both: the two best that are separate objects.
+            several = find_instances(scores[0], image.geometry, config)
+            indices = tuple(int(index) for index in several[:2]) or indices
+        found.append(Anchors(relation.kind, indices))
+    return found
+
+
+def _score_anchor(
+    image: DescribedImage, noun: Floats, prior: Floats, config: ScoringConfig
+) -> Floats:
+    return to_float32(compute_noun_odds(image, noun, config) + prior)
 
 
 def _log_area(geometry: Geometry) -> Floats:
     return to_float32(np.log10(np.maximum(geometry.area, _SMALLEST_AREA)))
-
-
-def _appearance(
-    visual: Floats, text: TextFeatures, geometry: Geometry, config: ScoringConfig
-) -> Floats:
-    """Cosine to the expression; without a noun, how much each proposal looks like a thing."""
-    if text.things is None or text.stuff is None:
-        query = mix(
-            text.sentence,
-            text.phrase,
-            config.text_global_weight,
-            normalise_first=config.normalise_first,
-        )
-        return to_float32(visual @ query)
-    thing = _soft_maximum(visual @ normalise_rows(text.things).T, config.thing_softness)
-    stuff = _soft_maximum(visual @ normalise_rows(text.stuff).T, config.thing_softness)
-    size = config.unnamed_area_weight * np.log10(np.maximum(geometry.area, _SMALLEST_AREA))
-    # What fills the image is its background, whatever it looks like.
-    is_background = geometry.area > config.background_area_min
-    return to_float32(config.thing_weight * (thing - stuff) + size - is_background)
-
-
-def _soft_maximum(values: NDArray[np.floating], softness: float) -> Floats:
-    """Log-sum-exp along the last axis, in the units of the values."""
-    best = values.max(axis=-1)
-    spread = np.exp((values - best[..., None]) / softness).sum(axis=-1)
-    return np.asarray(best + softness * np.log(spread), dtype=np.float32)
 
 
 def _person_part(scores: Floats, geometry: Geometry, config: ScoringConfig) -> Floats:

@@ -10,7 +10,9 @@ import torch
 from saymask.errors import ConfigError
 from worker.config import PipelineConfig
 from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.vocabulary import load_encoded_nouns
 from worker.language import LanguageParser
+from worker.nouns import load_nouns
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.pipeline import Pipeline
 from worker.proposals.base import Proposer
@@ -55,6 +57,7 @@ def build_pipeline(
     log.info("encoder %s: %s", name, reason)
     batch = _CROPS_PER_BATCH[_device_type(device)]
     encoder = load_encoder(name, store, device, dtype, batch, between_batches)
+    nouns = load_nouns(settings.nouns)
     config = settings.pipeline_config(encoder.scoring)
     proposer, clicks = _build_proposer(settings, config, store, device, dtype, between_batches)
     precision = str(dtype).removeprefix("torch.")
@@ -68,7 +71,8 @@ def build_pipeline(
     return Pipeline(
         proposer,
         encoder,
-        LanguageParser(settings.spacy_model),
+        LanguageParser(settings.spacy_model, nouns.all),
+        load_encoded_nouns(encoder, nouns, cache_dir / "nouns"),
         config,
         cache,
         settings.photo_max_megapixels,

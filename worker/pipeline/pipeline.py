@@ -17,6 +17,7 @@ from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest
 from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
 from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
+from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
 from worker.methods.geometry import compute_geometry
@@ -52,6 +53,7 @@ class Pipeline:
         proposer: generates masks.
         encoder: image and text towers.
         parser: takes expressions apart.
+        vocabulary: what an image can show, in the encoder's space.
         config: what they were built with; it names the results.
         cache: where prepared images are kept, or None.
         max_megapixels: larger images are refused.
@@ -64,6 +66,7 @@ class Pipeline:
         proposer: Proposer,
         encoder: Encoder,
         parser: LanguageParser,
+        vocabulary: EncodedNouns,
         config: PipelineConfig,
         cache: PreparedCache | None,
         max_megapixels: float,
@@ -78,7 +81,8 @@ class Pipeline:
         self._parser = parser
         self._max_megapixels = max_megapixels
         self._clicks = clicks
-        self._method = build_method(config, encoder, parser)
+        self._vocabulary = vocabulary
+        self._method = build_method(config, encoder, parser, vocabulary)
 
     @property
     def model_version(self) -> str:
@@ -95,7 +99,7 @@ class Pipeline:
     def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
         """Return a pipeline of the same models with another configuration, without a cache."""
         return Pipeline(
-            proposer or self.proposer, self.encoder, self._parser, config, None,
+            proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
             self._max_megapixels, self.device, self._clicks,
         )  # fmt: skip
 
@@ -304,7 +308,10 @@ class Pipeline:
         return self._clicks
 
     def _build_notices(self, parsed: ParsedExpression, prepared: PreparedImage) -> list[str]:
-        notices = []
+        notices = [
+            f"{fix.typed!r} was read as {fix.read!r}; if it is right, say it in other words."
+            for fix in parsed.corrections
+        ]
         if self.encoder.text.is_truncated(parsed.text):
             notices.append("The expression is longer than the model reads; its end was ignored.")
         if parsed.head_noun_phrase is None:
