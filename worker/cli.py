@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -27,6 +27,12 @@ from saymask.errors import ImageUnreachable, InvalidRequest, SaymaskError
 from saymask.logs import configure_logging
 from worker.settings import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
+
+if TYPE_CHECKING:
+    from worker.explanation import Explanation
+    from worker.pipeline.pipeline import Pipeline
+    from worker.pipeline.timing import PreparationTimings
+    from worker.stages import PreparedImage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,9 +88,52 @@ def segment(
 
     Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
     """
+    from worker.pipeline.images import decode_image
+
+    pipeline, prepared, timings, data = _prepare_photo(photo, k)
+    with console.status("segmenting"):
+        result = pipeline.segment(prepared, expression, k, preparation=timings)
+    _print_result(result)
+    if masks is not None:
+        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    if overlay is not None:
+        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        draw_candidates(pixels, result.candidates, result.expression).save(overlay)
+
+
+@app.command()
+def explain(
+    photo: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: Annotated[str, typer.Argument(help="What you mean, in words.")],
+    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 5,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Show how an expression was read, and what each term gave to the best candidates.
+
+    Example: saymask-worker explain street.jpg "second car from the left" -o why.png
+    """
+    from worker.explanation import explain as explain_ranking
+    from worker.pipeline.images import decode_image
+
+    pipeline, prepared, _, data = _prepare_photo(photo, k)
+    explanation = explain_ranking(pipeline, prepared, expression, k)
+    if as_json:
+        print(json.dumps(explanation.to_json(), indent=2))
+    else:
+        _print_explanation(explanation)
+    if overlay is not None:
+        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        candidates = [ranked.candidate for ranked in explanation.proposals]
+        draw_candidates(pixels, candidates, explanation.parsed.text).save(overlay)
+
+
+def _prepare_photo(
+    photo: Path, k: int
+) -> tuple[Pipeline, PreparedImage, PreparationTimings | None, bytes]:
+    """Load the models, and a photo from the cache or anew."""
     # PyTorch is imported by those commands that need it.
     from worker.pipeline.build import build_pipeline
-    from worker.pipeline.images import decode_image
 
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
@@ -92,20 +141,31 @@ def segment(
         data = photo.read_bytes()
     except OSError as error:
         raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
-    settings = load_worker_settings()
     with console.status("loading models"):
-        pipeline = build_pipeline(settings)
-    with console.status("segmenting"):
+        pipeline = build_pipeline(load_worker_settings())
+    with console.status("preparing the photo"):
         prepared, timings = pipeline.load_prepared(hashlib.sha256(data).hexdigest()), None
         if prepared is None:
             prepared, timings = pipeline.prepare(data)
-        result = pipeline.segment(prepared, expression, k, preparation=timings)
-    _print_result(result)
-    if masks is not None:
-        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    if overlay is not None:
-        pixels = decode_image(data, settings.photo_max_megapixels).pixels
-        draw_candidates(pixels, result.candidates, result.expression).save(overlay)
+    return pipeline, prepared, timings, data
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    from worker.explanation import list_parse
+
+    out = Console()
+    parse = Table("read", "as", title=escape(explanation.parsed.text))
+    for name, value in list_parse(explanation.parsed):
+        parse.add_row(name, escape(value))
+    out.print(parse)
+    names = list(explanation.proposals[0].terms) if explanation.proposals else []
+    terms = Table("rank", "score", *names, title="terms, in nats")
+    for ranked in explanation.proposals:
+        values = (f"{ranked.terms[name]:+.2f}" for name in names)
+        terms.add_row(str(ranked.candidate.rank), f"{ranked.candidate.score:.2f}", *values)
+    out.print(terms)
+    if explanation.confidence is not None:
+        out.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")
 
 
 def _print_result(result: SegmentResult) -> None:

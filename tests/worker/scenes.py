@@ -6,7 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from worker.config import ScoringConfig
+from worker.encoders.vocabulary import EncodedNouns
 from worker.language.expression import ParsedExpression
+from worker.methods.appearance import DescribedImage, describe_image
+from worker.methods.features import normalise_rows
 from worker.methods.geometry import compute_geometry
 from worker.stages import PreparedImage, Proposals, TextFeatures, VisualFeatures
 
@@ -29,6 +33,22 @@ def scene() -> tuple[np.ndarray, VisualFeatures, TextFeatures]:
 def parsed(**changes: object) -> ParsedExpression:
     plain = ParsedExpression("the box", "the box", "the box", "box")
     return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def described(
+    image: PreparedImage | None = None,
+    config: ScoringConfig | None = None,
+    things: list[list[float]] | None = None,
+    stuff: list[list[float]] | None = None,
+) -> DescribedImage:
+    """The image among nouns of one's own; by default one thing and one stuff like anything."""
+    image = image or prepared_image()
+    width = image.features.local_context.shape[1]
+    neutral = [[0.0] * width]
+    rows = np.array([*(things or neutral), *(stuff or neutral)], np.float32)
+    rows = normalise_rows(rows)
+    is_thing = np.arange(len(rows)) < len(things or neutral)
+    return describe_image(image, EncodedNouns(rows, is_thing), config or ScoringConfig())
 
 
 def prepared_image() -> PreparedImage:

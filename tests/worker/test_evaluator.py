@@ -19,6 +19,7 @@ from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
+from worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
 from worker.evaluation.answer_log import ANSWERS_FILE, AnswerLog, load_answers
 from worker.evaluation.compare import compare_runs
 from worker.evaluation.evaluator import Evaluator
@@ -29,8 +30,14 @@ from worker.evaluation.run import run_evaluation
 from worker.evaluation.truth import TruthProposer
 from worker.evaluation.variants import build_variants, choose_variants
 from worker.language.parser import LanguageParser
+from worker.nouns import Nouns
 from worker.pipeline.pipeline import Pipeline
 from worker.settings import load_worker_settings
+
+
+def tiny_vocabulary(encoder: Encoder) -> EncodedNouns:
+    nouns = Nouns(("dog", "cat", "box", "person"), ("snow", "sky", "grass"), ("wheel", "face"))
+    return load_encoded_nouns(encoder, nouns, None)
 
 
 def tiny_evaluator(kind: str, methods: str) -> Evaluator:
@@ -39,7 +46,9 @@ def tiny_evaluator(kind: str, methods: str) -> Evaluator:
     text = OpenClipText(model, open_clip.get_tokenizer("ViT-B-32"), "cpu")
     encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
     truth = TruthProposer()
-    pipeline = Pipeline(truth, encoder, LanguageParser(), PipelineConfig(), None, 1.0)
+    pipeline = Pipeline(
+        truth, encoder, LanguageParser(), tiny_vocabulary(encoder), PipelineConfig(), None, 1.0
+    )
     variants = choose_variants(pipeline.config, encoder.scoring, methods)
     return Evaluator(pipeline, variants, None, 1.0, truth)
 

@@ -133,7 +133,8 @@ def test_relations(parser: LanguageParser, expression: str, relation: Relation |
 
 
 @pytest.mark.parametrize(
-    ("expression", "size"), [("the biggest dog", "large"), ("smaller zebra", "small"), ("the dog", None)]
+    ("expression", "size"),
+    [("the biggest dog", "large"), ("smaller zebra", "small"), ("the dog", None)],
 )
 def test_sizes(parser: LanguageParser, expression: str, size: str | None) -> None:
     assert parser.parse(expression).size == size

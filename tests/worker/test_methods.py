@@ -7,15 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.worker.scenes import parsed, prepared_image, scene
+from tests.worker.scenes import described, parsed, prepared_image, scene
 from worker.config import PipelineConfig, ProposalsConfig, ScoringConfig
+from worker.encoders.vocabulary import EncodedNouns
 from worker.evaluation.variants import without_terms
+from worker.language import Side
 from worker.language.expression import Ordinal, ParsedExpression, Relation
-from worker.methods.comparison import find_instances
+from worker.methods.appearance import compute_negatives, describe_image
+from worker.methods.comparison import find_instances, find_row
 from worker.methods.confidence import compute_confidence
 from worker.methods.geometry import compute_geometry
 from worker.methods.terms import compute_scores
-from worker.stages import Scores, TextFeatures, VisualFeatures
+from worker.stages import Proposals, Scores, TextFeatures, VisualFeatures
 
 
 @pytest.mark.parametrize(
@@ -34,17 +37,111 @@ def test_words_decide_among_equals(expression: ParsedExpression, best: int) -> N
     _, _, text = scene()
     if not expression.relations:
         text = TextFeatures(text.sentence, text.phrase)
-    scores = compute_scores(prepared_image(), text, expression, ScoringConfig())
+    scores = compute_scores(described(), text, expression, ScoringConfig())
     assert scores.order[0] == best
     total = np.sum(list(scores.terms.values()), axis=0)
     assert np.allclose(scores.total, total)
+
+
+def test_two_anchors_and_a_row_decide() -> None:
+    """Four boxes in a row: between the first and the third lies the second."""
+    looks = np.tile(np.array([[1.0, 0.2, 0.0]], np.float32), (5, 1))
+    looks[0], looks[2], looks[4] = [0, 1, 0], [0, 0, 1], [0.3, 0.3, 0.3]
+    image = prepared_image()
+    image = replace(image, features=VisualFeatures(looks, looks))
+    noun = np.array([1, 0, 0], np.float32)
+    text = TextFeatures(noun, noun, np.array([[0, 1, 0], [0, 0, 1]], np.float32))
+    between = parsed(relations=(Relation("between", "a", "b"),))
+    bonus = compute_scores(described(image), text, between, ScoringConfig()).terms["comparison"]
+    assert bonus.argmax() == 1
+    assert bonus[3] < bonus[1]
+
+
+def test_rows_are_told_apart() -> None:
+    masks = np.zeros((5, 100, 100), bool)
+    for index, (y, x) in enumerate([(5, 5), (8, 45), (40, 5), (42, 45), (80, 20)]):
+        masks[index, y : y + 15, x : x + 15] = True
+    geometry, everything = compute_geometry(masks), np.arange(5)
+
+    def row(side: Side) -> list[int]:
+        return np.flatnonzero(find_row(side, geometry, everything)).tolist()
+
+    assert (row("top"), row("back")) == ([0, 1], [0, 1])
+    assert row("middle") == [2, 3]
+    assert (row("bottom"), row("front")) == ([4], [4])
+
+
+@pytest.mark.parametrize(
+    ("size", "best"),
+    [("tall", 2), ("short", 1), ("wide", 1), ("narrow", 2), ("large", 0), ("small", 2)],
+)
+def test_words_of_size_measure_what_they_say(size: str, best: int) -> None:
+    masks = np.zeros((3, 100, 200), bool)
+    masks[0, 30:70, 10:60] = True
+    masks[1, 40:50, 80:160] = True
+    masks[2, 5:95, 170:176] = True
+    proposals = Proposals(masks, *(np.ones(3, np.float32),) * 4, (100, 200))
+    look = np.ones((3, 2), np.float32)
+    image = replace(
+        prepared_image(), proposals=proposals, geometry=compute_geometry(masks),
+        features=VisualFeatures(look, look),
+    )  # fmt: skip
+    _, _, text = scene()
+    plain = TextFeatures(text.sentence, text.phrase)
+    terms = compute_scores(described(image), plain, parsed(size=size), ScoringConfig()).terms
+    assert terms["comparison"].argmax() == best
+
+
+def test_what_is_worn_is_looked_for_inside_and_what_is_denied_counts_against() -> None:
+    """Two people side by side; the second's hat is a proposal of its own."""
+    masks = np.zeros((3, 56, 112), bool)
+    masks[0, 8:52, 8:40] = masks[1, 8:52, 72:104] = masks[2, 8:16, 80:96] = True
+    looks = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    one = np.ones(3, np.float32)
+    image = replace(
+        prepared_image(), proposals=Proposals(masks, one, one, one, one, (56, 112)),
+        geometry=compute_geometry(masks), features=VisualFeatures(looks, looks),
+    )  # fmt: skip
+    person, hat = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    config = ScoringConfig(pair_weight=0.5, excluded_weight=0.5)
+
+    def terms(text: TextFeatures, **changes: object) -> dict[str, np.ndarray]:
+        return compute_scores(described(image), text, parsed(**changes), config).terms
+
+    pair = terms(TextFeatures(person, person, hat[None]), relations=(Relation("with", "hat"),))
+    assert pair["pair"][1] == 0
+    assert pair["pair"][0] < -1
+    assert not pair["comparison"].any(), "a pair is no place"
+    denied = terms(TextFeatures(person, person, excluded=hat), excluded="hat")
+    assert denied["excluded"][0] > 1 > denied["excluded"][1]
+
+
+def test_the_score_is_free_of_the_encoders_scale() -> None:
+    """Cosines that spread half as far, at half the temperature, rank alike by equal totals."""
+    rng = np.random.default_rng(5)
+    looks = rng.normal(size=(5, 16)).astype(np.float32)
+    features = VisualFeatures(looks, looks)
+    image = replace(prepared_image(), features=features)
+    noun, nouns = rng.normal(size=16), rng.normal(size=(40, 16))
+
+    def totals(shrink: float) -> np.ndarray:
+        """Text that shares a large part, as in genuine CLIP, leaves less for the differences."""
+        config = ScoringConfig(temperature=0.02 * shrink)
+        view = describe_image(image, EncodedNouns(nouns * shrink, np.arange(40) < 20), config)
+        query = (noun * shrink).astype(np.float32)
+        with_cosines = replace(config, normalise_first=False)
+        logits = view.visual @ query / config.temperature
+        negatives = compute_negatives(view, query, replace(with_cosines, negatives_cosine_max=1e9))
+        return np.asarray(logits + negatives)
+
+    assert np.allclose(totals(1.0), totals(0.25), rtol=1e-4)
 
 
 def test_terms_can_be_switched_off() -> None:
     _, _, text = scene()
     expression = parsed(sides=("right",))
     plain = TextFeatures(text.sentence, text.phrase)
-    scores = compute_scores(prepared_image(), plain, expression, without_terms(ScoringConfig()))
+    scores = compute_scores(described(), plain, expression, without_terms(ScoringConfig()))
     assert np.allclose(scores.total, scores.terms["appearance"])
 
 
@@ -56,7 +153,7 @@ def test_objects_come_before_their_parts_and_groups() -> None:
     def first(**known: list[float]) -> int:
         arrays = {name: np.array(values, np.float32) for name, values in known.items()}
         changed = replace(image, proposals=replace(image.proposals, **arrays))
-        return int(compute_scores(changed, plain, parsed(), ScoringConfig()).order[0])
+        return int(compute_scores(described(changed), plain, parsed(), ScoringConfig()).order[0])
 
     assert first(consensus=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
     assert first(level=[0, 2, 0, 0, 0]) == 1
@@ -69,11 +166,11 @@ def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:
     image = replace(image, features=VisualFeatures(look, look))
     _, _, text = scene()
     plain = TextFeatures(text.sentence, text.phrase)
-    config = ScoringConfig(area_weight=0, person_part_margin=0.02)
+    config = ScoringConfig(area_weight=0, person_part_margin=1)
 
     def first(noun: str, config: ScoringConfig = config) -> int:
         expression = parsed(text=f"the {noun}", appearance=noun)
-        return int(compute_scores(image, plain, expression, config).order[0])
+        return int(compute_scores(described(image, config), plain, expression, config).order[0])
 
     assert first("young woman") == 4
     assert first("window") == 1
@@ -82,10 +179,9 @@ def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:
 
 def test_without_a_noun_things_win_over_stuff() -> None:
     _, _, text = scene()
-    things, stuff = np.array([[0, 1], [0.1, 1]], np.float32), np.array([[1, 0]], np.float32)
-    unnamed = TextFeatures(text.sentence, text.phrase, things=things, stuff=stuff)
+    image = described(things=[[0, 1], [0.1, 1]], stuff=[[1, 0]])
     nameless = parsed(head_noun_phrase=None, appearance=None, sides=("left",))
-    assert compute_scores(prepared_image(), unnamed, nameless, ScoringConfig()).order[0] == 4
+    assert compute_scores(image, text, nameless, ScoringConfig()).order[0] == 4
 
 
 def test_a_doubtful_instance_does_not_become_the_leftmost() -> None:
@@ -96,7 +192,10 @@ def test_a_doubtful_instance_does_not_become_the_leftmost() -> None:
     _, _, text = scene()
     plain = TextFeatures(text.sentence, text.phrase)
     scores = compute_scores(
-        replace(image, features=features), plain, parsed(sides=("left",)), ScoringConfig()
+        described(replace(image, features=features)),
+        plain,
+        parsed(sides=("left",)),
+        ScoringConfig(),
     )
     assert scores.order[0] == 1
 
@@ -112,12 +211,12 @@ def test_confidence_is_the_lead_over_another_object() -> None:
         scores = Scores(np.array(total, np.float32), {}, np.argsort(-np.array(total)))
         return compute_confidence(scores, compute_geometry(masks[:count]), ScoringConfig())
 
-    near, far = confidence(0.5, 0.4, 0.498), confidence(0.5, 0.4, 0.45)
+    near, far = confidence(5.0, 4.0, 4.9), confidence(5.0, 4.0, 2.5)
     assert near is not None
     assert far is not None
     assert near < 0.5 < far < 1
-    assert confidence(0.5, 0.499, 0.45) == pytest.approx(far), "the same object does not compete"
-    assert confidence(0.5, 0.4) == confidence(0.5) > far, "nothing else competes"
+    assert confidence(5.0, 4.99, 2.5) == pytest.approx(far), "the same object does not compete"
+    assert confidence(5.0, 4.0) == confidence(5.0) > far, "nothing else competes"
     assert confidence() is None
 
 

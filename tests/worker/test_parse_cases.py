@@ -11,9 +11,7 @@ from worker.nouns import load_nouns
 
 COLUMNS = ("noun", "where", "order", "size", "relations", "without")
 LINES = (DATA / "parse_cases.txt").read_text("utf-8").splitlines()
-CASES = [
-    [cell.strip() for cell in line.split("|")] for line in LINES if line and line[0] != "#"
-]
+CASES = [[cell.strip() for cell in line.split("|")] for line in LINES if line and line[0] != "#"]
 HELD_BACK = CASES[2::3]
 SHOWN = [case for index, case in enumerate(CASES) if index % 3 != 2]
 

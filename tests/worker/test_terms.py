@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 
-from tests.worker.scenes import parsed, prepared_image
+from tests.worker.scenes import described, parsed, prepared_image
 from worker.config import ScoringConfig
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.dense import encode_places, encode_regions
+from worker.methods.appearance import mix_views
 from worker.methods.comparison import find_instances
 from worker.methods.geometry import GRID_SIDE, compute_geometry
-from worker.methods.terms import compute_scores, mix_views
+from worker.methods.terms import compute_scores
 from worker.pipeline.cache import PreparedCache
 from worker.places import build_places_map, quantise_rows, restore_rows, round_rows
 from worker.stages import PreparedImage, Scores, TextFeatures, VisualFeatures
@@ -32,8 +33,15 @@ def unit(*values: float) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def score(image: PreparedImage, text: TextFeatures, **changes: float) -> Scores:
-    return compute_scores(image, text, parsed(), replace(CONFIG, **changes))
+def score(
+    image: PreparedImage,
+    text: TextFeatures,
+    things: list[list[float]] | None = None,
+    stuff: list[list[float]] | None = None,
+    **changes: float,
+) -> Scores:
+    config = replace(CONFIG, **changes)
+    return compute_scores(described(image, config, things, stuff), text, parsed(), config)
 
 
 def test_what_looks_like_something_else_loses() -> None:
@@ -43,16 +51,30 @@ def test_what_looks_like_something_else_loses() -> None:
     looks[2] = unit(1, 0, 2)
     image = replace(image, features=VisualFeatures(looks, looks))
     dog, snow, puppy = unit(1, 0, 0), unit(0, 0, 1), unit(1, 0.1, 0)
-    text = TextFeatures(dog, dog, vocabulary=np.stack([snow, puppy]))
-    scores = score(image, text, negatives_min=1)
+    text = TextFeatures(dog, dog)
+    nouns = {"things": [puppy.tolist()], "stuff": [snow.tolist()]}
+    scores = score(image, text, **nouns, negatives_min=1)
     # "puppy" lies too close to "dog" to compete, so snow alone does.
-    other = looks @ snow
-    assert np.allclose(scores.terms["negatives"], -0.5 * (other - other.mean()), atol=1e-6)
+    other = looks @ snow / CONFIG.temperature
+    assert np.allclose(scores.terms["negatives"], -0.5 * (other - other.mean()), atol=1e-4)
     assert scores.order[-1] == 2
-    assert not score(image, text, negatives_weight=0.0).terms["negatives"].any()
+    assert not score(image, text, **nouns, negatives_weight=0.0).terms["negatives"].any()
     # At least so many nouns compete, the most distant first.
-    both = score(image, text, negatives_min=2).terms["negatives"]
+    both = score(image, text, **nouns, negatives_min=2).terms["negatives"]
     assert not np.allclose(both, scores.terms["negatives"])
+
+
+def test_things_come_before_stuff_unless_stuff_is_asked_for() -> None:
+    image = prepared_image()
+    looks = np.tile(unit(1, 0, 1), (5, 1))
+    looks[2] = unit(1, 1, 0)
+    image = replace(image, features=VisualFeatures(looks, looks))
+    nouns = {"things": [[0.0, 1.0, 0.0]], "stuff": [[0.0, 0.0, 1.0]]}
+    dog, snow = unit(0.3, 1, 0), unit(0.3, 0, 1)
+    thing = score(image, TextFeatures(dog, dog), **nouns).terms["thing"]
+    assert thing.argmax() == 2
+    assert thing[0] == pytest.approx(CONFIG.thing_weight * np.log(CONFIG.thing_floor))
+    assert not score(image, TextFeatures(snow, snow), **nouns).terms["thing"].any()
 
 
 def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
@@ -78,12 +100,8 @@ def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
     query = unit(1, 0, 0, 0, 0, 0, 0, 0)
     terms = score(image, TextFeatures(query, query)).terms
     # The left half has heat 1, the right 0; divided by the mean, 2 and 0.
-    assert np.allclose(terms["coherence"], [0.01 * 2, -0.01 * 0.8 * 2], atol=1e-3)
-    assert (
-        not score(image, TextFeatures(query, query), coherence_weight=0)
-        .terms["coherence"]
-        .any()
-    )
+    assert np.allclose(terms["coherence"], [0.5 * 2, -0.5 * 0.8 * 2], atol=0.05)
+    assert not score(image, TextFeatures(query, query), coherence_weight=0).terms["coherence"].any()
 
 
 def test_cells_hold_the_covered_share() -> None:
@@ -108,7 +126,7 @@ def test_cells_of_images_of_any_size(size: tuple[int, int]) -> None:
 def test_three_views_are_mixed_by_their_weights() -> None:
     rows = [np.tile(v, (1, 1)) for v in (unit(2, 0, 0), unit(0, 3, 0), unit(0, 0, 4))]
     mixed = mix_views(VisualFeatures(*rows), CONFIG)
-    assert np.allclose(mixed[0], unit(0.4, 0.6, 0.25), atol=1e-6)
+    assert np.allclose(mixed[0], unit(0.4, 0.6, CONFIG.region_weight), atol=1e-6)
     two = mix_views(VisualFeatures(*rows[:2]), CONFIG)
     assert np.allclose(two[0], unit(0.4, 0.6, 0), atol=1e-6)
 
@@ -224,10 +242,9 @@ def test_an_image_answers_alike_from_the_cache(tmp_path: Path) -> None:
     loaded = cache.load(image.sha256)
     assert loaded is not None
     query = unit(*rng.normal(size=24))
-    text = TextFeatures(
-        query, query, query, vocabulary=rng.normal(size=(40, 24)).astype(np.float32)
-    )
-    before, after = (score(one, text) for one in (image, loaded))
+    text = TextFeatures(query, query, query[None])
+    nouns = rng.normal(size=(40, 24)).tolist()
+    before, after = (score(one, text, nouns[:20], nouns[20:]) for one in (image, loaded))
     assert np.array_equal(before.total, after.total)
     assert set(before.terms) >= {"negatives", "coherence"}
 
@@ -235,7 +252,7 @@ def test_an_image_answers_alike_from_the_cache(tmp_path: Path) -> None:
 def test_images_prepared_by_an_earlier_version_have_neither(tmp_path: Path) -> None:
     image = prepared_image()
     query = unit(1, 0)
-    text = TextFeatures(query, query, query[None], vocabulary=np.eye(2, dtype=np.float32))
+    text = TextFeatures(query, query, query[None])
     scores = score(image, text)
     assert image.features.places is None
     assert not scores.terms["coherence"].any()

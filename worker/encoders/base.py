@@ -34,6 +34,8 @@ class Encoder:
         weights_hash: short hash of both towers.
         scoring: the mixing weights that suit this pair.
         description: one line for people.
+        has_own_temperature: whether the temperature in ``scoring`` is this pair's own; otherwise
+            it is measured when the pair is loaded.
     """
 
     name: str
@@ -42,3 +44,4 @@ class Encoder:
     weights_hash: str
     scoring: ScoringConfig
     description: str
+    has_own_temperature: bool = True

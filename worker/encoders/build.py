@@ -114,6 +114,7 @@ def load_encoder(
         weights_hash=visual.weights_hash,
         scoring=GENUINE_SCORING,
         description=f"CLIP {name} through open_clip",
+        has_own_temperature=False,
     )
 
 

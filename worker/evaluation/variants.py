@@ -19,12 +19,16 @@ _TERMS = {
     "side": "side_weight",
     "ordinal": "ordinal_weight",
     "size": "size_weight",
+    "row": "row_weight",
+    "pair": "pair_weight",
+    "excluded": "excluded_weight",
     "relation": "relation_weight",
     "negatives": "negatives_weight",
     "coherence": "coherence_weight",
     "region": "region_weight",
+    "thing": "thing_weight",
 }
-_OBJECT_TERMS = {"area", "consensus", "level", "person"}
+_OBJECT_TERMS = {"area", "consensus", "level", "person", "thing"}
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,12 @@ def _terms(config: PipelineConfig) -> list[Variant]:
 
 
 def _without_new(config: PipelineConfig) -> PipelineConfig:
-    """The score as it was before it knew other nouns, heat and regions."""
+    """The score without other nouns, things, heat, regions and pairs."""
     return _with_scoring(
         config,
-        **{_TERMS[name]: 0.0 for name in ("negatives", "coherence", "region")},
+        **{_TERMS[name]: 0.0 for name in ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")},
         instance_area_max=1.0,
+        text_global_weight=0.5,
     )
 
 

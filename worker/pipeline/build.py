@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from saymask.errors import ConfigError
 from worker.config import PipelineConfig
 from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.calibration import adapt_scoring, load_calibration
 from worker.encoders.vocabulary import load_encoded_nouns
 from worker.language import LanguageParser
 from worker.nouns import load_nouns
@@ -58,6 +60,9 @@ def build_pipeline(
     batch = _CROPS_PER_BATCH[_device_type(device)]
     encoder = load_encoder(name, store, device, dtype, batch, between_batches)
     nouns = load_nouns(settings.nouns)
+    vocabulary = load_encoded_nouns(encoder, nouns, cache_dir / "nouns")
+    calibration = load_calibration(encoder, vocabulary, cache_dir / "nouns")
+    encoder = replace(encoder, scoring=adapt_scoring(encoder, calibration))
     config = settings.pipeline_config(encoder.scoring)
     proposer, clicks = _build_proposer(settings, config, store, device, dtype, between_batches)
     precision = str(dtype).removeprefix("torch.")
@@ -72,7 +77,7 @@ def build_pipeline(
         proposer,
         encoder,
         LanguageParser(settings.spacy_model, nouns.all),
-        load_encoded_nouns(encoder, nouns, cache_dir / "nouns"),
+        vocabulary,
         config,
         cache,
         settings.photo_max_megapixels,
