@@ -63,5 +63,5 @@ def test_fingerprints_stay() -> None:
     A change here means that every image is prepared again: it must be meant.
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
-    assert config.fingerprint() == "678bcd44b1"
+    assert config.fingerprint() == "fdf089f960"
     assert config.preparation_fingerprint() == "09cf990ded"

@@ -158,11 +158,12 @@ def _print_explanation(explanation: Explanation) -> None:
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     out.print(parse)
-    names = list(explanation.proposals[0].terms) if explanation.proposals else []
-    terms = Table("rank", "score", *names, title="terms, in nats")
-    for ranked in explanation.proposals:
-        values = (f"{ranked.terms[name]:+.2f}" for name in names)
-        terms.add_row(str(ranked.candidate.rank), f"{ranked.candidate.score:.2f}", *values)
+    columns = (f"{c.candidate.rank}" for c in explanation.proposals)
+    terms = Table("term, in nats", *columns, title="candidates")
+    for name in explanation.proposals[0].terms if explanation.proposals else ():
+        terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
+    total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
+    terms.add_row("score", *total, style="bold")
     out.print(terms)
     if explanation.confidence is not None:
         out.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")

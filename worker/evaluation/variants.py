@@ -28,6 +28,8 @@ _TERMS = {
     "region": "region_weight",
     "thing": "thing_weight",
 }
+_NEW = ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")
+_NEW = ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")
 _OBJECT_TERMS = {"area", "consensus", "level", "person", "thing"}
 
 
@@ -122,7 +124,7 @@ def _without_new(config: PipelineConfig) -> PipelineConfig:
     """The score without other nouns, things, heat, regions and pairs."""
     return _with_scoring(
         config,
-        **{_TERMS[name]: 0.0 for name in ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")},
+        **{_TERMS[name]: 0.0 for name in _NEW},
         instance_area_max=1.0,
         text_global_weight=0.5,
     )

@@ -262,7 +262,7 @@ class Pipeline:
 
     def encode_sentence(self, expression: str) -> Floats:
         """Encode the whole expression alone: (D,), not normalised."""
-        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).sentence])[0]
+        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
 
     def _with_smaller_batches(self, work: Callable[[], Result]) -> Result:
