@@ -68,11 +68,16 @@ class MiniLm(nn.Module):
 
     def forward(self, ids: Tensor, is_token: Tensor) -> Tensor:
         """Encode token ids (B, L) to (B, C); ``is_token`` (B, L) is False for padding."""
-        x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.segment
-        x = self.encoder(self.norm(x), src_key_padding_mask=~is_token)
+        x = self.encode_words(ids, is_token)
         weights = is_token[..., None]
         pooled: Tensor = (x * weights).sum(dim=1) / weights.sum(dim=1)
         return pooled
+
+    def encode_words(self, ids: Tensor, is_token: Tensor) -> Tensor:
+        """Encode every token of (B, L): (B, L, C)."""
+        x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.segment
+        words: Tensor = self.encoder(self.norm(x), src_key_padding_mask=~is_token)
+        return words
 
 
 class StarterHead(nn.Module):

@@ -1,0 +1,5 @@
+"""``python -m worker.cli``, which torchrun starts."""
+
+from worker.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Training a supervised model on records, to be served as another source of candidates."""

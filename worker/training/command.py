@@ -1,0 +1,110 @@
+"""``saymask-worker train``: from a folder of records to a model that can be served."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from rich.console import Console
+
+from saymask.datasets import load_dataset
+from saymask.errors import ConfigError
+from worker.pipeline.build import choose_device
+from worker.settings import WorkerSettings
+from worker.training.config import TrainingConfig
+from worker.training.history import History
+from worker.training.models import build_cris
+from worker.training.report import write_report
+from worker.training.samples import read_samples, split_samples
+from worker.training.trainer import Trainer, count_trainable
+from worker.weights import WeightStore, default_cache_dir
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What to train on, and where to.
+
+    Attributes:
+        dataset: one of ``saymask.datasets.DATASETS``.
+        root: its folder.
+        split: to train on; None takes all.
+        out: folder of the run; an interrupted run in it goes on.
+        config: numbers of the run.
+    """
+
+    dataset: str
+    root: Path
+    split: str | None
+    out: Path
+    config: TrainingConfig
+
+
+def run_training(
+    request: TrainingRequest, settings: WorkerSettings, console: Console
+) -> dict[str, Any]:
+    """Train, and write model, logs and report; returns a summary for machines.
+
+    Raises:
+        DatasetError: the data is damaged, or there is too little of it.
+        ConfigError: the folder holds a run with other settings; the device is missing.
+        WeightsError: the towers' weights are missing.
+    """
+    config = request.config
+    dataset = load_dataset(request.dataset, request.root, request.split)
+    train, held_out = split_samples(read_samples(dataset), config.held_out_share, config.seed)
+    fabric = build_fabric(settings)
+    if len(train) // fabric.world_size < 2:
+        raise ConfigError(
+            f"{len(train)} refs are too few for {fabric.world_size} processes.", "Start fewer."
+        )
+    model = build_cris(config.backbone, WeightStore(settings.cache_dir or default_cache_dir()))
+    trainer = Trainer(model, config, train, held_out, request.out, fabric, console)
+    if fabric.is_global_zero:
+        console.print(
+            f"{len(train)} refs on {_count_photos(train)} photos to learn from, {len(held_out)} on"
+            f" {_count_photos(held_out)} held out; {count_trainable(model) / 1e6:.1f} million"
+            f" numbers to learn on {fabric.device}"
+        )
+    outcome = trainer.run()
+    if fabric.is_global_zero:
+        write_report(
+            request.out / "report.html", config, outcome, History(request.out).read(),
+            list(trainer.predict(held_out)),
+        )  # fmt: skip
+    return {
+        "model": str(request.out / "model"),
+        "refs": len(train),
+        "held_out_refs": len(held_out),
+        "held_out_iou": round(outcome.best_iou, 4),
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "stopped_early": outcome.stopped_early,
+    }
+
+
+def build_fabric(settings: WorkerSettings) -> Fabric:
+    """Set up the device, its precision, and the processes that ``torchrun`` started."""
+    device = choose_device(settings.device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    is_cuda = device.startswith("cuda")
+    mixes = is_cuda and settings.precision != "float32" and torch.cuda.is_bf16_supported()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="cuda" if is_cuda else "cpu",
+        devices=local if processes > 1 else 1,
+        num_nodes=max(processes // local, 1),
+        # CLIP's scale is a parameter that segmentation does not use.
+        strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
+        precision="bf16-mixed" if mixes else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _count_photos(samples: Any) -> int:
+    return len({sample.image for sample in samples})

@@ -1,0 +1,98 @@
+"""Building CRIS for training, and reading a trained one back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import _build_vision_tower
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from saymask.errors import ConfigError
+from worker.encoders.build import starter_head_path
+from worker.encoders.starter_text import MiniLm, StarterHead
+from worker.training.checkpoint import get_trained_state, load_trained_state
+from worker.training.config import BackboneName, TrainingConfig
+from worker.training.cris import Cris, CrisConfig
+from worker.training.cris.backbone import load_resnet_backbone
+from worker.training.cris.starter_backbone import STARTER_CRIS, StarterBackbone
+from worker.weights import WeightStore
+from worker.weights.starter_image import OPEN_CLIP_NAME
+
+_RESNETS = {
+    "RN50": CrisConfig(),
+    "RN101": CrisConfig(maps=(512, 1024, 512), neck=(256, 512, 1024), state=512),
+}
+_MODEL, _DESCRIPTION = "model.safetensors", "model.json"
+
+
+def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
+    """Build an untrained CRIS on pretrained towers.
+
+    Raises:
+        WeightsError: the towers' weights are missing.
+    """
+    if backbone != "starter":
+        return Cris(load_resnet_backbone(backbone, "openai"), _RESNETS[backbone])
+    description = open_clip.get_model_config(OPEN_CLIP_NAME)
+    tower = _build_vision_tower(
+        description["embed_dim"], description["vision_cfg"], quick_gelu=True
+    )
+    tower.load_state_dict(load_file(store.require_verified("starter-image")))
+    head = {k.removeprefix("head."): v.float() for k, v in load_file(starter_head_path()).items()}
+    tokenizer = Tokenizer.from_file(str(store.require_verified("starter-tokenizer")))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    minilm = MiniLm.load(store.require_verified("starter-text"))
+    towers = StarterBackbone(tower, minilm, StarterHead(head), tokenizer, STARTER_CRIS.width)
+    return Cris(towers, STARTER_CRIS)
+
+
+@dataclass(frozen=True)
+class TrainedCris:
+    """A trained model and what is known of it."""
+
+    model: Cris
+    config: TrainingConfig
+    metrics: dict[str, Any]
+
+
+def save_trained(
+    folder: Path, model: Cris, config: TrainingConfig, metrics: dict[str, Any]
+) -> None:
+    """Write a model for use; the description last, so that a half-written one is not read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{_MODEL}.part"
+    save_file(get_trained_state(model), part)
+    part.rename(folder / _MODEL)
+    described = {"kind": "cris", "training": asdict(config), "metrics": metrics}
+    text = folder / f"{_DESCRIPTION}.part"
+    text.write_text(json.dumps(described, indent=2), "utf-8")
+    text.rename(folder / _DESCRIPTION)
+
+
+def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> TrainedCris:
+    """Read a model that ``saymask-worker train`` wrote.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+        WeightsError: the towers' weights are missing.
+    """
+    try:
+        described = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
+        training = described["training"]
+        config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
+        weights = load_file(folder / _MODEL)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"There is no trained model in {folder}: {error}.",
+            "Train one: saymask-worker train --data EXPORT_DIR --out DIR",
+        ) from error
+    model = build_cris(config.backbone, store)
+    load_trained_state(model, weights, folder)
+    return TrainedCris(model.to(torch.device(device)).eval(), config, described["metrics"])

@@ -1,0 +1,152 @@
+"""What is trained on: refs with their sentences, split by photo; mirrored with their words."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from saymask.datasets import Dataset
+from saymask.datasets.model import Rle
+from saymask.errors import DatasetError
+from saymask.masks import decode_coco_rle
+from worker.training.cris.letterbox import Letterbox
+
+MIN_REFS = 8
+MIN_IMAGES = 2
+_MIRRORED = {
+    "left": "right", "leftmost": "rightmost", "lefthand": "righthand", "lft": "rt",
+    "right": "left", "rightmost": "leftmost", "righthand": "lefthand", "rt": "lft",
+}  # fmt: skip
+_WORD = re.compile(r"[A-Za-z]+")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated object of a photo and every sentence about it.
+
+    Attributes:
+        id: unique in the dataset.
+        image: its file.
+        target: compressed COCO RLE.
+        sentences: at least one.
+    """
+
+    id: str
+    image: Path
+    target: Rle
+    sentences: tuple[str, ...]
+
+
+def read_samples(dataset: Dataset) -> list[Sample]:
+    """Group the sentences of a dataset by the object they refer to; no-target ones are left out."""
+    samples = []
+    for image in dataset.images:
+        groups: dict[str, list[str]] = {}
+        targets = {}
+        for expression in image.expressions:
+            if expression.parts:
+                key = str(expression.target["counts"])
+                targets[key] = expression.target
+                groups.setdefault(key, []).append(expression.text)
+        samples += [
+            Sample(f"{image.path.name}:{index}", image.path, targets[key], tuple(sentences))
+            for index, (key, sentences) in enumerate(groups.items())
+        ]
+    return samples
+
+
+def split_samples(
+    samples: Sequence[Sample], held_out_share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split by photo, so that nothing held out was seen: training, held out.
+
+    Raises:
+        DatasetError: there is too little to train on.
+    """
+    images = sorted({sample.image for sample in samples})
+    if len(samples) < MIN_REFS or len(images) < MIN_IMAGES:
+        raise DatasetError(
+            f"There are {len(samples)} refs on {len(images)} photos; training needs at least"
+            f" {MIN_REFS} on {MIN_IMAGES}.",
+            "Accept more suggestions, export again, and train then.",
+        )
+    shuffled = list(images)
+    random.Random(seed).shuffle(shuffled)
+    count = min(max(1, round(held_out_share * len(images))), len(images) - 1)
+    held_out = set(shuffled[:count])
+    return (
+        [sample for sample in samples if sample.image not in held_out],
+        [sample for sample in samples if sample.image in held_out],
+    )
+
+
+def order_epoch(items: Sequence[Item], seed: int, epoch: int) -> list[Item]:
+    """Return the items in the order of one epoch, the same whenever it is asked for."""
+    ordered = list(items)
+    random.Random(f"{seed}:{epoch}").shuffle(ordered)
+    return ordered
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample as it is trained on in one epoch."""
+
+    sample: Sample
+    sentence: str
+    is_mirrored: bool
+
+
+def draw_example(sample: Sample, flip_share: float, seed: int, epoch: int) -> Example:
+    """Choose a sentence, and whether to mirror; the same whenever it is asked for."""
+    chance = random.Random(f"{seed}:{epoch}:{sample.id}")
+    sentence = chance.choice(sample.sentences)
+    is_mirrored = chance.random() < flip_share
+    return Example(sample, mirror_words(sentence) if is_mirrored else sentence, is_mirrored)
+
+
+def mirror_words(sentence: str) -> str:
+    """Swap left and right, as whole words."""
+
+    def swap(match: re.Match[str]) -> str:
+        word = match[0]
+        other = _MIRRORED.get(word.lower(), word)
+        return other.capitalize() if word[0].isupper() else other
+
+    return _WORD.sub(swap, sentence)
+
+
+def load_pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Decode a photo upright: (H, W, 3) uint8 RGB.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}.", "Replace the file.") from error
+
+
+def load_image(sample: Sample, side_px: int, *, is_mirrored: bool) -> Tensor:
+    """Return a sample's photo as the model sees it: (3, S, S)."""
+    pixels = load_pixels(sample.image)
+    seen = Letterbox((pixels.shape[0], pixels.shape[1]), side_px).apply(pixels)
+    return seen.flip(-1).contiguous() if is_mirrored else seen
+
+
+def load_mask(sample: Sample, side_px: int, *, is_mirrored: bool) -> Tensor:
+    """Return a sample's mask in the same square: (S, S) of 0 and 1."""
+    mask = decode_coco_rle(sample.target)
+    seen = Letterbox((mask.shape[0], mask.shape[1]), side_px).apply_mask(mask)
+    return seen.flip(-1).contiguous() if is_mirrored else seen

@@ -1,0 +1,266 @@
+"""The training loop: exact resume, early stop on held-out photos, one or several devices."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from saymask.masks import compute_iou, decode_coco_rle
+from worker.training.checkpoint import Progress as Position
+from worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from worker.training.config import TrainingConfig
+from worker.training.cris.letterbox import Letterbox, to_mask
+from worker.training.cris.model import Cris, compute_loss, freeze_batch_norms, group_parameters
+from worker.training.features import MapCache, stack_maps
+from worker.training.history import Epoch, History
+from worker.training.models import save_trained
+from worker.training.samples import (
+    Example,
+    Sample,
+    draw_example,
+    load_image,
+    load_mask,
+    order_epoch,
+)
+
+log = logging.getLogger(__name__)
+
+_RATE_FALLS_TO = 0.1
+_CHECKPOINT_EVERY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with."""
+
+    epochs: int
+    best_iou: float
+    best_epoch: int
+    stopped_early: bool
+
+
+class Trainer:
+    """Trains one model in one folder; begins where an earlier run in it stopped.
+
+    Args:
+        model: untrained.
+        config: of the run.
+        train: samples to learn from.
+        held_out: samples of other photos, to measure by.
+        out: folder of checkpoint, model, logs and report.
+        fabric: devices, precision and the processes of ``torchrun``.
+        console: for progress.
+        checkpoint_every_s: seconds between checkpoints within an epoch.
+    """
+
+    def __init__(
+        self,
+        model: Cris,
+        config: TrainingConfig,
+        train: Sequence[Sample],
+        held_out: Sequence[Sample],
+        out: Path,
+        fabric: Fabric,
+        console: Console,
+        checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
+    ) -> None:
+        self._config, self._out, self._fabric, self._console = config, out, fabric, console
+        self._train, self._held_out = list(train), list(held_out)
+        self._checkpoint_every_s = checkpoint_every_s
+        self._is_small = len(train) < config.freeze_below
+        if self._is_small:
+            for name, parameter in model.backbone.named_parameters():
+                parameter.requires_grad_(name.startswith("adapter."))
+        self._maps = MapCache() if self._is_small else None
+        optimiser = torch.optim.Adam(group_parameters(model, config.rate, config.backbone_share))
+        self._rates = [group["lr"] for group in optimiser.param_groups]
+        self._model = model
+        self._run_model, self._optimiser = fabric.setup(model, optimiser)
+        self._history = History(out)
+
+    def run(self) -> Outcome:
+        """Train to the end; returns how it ended.
+
+        Raises:
+            ConfigError: the folder holds a run with other settings.
+        """
+        position = self._resume()
+        stopped_early = False
+        with self._show_progress() as progress:
+            task = progress.add_task(
+                "training", total=self._config.epochs, completed=position.epoch,
+                loss="-", iou="-", rate="-",
+            )  # fmt: skip
+            for epoch in range(position.epoch, self._config.epochs):
+                started = time.monotonic()
+                position = replace(position, epoch=epoch)
+                loss, refs = self._run_epoch(position)
+                iou, right = self.measure()
+                is_best = position.best is None or iou > position.best
+                if is_best:
+                    position = replace(position, best=iou, best_epoch=epoch)
+                    self._keep(iou, right, epoch)
+                seconds = time.monotonic() - started
+                rate = self._optimiser.param_groups[-1]["lr"]
+                self._history.add(Epoch(epoch, loss, iou, right, rate, seconds, refs / seconds))
+                position = replace(position, epoch=epoch + 1, step=0, loss_sum=0.0)
+                self._save(position)
+                progress.update(
+                    task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
+                    rate=f"{refs / seconds:.1f}",
+                )  # fmt: skip
+                if epoch - position.best_epoch >= self._config.patience:
+                    stopped_early = True
+                    break
+        return Outcome(position.epoch, position.best or 0.0, position.best_epoch, stopped_early)
+
+    def _run_epoch(self, position: Position) -> tuple[float, int]:
+        """Train one epoch from a step on; returns the mean loss and the number of refs."""
+        config, fabric = self._config, self._fabric
+        fallen = sum(position.epoch >= share * config.epochs for share in config.milestones)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * _RATE_FALLS_TO**fallen
+        self._run_model.train()
+        if self._is_small:
+            freeze_batch_norms(self._model.backbone)
+        loss_sum, steps, refs, saved_at = position.loss_sum, position.step, 0, time.monotonic()
+        for step, batch in enumerate(self._batches(position.epoch)):
+            if step < position.step:
+                continue
+            loss_sum, steps = loss_sum + self._step(batch), step + 1
+            refs += len(batch) * fabric.world_size
+            if time.monotonic() - saved_at > self._checkpoint_every_s:
+                self._save(replace(position, step=steps, loss_sum=loss_sum))
+                saved_at = time.monotonic()
+        mean = torch.tensor(loss_sum / max(steps, 1), dtype=torch.float64)
+        reduced = fabric.all_reduce(mean)
+        return float(reduced if isinstance(reduced, Tensor) else mean), refs
+
+    def _batches(self, epoch: int) -> Iterator[list[Example]]:
+        """The batches of this process; the last, smaller one is left out: batch norm needs many."""
+        config, fabric = self._config, self._fabric
+        ordered = order_epoch(self._train, config.seed, epoch)
+        size = min(config.batch * fabric.world_size, len(ordered))
+        for start in range(0, len(ordered) - size + 1, size):
+            batch = ordered[start : start + size][fabric.global_rank :: fabric.world_size]
+            yield [draw_example(one, config.flip_share, config.seed, epoch) for one in batch]
+
+    def _step(self, batch: list[Example]) -> float:
+        """One step of the optimiser, in as many parts as asked for; returns the loss."""
+        parts = [batch[i :: self._config.accumulate] for i in range(self._config.accumulate)]
+        parts = [part for part in parts if part]
+        total = 0.0
+        self._optimiser.zero_grad()
+        for index, part in enumerate(parts):
+            is_last = index == len(parts) - 1
+            with self._fabric.no_backward_sync(self._run_model, enabled=not is_last):
+                loss = compute_loss(self._predict(part), self._stack_masks(part)) / len(parts)
+                self._fabric.backward(loss)
+            total += float(loss.detach())
+        self._optimiser.step()
+        return total
+
+    def _predict(self, batch: list[Example]) -> Tensor:
+        tokens = self._tokenise([example.sentence for example in batch])
+        if self._maps is None:
+            images = [self._load(one.sample, one.is_mirrored) for one in batch]
+            logits: Tensor = self._run_model(torch.stack(images).to(self._fabric.device), tokens)
+            return logits
+        maps = [self._encode(one.sample, self._maps, one.is_mirrored) for one in batch]
+        kept: Tensor = self._run_model(None, tokens, stack_maps(maps, self._fabric.device))
+        return kept
+
+    def _encode(self, sample: Sample, cache: MapCache, is_mirrored: bool) -> Any:
+        def encode() -> Any:
+            image = self._load(sample, is_mirrored)[None].to(self._fabric.device)
+            with torch.no_grad():
+                return self._model.backbone.encode_maps(image)
+
+        return cache.get(sample.image, is_mirrored, encode)
+
+    def _load(self, sample: Sample, is_mirrored: bool) -> Tensor:
+        return load_image(sample, self._config.side_px, is_mirrored=is_mirrored)
+
+    def _stack_masks(self, batch: list[Example]) -> Tensor:
+        side = self._config.side_px
+        masks = [load_mask(one.sample, side, is_mirrored=one.is_mirrored) for one in batch]
+        return torch.stack(masks).to(self._fabric.device)
+
+    def _tokenise(self, sentences: Sequence[str]) -> Tensor:
+        tokens = self._model.backbone.tokenise(sentences, self._config.words)
+        return tokens.to(self._fabric.device)
+
+    def measure(self) -> tuple[float, float]:
+        """Return the mean IoU on the held-out photos, and the share above .5; every sentence."""
+        predictions = self.predict(self._held_out)
+        ious = [
+            compute_iou(mask, decode_coco_rle(sample.target)) for sample, _, mask in predictions
+        ]
+        return float(np.mean(ious)), float(np.mean([iou > 0.5 for iou in ious]))
+
+    @torch.no_grad()
+    def predict(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, Any]]:
+        """Segment every sentence of samples: the sample, the sentence, its mask (H, W)."""
+        self._run_model.eval()
+        for sample in samples:
+            size = decode_coco_rle(sample.target).shape
+            box = Letterbox((size[0], size[1]), self._config.side_px)
+            for sentence in sample.sentences:
+                logits = self._predict([Example(sample, sentence, is_mirrored=False)])
+                yield sample, sentence, to_mask(logits[0, 0].cpu(), box)
+
+    def _resume(self) -> Position:
+        torch.manual_seed(self._config.seed)
+        found = find_checkpoint(self._out / "checkpoint")
+        if found is None:
+            return Position()
+        position = load_checkpoint(found, self._model, self._optimiser, self._describe())
+        self._history.cut(position.epoch)
+        self._console.print(f"continuing at epoch {position.epoch}, step {position.step}")
+        return position
+
+    def _save(self, position: Position) -> None:
+        if self._fabric.is_global_zero:
+            save_checkpoint(
+                self._out / "checkpoint", self._model, self._optimiser, position, self._describe()
+            )
+        self._fabric.barrier()
+
+    def _describe(self) -> dict[str, Any]:
+        """What must be equal for a run to go on."""
+        return {**asdict(self._config), "refs": [sample.id for sample in self._train]}
+
+    def _keep(self, iou: float, right: float, epoch: int) -> None:
+        if self._fabric.is_global_zero:
+            metrics = {
+                "held_out_iou": iou, "held_out_right": right, "epoch": epoch,
+                "refs": len(self._train), "held_out_refs": len(self._held_out),
+                "held_out_photos": sorted({sample.image.name for sample in self._held_out}),
+            }  # fmt: skip
+            save_trained(self._out / "model", self._model, self._config, metrics)
+
+    def _show_progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn(
+                "loss {task.fields[loss]}  IoU {task.fields[iou]}  {task.fields[rate]} refs/s"
+            ),
+            TimeRemainingColumn(), console=self._console,
+            disable=not self._fabric.is_global_zero,
+        )  # fmt: skip
+
+
+def count_trainable(model: nn.Module) -> int:
+    """Return how many numbers training can change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
