@@ -42,19 +42,32 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "history.csv"
         self._folder = folder / "tensorboard"
+        self._board: SummaryWriter | None = None
 
     def add(self, epoch: Epoch) -> None:
         """Append an epoch."""
+        self._write([*self.read(), epoch])
+        if self._board is None:
+            # From the first epoch on: what a killed run wrote later is purged from the display.
+            self._board = SummaryWriter(str(self._folder), purge_step=epoch.epoch)
+        for field in fields(Epoch)[1:]:
+            self._board.add_scalar(field.name, getattr(epoch, field.name), epoch.epoch)
+        self._board.flush()
+
+    def _write(self, epochs: list[Epoch]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self._path.exists()
-        with self._path.open("a", newline="", encoding="utf-8") as file:
+        part = self._path.with_suffix(".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            if is_new:
-                writer.writerow([field.name for field in fields(Epoch)])
-            writer.writerow(astuple(epoch))
-        with SummaryWriter(str(self._folder)) as board:
-            for field in fields(Epoch)[1:]:
-                board.add_scalar(field.name, getattr(epoch, field.name), epoch.epoch)
+            writer.writerow([field.name for field in fields(Epoch)])
+            writer.writerows(astuple(one) for one in epochs)
+        part.replace(self._path)
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def read(self) -> list[Epoch]:
         """Return all epochs so far."""
@@ -70,6 +83,4 @@ class History:
     def cut(self, epoch: int) -> None:
         """Forget what a killed run had written after its last checkpoint."""
         kept = [one for one in self.read() if one.epoch < epoch]
-        self._path.unlink(missing_ok=True)
-        for one in kept:
-            self.add(one)
+        self._write(kept)

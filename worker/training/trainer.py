@@ -80,9 +80,8 @@ class Trainer:
         self._checkpoint_every_s = checkpoint_every_s
         self._is_small = len(train) < config.freeze_below
         if self._is_small:
-            for name, parameter in model.backbone.named_parameters():
-                parameter.requires_grad_(name.startswith("adapter."))
-        self._maps = MapCache() if self._is_small else None
+            model.backbone.freeze()
+        self._maps = MapCache() if model.backbone.has_fixed_maps else None
         optimiser = torch.optim.Adam(group_parameters(model, config.rate, config.backbone_share))
         self._rates = [group["lr"] for group in optimiser.param_groups]
         self._model = model
@@ -123,6 +122,7 @@ class Trainer:
                 if epoch - position.best_epoch >= self._config.patience:
                     stopped_early = True
                     break
+        self._history.close()
         return Outcome(position.epoch, position.best or 0.0, position.best_epoch, stopped_early)
 
     def _run_epoch(self, position: Position) -> tuple[float, int]:

@@ -19,6 +19,15 @@ Maps = tuple[Tensor, Tensor, Tensor]
 class Backbone(nn.Module):
     """What CRIS asks of a pair of towers."""
 
+    def freeze(self) -> None:
+        """Let training change only what was never trained before."""
+        raise NotImplementedError
+
+    @property
+    def has_fixed_maps(self) -> bool:
+        """Whether training cannot change the maps of an image, so that they can be kept."""
+        return False
+
     def tokenise(self, texts: Sequence[str], length: int) -> Tensor:
         """Token ids (B, length), 0 where there is none."""
         raise NotImplementedError
@@ -113,6 +122,11 @@ class ResnetBackbone(open_clip.CLIP, Backbone):  # type: ignore[misc]
         self.visual.attnpool = DenseAttentionPool(
             side, width, old.num_heads, old.c_proj.out_features
         )
+
+    def freeze(self) -> None:
+        """Let training change only the residual path of the attention pool, which CLIP has not."""
+        self.requires_grad_(False)
+        self.visual.attnpool.connect.requires_grad_(True)
 
     def tokenise(self, texts: Sequence[str], length: int) -> Tensor:
         """Token ids (B, length); a longer text ends with the end token all the same."""

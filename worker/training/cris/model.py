@@ -110,7 +110,8 @@ def group_parameters(model: nn.Module, rate: float, backbone_share: float) -> li
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
-    """Keep the statistics of every batch norm: a few images would replace good ones by bad."""
+    """Keep the statistics of frozen batch norms: a few images would replace good ones by bad."""
     for part in module.modules():
-        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        is_frozen = not any(parameter.requires_grad for parameter in part.parameters())
+        if is_frozen and isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
             part.eval()

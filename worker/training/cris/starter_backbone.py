@@ -56,6 +56,14 @@ class StarterBackbone(Backbone):
         )
         self._tokenizer = tokenizer
 
+    def freeze(self) -> None:
+        """The towers are frozen anyway; the adapters learn."""
+
+    @property
+    def has_fixed_maps(self) -> bool:
+        """Whether training cannot change the maps of an image: it cannot."""
+        return True
+
     def train(self, mode: bool = True) -> StarterBackbone:
         """Change the mode of the adapters only."""
         super().train(mode)
