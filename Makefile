@@ -33,11 +33,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed-worker: $(VENV)/bin/python pyproject.toml
 	@echo "installing saymask with torch into $(VENV) (about 2 minutes, 7 GB, the first time) ..."
-	@s=$$(date +%s); $(VENV)/bin/python $(PIP) -e '.[worker,queue,export]' && touch $@ && echo "installed after $$(( $$(date +%s) - s )) s"
+	@s=$$(date +%s); $(VENV)/bin/python $(PIP) -e '.[worker,train,queue,export]' && touch $@ && echo "installed after $$(( $$(date +%s) - s )) s"
 
 $(VENV)/.installed-dev: $(VENV)/.installed-worker
 	@echo "installing what the tests need ..."
-	@$(VENV)/bin/python $(PIP) -e '.[worker,queue,postgresql,export,dev]' && touch $@
+	@$(VENV)/bin/python $(PIP) -e '.[worker,train,queue,postgresql,export,dev]' && touch $@
 
 $(LABEL_STUDIO_VENV)/.installed: Makefile
 	@echo "installing Label Studio $(LABEL_STUDIO_VERSION) into $(LABEL_STUDIO_VENV) (about 2 minutes the first time) ..."
