@@ -254,6 +254,7 @@ class PipelineConfig:
         noun_phrase: saymask's rule for the head noun phrase, or the published one.
         language_model: the spaCy model.
         clicks: how clicks and boxes become masks.
+        nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
     """
 
     method: MethodName = "corrected"
@@ -263,6 +264,7 @@ class PipelineConfig:
     noun_phrase: NounPhrase = "own"
     language_model: str = "en_core_web_sm"
     clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={_OMIT_DEFAULT: True})
+    nouns: str = _constant("")
 
     def fingerprint(self) -> str:
         """Return a short hash of everything that changes a result."""

@@ -195,6 +195,28 @@ def test_command_line(samples: dict[str, Path], tmp_path: Path, pipeline: Pipeli
     assert changed.sum() > 0.7 * mask.sum()
 
 
+def test_explain_shows_the_parse_and_terms_that_add_up(
+    samples: dict[str, Path], tmp_path: Path, pipeline: Pipeline
+) -> None:
+    program, picture = Path(sys.executable).parent / "saymask-worker", tmp_path / "why.png"
+    arguments = [program, "explain", samples["chelsea"], "the cat left of the giraff", "-k", "2"]
+    done = subprocess.run(
+        [*arguments, "--json", "-o", picture], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    explanation = json.loads(done.stdout)
+    assert explanation["parse"]["relations"] == [
+        {"kind": "left_of", "anchor": "giraffe", "second": None}
+    ]
+    assert explanation["parse"]["corrections"] == [{"typed": "giraff", "read": "giraffe"}]
+    for proposal in explanation["proposals"]:
+        assert sum(proposal["terms"].values()) == pytest.approx(proposal["score"], abs=0.02)
+    assert Image.open(picture).size == Image.open(samples["chelsea"]).size
+    shown = subprocess.run(arguments, capture_output=True, text=True, check=False).stdout
+    assert "left of giraffe" in shown
+    assert "giraff as giraffe" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -186,3 +186,20 @@ def test_a_frozen_backbone_is_not_kept_with_the_model(data: Path, tmp_path: Path
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no trained model in"):
         load_trained(tmp_path, WeightStore(tmp_path))
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        command = [Path(sys.executable).parent / "saymask-worker", "train", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return " ".join(done.stderr.split())
+
+    out = str(tmp_path / "out")
+    assert "There is no folder" in run("--data", str(tmp_path / "none"), "--out", out)
+    assert "no backbone 'vgg'" in run("--data", out, "--out", out, "--backbone", "vgg")
+    few = write_refcoco(tmp_path / "few")
+    message = run("--data", str(few), "--dataset", "refcoco", "--out", out)
+    assert "training needs at least 8 on 2" in message
+    assert not Path(out).exists()

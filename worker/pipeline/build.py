@@ -63,7 +63,10 @@ def build_pipeline(
     vocabulary = load_encoded_nouns(encoder, nouns, cache_dir / "nouns")
     calibration = load_calibration(encoder, vocabulary, cache_dir / "nouns")
     encoder = replace(encoder, scoring=adapt_scoring(encoder, calibration))
-    config = settings.pipeline_config(encoder.scoring)
+    config = replace(
+        settings.pipeline_config(encoder.scoring),
+        nouns=nouns.fingerprint if settings.nouns else "",
+    )
     proposer, clicks = _build_proposer(settings, config, store, device, dtype, between_batches)
     precision = str(dtype).removeprefix("torch.")
     key = "-".join(
