@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from rich.console import Console
 
 from saymask.datasets.load import load_dataset
-from saymask.errors import DatasetError
+from saymask.errors import ConfigError, DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
 from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig
@@ -23,6 +24,7 @@ from worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
 from worker.evaluation.answer_log import ANSWERS_FILE, AnswerLog, load_answers
 from worker.evaluation.compare import compare_runs
 from worker.evaluation.evaluator import Evaluator
+from worker.evaluation.processes import load_model as load_trained_model
 from worker.evaluation.report import to_html, to_markdown
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.results import build_results
@@ -167,3 +169,34 @@ def test_expressions_that_cannot_be_scored_count_as_unanswered(tmp_path: Path) -
     blank = replace(image.expressions[0], text="...")
     answered = tiny_evaluator("vit", "main").evaluate(replace(image, expressions=(blank,)))
     assert answered.expressions[0].answers["corrected"].top == ()
+
+
+class LeftSquare:
+    """Stands in for a trained model: knows one place, and no dogs."""
+
+    def segment(self, pixels: np.ndarray, sentence: str) -> np.ndarray:
+        mask = np.zeros(pixels.shape[:2], bool)
+        if "cat" in sentence.lower():
+            mask[4:26, 2:26] = True
+        return mask
+
+
+def test_a_trained_model_is_measured_beside_the_methods(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path / "set")
+    results, _, images = run_evaluation(
+        request_for(root, methods="main"), load_worker_settings(), tmp_path / "out", 1,
+        Console(quiet=True),
+        lambda *_: replace(tiny_evaluator("vit", "main"), models={"cris:runs/a": LeftSquare()}),
+    )  # fmt: skip
+    rows = {method.name: method for method in results.methods}
+    assert list(rows)[-1] == "cris:runs/a"
+    assert rows["cris:runs/a"].recall["1@0.5"].mean == 0.5
+    answers = [e.answers["cris:runs/a"] for i in images for e in i.expressions]
+    assert [len(answer.top) for answer in answers] == [1, 0, 1, 0], "an empty mask is no answer"
+    assert "| cris:runs/a |" in to_markdown(results)
+
+
+@pytest.mark.parametrize("name", ["cris", "cris:", "mask2former:x", "cris:/nowhere"])
+def test_a_model_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no (trained )?model"):
+        load_trained_model(name, load_worker_settings(cache_dir=tmp_path), "cpu")

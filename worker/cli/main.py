@@ -75,6 +75,9 @@ def evaluate(
         str,
         typer.Option(help="`settings`, or `truth`: the annotated objects themselves."),
     ] = "settings",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A trained model too: cris:FOLDER; repeatable.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
     no_target_below: Annotated[
@@ -119,6 +122,7 @@ def evaluate(
         methods=methods,
         truth_proposals=proposals == "truth",
         no_target_below=no_target_below,
+        models=tuple(model or ()),
     )
     results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
     markdown = to_markdown(results)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 _NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
+class TrainedModel(Protocol):
+    """A model that needs no proposals."""
+
+    def segment(self, pixels: NDArray[np.uint8], sentence: str) -> Mask:
+        """Return the mask (H, W) of a sentence in an image (H, W, 3); it may be empty."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Models and variants of one process.
@@ -40,6 +48,7 @@ class Evaluator:
         no_target_below: an answer with a lower score is withheld; None withholds none.
         max_megapixels: larger images are refused.
         truth: when set, it replaces the pipeline's proposer.
+        models: trained models by name, which answer with one mask of their own.
     """
 
     pipeline: Pipeline
@@ -47,6 +56,7 @@ class Evaluator:
     no_target_below: float | None
     max_megapixels: float
     truth: TruthProposer | None
+    models: Mapping[str, TrainedModel] = field(default_factory=dict)
 
     def evaluate(self, image: DatasetImage) -> ImageAnswers:
         """Return every variant's answer to every expression of one image.
@@ -64,11 +74,12 @@ class Evaluator:
         masks = [to_original_size(mask, image.size_hw) for mask in proposals]
         stacked = np.stack(masks) if masks else np.zeros((0, *image.size_hw), dtype=bool)
         instances = [(i.category, decode_coco_rle(i.mask)) for i in image.instances]
+        pixels = decode_image(image.path.read_bytes(), self.max_megapixels).pixels
         return ImageAnswers(
             image=image.path.name,
             proposals=len(proposals),
             expressions=tuple(
-                self._judge(expression, scored.totals[expression.id], stacked, instances)
+                self._judge(expression, scored.totals[expression.id], stacked, instances, pixels)
                 for expression in image.expressions
             ),
         )
@@ -105,6 +116,7 @@ class Evaluator:
         totals: dict[str, Floats],
         masks: Masks,
         instances: list[tuple[str, Mask]],
+        pixels: NDArray[np.uint8],
     ) -> ExpressionAnswers:
         target = decode_coco_rle(expression.target)
         oracle_iou = float(compute_ious(target, masks).max(initial=0.0))
@@ -113,6 +125,11 @@ class Evaluator:
             variant.name: self._judge_variant(variant, totals[variant.name], masks, truth)
             for variant in self.variants
         }
+        for name, model in self.models.items():
+            mask = model.segment(pixels, expression.text)
+            own = Variant(name, "models", None)
+            total = np.ones(int(mask.any()), dtype=np.float32)
+            answers[name] = self._judge_variant(own, total, mask[None], truth)
         return ExpressionAnswers(
             id=expression.id,
             text=expression.text,

@@ -17,15 +17,16 @@ from typing import Any, Protocol
 import torch
 
 from saymask.datasets.model import DatasetImage
-from saymask.errors import DatasetError
+from saymask.errors import ConfigError, DatasetError
 from worker.config import to_values
 from worker.evaluation.answers import ImageAnswers
-from worker.evaluation.evaluator import Evaluator
+from worker.evaluation.evaluator import Evaluator, TrainedModel
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.truth import TruthProposer
 from worker.evaluation.variants import choose_variants
 from worker.pipeline.build import build_pipeline
 from worker.settings import WorkerSettings
+from worker.weights import WeightStore, default_cache_dir
 
 
 class EvaluationProcesses(Protocol):
@@ -69,7 +70,24 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
         no_target_below=request.no_target_below,
         max_megapixels=settings.photo_max_megapixels,
         truth=TruthProposer() if request.truth_proposals else None,
+        models={name: load_model(name, settings, pipeline.device) for name in request.models},
     )
+
+
+def load_model(name: str, settings: WorkerSettings, device: str) -> TrainedModel:
+    """Load a trained model by ``cris:FOLDER``.
+
+    Raises:
+        ConfigError: it is unknown, or training's packages are missing.
+        WeightsError: its towers' weights are missing.
+    """
+    kind, _, folder = name.partition(":")
+    if kind != "cris" or not folder:
+        raise ConfigError(f"There is no model {name!r}.", "Give --model cris:FOLDER.")
+    from worker.training.predictor import CrisPredictor
+
+    store = WeightStore(settings.cache_dir or default_cache_dir())
+    return CrisPredictor.load(Path(folder), store, device)
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def _describe(evaluator: Evaluator) -> dict[str, Any]:
         "device": _name_device(pipeline.device),
         "precision": str(pipeline.encoder.visual.dtype),
         "torch": torch.__version__,
-        "methods": [variant.name for variant in evaluator.variants],
+        "methods": [*(variant.name for variant in evaluator.variants), *evaluator.models],
         "config": to_values(pipeline.config),
     }
 

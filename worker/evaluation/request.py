@@ -19,6 +19,7 @@ class EvaluationRequest:
         methods: names or groups of variants, comma separated.
         truth_proposals: take the annotated objects as proposals.
         no_target_below: answers with a lower score are withheld; None withholds none.
+        models: trained models beside the methods, each ``cris:FOLDER``.
     """
 
     dataset: str
@@ -29,3 +30,4 @@ class EvaluationRequest:
     methods: str
     truth_proposals: bool
     no_target_below: float | None
+    models: tuple[str, ...] = ()
