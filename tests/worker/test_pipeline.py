@@ -211,7 +211,8 @@ def test_explain_shows_the_parse_and_terms_that_add_up(
     assert explanation["parse"]["corrections"] == [{"typed": "giraff", "read": "giraffe"}]
     for proposal in explanation["proposals"]:
         assert sum(proposal["terms"].values()) == pytest.approx(proposal["score"], abs=0.02)
-    assert Image.open(picture).size == Image.open(samples["chelsea"]).size
+    with Image.open(picture) as drawn, Image.open(samples["chelsea"]) as photo:
+        assert drawn.size == photo.size
     shown = subprocess.run(arguments, capture_output=True, text=True, check=False).stdout
     assert "left of giraffe" in shown
     assert "giraff as giraffe" in shown
