@@ -151,6 +151,21 @@ def test_between_two_renames_the_older_checkpoint_is_found(tmp_path: Path) -> No
     assert find_checkpoint(tmp_path / "checkpoint") == old
 
 
+def test_the_statistics_of_norms_are_those_of_the_weights(data: Path, tmp_path: Path) -> None:
+    trainer, model = build_trainer(tmp_path / "out", data, freeze_below=1000, epochs=2)
+    trainer.run()
+    norm = model.neck.aggr[1]
+    seen: list[torch.Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trainer._settle_norms(1)
+    hook.remove()
+    means = torch.stack([values.mean(dim=(0, 2, 3)) for values in seen])
+    assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
+    assert norm.momentum == 0.1
+    frozen = model.backbone.visual.bn1
+    assert int(frozen.num_batches_tracked) == 0
+
+
 def test_it_learns(data: Path, tmp_path: Path) -> None:
     trainer, _ = build_trainer(tmp_path / "out", data, freeze_below=1000, epochs=6, flip_share=0.0)
     trainer.run()

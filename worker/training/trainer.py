@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _RATE_FALLS_TO = 0.1
 _CHECKPOINT_EVERY_S = 120.0
+# Enough for the statistics of batch norms.
+_SETTLING_REFS = 256
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Trainer:
                 started = time.monotonic()
                 position = replace(position, epoch=epoch)
                 loss, refs = self._run_epoch(position)
+                self._settle_norms(epoch)
                 iou, right = self.measure()
                 is_best = position.best is None or iou > position.best
                 if is_best:
@@ -146,6 +149,33 @@ class Trainer:
         mean = torch.tensor(loss_sum / max(steps, 1), dtype=torch.float64)
         reduced = fabric.all_reduce(mean)
         return float(reduced if isinstance(reduced, Tensor) else mean), refs
+
+    @torch.no_grad()
+    def _settle_norms(self, epoch: int) -> None:
+        """Measure the statistics of batch norms with the weights as they are now.
+
+        In few steps the running ones lag so far behind that a model which has learned its refs
+        finds nothing in them once its statistics are used.
+        """
+        self._run_model.eval()
+        norms = [
+            part
+            for part in self._model.modules()
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d))
+            and any(parameter.requires_grad for parameter in part.parameters())
+        ]
+        momenta = [part.momentum for part in norms]
+        for part in norms:
+            part.reset_running_stats()
+            # A plain mean over the batches that follow.
+            part.momentum = None
+            part.train()
+        for index, batch in enumerate(self._batches(epoch)):
+            if index * self._config.batch >= _SETTLING_REFS:
+                break
+            self._predict(batch)
+        for part, momentum in zip(norms, momenta, strict=True):
+            part.momentum = momentum
 
     def _batches(self, epoch: int) -> Iterator[list[Example]]:
         """The batches of this process; the last, smaller one is left out: batch norm needs many."""
