@@ -12,6 +12,7 @@ import open_clip
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from open_clip.model import _build_vision_tower
+from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -125,22 +126,11 @@ def _load_starter(
     batch: int,
     between_batches: Callable[[], None],
 ) -> Encoder:
-    # Only the image tower: open_clip's public builder would also build an unused text tower.
-    model = open_clip.get_model_config(OPEN_CLIP_NAME)
-    tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
-    path = store.require_verified("starter-image")
-    try:
-        tower.load_state_dict(load_file(path), strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise WeightsError(
-            f"{path} is damaged: {error}",
-            "Delete it and run: saymask-worker models pull starter-image",
-        ) from error
-    visual = ClipVisual(tower, "starter", device, dtype, batch, between_batches)
+    visual = ClipVisual(load_starter_tower(store), "starter", device, dtype, batch, between_batches)
     if visual.content_sha256 != STARTER_IMAGE_SHA256:
         # Its file was converted here, so the published hash says nothing about it.
         raise WeightsError(
-            f"{path} does not hold the starter encoder's image tower.",
+            f"{store.path('starter-image')} does not hold the starter encoder's image tower.",
             "Delete it and run: saymask-worker models pull starter-image",
         )
     head = starter_head_path()
@@ -159,3 +149,23 @@ def _load_starter(
         scoring=STARTER_SCORING,
         description="starter encoder: CLIP ViT-B/16 images, our MiniLM text tower",
     )
+
+
+def load_starter_tower(store: WeightStore) -> VisionTransformer:
+    """Load the starter encoder's image tower.
+
+    Raises:
+        WeightsError: its file is missing or damaged.
+    """
+    # Only the image tower: open_clip's public builder would also build an unused text tower.
+    model = open_clip.get_model_config(OPEN_CLIP_NAME)
+    tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=True)
+    path = store.require_verified("starter-image")
+    try:
+        tower.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(
+            f"{path} is damaged: {error}",
+            "Delete it and run: saymask-worker models pull starter-image",
+        ) from error
+    return tower

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from worker.config import ScoringConfig
+from worker.config import STARTER_SCORING, ScoringConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # Of the starter encoder, by this test; its temperature and all weights were chosen together.
 REFERENCE_SPREAD = 0.0195
-REFERENCE_TEMPERATURE = 0.02
+REFERENCE_TEMPERATURE = STARTER_SCORING.temperature
 _RATIO_MIN, _RATIO_MAX = 0.67, 1.5
 _SAMPLES = {
     "astronaut": "astronaut", "chelsea": "cat", "coffee": "cup of coffee", "rocket": "rocket",
@@ -76,7 +76,7 @@ def load_calibration(
 
 
 def calibrate(encoder: Encoder, vocabulary: EncodedNouns) -> Calibration:
-    """Compare views of the sample photos with the nouns of the vocabulary."""
+    """Compare views of the sample photos with the nouns of the worker's own vocabulary."""
     visual = encoder.visual
     wholes, views = [], []
     for name in _SAMPLES:

@@ -96,6 +96,12 @@ class StarterHead(nn.Module):
         self.b = nn.Linear(hidden, len(state["b.weight"]))
         self.load_state_dict(state)
 
+    @classmethod
+    def load(cls, path: Path) -> StarterHead:
+        """Load ``starter_head.safetensors``."""
+        state = {name.removeprefix("head."): v.float() for name, v in load_file(path).items()}
+        return cls(state).eval()
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Project (B, C) to unit vectors (B, D)."""
         x = self.ln(pooled)
@@ -120,8 +126,7 @@ class StarterText:
         self._max_length = int(description["max_length"])
         self._device = device
         self._minilm = MiniLm.load(minilm).to(device)
-        state = {name.removeprefix("head."): v.float() for name, v in load_file(head).items()}
-        self._head = StarterHead(state).to(device).eval()
+        self._head = StarterHead.load(head).to(device)
         self._cached = CachedTexts(self._encode_batch)
 
     def encode(self, texts: Sequence[str]) -> Floats:

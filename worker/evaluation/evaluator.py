@@ -67,19 +67,26 @@ class Evaluator:
         if self.truth is not None:
             self.truth.set_image(image)
         try:
-            scored = self._score(image, image.path.read_bytes())
+            data = image.path.read_bytes()
+            scored = self._score(image, data)
         except (ImageError, OSError) as error:
             raise DatasetError(f"{image.path} cannot be used: {error}") from error
         proposals = scored.proposals
         masks = [to_original_size(mask, image.size_hw) for mask in proposals]
         stacked = np.stack(masks) if masks else np.zeros((0, *image.size_hw), dtype=bool)
         instances = [(i.category, decode_coco_rle(i.mask)) for i in image.instances]
-        pixels = decode_image(image.path.read_bytes(), self.max_megapixels).pixels
+        own_masks = self._ask_models(image, data)
         return ImageAnswers(
             image=image.path.name,
             proposals=len(proposals),
             expressions=tuple(
-                self._judge(expression, scored.totals[expression.id], stacked, instances, pixels)
+                self._judge(
+                    expression,
+                    scored.totals[expression.id],
+                    stacked,
+                    instances,
+                    own_masks[expression.id],
+                )
                 for expression in image.expressions
             ),
         )
@@ -105,6 +112,18 @@ class Evaluator:
         first = next(iter(prepared.values()))
         return _ScoredImage(first.proposals.masks, totals)
 
+    def _ask_models(self, image: DatasetImage, data: bytes) -> dict[str, dict[str, Mask]]:
+        """The mask of every trained model, by expression."""
+        if not self.models:
+            return {expression.id: {} for expression in image.expressions}
+        pixels = decode_image(data, self.max_megapixels).pixels
+        return {
+            expression.id: {
+                name: model.segment(pixels, expression.text) for name, model in self.models.items()
+            }
+            for expression in image.expressions
+        }
+
     def _build_baseline_inputs(self, data: bytes, prepared: PreparedImage) -> BaselineInputs:
         decoded = decode_image(data, self.max_megapixels)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
@@ -116,7 +135,7 @@ class Evaluator:
         totals: dict[str, Floats],
         masks: Masks,
         instances: list[tuple[str, Mask]],
-        pixels: NDArray[np.uint8],
+        own_masks: dict[str, Mask],
     ) -> ExpressionAnswers:
         target = decode_coco_rle(expression.target)
         oracle_iou = float(compute_ious(target, masks).max(initial=0.0))
@@ -125,8 +144,7 @@ class Evaluator:
             variant.name: self._judge_variant(variant, totals[variant.name], masks, truth)
             for variant in self.variants
         }
-        for name, model in self.models.items():
-            mask = model.segment(pixels, expression.text)
+        for name, mask in own_masks.items():
             own = Variant(name, "models", None)
             total = np.ones(int(mask.any()), dtype=np.float32)
             answers[name] = self._judge_variant(own, total, mask[None], truth)

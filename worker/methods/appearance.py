@@ -67,7 +67,7 @@ def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:
 
 
 def compute_appearance(image: DescribedImage, text: TextFeatures, config: ScoringConfig) -> Floats:
-    """Return the logit (N,) of the expression: half sentence, half noun phrase."""
+    """Return the logit (N,) of the expression: sentence and noun phrase, mixed."""
     share, first = config.text_global_weight, config.normalise_first
     query = mix(text.sentence, text.phrase, share, normalise_first=first)
     return to_float32(image.visual @ query / config.temperature)
@@ -101,9 +101,9 @@ def compute_noun_odds(image: DescribedImage, noun: Floats, config: ScoringConfig
     return to_float32(logits + compute_negatives(image, noun, config))
 
 
-def compute_thing(image: DescribedImage, noun: Floats | None, config: ScoringConfig) -> Floats:
+def compute_thing(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
     """Return the prior (N,) for things, unless the noun (D,) itself is stuff or a part."""
-    if noun is not None and not is_thing(noun, image.vocabulary):
+    if not is_thing(noun, image.vocabulary):
         return np.zeros_like(image.log_thing)
     return to_float32(config.thing_weight * image.log_thing)
 

@@ -61,7 +61,9 @@ def build_pipeline(
     encoder = load_encoder(name, store, device, dtype, batch, between_batches)
     nouns = load_nouns(settings.nouns)
     vocabulary = load_encoded_nouns(encoder, nouns, cache_dir / "nouns")
-    calibration = load_calibration(encoder, vocabulary, cache_dir / "nouns")
+    # The spread that weights were made for is that over the worker's own nouns.
+    own = load_encoded_nouns(encoder, load_nouns(), cache_dir / "nouns")
+    calibration = load_calibration(encoder, own, cache_dir / "nouns")
     encoder = replace(encoder, scoring=adapt_scoring(encoder, calibration))
     config = replace(
         settings.pipeline_config(encoder.scoring),

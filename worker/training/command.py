@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from worker.pipeline.build import choose_device
 from worker.settings import WorkerSettings
 from worker.training.config import TrainingConfig
 from worker.training.history import History
-from worker.training.models import build_cris
+from worker.training.models import build_cris, load_best
 from worker.training.report import write_report
-from worker.training.samples import read_samples, split_samples
+from worker.training.samples import Sample, read_samples, split_samples
 from worker.training.trainer import Trainer, count_trainable
 from worker.weights import WeightStore, default_cache_dir
 
@@ -72,6 +73,7 @@ def run_training(
         )
     outcome = trainer.run()
     if fabric.is_global_zero:
+        load_best(request.out / "model", model)
         write_report(
             request.out / "report.html", config, outcome, History(request.out).read(),
             list(trainer.predict(held_out)),
@@ -106,5 +108,5 @@ def build_fabric(settings: WorkerSettings) -> Fabric:
     return fabric
 
 
-def _count_photos(samples: Any) -> int:
+def _count_photos(samples: Sequence[Sample]) -> int:
     return len({sample.image for sample in samples})

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.model import _build_vision_tower
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from saymask.errors import ConfigError
-from worker.encoders.build import starter_head_path
+from worker.encoders.build import load_starter_tower, starter_head_path
 from worker.encoders.starter_text import MiniLm, StarterHead
 from worker.training.checkpoint import get_trained_state, load_trained_state
 from worker.training.config import BackboneName, TrainingConfig
@@ -22,7 +20,6 @@ from worker.training.cris import Cris, CrisConfig
 from worker.training.cris.backbone import load_resnet_backbone
 from worker.training.cris.starter_backbone import STARTER_CRIS, StarterBackbone
 from worker.weights import WeightStore
-from worker.weights.starter_image import OPEN_CLIP_NAME
 
 _RESNETS = {
     "RN50": CrisConfig(),
@@ -39,17 +36,12 @@ def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
     """
     if backbone != "starter":
         return Cris(load_resnet_backbone(backbone, "openai"), _RESNETS[backbone])
-    description = open_clip.get_model_config(OPEN_CLIP_NAME)
-    tower = _build_vision_tower(
-        description["embed_dim"], description["vision_cfg"], quick_gelu=True
-    )
-    tower.load_state_dict(load_file(store.require_verified("starter-image")))
-    head = {k.removeprefix("head."): v.float() for k, v in load_file(starter_head_path()).items()}
+    tower, head = load_starter_tower(store), StarterHead.load(starter_head_path())
     tokenizer = Tokenizer.from_file(str(store.require_verified("starter-tokenizer")))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     minilm = MiniLm.load(store.require_verified("starter-text"))
-    towers = StarterBackbone(tower, minilm, StarterHead(head), tokenizer, STARTER_CRIS.width)
+    towers = StarterBackbone(tower, minilm, head, tokenizer, STARTER_CRIS.width)
     return Cris(towers, STARTER_CRIS)
 
 
@@ -74,6 +66,11 @@ def save_trained(
     text = folder / f"{_DESCRIPTION}.part"
     text.write_text(json.dumps(described, indent=2), "utf-8")
     text.rename(folder / _DESCRIPTION)
+
+
+def load_best(folder: Path, model: Cris) -> None:
+    """Give a model of the same run the weights of its best epoch."""
+    load_trained_state(model, load_file(folder / _MODEL), folder)
 
 
 def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> TrainedCris:

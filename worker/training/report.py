@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment
@@ -18,10 +17,11 @@ from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.training.config import TrainingConfig
 from worker.training.history import Epoch
 from worker.training.samples import Sample, load_pixels
+from worker.training.trainer import Outcome
 
 _PICTURES = 24
 _PICTURE_PX = 360
-_CURVE_WH = (520, 180)
+_CURVE_WH = (340, 180)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Curve:
 def write_report(
     path: Path,
     config: TrainingConfig,
-    outcome: Any,
+    outcome: Outcome,
     history: Sequence[Epoch],
     predictions: Sequence[tuple[Sample, str, Mask]],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,8 +32,6 @@ from worker.training.samples import (
     load_mask,
     order_epoch,
 )
-
-log = logging.getLogger(__name__)
 
 _RATE_FALLS_TO = 0.1
 _CHECKPOINT_EVERY_S = 120.0
@@ -104,6 +101,10 @@ class Trainer:
                 loss="-", iou="-", rate="-",
             )  # fmt: skip
             for epoch in range(position.epoch, self._config.epochs):
+                # Before the epoch, so that a run which ended early is not begun again.
+                stopped_early = self._has_waited_enough(position, epoch)
+                if stopped_early:
+                    break
                 started = time.monotonic()
                 position = replace(position, epoch=epoch)
                 loss, refs = self._run_epoch(position)
@@ -122,11 +123,12 @@ class Trainer:
                     task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
                     rate=f"{refs / seconds:.1f}",
                 )  # fmt: skip
-                if epoch - position.best_epoch >= self._config.patience:
-                    stopped_early = True
-                    break
         self._history.close()
         return Outcome(position.epoch, position.best or 0.0, position.best_epoch, stopped_early)
+
+    def _has_waited_enough(self, position: Position, epoch: int) -> bool:
+        since_best = epoch - 1 - position.best_epoch
+        return position.best is not None and since_best >= self._config.patience
 
     def _run_epoch(self, position: Position) -> tuple[float, int]:
         """Train one epoch from a step on; returns the mean loss and the number of refs."""
