@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         Path(platformdirs.user_data_dir("saymask")),
         description="Directory of the SQLite database and of exported photos.",
     )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of the models trained from records, the same for backend and worker;"
+        " for the backend, empty means `models` in the data directory.",
+    )
     database_url: str = Field(
         "", description="SQLAlchemy URL; empty means SQLite in the data directory."
     )
@@ -128,6 +133,11 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+    @property
+    def effective_models_dir(self) -> Path:
+        """Folder of the models trained from records."""
+        return self.models_dir or self.data_dir / "models"
 
     @property
     def has_label_studio(self) -> bool:

@@ -14,6 +14,7 @@ from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
@@ -26,13 +27,18 @@ from saymask.contract import (
     JOB_PREPARE,
     JOB_REFINE,
     JOB_SEGMENT,
+    JOB_TRAIN,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
+    QUEUE_TRAINING,
+    TRAINING_KEY,
     JobReply,
     PrepareRequest,
     RefineRequest,
     SegmentRequest,
     SegmentResult,
+    TrainingStatus,
+    TrainRequest,
     build_job_id,
 )
 from saymask.errors import (
@@ -51,6 +57,9 @@ log = logging.getLogger(__name__)
 IMAGE_TTL_S = 1800
 RESULT_TTL_S = 600
 _JOB_TIMEOUT_S = 300
+# RQ would take a run that is still at work for lost after this.
+_TRAIN_TIMEOUT_S = 14 * 24 * 3600
+_TRAIN_JOB = "saymask-train-"
 _POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
@@ -108,6 +117,7 @@ class JobQueue(QueueState):
         self._waiters = Waiters(self._redis)
         self._interactive = self._open(QUEUE_INTERACTIVE)
         self._background = self._open(QUEUE_BACKGROUND)
+        self._training = self._open(QUEUE_TRAINING)
 
     def _open(self, name: str) -> Queue:
         return Queue(name, connection=self._redis, serializer=JSONSerializer)
@@ -150,6 +160,31 @@ class JobQueue(QueueState):
         with redis_errors():
             self._ensure_job(self._background, JOB_PREPARE, job_id, request)
         return job_id
+
+    def train(self, request: TrainRequest, status: TrainingStatus) -> None:
+        """Enqueue a training run, for which nobody waits, and tell that it waits for a worker."""
+        self.set_training_status(status)
+        with redis_errors():
+            self._training.enqueue_call(
+                JOB_TRAIN,
+                args=(request.model_dump(mode="json"),),
+                job_id=f"{_TRAIN_JOB}{request.run}-{uuid.uuid4().hex[:8]}",
+                timeout=_TRAIN_TIMEOUT_S,
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=RESULT_TTL_S,
+                meta={CALL_META: call_id.get()},
+            )
+
+    def set_training_status(self, status: TrainingStatus) -> None:
+        """Tell how far the newest run is."""
+        with redis_errors():
+            self._redis.set(TRAINING_KEY, status.model_dump_json())
+
+    def is_training(self) -> bool:
+        """Return whether a run waits or is at work."""
+        with redis_errors():
+            started = StartedJobRegistry(queue=self._training)
+            return self._training.count + started.get_job_count(cleanup=False) > 0
 
     def read_prepared(self, job_id: str) -> JobReply | None:
         """Return the reply to a job of ``prepare``; None while it waits or runs.

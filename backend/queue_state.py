@@ -6,11 +6,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import redis
 from pydantic import ValidationError
 
-from saymask.contract import PREPARED_KEY, WORKER_KEY_PATTERN, WorkerStatus
+from saymask.contract import (
+    PREPARED_KEY,
+    TRAINING_KEY,
+    WORKER_KEY_PATTERN,
+    TrainingStatus,
+    WorkerStatus,
+)
 from saymask.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -48,7 +55,7 @@ class QueueState:
         with redis_errors():
             keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
             values = self._redis.mget(keys) if keys else []
-        workers = [status for value in values if value and (status := _read_status(value))]
+        workers = [status for value in values if value and (status := _read(WorkerStatus, value))]
         return sorted(workers, key=lambda worker: worker.name)
 
     def has_worker(self, *, background: bool) -> bool:
@@ -65,6 +72,12 @@ class QueueState:
         with redis_errors():
             last = self._redis.get(_LAST_VERSION_KEY)
         return last.decode() if last else "saymask-worker-never-seen"
+
+    def get_training_status(self) -> TrainingStatus | None:
+        """Return how far the newest training run is, or None where there was none."""
+        with redis_errors():
+            value = self._redis.get(TRAINING_KEY)
+        return _read(TrainingStatus, value) if value else None
 
     def get_prepare_counts(self) -> PrepareCounts:
         """Return how many images were prepared in the background, and how many failed."""
@@ -83,10 +96,13 @@ class QueueState:
             self._redis.hset(PREPARED_KEY, "last_failure", cause)
 
 
-def _read_status(value: bytes) -> WorkerStatus | None:
-    """Parse a heartbeat; one of another saymask version is ignored."""
+Status = TypeVar("Status", WorkerStatus, TrainingStatus)
+
+
+def _read(kind: type[Status], value: bytes) -> Status | None:
+    """Parse what a worker tells of itself; that of another saymask version is ignored."""
     try:
-        return WorkerStatus.model_validate_json(value)
+        return kind.model_validate_json(value)
     except ValidationError as error:
         log.warning("ignoring a worker of another version: %s", error)
         return None

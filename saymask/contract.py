@@ -21,8 +21,10 @@ SCHEMA_VERSION: Literal[1] = 1
 JOB_SEGMENT = "worker.jobs.segment"
 JOB_PREPARE = "worker.jobs.prepare"
 JOB_REFINE = "worker.jobs.refine"
+JOB_TRAIN = "saymask.train"
 QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
+QUEUE_TRAINING = "saymask-training"
 
 IMAGE_KEY = "saymask:photo:{sha256}"
 # Sorted set per host: worker names, each scored with the time until which it may be answering an
@@ -30,6 +32,8 @@ IMAGE_KEY = "saymask:photo:{sha256}"
 ANSWERING_KEY = "saymask:answering:{host}"
 # Hash: number of images ``prepared`` and ``failed`` in the background, and the ``last_failure``.
 PREPARED_KEY = "saymask:prepared"
+# JSON: the ``TrainingStatus`` of the newest run.
+TRAINING_KEY = "saymask:training"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
 # Hash per image: names of the workers that are at work on it, or ended over it.
@@ -39,6 +43,10 @@ HEARTBEAT_INTERVAL_S = 1.5
 
 # In a job's meta: the call on whose behalf it was enqueued, for the worker's log.
 CALL_META = "call"
+
+PROPOSALS_SOURCE = "proposals"
+"""The source of candidates that is always there; ``CLICKS_SOURCE`` that of clicks and boxes."""
+CLICKS_SOURCE = "clicks"
 
 MAX_EXPRESSION_CHARS = 2000
 MAX_K = 50
@@ -106,15 +114,32 @@ class PrepareRequest(_Message):
     image_sha256: ImageSha256
 
 
+class TrainRequest(_Message):
+    """Train a model on exported records, and serve it if it is better.
+
+    Attributes:
+        project_id: whose records; 0 for all.
+        run: folder in the folder of models, which holds the export as ``data``.
+        epochs: passes over the records, or None for the worker's default.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    project_id: int = Field(ge=0)
+    run: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    epochs: int | None = Field(None, ge=1, le=10_000)
+
+
 class Candidate(_Message):
     """A proposal ranked against the expression.
 
     Attributes:
         rank: 1 is best.
-        score: sum of the scoring terms, comparable within one image and one model version.
+        score: sum of the scoring terms, comparable within one image and one model version; with
+            several sources, the log-odds of being the referent.
         mask: at original image size (after EXIF orientation).
         box_xywh: tight box of the mask, pixels.
         predicted_iou, stability_score: the generator's estimate of its own mask, 0 to 1.
+        source: what offered it: proposals, clicks, or a source of ``SAYMASK_SOURCES``.
     """
 
     rank: int = Field(ge=1)
@@ -123,6 +148,7 @@ class Candidate(_Message):
     box_xywh: tuple[int, int, int, int]
     predicted_iou: float
     stability_score: float
+    source: str = Field(PROPOSALS_SOURCE, min_length=1, max_length=64)
 
 
 class Timings(_Message):
@@ -134,6 +160,7 @@ class Timings(_Message):
     language_ms: float = 0.0
     text_features_ms: float = 0.0
     scoring_ms: float = 0.0
+    sources_ms: float = 0.0
     refine_ms: float = 0.0
 
 
@@ -173,6 +200,57 @@ class PrepareResult(_Message):
     timings: Timings
 
 
+class TrainResult(_Message):
+    """What a training run ended with.
+
+    Attributes:
+        run: its folder.
+        held_out_iou: mean IoU of the model alone on held-out images.
+        is_served: whether its candidates are offered from now on.
+        difference: of the mean IoU of rank 1 on held-out images, with the model minus before;
+            ``low`` and ``high`` bound its 95 % interval.
+    """
+
+    run: str
+    held_out_iou: float
+    is_served: bool
+    difference: float
+    low: float
+    high: float
+
+
+TrainingState = Literal["waiting", "training", "comparing", "served", "not better", "failed"]
+
+
+class TrainingStatus(_Message):
+    """How far a training run is; kept in Redis.
+
+    Attributes:
+        state: ``waiting`` for a worker, at work, or how it ended.
+        epoch: finished ones, of ``epochs``.
+        loss: of the last epoch; ``held_out_iou`` after it.
+        seconds_left: of training, estimated.
+        text: the outcome or the error, for people.
+        updated_at: seconds since 1970.
+    """
+
+    run: str
+    project_id: int
+    state: TrainingState
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    held_out_iou: float | None = None
+    seconds_left: float | None = None
+    text: str = ""
+    updated_at: float
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in ("served", "not better", "failed")
+
+
 class JobFailure(_Message):
     """An error that crossed the queue; ``code`` names a class of ``saymask.errors``."""
 
@@ -182,14 +260,15 @@ class JobFailure(_Message):
 
 
 class JobReply(_Message):
-    """What every job returns: exactly one of the three."""
+    """What every job returns: exactly one of the four."""
 
     segment: SegmentResult | None = None
     prepare: PrepareResult | None = None
+    train: TrainResult | None = None
     failure: JobFailure | None = None
 
 
-Queues = Literal["all", "interactive", "background"]
+Queues = Literal["all", "interactive", "background", "training"]
 
 
 class WorkerStatus(_Message):

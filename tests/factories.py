@@ -31,7 +31,12 @@ def square(x: int, y: int = 4, side: int = 12) -> Mask:
 
 
 def offer(
-    stores: Stores, task_id: int, expression: str, masks: list[Mask], project: ProjectKey = KEY
+    stores: Stores,
+    task_id: int,
+    expression: str,
+    masks: list[Mask],
+    project: ProjectKey = KEY,
+    source: str = "proposals",
 ) -> list[str]:
     """A request that was answered with these candidates; returns their region ids."""
     request_id = stores.requests.add_request(
@@ -41,6 +46,7 @@ def offer(
         Candidate(
             rank=rank, score=1 / rank, mask=CocoRle.model_validate(encode_coco_rle(mask)),
             box_xywh=compute_box_xywh(mask), predicted_iou=0.9, stability_score=0.9,
+            source=source,
         )
         for rank, mask in enumerate(masks, 1)
     )  # fmt: skip

@@ -103,6 +103,7 @@ class FakePipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
+        read_image: Callable[[], bytes] | None = None,
     ) -> SegmentResult:
         self._log(f"segment {expression}")
         word, *rest = expression.split()

@@ -89,6 +89,23 @@ class ProposalsConfig:
 
 
 @dataclass(frozen=True)
+class SourcesConfig:
+    """How masks of several sources become one list.
+
+    Attributes:
+        considered: so many of the best proposals compete with the masks of other sources.
+        same_object_iou: masks of two sources that overlap at least this much are one answer.
+        piece_share: connected pieces and holes smaller than this share of a mask are removed.
+        min_area_share: masks smaller than this share of the image are dropped.
+    """
+
+    considered: int = 10
+    same_object_iou: float = 0.7
+    piece_share: float = 0.02
+    min_area_share: float = 0.0005
+
+
+@dataclass(frozen=True)
 class ClicksConfig:
     """How clicks and boxes become masks.
 
@@ -255,6 +272,7 @@ class PipelineConfig:
         language_model: the spaCy model.
         clicks: how clicks and boxes become masks.
         nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
+        sources: how masks of several sources become one list.
     """
 
     method: MethodName = "corrected"
@@ -265,6 +283,7 @@ class PipelineConfig:
     language_model: str = "en_core_web_sm"
     clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={_OMIT_DEFAULT: True})
     nouns: str = _constant("")
+    sources: SourcesConfig = field(default_factory=SourcesConfig, metadata={_OMIT_DEFAULT: True})
 
     def fingerprint(self) -> str:
         """Return a short hash of everything that changes a result."""

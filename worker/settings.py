@@ -44,7 +44,7 @@ class WorkerSettings(BaseSettings):
     queues: Queues = Field(
         "all",
         description="What a worker takes: `interactive` (typed expressions), `background` (photos"
-        " to prepare, at low priority) or `all`.",
+        " to prepare, at low priority), `all` of these, or `training` alone, at the lowest.",
     )
     idle_unload_s: float = Field(
         0.0,
@@ -109,6 +109,17 @@ class WorkerSettings(BaseSettings):
         None,
         description="A file of nouns that photos show, under the headings [things], [stuff] and"
         " [parts]; empty means the 1,448 that come with the worker.",
+    )
+    sources: str = Field(
+        "proposals,trained",
+        description="Where candidates come from, comma separated: `proposals`, always; `trained`,"
+        " the model that `saymask models` serves; `cris:FOLDER`, a model of `saymask-worker"
+        " train`; and what other packages offer.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of the models trained from records, the same for backend and worker;"
+        " for the worker, empty means there are none.",
     )
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
 

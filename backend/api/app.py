@@ -17,6 +17,7 @@ from backend.context import build_client, build_fetcher
 from backend.queue import JobQueue
 from backend.records.stores import Stores
 from backend.services.background import PeriodicThread
+from backend.services.export import Exporter
 from backend.services.predict import Predictor
 from backend.services.predict_task import TaskPredictor
 from backend.services.prepare import ImagePreparer
@@ -25,6 +26,7 @@ from backend.services.report import Reporter
 from backend.services.segment import Segmenter
 from backend.services.status import StatusReader
 from backend.services.sync import Synchroniser
+from backend.services.train import TrainingStarter
 from backend.services.upload_image import ImageUploader
 from saymask.errors import InvalidRequest, SaymaskError
 
@@ -77,6 +79,12 @@ def create_app(settings: Settings) -> FastAPI:
         predictor=Predictor(stores.requests, segmenter, TaskPredictor(segmenter), settings.k),
         preparer=ImagePreparer(queue, images, client),
         reporter=Reporter(stores),
+        training=TrainingStarter(
+            settings.effective_models_dir,
+            Exporter(stores, fetcher, settings.data_dir / "photos"),
+            recorder,
+            queue,
+        ),
         metrics=metrics,
         wake_recorder=recording.wake,
     )

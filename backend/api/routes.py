@@ -24,7 +24,7 @@ from backend.api.openapi import describe_api
 from backend.api.results import to_results
 from backend.call import Call, new_call_id
 from backend.config import Settings
-from backend.label_studio.events import read_created_tasks, to_new_event
+from backend.label_studio.events import read_created_tasks, read_project, to_new_event
 from backend.label_studio.predict_request import PredictRequest, parse_predict_request
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
@@ -35,6 +35,7 @@ from backend.services.predict import Predictor, decline
 from backend.services.prepare import ImagePreparer
 from backend.services.report import Reporter
 from backend.services.status import StatusReader
+from backend.services.train import TrainingStarter
 from saymask.errors import SaymaskError
 from saymask.logs import call_id
 
@@ -65,6 +66,7 @@ class Dependencies:
     predictor: Predictor
     preparer: ImagePreparer
     reporter: Reporter
+    training: TrainingStarter
     metrics: Metrics
     wake_recorder: Callable[[], None]
 
@@ -84,6 +86,7 @@ class Endpoints:
         self._predictor = dependencies.predictor
         self._preparer = dependencies.preparer
         self._reporter = dependencies.reporter
+        self._training = dependencies.training
         self._metrics = dependencies.metrics
         self._wake_recorder = dependencies.wake_recorder
         self._waiting = anyio.CapacityLimiter(dependencies.settings.threads)
@@ -141,6 +144,12 @@ class Endpoints:
                 partial(self._prepare_created, body),
                 limiter=self._preparing,
             )
+        if body["action"] == "START_TRAINING":
+            later.add_task(
+                anyio.to_thread.run_sync,
+                partial(self._start_training, body),
+                limiter=self._preparing,
+            )
         return {"status": "stored", "event": event_id}
 
     async def ready(self) -> JSONResponse:
@@ -154,6 +163,7 @@ class Endpoints:
                 "queues": status.queue_depths,
                 "queue_error": status.queue_error,
                 "photos": asdict(status.images),
+                "training": status.training.model_dump() if status.training else None,
                 "requests": status.requests,
                 "events": status.events,
             },
@@ -200,6 +210,13 @@ class Endpoints:
             log.warning("the images of new tasks are not prepared: %s", error)
             return
         self._preparer.prepare_tasks(tasks)
+
+    def _start_training(self, body: Any) -> None:
+        """Do what Label Studio's button asks for; what it came to is on the status page."""
+        try:
+            self._training.start_unattended(read_project(body))
+        except SaymaskError as error:
+            log.warning("no training: %s", error)
 
     async def _ask(self, function: Callable[[], Result]) -> Result:
         return await anyio.to_thread.run_sync(function, limiter=self._questions)

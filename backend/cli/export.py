@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -29,12 +28,10 @@ from backend.cli.context import (
 from backend.context import build_fetcher
 from backend.export.merge import MERGE_RULES
 from backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
-from backend.export.run import count_export, run_export
 from backend.export.splits import parse_split
-from backend.label_studio.images import ImageFetcher
 from backend.records.views import RecordFilter
-from saymask.errors import InvalidRequest, SaymaskError
-from saymask.image_files import strip_secrets
+from backend.services.export import Exporter
+from saymask.errors import InvalidRequest
 
 
 def export(
@@ -104,8 +101,7 @@ def export(
         skip_missing=skip_missing,
     )
     with open_records() as opened:
-        fetcher = build_fetcher(opened.settings)
-        summary = _run(opened, fetcher, plan, record_filter, dry_run=dry_run, quiet=as_json)
+        summary = _run(opened, plan, record_filter, dry_run=dry_run, quiet=as_json)
     if as_json:
         print_json(asdict(summary))
     else:
@@ -122,61 +118,20 @@ def _describe_query(record_filter: RecordFilter, options: dict[str, Any]) -> dic
 
 def _run(
     opened: OpenRecords,
-    fetcher: ImageFetcher,
     plan: ExportPlan,
     record_filter: RecordFilter,
     *,
     dry_run: bool,
     quiet: bool,
 ) -> ExportSummary:
-    unreadable = _hash_unread_images(opened, fetcher, plan, record_filter, quiet=quiet)
-    records = opened.stores.records
-    groups = records.iterate_by_image(record_filter, known_only=plan.skip_missing)
-    total = records.count_records(record_filter)
-    done = 0
+    fetcher = build_fetcher(opened.settings)
+    exporter = Exporter(opened.stores, fetcher, opened.settings.data_dir / "photos")
+    with progress_bar("reading photos", quiet=quiet) as bar:
+        left_out = exporter.hash_unread_images(plan, record_filter, bar)
     with progress_bar("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            bar(done, total)
-
         if dry_run:
-            return count_export(plan, groups, progress)
-        return run_export(
-            plan,
-            groups,
-            lambda record: fetcher.fetch(record.image, record.task_id),
-            opened.settings.data_dir / "photos",
-            progress,
-            unreadable,
-        )
-
-
-def _hash_unread_images(
-    opened: OpenRecords,
-    fetcher: ImageFetcher,
-    plan: ExportPlan,
-    record_filter: RecordFilter,
-    *,
-    quiet: bool,
-) -> list[str]:
-    """Hash images that no worker ever read: split and name depend on the content."""
-    records = opened.stores.records
-    unread = records.list_unread_images(record_filter)
-    left_out = []
-    with progress_bar("reading photos", quiet=quiet or not unread) as bar:
-        for done, image in enumerate(unread, start=1):
-            try:
-                data = fetcher.fetch(image.reference, image.task_id)
-            except SaymaskError as error:
-                if not plan.skip_missing:
-                    raise
-                left_out.append(f"{strip_secrets(image.reference)[:120]}: {error.cause}")
-            else:
-                records.set_image_hash(image, hashlib.sha256(data).hexdigest())
-            bar(done, len(unread))
-    return left_out
+            return exporter.count(plan, record_filter, bar)
+        return exporter.write(plan, record_filter, bar, left_out)
 
 
 def _read_categories(path: Path | None) -> dict[str, str]:

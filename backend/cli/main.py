@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from backend.cli import backup, export, import_, project, records, serve, stats, up
+from backend.cli import backup, export, import_, project, records, serve, stats, train, up
 from backend.cli.context import console
 from backend.label_studio.label_config import default_label_config
 from saymask.errors import SaymaskError
@@ -29,10 +29,12 @@ app.command()(project.prepare)
 app.command()(stats.stats)
 app.command()(stats.sync)
 app.command()(export.export)
+app.command()(train.train)
 app.command("import")(import_.import_)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.add_typer(records.app, name="records")
+app.add_typer(train.models, name="models")
 
 
 @app.command("label-config")

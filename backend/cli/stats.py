@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,7 @@ from backend.cli.context import (
     JsonOption,
     ProjectOption,
     SinceOption,
+    check_choice,
     console,
     log_in,
     open_records,
@@ -27,7 +28,6 @@ from backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
 from backend.records.views import RecordFilter
 from backend.services.report import QualityReport, Reporter
 from backend.services.sync import Synchroniser, SyncReport
-from saymask.errors import InvalidRequest
 
 _COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s p90", "/h")
 
@@ -35,15 +35,17 @@ _COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s
 def stats(
     project: ProjectOption = None,
     since: SinceOption = None,
-    by: Annotated[str | None, typer.Option(help="One line per: annotator, day or model.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="One line per: annotator, day, model or source.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quality and cost of what was annotated.
 
     Example: saymask stats --project 1 --since 7d --by annotator
     """
-    if by not in (None, "annotator", "day", "model"):
-        raise InvalidRequest(f"--by {by} is unknown.", "Use annotator, day or model.")
+    if by is not None:
+        check_choice("--by", by, get_args(GroupBy))
     group: GroupBy | None = by  # type: ignore[assignment]
     with open_records() as opened:
         record_filter = RecordFilter(project_id=project, since=parse_since(since))
@@ -69,6 +71,11 @@ def _print_details(report: QualityReport) -> None:
     quality = report.quality
     for outcome, count in quality.outcomes.items():
         print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")  # type: ignore[index]
+    for name, counts in report.sources.items():
+        print_line(
+            f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
+            f" {counts['offered']} requests"
+        )
     ratio = quality.against_polygons
     if ratio is not None:
         print_line(f"A polygon takes {POLYGON_SECONDS:.0f} s: {ratio:.1f} times the median here.")

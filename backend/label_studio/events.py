@@ -70,6 +70,18 @@ def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
     return tuple(parse_task(task, config) for task in event.tasks)
 
 
+def read_project(body: Any) -> int:
+    """Return the id of the project that a webhook is about.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    project_id = read_project_key(body.get("project")).id
+    if not project_id:
+        raise InvalidRequest("The webhook names no project.")
+    return project_id
+
+
 def _find_id(part: Any) -> int | None:
     value = part.get("id") if isinstance(part, dict) else None
     return value if type(value) is int and 0 <= value < 2**31 else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.notices import describe_answer
-from saymask.contract import SegmentResult
+from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.masks import decode_coco_rle, encode_brush_rle
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
@@ -37,7 +37,7 @@ def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -
             label=config.label_for_rank(candidate.rank),
             expression=result.expression,
             score=candidate.score,
-            meta=f"rank {candidate.rank}, score {candidate.score:.3f}",
+            meta=_describe_candidate(candidate),
         )
     ]
     return {
@@ -45,6 +45,11 @@ def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -
         "score": result.candidates[0].score if result.candidates else 0.0,
         "model_version": result.model_version,
     }
+
+
+def _describe_candidate(candidate: Candidate) -> str:
+    source = "" if candidate.source == PROPOSALS_SOURCE else f", from {candidate.source}"
+    return f"rank {candidate.rank}, score {candidate.score:.3f}{source}"
 
 
 def to_answer(

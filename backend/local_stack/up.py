@@ -106,6 +106,7 @@ def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], Non
     environment = {
         "SAYMASK_REDIS_URL": redis_url,
         "SAYMASK_DATA_DIR": str(options.data_dir),
+        "SAYMASK_MODELS_DIR": str(options.data_dir / "models"),
         "SAYMASK_LABEL_STUDIO_URL": options.label_studio_url,
         "SAYMASK_LABEL_STUDIO_API_KEY": login.token,
         "SAYMASK_HOST": "127.0.0.1",
@@ -131,10 +132,12 @@ def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], Non
     for number in range(1, options.background_workers + 1):
         queues = {"SAYMASK_QUEUES": "background"}
         stack.start(f"worker-background-{number}", command, environment | queues, restart=True)
+    queues = {"SAYMASK_QUEUES": "training"}
+    stack.start("worker-training", command, environment | queues, restart=True)
     with _step("project with sample photos, connected", say):
         project_id = _connect(options, login)
     workers = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"]
-    encoder = next(w["encoder"] for w in workers if w["queues"] != "background")
+    encoder = next(w["encoder"] for w in workers if w["queues"] in ("all", "interactive"))
     say("")
     say(f"  Label Studio   {options.label_studio_url}/projects/{project_id}/data")
     say(f"  log in as      {login.email}   password   {login.password}")

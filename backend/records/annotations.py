@@ -350,6 +350,7 @@ def _describe_offer(decision: Decision) -> dict[str, Any]:
             "candidate_id": candidate.candidate_id,
             "rank": candidate.rank,
             "score": candidate.score,
+            "source": candidate.source,
             "clicks": offer.clicks if offer else 0,
         }
     return columns

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from saymask.contract import PROPOSALS_SOURCE
 from saymask.masks import Mask
 
 
 @dataclass(frozen=True)
 class OfferedCandidate:
-    """A candidate as it was offered; ``mask`` is (H, W) bool."""
+    """A candidate as it was offered; ``mask`` is (H, W) bool, ``source`` what offered it."""
 
     candidate_id: int
     region_id: str
     rank: int
     score: float
     mask: Mask
+    source: str = PROPOSALS_SOURCE
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class RequestStore:
                 box_xywh=list(candidate.box_xywh),
                 predicted_iou=candidate.predicted_iou,
                 stability_score=candidate.stability_score,
+                source=candidate.source,
             )
             for candidate, region_id in zip(result.candidates, region_ids, strict=True)
         ]
@@ -218,6 +219,22 @@ class RequestStore:
             rows = session.execute(query.group_by(Request.error_code))
             return sorted(((row[0] or "", row[1]) for row in rows), key=lambda row: -row[1])
 
+    def count_offering(
+        self, project_id: int | None = None, since: datetime | None = None
+    ) -> dict[str, int]:
+        """Return by source to how many answered requests it offered a candidate."""
+        query = (
+            select(CandidateRow.source, func.count(CandidateRow.request_id.distinct()))
+            .join(Request, CandidateRow.request_id == Request.id)
+            .group_by(CandidateRow.source)
+        )
+        if project_id is not None:
+            query = query.where(Request.project_id == project_id)
+        if since is not None:
+            query = query.where(Request.created_at >= since)
+        with self._database.session() as session:
+            return {row[0]: row[1] for row in session.execute(query.order_by(CandidateRow.source))}
+
     def list_recent(self, limit: int = 20) -> list[RequestView]:
         """Return the newest requests, newest first."""
         with self._database.session() as session:
@@ -233,7 +250,13 @@ class RequestStore:
                 .order_by(CandidateRow.rank)
             )
             return [
-                {"region_id": r.region_id, "rank": r.rank, "score": r.score, "mask": r.coco_rle}
+                {
+                    "region_id": r.region_id,
+                    "rank": r.rank,
+                    "score": r.score,
+                    "source": r.source,
+                    "mask": r.coco_rle,
+                }
                 for r in rows
             ]
 
@@ -270,7 +293,9 @@ def _to_offer(row: Request) -> Offer:
         latency_ms=row.latency_ms,
         clicks=row.clicks,
         candidates=tuple(
-            OfferedCandidate(c.id, c.region_id, c.rank, c.score, decode_coco_rle(c.coco_rle))
+            OfferedCandidate(
+                c.id, c.region_id, c.rank, c.score, decode_coco_rle(c.coco_rle), c.source
+            )
             for c in row.candidates
         ),
     )

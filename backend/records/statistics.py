@@ -16,7 +16,7 @@ from backend.records.project_key import ProjectKey
 from backend.records.views import RecordView
 from saymask.masks import compute_iou, decode_coco_rle
 
-GroupBy = Literal["annotator", "day", "model"]
+GroupBy = Literal["annotator", "day", "model", "source"]
 
 # Seconds for a polygon mask of one object by hand: the figure saymask measures itself by.
 POLYGON_SECONDS = 80.0
@@ -60,6 +60,7 @@ class Quality:
         against_polygons: ``POLYGON_SECONDS`` over the median.
         dabs: stray spots of the brush that were left out.
         refined: accepted candidates that clicks led to; ``clicks`` all of those.
+        sources: accepted candidates per source.
     """
 
     samples: int
@@ -78,6 +79,7 @@ class Quality:
     dabs: int
     refined: int
     clicks: int
+    sources: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def compute_quality(records: Sequence[RecordView]) -> Quality:
         dabs=sum(_collect(records, "dabs")),
         refined=sum(r.clicks > 0 for r in judged),
         clicks=sum(_collect(judged, "clicks")),
+        sources=dict(sorted(Counter(_collect(judged, "source")).items())),
     )
 
 
@@ -148,11 +151,12 @@ def _compute_acceptance(
 
 
 def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quality]:
-    """Compute figures per annotator, UTC day or model version."""
+    """Compute figures per annotator, UTC day, model version or source of what was accepted."""
     keys: dict[GroupBy, Callable[[RecordView], str]] = {
         "annotator": lambda r: r.annotator or "unknown",
         "day": lambda r: r.decided_at.date().isoformat(),
         "model": lambda r: r.model_version or "none",
+        "source": lambda r: r.source or "none accepted",
     }
     groups: dict[str, list[RecordView]] = defaultdict(list)
     for record in records:

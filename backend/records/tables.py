@@ -100,6 +100,7 @@ class CandidateRow(Base):
     box_xywh: Mapped[list[int]] = mapped_column(JSON)
     predicted_iou: Mapped[float] = mapped_column(Float)
     stability_score: Mapped[float] = mapped_column(Float)
+    source: Mapped[str] = mapped_column(String(64), server_default="proposals")
     request: Mapped[Request] = relationship(back_populates="candidates")
 
 
@@ -164,7 +165,8 @@ class RecordRow(Base):
 
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
-    mask that has several; ``clicks`` those that led to the accepted candidate. ``image_sha256``
+    mask that has several; ``clicks`` those that led to the accepted candidate, ``source`` what
+    offered it. ``image_sha256``
     alone may be filled in later, when the image of an expression that was never sent to a worker
     is read for the first time.
     """
@@ -203,6 +205,7 @@ class RecordRow(Base):
     seconds: Mapped[float | None] = mapped_column(Float)
     model_version: Mapped[str | None] = mapped_column(String(200))
     latency_ms: Mapped[float | None] = mapped_column(Float)
+    source: Mapped[str | None] = mapped_column(String(64))
     notes: Mapped[list[str]] = mapped_column(JSON)
 
 

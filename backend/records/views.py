@@ -56,6 +56,7 @@ class RecordView:
     seconds: float | None
     model_version: str | None
     latency_ms: float | None
+    source: str | None
     notes: list[str]
 
     @property

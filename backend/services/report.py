@@ -37,6 +37,8 @@ class QualityReport:
         groups: per annotator, day or model, when asked for.
         shared: number of expressions that several annotators decided; ``disagreements`` are those
             on which they differ.
+        sources: by source, to how many requests it ``offered`` a candidate, and how many of its
+            candidates were ``accepted``.
         latency_ms: percentiles of the answers to typed expressions.
         failures: errors of the last day by code.
         events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
@@ -48,6 +50,7 @@ class QualityReport:
     groups: dict[str, Quality]
     shared: int
     disagreements: tuple[Disagreement, ...]
+    sources: dict[str, dict[str, int]]
     latency_ms: dict[str, float]
     failures: dict[str, int]
     events: dict[str, int]
@@ -79,13 +82,19 @@ class Reporter:
         groups = find_shared(records)
         compared = [self._compare(group) for group in groups]
         latencies = stores.requests.list_latencies_ms(record_filter.project_id, record_filter.since)
+        offering = stores.requests.count_offering(record_filter.project_id, record_filter.since)
+        quality = compute_quality(records)
         since = datetime.now(UTC) - _DAY
         return QualityReport(
             record_filter=record_filter,
-            quality=compute_quality(records),
+            quality=quality,
             groups=group_quality(records, by) if by else {},
             shared=len(groups),
             disagreements=tuple(d for d in compared if d.disagrees),
+            sources={
+                name: {"offered": count, "accepted": quality.sources.get(name, 0)}
+                for name, count in offering.items()
+            },
             latency_ms={
                 name: round(float(np.percentile(latencies, share)), 1)
                 for name, share in _PERCENTILES.items()

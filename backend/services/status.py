@@ -9,7 +9,7 @@ from backend.queue import JobQueue
 from backend.queue_state import PrepareCounts
 from backend.records.requests import RequestView
 from backend.records.stores import Stores
-from saymask.contract import WorkerStatus
+from saymask.contract import TrainingStatus, WorkerStatus
 from saymask.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ class Status:
     queue_depths: dict[str, int]
     queue_error: str | None
     images: PrepareCounts
+    training: TrainingStatus | None
     requests: dict[str, int]
     events: dict[str, int]
     recent: tuple[RequestView, ...]
@@ -54,11 +55,13 @@ class StatusReader:
         depths: dict[str, int] = {}
         queue_error = None
         images = PrepareCounts()
+        training = None
         model_version = "unknown"
         try:
             workers = tuple(self._queue.list_workers())
             depths = self._queue.get_depths()
             images = self._queue.get_prepare_counts()
+            training = self._queue.get_training_status()
             model_version = self._queue.get_model_version()
         except QueueUnavailable as error:
             queue_error = str(error)
@@ -68,6 +71,7 @@ class StatusReader:
             queue_depths=depths,
             queue_error=queue_error,
             images=images,
+            training=training,
             requests=self._stores.requests.count_requests(),
             events=self._stores.events.count_events_by_action(),
             recent=tuple(self._stores.requests.list_recent()),

@@ -57,7 +57,8 @@ def record(
         "area_px": compute_area(mask) if mask is not None else None, "parts": [],
         "head_noun_phrase": "the cat", "region_ids": ["r"], "dabs": 0, "clicks": 0,
         "annotator": "1",
-        "seconds": 9.0, "model_version": "saymask-test", "latency_ms": 40.0, "notes": [],
+        "seconds": 9.0, "model_version": "saymask-test", "latency_ms": 40.0,
+        "source": "proposals", "notes": [],
     }  # fmt: skip
     return RecordView(**{**values, **fields})
 

@@ -6,7 +6,7 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -49,6 +49,7 @@ class CountingPipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
+        read_image: Callable[[], bytes] | None = None,
     ) -> SegmentResult:
         return SegmentResult(
             image_sha256=prepared.sha256, expression=expression, size_hw=(60, 200), candidates=(),

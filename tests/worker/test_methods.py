@@ -15,7 +15,7 @@ from worker.language import Side
 from worker.language.expression import Ordinal, ParsedExpression, Relation
 from worker.methods.appearance import compute_negatives, describe_image
 from worker.methods.comparison import find_instances, find_row
-from worker.methods.confidence import compute_confidence
+from worker.methods.confidence import compute_probabilities
 from worker.methods.geometry import compute_geometry
 from worker.methods.terms import compute_scores
 from worker.stages import Proposals, Scores, TextFeatures, VisualFeatures
@@ -206,18 +206,20 @@ def test_confidence_is_the_lead_over_another_object() -> None:
     masks[1, 2:17, 2:18] = True  # the same object
     masks[2, 2:18, 22:38] = True
 
-    def confidence(*total: float) -> float | None:
+    def probabilities(*total: float) -> list[float]:
         count = len(total)
         scores = Scores(np.array(total, np.float32), {}, np.argsort(-np.array(total)))
-        return compute_confidence(scores, compute_geometry(masks[:count]), ScoringConfig())
+        geometry = compute_geometry(masks[:count])
+        return compute_probabilities(scores, geometry, ScoringConfig(), 9).tolist()
 
-    near, far = confidence(5.0, 4.0, 4.9), confidence(5.0, 4.0, 2.5)
-    assert near is not None
-    assert far is not None
+    near, far = probabilities(5.0, 4.0, 4.9)[0], probabilities(5.0, 4.0, 2.5)[0]
     assert near < 0.5 < far < 1
-    assert confidence(5.0, 4.99, 2.5) == pytest.approx(far), "the same object does not compete"
-    assert confidence(5.0, 4.0) == confidence(5.0) > far, "nothing else competes"
-    assert confidence() is None
+    assert probabilities(5.0, 4.99, 2.5)[0] == pytest.approx(far), "the same object: no rival"
+    assert probabilities(5.0, 4.0)[0] == probabilities(5.0)[0] > far, "nothing else competes"
+    assert probabilities() == []
+    first, second, third = probabilities(5.0, 4.0, 4.5)
+    assert first > second >= third > 0, "never above that of a proposal before it"
+    assert second == pytest.approx(1 / (1 + np.exp(0.51 + 1.32 * 0.5)), abs=1e-6), "4.5 trails"
 
 
 def test_instances_are_separate_objects() -> None:

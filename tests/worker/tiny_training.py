@@ -44,7 +44,14 @@ def build_trainer(
     train, held_out = split_samples(samples, config.held_out_share, config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
     return Trainer(
-        model, config, train, held_out, out, fabric, Console(quiet=True), checkpoint_every_s=every_s
+        model,
+        config,
+        train,
+        held_out,
+        out,
+        fabric,
+        Console(quiet=True),
+        checkpoint_every_s=every_s,
     ), model
 
 

@@ -36,11 +36,16 @@ def run(
 
     Example: SAYMASK_REDIS_URL=redis://localhost:6379/0 saymask-worker run
     """
+    settings = load_worker_settings()
+    configure_logging(settings.log_format)
+    if settings.queues == "training":
+        from worker.retraining.main import run_training_worker
+
+        run_training_worker(settings, burst=burst)
+        return
     from worker.pipeline.build import build_pipeline
     from worker.serving.main import run_worker
 
-    settings = load_worker_settings()
-    configure_logging(settings.log_format)
     run_worker(settings, build_pipeline, burst=burst)
 
 

@@ -41,7 +41,9 @@ def segment(
 
     pipeline, prepared, timings, data = _prepare_photo(photo, k)
     with console.status("segmenting"):
-        result = pipeline.segment(prepared, expression, k, preparation=timings)
+        result = pipeline.segment(
+            prepared, expression, k, preparation=timings, read_image=lambda: data
+        )
     _print_result(result)
     if masks is not None:
         masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
@@ -119,11 +121,12 @@ def _print_explanation(explanation: Explanation) -> None:
 
 
 def _print_result(result: SegmentResult) -> None:
-    table = Table("rank", "score", "box x y w h", "predicted IoU", title=escape(result.expression))
+    columns = ("rank", "score", "box x y w h", "predicted IoU", "source")
+    table = Table(*columns, title=escape(result.expression))
     for candidate in result.candidates:
         box = " ".join(str(side) for side in candidate.box_xywh)
-        score = f"{candidate.score:.4f}"
-        table.add_row(str(candidate.rank), score, box, f"{candidate.predicted_iou:.3f}")
+        score, quality = f"{candidate.score:.4f}", f"{candidate.predicted_iou:.3f}"
+        table.add_row(str(candidate.rank), score, box, quality, candidate.source)
     out = Console()
     out.print(table)
     stages = result.timings.model_dump()

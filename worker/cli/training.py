@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import InvalidRequest
 from worker.cli.app import app, console
 from worker.settings import load_worker_settings
 
@@ -40,13 +40,7 @@ def train(
     Example: saymask-worker train --data export --out runs/first --epochs 30
     """
     from worker.training.config import BackboneName, TrainingConfig
-
-    try:
-        from worker.training.command import TrainingRequest, run_training
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"Training needs the package {error.name}.", "pip install 'saymask[worker,train]'"
-        ) from error
+    from worker.training.load import load_training
 
     if backbone not in get_args(BackboneName):
         raise InvalidRequest(
@@ -58,8 +52,9 @@ def train(
         backbone=cast(BackboneName, backbone), epochs=epochs, batch=batch, accumulate=accumulate,
         rate=rate, patience=patience, seed=seed,
     )  # fmt: skip
-    request = TrainingRequest(dataset, data, split, out, config)
-    summary = run_training(request, load_worker_settings(), console)
+    command = load_training()
+    request = command.TrainingRequest(dataset, data, split, out, config)
+    summary = command.run_training(request, load_worker_settings(), console)
     print(json.dumps(summary, indent=2) if as_json else _describe_run(summary))
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from worker.language import ParsedExpression
 from worker.stages import (
     DecodedImage,
+    Floats,
     PreparedImage,
     Proposals,
     Scores,
@@ -32,6 +33,8 @@ class Method(Protocol):
         """Score every proposal of a prepared image against an expression."""
         ...
 
-    def compute_confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
-        """Return the probability, 0 to 1, that rank 1 is the referent; None where unknown."""
+    def compute_probabilities(
+        self, scores: Scores, prepared: PreparedImage, count: int
+    ) -> Floats | None:
+        """Return the probabilities (n,), 0 to 1, of the best proposals; None where unknown."""
         ...

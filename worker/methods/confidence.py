@@ -1,23 +1,36 @@
-"""From scores to the probability that rank 1 is right."""
+"""From scores to the probability of being the referent."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from worker.config import ScoringConfig
-from worker.stages import Geometry, Scores
+from worker.stages import Floats, Geometry, Scores
 
 
-def compute_confidence(scores: Scores, geometry: Geometry, config: ScoringConfig) -> float | None:
-    """Return the probability, 0 to 1, that rank 1 is the referent; None without any proposal.
+def compute_probabilities(
+    scores: Scores, geometry: Geometry, config: ScoringConfig, count: int
+) -> Floats:
+    """Return the probability, 0 to 1, that each of the best proposals is the referent: (n,).
 
     It depends only on the lead over the best proposal that is another object: the score itself
-    says little about whether rank 1 is right.
+    says little about whether rank 1 is right. That of a proposal further down, which trails, is
+    read from the same curve; it is never above that of a proposal before it.
+
+    Args:
+        scores: of all proposals.
+        geometry: of the same.
+        config: with the curve.
+        count: how many are asked for, best first; n is at most this.
     """
-    if len(scores.order) == 0:
-        return None
-    first = scores.order[0]
-    others = geometry.iou[first] < config.same_object_iou
-    lead = scores.total[first] - scores.total[others].max() if others.any() else np.inf
-    logit = config.lead_offset + config.lead_slope * min(float(lead), config.lead_max)
-    return float(1 / (1 + np.exp(-logit)))
+    order = scores.order[:count]
+    leads = np.array([compute_lead(scores, geometry, config, int(index)) for index in order])
+    logits = config.lead_offset + config.lead_slope * leads
+    return np.minimum.accumulate(1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def compute_lead(scores: Scores, geometry: Geometry, config: ScoringConfig, index: int) -> float:
+    """Return how far a proposal is ahead of the best other object, nats; negative if it trails."""
+    others = geometry.iou[index] < config.same_object_iou
+    lead = scores.total[index] - scores.total[others].max() if others.any() else np.inf
+    return float(np.clip(lead, -config.lead_max, config.lead_max))

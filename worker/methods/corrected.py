@@ -14,7 +14,7 @@ from worker.encoders.dense import encode_regions
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
 from worker.methods.appearance import DescribedImage, describe_image
-from worker.methods.confidence import compute_confidence
+from worker.methods.confidence import compute_probabilities
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
 from worker.places import build_places_map
@@ -28,8 +28,6 @@ from worker.stages import (
     TextFeatures,
     VisualFeatures,
 )
-
-_CONFIDENCE_DIGITS = 4
 
 
 class Corrected:
@@ -96,10 +94,11 @@ class Corrected:
             self._described[prepared] = described
         return compute_scores(described, text, expression, self._scoring)
 
-    def compute_confidence(self, scores: Scores, prepared: PreparedImage) -> float | None:
-        """Return the calibrated probability that rank 1 is the referent."""
-        confidence = compute_confidence(scores, prepared.geometry, self._scoring)
-        return None if confidence is None else round(confidence, _CONFIDENCE_DIGITS)
+    def compute_probabilities(
+        self, scores: Scores, prepared: PreparedImage, count: int
+    ) -> Floats | None:
+        """Return the calibrated probabilities of the best proposals."""
+        return compute_probabilities(scores, prepared.geometry, self._scoring, count)
 
     def _encode_nouns(self, nouns: Sequence[str]) -> Floats:
         """Each noun bare and in a template, averaged: (n, D)."""

@@ -85,10 +85,11 @@ class Faithful:
             is_vit=self._encoder.visual.is_vit,
         )
 
-    def compute_confidence(
+    def compute_probabilities(
         self,
         scores: Scores,  # noqa: ARG002
         prepared: PreparedImage,  # noqa: ARG002
+        count: int,  # noqa: ARG002
     ) -> None:
         """Return None: the scores of this method were never calibrated."""
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,8 @@ from worker.proposals.given import GivenProposer
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
 from worker.settings import WorkerSettings
+from worker.sources.base import CandidateSource
+from worker.sources.load import load_sources
 from worker.weights import WeightStore, default_cache_dir, find_checkpoint
 
 log = logging.getLogger(__name__)
@@ -88,7 +91,18 @@ def build_pipeline(
         settings.photo_max_megapixels,
         device,
         clicks,
+        _load_sources(settings, device, cache_dir),
     )
+
+
+def _load_sources(
+    settings: WorkerSettings, device: str, cache_dir: Path
+) -> tuple[CandidateSource, ...]:
+    sources = load_sources(settings.sources, device, cache_dir, settings.models_dir)
+    if settings.method == "faithful":
+        log.info("the scores of the method faithful are no probabilities: only proposals compete")
+        return ()
+    return sources
 
 
 def choose_device(setting: str) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL import Image
 
-from saymask.contract import MAX_K, Candidate, CocoRle, SegmentResult, Timings
-from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest
-from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
+from saymask.contract import CLICKS_SOURCE, MAX_K, SegmentResult, Timings
+from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest, SaymaskError
 from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
@@ -22,12 +22,19 @@ from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
 from worker.methods.geometry import compute_geometry
 from worker.pipeline.cache import PreparedCache
+from worker.pipeline.candidates import (
+    Ranking,
+    build_candidate,
+    rank_proposals,
+    rank_with_offers,
+)
 from worker.pipeline.clicks import check_prompt
 from worker.pipeline.images import decode_image
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
-from worker.resize import to_original_size
+from worker.sources.base import CandidateSource
+from worker.sources.offers import Offers, collect_offers
 from worker.stages import (
     DecodedImage,
     Floats,
@@ -44,6 +51,11 @@ Result = TypeVar("Result")
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _WARM_UP_SIDE_PX = 64
+# Of open tasks, for the sources that look at pixels.
+_MAX_DECODED_IMAGES = 2
+_CONFIDENCE_DIGITS = 4
+
+ReadImage = Callable[[], bytes]
 
 
 class Pipeline:
@@ -59,6 +71,7 @@ class Pipeline:
         max_megapixels: larger images are refused.
         device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
+        sources: of candidates, beside the proposals.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class Pipeline:
         max_megapixels: float,
         device: str = "cpu",
         clicks: ClickSegmenter | None = None,
+        sources: Sequence[CandidateSource] = (),
     ) -> None:
         self.proposer = proposer
         self.encoder = encoder
@@ -82,6 +96,8 @@ class Pipeline:
         self._max_megapixels = max_megapixels
         self._clicks = clicks
         self._vocabulary = vocabulary
+        self._sources = tuple(sources)
+        self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
         self._method = build_method(config, encoder, parser, vocabulary)
 
     @property
@@ -89,15 +105,27 @@ class Pipeline:
         """Names everything a result depends on."""
         names = f"{self.encoder.name}-{self.proposer.name}-{self.config.method}"
         weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
-        return f"saymask-{names}-{self.config.fingerprint()}-{weights}"
+        sources = "".join(f"-{source.name}.{source.fingerprint}" for source in self._active_sources)
+        return f"saymask-{names}-{self.config.fingerprint()}-{weights}{sources}"
 
     @property
     def encoder_description(self) -> str:
         """The encoder in one line, for people."""
         return self.encoder.description
 
+    @property
+    def _active_sources(self) -> tuple[CandidateSource, ...]:
+        return tuple(source for source in self._sources if source.fingerprint)
+
+    def with_sources(self, sources: Sequence[CandidateSource]) -> Pipeline:
+        """Return a pipeline of the same models and cache with other sources."""
+        return Pipeline(
+            self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
+            self._max_megapixels, self.device, self._clicks, sources,
+        )  # fmt: skip
+
     def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
-        """Return a pipeline of the same models with another configuration, without a cache."""
+        """Return one of the same models with another configuration, without cache and sources."""
         return Pipeline(
             proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
             self._max_megapixels, self.device, self._clicks,
@@ -163,6 +191,7 @@ class Pipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
+        read_image: ReadImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
 
@@ -171,6 +200,8 @@ class Pipeline:
             expression: as typed.
             k: number of candidates.
             preparation: timings of preparing; None when the image came from the cache.
+            read_image: returns the encoded image to sources that look at its pixels; with None
+                only proposals are ranked.
 
         Raises:
             InvalidExpression: blank, or without any word.
@@ -186,18 +217,19 @@ class Pipeline:
         text_features_ms = stopwatch.lap_ms()
         scores = self._method.score(prepared, text, parsed)
         scoring_ms = stopwatch.lap_ms()
-        candidates = tuple(
-            _to_candidate(prepared.proposals, int(index), rank, float(scores.total[index]))
-            for rank, index in enumerate(scores.order[:k], start=1)
-        )
+        offers = self._ask_sources(prepared.sha256, cleaned, read_image)
+        sources_ms = stopwatch.lap_ms()
+        ranking = self._rank_candidates(prepared, scores, offers, k)
+        confidence = ranking.confidence
+        notices = (*prepared.notices, *self._build_notices(parsed, prepared))
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,
             size_hw=prepared.proposals.size_hw,
-            candidates=candidates,
-            confidence=self._method.compute_confidence(scores, prepared),
+            candidates=ranking.candidates,
+            confidence=None if confidence is None else round(confidence, _CONFIDENCE_DIGITS),
             head_noun_phrase=parsed.head_noun_phrase,
-            notices=(*prepared.notices, *self._build_notices(parsed, prepared)),
+            notices=(*notices, *offers.notices) if offers else notices,
             proposals_count=len(prepared.proposals),
             model_version=self.model_version,
             from_cache=preparation is None,
@@ -206,6 +238,7 @@ class Pipeline:
                 language_ms=language_ms,
                 text_features_ms=text_features_ms,
                 scoring_ms=scoring_ms,
+                sources_ms=sources_ms,
                 refine_ms=stopwatch.lap_ms(),
             ),
         )
@@ -236,7 +269,9 @@ class Pipeline:
         clicks = self._require_clicks()
         answers = self._with_smaller_batches(lambda: clicks.answer(image, prompt))[:k]
         candidates = tuple(
-            _build_candidate(a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability)
+            build_candidate(
+                a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability, CLICKS_SOURCE
+            )
             for rank, a in enumerate(answers, start=1)
         )
         return SegmentResult(
@@ -264,6 +299,36 @@ class Pipeline:
         """Encode the whole expression alone: (D,), not normalised."""
         row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
+
+    def _ask_sources(
+        self, sha256: str, expression: str, read_image: ReadImage | None
+    ) -> Offers | None:
+        """What other sources offer; None where there is none to ask."""
+        sources = self._active_sources
+        if not sources or read_image is None:
+            return None
+        image = self._decoded.get(sha256)
+        if image is None:
+            try:
+                image = decode_image(read_image(), self._max_megapixels)
+            except SaymaskError as error:
+                log.warning("no source but proposals: %s", error)
+                return Offers(notices=(f"Only proposals were ranked: {error.cause}",))
+            self._decoded[sha256] = image
+        return self._with_smaller_batches(
+            lambda: collect_offers(sources, image, expression, self.config.sources)
+        )
+
+    def _rank_candidates(
+        self, prepared: PreparedImage, scores: Scores, offers: Offers | None, k: int
+    ) -> Ranking:
+        count = max(k, self.config.sources.considered)
+        probabilities = self._method.compute_probabilities(scores, prepared, count)
+        if offers is None or probabilities is None:
+            return rank_proposals(prepared.proposals, scores, probabilities, k)
+        return rank_with_offers(
+            prepared.proposals, scores, probabilities, offers.masks, k, self.config.sources
+        )
 
     def _with_smaller_batches(self, work: Callable[[], Result]) -> Result:
         """Do something on the device, with smaller batches while its memory does not suffice."""
@@ -319,26 +384,3 @@ class Pipeline:
         if len(prepared.proposals) == 0:
             notices.append("No object was found in the photo.")
         return notices
-
-
-def _to_candidate(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
-    return _build_candidate(
-        to_original_size(proposals.masks[index], proposals.size_hw),
-        rank,
-        score,
-        float(proposals.predicted_iou[index]),
-        float(proposals.stability_score[index]),
-    )
-
-
-def _build_candidate(
-    mask: Mask, rank: int, score: float, predicted_iou: float, stability_score: float
-) -> Candidate:
-    return Candidate(
-        rank=rank,
-        score=round(score, 6),
-        mask=CocoRle.model_validate(encode_coco_rle(mask)),
-        box_xywh=compute_box_xywh(mask),
-        predicted_iou=round(predicted_iou, 4),
-        stability_score=round(stability_score, 4),
-    )

@@ -14,7 +14,7 @@ import redis
 from rq import SimpleWorker
 
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
-from worker.serving.jobs import JobHandler, ServedPipeline
+from worker.serving.jobs import AnswersJobs, ServedPipeline
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,13 @@ _JOIN_TIMEOUT_S = 5
 
 @dataclass
 class WorkerState:
-    """What a worker process has so far; each part is None until it exists."""
+    """What a worker process has so far; each part is None until it exists.
+
+    A worker without ``pipeline`` loads models for each job.
+    """
 
     pipeline: ServedPipeline | None = None
-    handler: JobHandler | None = None
+    handler: AnswersJobs | None = None
     rq_worker: SimpleWorker | None = None
 
 
@@ -104,9 +107,10 @@ class Heartbeat:
             jobs_done=handler.jobs_done if handler else 0,
             queues=self._settings.queues,
         )
-        if pipeline is None:
+        if handler is None:
             return status
-        return status.model_copy(update={**_describe(pipeline), "state": self._find_state()})
+        described = _describe(pipeline) if pipeline else {}
+        return status.model_copy(update={**described, "state": self._find_state()})
 
     def _find_state(self) -> str:
         worker = self._state.rq_worker

@@ -56,7 +56,10 @@ class UnloadingPipeline:
 
     @property
     def model_version(self) -> str:
-        """Names everything a result depends on."""
+        """Names everything a result depends on; of the models that were loaded last."""
+        pipeline = self._pipeline
+        if pipeline is not None:
+            self._version = pipeline.model_version
         return self._version
 
     @property
@@ -86,10 +89,13 @@ class UnloadingPipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
+        read_image: Callable[[], bytes] | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""
         with self._in_use() as pipeline:
-            return pipeline.segment(prepared, expression, k, preparation=preparation)
+            return pipeline.segment(
+                prepared, expression, k, preparation=preparation, read_image=read_image
+            )
 
     def embed(self, data: bytes) -> EmbeddedImage:
         """Compute what answering clicks on an image needs."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
@@ -81,6 +82,17 @@ class EmbeddedImages:
             self._images.clear()
 
 
+class AnswersJobs(Protocol):
+    """Functions by job name, and how often they were called."""
+
+    jobs_done: int
+
+    @property
+    def functions(self) -> dict[str, JobFunction]:
+        """Job name to the function that answers it."""
+        ...
+
+
 class CacheStatistics(Protocol):
     """What a heartbeat tells about the cache of prepared images."""
 
@@ -131,6 +143,7 @@ class ServedPipeline(Protocol):
         k: int,
         *,
         preparation: PreparationTimings | None,
+        read_image: Callable[[], bytes] | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""
         ...
@@ -213,9 +226,9 @@ class JobHandler:
                 reply = answer(message)
         except SaymaskError as error:
             log.warning("%s", error)
-            reply = _to_failure(error)
+            reply = to_failure(error)
         except ValidationError as error:
-            reply = _to_failure(
+            reply = to_failure(
                 InvalidRequest(
                     f"The job has an unknown shape: {error}",
                     "Backend and worker must be of the same saymask version.",
@@ -230,7 +243,11 @@ class JobHandler:
         with mark_answering(self._redis, self._worker_name):
             prepared, timings = self._open_image(request.image_sha256)
             result = self._pipeline.segment(
-                prepared, request.expression, request.k, preparation=timings
+                prepared,
+                request.expression,
+                request.k,
+                preparation=timings,
+                read_image=partial(self._read_image, request.image_sha256),
             )
         return JobReply(segment=result)
 
@@ -311,11 +328,12 @@ def _log_reply(reply: JobReply, started: float) -> None:
         log.info("%s in %.1f ms", kind, ms, extra={"fields": fields})
 
 
-def _to_failure(error: SaymaskError) -> JobReply:
+def to_failure(error: SaymaskError) -> JobReply:
+    """Return the reply that carries an error to the backend."""
     return JobReply(failure=JobFailure(code=error.code, cause=error.cause, cure=error.cure))
 
 
-def build_job_class(handler: JobHandler) -> type[Job]:
+def build_job_class(handler: AnswersJobs) -> type[Job]:
     """Return an RQ job class whose functions are the handler's methods.
 
     Whoever can write to Redis can enqueue jobs. Nothing that a job names is ever imported: not
@@ -352,4 +370,4 @@ def _refuse(*_arguments: object, **_named: object) -> Message:
         "A worker answers saymask's own jobs only.",
         "Protect Redis with a password, and let only backend and workers reach it.",
     )
-    return _to_failure(error).model_dump(mode="json")
+    return to_failure(error).model_dump(mode="json")

@@ -20,7 +20,13 @@ from saymask.errors import QueueUnavailable
 from worker.serving.cooperative_yield import wait_while_answering
 from worker.serving.heartbeat import Heartbeat, WorkerState
 from worker.serving.idle import UnloadingPipeline
-from worker.serving.jobs import EmbeddedImages, JobHandler, ServedPipeline, build_job_class
+from worker.serving.jobs import (
+    AnswersJobs,
+    EmbeddedImages,
+    JobHandler,
+    ServedPipeline,
+    build_job_class,
+)
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -59,7 +65,7 @@ def run_worker(
         WeightsError, ConfigError: the models cannot be loaded.
     """
     connection = connect(settings)
-    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    name = name_worker()
     state = WorkerState()
     heartbeat = Heartbeat(connection, name, settings, state)
     heartbeat.start()
@@ -72,11 +78,11 @@ def run_worker(
             if settings.idle_unload_s
             else build()
         )
-        handler = state.handler = JobHandler(pipeline, connection, name, embedded)
         state.pipeline = pipeline
+        handler = state.handler = JobHandler(pipeline, connection, name, embedded)
         heartbeat.wake()
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
-        _serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
+        serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
     finally:
         heartbeat.stop()
 
@@ -88,6 +94,11 @@ def _build_warm(
     if settings.proposals != "given":
         pipeline.warm_up()
     return pipeline
+
+
+def name_worker() -> str:
+    """Return a name that no other worker has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
 def connect(settings: WorkerSettings) -> redis.Redis:
@@ -117,16 +128,25 @@ def _choose_yield(settings: WorkerSettings, connection: redis.Redis) -> Callable
     return partial(wait_while_answering, connection)
 
 
-def _serve(
+def serve(
     connection: redis.Redis,
     name: str,
     state: WorkerState,
-    handler: JobHandler,
+    handler: AnswersJobs,
     queues: tuple[str, ...],
     *,
     burst: bool,
 ) -> None:
-    """Work until told to stop; when Redis goes away, wait for it and continue."""
+    """Work until told to stop; when Redis goes away, wait for it and continue.
+
+    Args:
+        connection: of the queue's Redis.
+        name: of this worker.
+        state: of this process; the heartbeat reads it.
+        handler: answers the jobs.
+        queues: names, the most urgent first.
+        burst: stop when the queues are empty.
+    """
     job_class = build_job_class(handler)
     while True:
         # SimpleWorker runs jobs in this process, where the models are.

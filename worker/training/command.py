@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from saymask.errors import ConfigError
 from worker.pipeline.build import choose_device
 from worker.settings import WorkerSettings
 from worker.training.config import TrainingConfig
-from worker.training.history import History
+from worker.training.history import Epoch, History
 from worker.training.models import build_cris, load_best
 from worker.training.report import write_report
 from worker.training.samples import Sample, read_samples, split_samples
@@ -45,8 +45,16 @@ class TrainingRequest:
     config: TrainingConfig
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is called after each epoch, and between steps, where it may wait."""
+
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    between_steps: Callable[[], None] = lambda: None
+
+
 def run_training(
-    request: TrainingRequest, settings: WorkerSettings, console: Console
+    request: TrainingRequest, settings: WorkerSettings, console: Console, hooks: Hooks | None = None
 ) -> dict[str, Any]:
     """Train, and write model, logs and report; returns a summary for machines.
 
@@ -64,7 +72,11 @@ def run_training(
             f"{len(train)} refs are too few for {fabric.world_size} processes.", "Start fewer."
         )
     model = build_cris(config.backbone, WeightStore(settings.cache_dir or default_cache_dir()))
-    trainer = Trainer(model, config, train, held_out, request.out, fabric, console)
+    hooks = hooks or Hooks()
+    trainer = Trainer(
+        model, config, train, held_out, request.out, fabric, console, on_epoch=hooks.on_epoch,
+        between_steps=hooks.between_steps,
+    )  # fmt: skip
     if fabric.is_global_zero:
         console.print(
             f"{len(train)} refs on {_count_photos(train)} photos to learn from, {len(held_out)} on"

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from saymask.masks import Mask
-from worker.training.cris.letterbox import Letterbox, to_mask
+from worker.methods.logistic import Curve
+from worker.training.cris.backbone import Maps
+from worker.training.cris.letterbox import Letterbox, threshold_probabilities, to_probabilities
 from worker.training.models import TrainedCris, load_trained
 from worker.weights import WeightStore
+
+# Megabytes each; those of open tasks.
+_MAX_KEPT_MAPS = 2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model's answer.
+
+    Attributes:
+        mask: (H, W) bool; it may be empty.
+        certainty: mean probability of the mask's pixels, 0 to 1; 0 for an empty mask.
+        probability: that its IoU with the referent is above .5, 0 to 1.
+    """
+
+    mask: Mask
+    certainty: float
+    probability: float
 
 
 class CrisPredictor:
@@ -25,6 +47,8 @@ class CrisPredictor:
     def __init__(self, trained: TrainedCris, device: str) -> None:
         self._trained = trained
         self._device = torch.device(device)
+        self._curve = Curve(**trained.metrics["curve"])
+        self._maps: LRUCache[str, Maps] = LRUCache(_MAX_KEPT_MAPS)
 
     @classmethod
     def load(cls, folder: Path, store: WeightStore, device: str) -> CrisPredictor:
@@ -36,11 +60,36 @@ class CrisPredictor:
         """
         return cls(load_trained(folder, store, device), device)
 
-    @torch.inference_mode()
     def segment(self, pixels: NDArray[np.uint8], sentence: str) -> Mask:
         """Return the mask (H, W) of a sentence in an image (H, W, 3); it may be empty."""
+        return self.predict(pixels, sentence).mask
+
+    @torch.inference_mode()
+    def predict(
+        self, pixels: NDArray[np.uint8], sentence: str, sha256: str | None = None
+    ) -> Prediction:
+        """Return the mask of a sentence, and how sure the model is of it.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            sentence: of any length; what the model does not read is cut.
+            sha256: of the image, under which its maps are kept for the next sentence.
+        """
         model, config = self._trained.model, self._trained.config
         box = Letterbox((pixels.shape[0], pixels.shape[1]), config.side_px)
+        maps = self._maps.get(sha256) if sha256 else None
+        if maps is None:
+            maps = model.backbone.encode_maps(box.apply(pixels)[None].to(self._device))
+            if sha256:
+                self._maps[sha256] = maps
         tokens = model.backbone.tokenise([sentence], config.words).to(self._device)
-        logits = model(box.apply(pixels)[None].to(self._device), tokens)
-        return to_mask(logits[0, 0].cpu(), box)
+        logits = model(None, tokens, maps)
+        probabilities = to_probabilities(logits[0, 0].cpu(), box)
+        mask = threshold_probabilities(probabilities)
+        certainty = compute_certainty(probabilities.numpy(), mask)
+        return Prediction(mask, certainty, self._curve.apply(certainty) if mask.any() else 0.0)
+
+
+def compute_certainty(probabilities: NDArray[np.float32], mask: Mask) -> float:
+    """Return the mean probability inside a mask, 0 to 1; 0 for an empty mask."""
+    return float(np.clip(probabilities[mask].mean(), 0, 1)) if mask.any() else 0.0

@@ -17,7 +17,7 @@ from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.training.config import TrainingConfig
 from worker.training.history import Epoch
 from worker.training.samples import Sample, load_pixels
-from worker.training.trainer import Outcome
+from worker.training.trainer import Outcome, SentencePrediction
 
 _PICTURES = 24
 _PICTURE_PX = 360
@@ -47,13 +47,13 @@ def write_report(
     config: TrainingConfig,
     outcome: Outcome,
     history: Sequence[Epoch],
-    predictions: Sequence[tuple[Sample, str, Mask]],
+    predictions: Sequence[SentencePrediction],
 ) -> None:
     """Write the page; the pictures are those of the worst, the middle and the best."""
     scored = sorted(
         (
-            (compute_iou(mask, decode_coco_rle(sample.target)), sample, sentence, mask)
-            for sample, sentence, mask in predictions
+            (compute_iou(p.mask, decode_coco_rle(p.sample.target)), p.sample, p.sentence, p.mask)
+            for p in predictions
         ),
         key=lambda row: row[0],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def split_samples(
 ) -> tuple[list[Sample], list[Sample]]:
     """Split by photo, so that nothing held out was seen: training, held out.
 
+    Whether a photo is held out follows from its name and the seed alone, so that it stays so when
+    others are added, and a later model is not measured on what an earlier one was trained on.
+
     Raises:
         DatasetError: there is too little to train on.
     """
@@ -80,14 +84,19 @@ def split_samples(
             f" {MIN_REFS} on {MIN_IMAGES}.",
             "Accept more suggestions, export again, and train then.",
         )
-    shuffled = list(images)
-    random.Random(seed).shuffle(shuffled)
-    count = min(max(1, round(held_out_share * len(images))), len(images) - 1)
-    held_out = set(shuffled[:count])
+    positions = {image: _hash_to_share(f"{seed}:{image.name}") for image in images}
+    ordered = sorted(images, key=positions.__getitem__)
+    count = sum(position < held_out_share for position in positions.values())
+    held_out = set(ordered[: min(max(1, count), len(images) - 1)])
     return (
         [sample for sample in samples if sample.image not in held_out],
         [sample for sample in samples if sample.image in held_out],
     )
+
+
+def _hash_to_share(text: str) -> float:
+    """A number from 0 to 1 that follows from a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def order_epoch(items: Sequence[Item], seed: int, epoch: int) -> list[Item]:

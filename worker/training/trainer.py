@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from saymask.masks import compute_iou, decode_coco_rle
+from saymask.masks import Mask, compute_iou, decode_coco_rle
+from worker.methods.logistic import Curve, fit_curve
 from worker.training.checkpoint import Progress as Position
 from worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from worker.training.config import TrainingConfig
-from worker.training.cris.letterbox import Letterbox, to_mask
+from worker.training.cris.letterbox import Letterbox, threshold_probabilities, to_probabilities
 from worker.training.cris.model import Cris, compute_loss, freeze_batch_norms, group_parameters
 from worker.training.features import MapCache, stack_maps
 from worker.training.history import Epoch, History
 from worker.training.models import save_trained
+from worker.training.predictor import compute_certainty
 from worker.training.samples import (
     Example,
     Sample,
@@ -37,6 +39,7 @@ _RATE_FALLS_TO = 0.1
 _CHECKPOINT_EVERY_S = 120.0
 # Enough for the statistics of batch norms.
 _SETTLING_REFS = 256
+_RIGHT_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,31 @@ class Outcome:
     best_iou: float
     best_epoch: int
     stopped_early: bool
+
+
+@dataclass(frozen=True)
+class SentencePrediction:
+    """The mask (H, W) of one sentence about a sample, and its mean probability inside."""
+
+    sample: Sample
+    sentence: str
+    mask: Mask
+    certainty: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on held-out photos.
+
+    Attributes:
+        iou: mean over sentences.
+        right: share of them above .5.
+        curve: from a mask's certainty to the probability that its IoU is above .5.
+    """
+
+    iou: float
+    right: float
+    curve: Curve
 
 
 class Trainer:
@@ -60,6 +88,8 @@ class Trainer:
         out: folder of checkpoint, model, logs and report.
         fabric: devices, precision and the processes of ``torchrun``.
         console: for progress.
+        on_epoch: called after each epoch.
+        between_steps: called between steps; it may wait.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -72,8 +102,12 @@ class Trainer:
         out: Path,
         fabric: Fabric,
         console: Console,
+        *,
+        on_epoch: Callable[[Epoch], None] = lambda _: None,
+        between_steps: Callable[[], None] = lambda: None,
         checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
     ) -> None:
+        self._on_epoch, self._between_steps = on_epoch, between_steps
         self._config, self._out, self._fabric, self._console = config, out, fabric, console
         self._train, self._held_out = list(train), list(held_out)
         self._checkpoint_every_s = checkpoint_every_s
@@ -109,19 +143,23 @@ class Trainer:
                 position = replace(position, epoch=epoch)
                 loss, refs = self._run_epoch(position)
                 self._settle_norms(epoch)
-                iou, right = self.measure()
+                measured = self.measure()
+                iou = measured.iou
                 is_best = position.best is None or iou > position.best
                 if is_best:
                     position = replace(position, best=iou, best_epoch=epoch)
-                    self._keep(iou, right, epoch)
+                    self._keep(measured, epoch)
                 seconds = time.monotonic() - started
                 rate = self._optimiser.param_groups[-1]["lr"]
-                self._history.add(Epoch(epoch, loss, iou, right, rate, seconds, refs / seconds))
+                speed = refs / seconds
+                finished = Epoch(epoch, loss, iou, measured.right, rate, seconds, speed)
+                self._history.add(finished)
                 position = replace(position, epoch=epoch + 1, step=0, loss_sum=0.0)
                 self._save(position)
+                self._on_epoch(finished)
                 progress.update(
                     task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
-                    rate=f"{refs / seconds:.1f}",
+                    rate=f"{speed:.1f}",
                 )  # fmt: skip
         self._history.close()
         return Outcome(position.epoch, position.best or 0.0, position.best_epoch, stopped_early)
@@ -143,6 +181,7 @@ class Trainer:
         for step, batch in enumerate(self._batches(position.epoch)):
             if step < position.step:
                 continue
+            self._between_steps()
             loss_sum, steps = loss_sum + self._step(batch), step + 1
             refs += len(batch) * fabric.world_size
             if time.monotonic() - saved_at > self._checkpoint_every_s:
@@ -233,24 +272,27 @@ class Trainer:
         tokens = self._model.backbone.tokenise(sentences, self._config.words)
         return tokens.to(self._fabric.device)
 
-    def measure(self) -> tuple[float, float]:
-        """Return the mean IoU on the held-out photos, and the share above .5; every sentence."""
-        predictions = self.predict(self._held_out)
-        ious = [
-            compute_iou(mask, decode_coco_rle(sample.target)) for sample, _, mask in predictions
-        ]
-        return float(np.mean(ious)), float(np.mean([iou > 0.5 for iou in ious]))
+    def measure(self) -> Measured:
+        """Measure every sentence about the held-out photos."""
+        predictions = list(self.predict(self._held_out))
+        ious = [compute_iou(p.mask, decode_coco_rle(p.sample.target)) for p in predictions]
+        is_right = [iou > _RIGHT_IOU for iou in ious]
+        curve = fit_curve([p.certainty for p in predictions], is_right)
+        return Measured(float(np.mean(ious)), float(np.mean(is_right)), curve)
 
     @torch.no_grad()
-    def predict(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, Any]]:
-        """Segment every sentence of samples: the sample, the sentence, its mask (H, W)."""
+    def predict(self, samples: Sequence[Sample]) -> Iterator[SentencePrediction]:
+        """Segment every sentence of samples."""
         self._run_model.eval()
         for sample in samples:
             size = decode_coco_rle(sample.target).shape
             box = Letterbox((size[0], size[1]), self._config.side_px)
             for sentence in sample.sentences:
                 logits = self._predict([Example(sample, sentence, is_mirrored=False)])
-                yield sample, sentence, to_mask(logits[0, 0].cpu(), box)
+                probabilities = to_probabilities(logits[0, 0].cpu(), box)
+                mask = threshold_probabilities(probabilities)
+                certainty = compute_certainty(probabilities.numpy(), mask)
+                yield SentencePrediction(sample, sentence, mask, certainty)
 
     def _resume(self) -> Position:
         torch.manual_seed(self._config.seed)
@@ -273,10 +315,11 @@ class Trainer:
         """What must be equal for a run to go on."""
         return {**asdict(self._config), "refs": [sample.id for sample in self._train]}
 
-    def _keep(self, iou: float, right: float, epoch: int) -> None:
+    def _keep(self, measured: Measured, epoch: int) -> None:
         if self._fabric.is_global_zero:
             metrics = {
-                "held_out_iou": iou, "held_out_right": right, "epoch": epoch,
+                "held_out_iou": measured.iou, "held_out_right": measured.right,
+                "curve": asdict(measured.curve), "epoch": epoch,
                 "refs": len(self._train), "held_out_refs": len(self._held_out),
                 "held_out_photos": sorted({sample.image.name for sample in self._held_out}),
             }  # fmt: skip

@@ -78,7 +78,12 @@ def _sample_at(image: Tensor, columns: Tensor, rows: Tensor, mode: str) -> Tenso
 
 def to_mask(logits: Tensor, letterbox: Letterbox, threshold: float = THRESHOLD) -> Mask:
     """Turn logits (h, w) into a mask of the image: (H, W) bool."""
-    return np.asarray(to_probabilities(logits, letterbox).numpy() > threshold)
+    return threshold_probabilities(to_probabilities(logits, letterbox), threshold)
+
+
+def threshold_probabilities(probabilities: Tensor, threshold: float = THRESHOLD) -> Mask:
+    """Turn probabilities (H, W) into a mask (H, W) bool."""
+    return np.asarray(probabilities.numpy() > threshold)
 
 
 def to_probabilities(logits: Tensor, letterbox: Letterbox) -> Tensor:

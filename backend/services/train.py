@@ -1,0 +1,150 @@
+"""Have a model trained on what annotators decided."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.export.plan import ExportPlan, ExportSummary, select_outcomes
+from backend.export.splits import parse_split
+from backend.queue import JobQueue
+from backend.records.views import RecordFilter
+from backend.services.export import Exporter, Progress
+from backend.services.record import Recorder
+from saymask.contract import TrainingStatus, TrainRequest
+from saymask.errors import InvalidRequest, QueueError, SaymaskError
+from saymask.model_registry import ModelRegistry
+
+log = logging.getLogger(__name__)
+
+DATA_FOLDER = "data"
+
+
+class TrainingUnderway(SaymaskError):
+    """A run is not over yet; there is one at a time."""
+
+    http_status = 409
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run that a training worker will do, and the export that it learns from."""
+
+    run: str
+    export: ExportSummary | None
+
+
+class TrainingStarter:
+    """Exports records and asks for a model to be trained on them.
+
+    Args:
+        models_dir: folder of the trained models; workers read it too.
+        exporter: of records.
+        recorder: processes webhooks that still wait.
+        queue: to the training workers.
+    """
+
+    def __init__(
+        self, models_dir: Path, exporter: Exporter, recorder: Recorder, queue: JobQueue
+    ) -> None:
+        self._registry = ModelRegistry(models_dir)
+        self._exporter = exporter
+        self._recorder = recorder
+        self._queue = queue
+        self._lock = threading.Lock()
+
+    def start(
+        self, project_id: int | None, epochs: int | None = None, progress: Progress | None = None
+    ) -> StartedRun:
+        """Export the records of a project, or of all, and enqueue a run on them.
+
+        Raises:
+            TrainingUnderway: another run is not over.
+            ExportError, ImageError: there are no records with masks, or an image is missing.
+            QueueUnavailable: Redis cannot be reached; the export is removed again.
+        """
+        with self._lock:
+            self._refuse_second()
+            self._recorder.process_waiting()
+            run = self._registry.create_run()
+            folder = self._registry.folder / run
+            try:
+                summary = self._export(project_id, folder / DATA_FOLDER, progress)
+                self._enqueue(project_id or 0, run, epochs)
+            except SaymaskError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        log.info("run %s of project %s: %d referents", run, project_id, summary.referents)
+        return StartedRun(run, summary)
+
+    def start_unattended(self, project_id: int) -> None:
+        """Start for somebody who sees no answer: errors go where the status page shows them."""
+        try:
+            self.start(project_id)
+        except (TrainingUnderway, QueueError) as error:
+            log.warning("no training: %s", error)
+        except SaymaskError as error:
+            log.warning("no training: %s", error)
+            status = TrainingStatus(
+                run="", project_id=project_id, state="failed", text=str(error),
+                updated_at=time.time(),
+            )  # fmt: skip
+            self._queue.set_training_status(status)
+
+    def resume(self, run: str, epochs: int | None = None) -> StartedRun:
+        """Enqueue a run again that failed or was lost; it goes on from its last checkpoint.
+
+        Raises:
+            InvalidRequest: there is no such run.
+            TrainingUnderway: another run is not over.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with self._lock:
+            self._refuse_second()
+            if not (self._registry.folder / run / DATA_FOLDER).is_dir():
+                raise InvalidRequest(
+                    f"There is no run {run!r} in {self._registry.folder}.",
+                    "Begin one: saymask train --project 1",
+                )
+            status = self._queue.get_training_status()
+            is_known = status is not None and status.run == run
+            project_id = status.project_id if is_known and status is not None else 0
+            self._enqueue(project_id, run, epochs)
+        return StartedRun(run, None)
+
+    def _refuse_second(self) -> None:
+        status = self._queue.get_training_status()
+        if status is not None and not status.is_over and self._queue.is_training():
+            raise TrainingUnderway(
+                f"The run {status.run} is {status.state} ({status.epoch} of {status.epochs}"
+                " epochs).",
+                "Wait for it; the status page shows how far it is.",
+            )
+
+    def _enqueue(self, project_id: int, run: str, epochs: int | None) -> None:
+        status = TrainingStatus(
+            run=run, project_id=project_id, state="waiting", updated_at=time.time()
+        )
+        request = TrainRequest(project_id=project_id, run=run, epochs=epochs)
+        self._queue.train(request, status)
+
+    def _export(
+        self, project_id: int | None, out: Path, progress: Progress | None
+    ) -> ExportSummary:
+        record_filter = RecordFilter(project_id=project_id, outcomes=select_outcomes("refcoco", ()))
+        plan = ExportPlan(
+            format="refcoco",
+            out=out,
+            query={"project_id": project_id, "split": "100/0/0", "seed": 0},
+            split=parse_split("100/0/0", 0),
+            images="copy",
+            merge="latest",
+            skip_missing=True,
+        )
+        report = progress or (lambda _done, _total: None)
+        left_out = self._exporter.hash_unread_images(plan, record_filter, report)
+        return self._exporter.write(plan, record_filter, report, left_out)

@@ -1,0 +1,87 @@
+"""Which trained model is served: order, roll back, refusals, readers beside a writer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from saymask.errors import ConfigError, InvalidRequest
+from saymask.model_registry import ModelRegistry, Verdict
+
+
+def add_model(registry: ModelRegistry, iou: float) -> str:
+    name = registry.create_run()
+    folder = registry.model_folder(name)
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps({"metrics": {"held_out_iou": iou}}), "utf-8")
+    return name
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "models")
+
+
+def test_serve_and_roll_back(registry: ModelRegistry) -> None:
+    assert registry.list_models() == []
+    assert registry.read_served() == ""
+    first, second = add_model(registry, 0.3), add_model(registry, 0.4)
+    unfinished = registry.create_run()
+    assert [first, second, unfinished] == ["run-0001", "run-0002", "run-0003"]
+    registry.serve(first)
+    registry.serve(second)
+    registry.serve(second)
+    registry.write_verdict(second, Verdict(first, 0.1, 0.02, 0.2, 9))
+    models = registry.list_models()
+    assert [(m.name, m.is_served) for m in models] == [(first, False), (second, True)]
+    assert models[0].metrics == {"held_out_iou": 0.3}
+    assert models[0].verdict is None
+    assert models[1].verdict is not None
+    assert models[1].verdict.is_better
+    assert registry.roll_back() == registry.read_served() == first
+    assert registry.roll_back() == registry.read_served() == ""
+    with pytest.raises(InvalidRequest, match="nothing to take back"):
+        registry.roll_back()
+    with pytest.raises(InvalidRequest, match="no model 'run-0003'"):
+        registry.serve(unfinished)
+
+
+def test_a_damaged_file_is_named(registry: ModelRegistry) -> None:
+    registry.serve(add_model(registry, 0.3))
+    (registry.folder / "serving.json").write_text("{", "utf-8")
+    with pytest.raises(ConfigError, match=r"serving\.json is damaged"):
+        registry.read_served()
+
+
+def test_readers_never_see_half_of_a_change(registry: ModelRegistry) -> None:
+    names = [add_model(registry, 0.3), add_model(registry, 0.4)]
+    registry.serve(names[0])
+    over = threading.Event()
+    seen: set[str] = set()
+
+    def read() -> None:
+        while not over.is_set():
+            seen.add(registry.read_served())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(40):
+        registry.serve(names[number % 2])
+    over.set()
+    reader.join()
+    assert seen <= set(names)
+
+
+def test_two_runs_never_share_a_folder(registry: ModelRegistry) -> None:
+    names: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: names.append(registry.create_run())) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(names)) == 8

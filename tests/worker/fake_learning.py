@@ -1,0 +1,50 @@
+"""Training without models. As a program: a training worker whose runs wait for a file ``go``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from saymask.model_registry import ModelRegistry, Verdict
+from worker.retraining.job import EpochReport
+from worker.retraining.main import run_training_worker
+from worker.settings import load_worker_settings
+
+
+class FakeLearn:
+    """Trains nothing, and compares with the result it is given."""
+
+    def __init__(self, low: float = 0.1, error: Exception | None = None) -> None:
+        self._low, self._error = low, error
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        if self._error is not None:
+            raise self._error
+        on_epoch(EpochReport(1, 2, 0.5, 0.25, 30.0))
+        (folder / "model").mkdir()
+        (folder / "model" / "model.json").write_text("{}", "utf-8")
+        return {"held_out_iou": 0.25}
+
+    def compare(self, registry: ModelRegistry, run: str) -> Verdict:
+        return Verdict(registry.read_served(), 0.2, self._low, 0.3, 12)
+
+
+class Waiting(FakeLearn):
+    """Counts its tries in the run's folder, and waits for a file ``go`` there."""
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        with (folder / "tries").open("a") as file:
+            file.write("x")
+        while not (folder / "go").exists():
+            time.sleep(0.05)
+        return super().train(folder, epochs, on_epoch)
+
+
+if __name__ == "__main__":
+    run_training_worker(load_worker_settings(), learn=Waiting())

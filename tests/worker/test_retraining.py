@@ -1,0 +1,220 @@
+"""Training on request: status, verdict, serving, failures, a worker that is killed. Real Valkey."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from saymask.contract import (
+    JOB_TRAIN,
+    QUEUE_TRAINING,
+    TRAINING_KEY,
+    JobReply,
+    TrainingStatus,
+    WorkerStatus,
+)
+from saymask.datasets import load_dataset
+from saymask.errors import DatasetError
+from saymask.masks import decode_coco_rle
+from saymask.model_registry import ModelRegistry, Verdict
+from tests.conftest import Valkey, await_state
+from tests.refcoco import write_refcoco
+from tests.worker.fake_learning import FakeLearn
+from worker.retraining.comparison import compare_sources
+from worker.retraining.job import TrainingHandler
+from worker.settings import WorkerSettings, load_worker_settings
+from worker.sources.base import SourceMask
+from worker.stages import DecodedImage
+from worker.training.samples import read_samples, split_samples
+
+MESSAGE = {"schema_version": 1, "project_id": 3, "run": "run-0001", "epochs": 2}
+
+
+@pytest.fixture
+def client(valkey: Valkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(tmp_path: Path, valkey: Valkey) -> WorkerSettings:
+    registry = ModelRegistry(tmp_path / "models")
+    (registry.folder / registry.create_run() / "data").mkdir()
+    return load_worker_settings(
+        models_dir=tmp_path / "models", SAYMASK_REDIS_URL=valkey.url, queues="training"
+    )
+
+
+def read_status(client: redis.Redis) -> TrainingStatus:
+    return TrainingStatus.model_validate_json(client.get(TRAINING_KEY))
+
+
+@pytest.mark.parametrize("low", [0.1, -0.1])
+def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
+    client: redis.Redis, settings: WorkerSettings, tmp_path: Path, low: float
+) -> None:
+    handler = TrainingHandler(settings, client, FakeLearn(low))
+    reply = JobReply.model_validate(handler.train(MESSAGE))
+    registry, status = ModelRegistry(tmp_path / "models"), read_status(client)
+    (model,) = registry.list_models()
+    assert model.verdict == Verdict("", 0.2, low, 0.3, 12)
+    assert reply.train is not None
+    assert reply.train.is_served == model.is_served == (low > 0)
+    assert status.state == ("served" if low > 0 else "not better")
+    assert (status.run, status.project_id, status.held_out_iou) == ("run-0001", 3, 0.25)
+    assert "+0.200 against proposals alone" in status.text
+    assert handler.jobs_done == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (DatasetError("There are 3 refs.", "Accept more."), "There are 3 refs. Accept more."),
+        (OSError(28, "No space left on device"), "saymask train --resume run-0001"),
+    ],
+)
+def test_errors_stand_in_the_status(
+    client: redis.Redis, settings: WorkerSettings, error: Exception, text: str
+) -> None:
+    reply = TrainingHandler(settings, client, FakeLearn(error=error)).train(MESSAGE)
+    assert reply["failure"]["cause"]
+    assert read_status(client).state == "failed"
+    assert text in read_status(client).text
+
+
+def test_a_bug_is_told_and_raised(client: redis.Redis, settings: WorkerSettings) -> None:
+    handler = TrainingHandler(settings, client, FakeLearn(error=KeyError("x")))
+    with pytest.raises(KeyError):
+        handler.train(MESSAGE)
+    assert "A bug: KeyError" in read_status(client).text
+
+
+def test_a_run_without_an_export_and_a_message_of_another_shape(
+    client: redis.Redis, settings: WorkerSettings
+) -> None:
+    handler = TrainingHandler(settings, client, FakeLearn())
+    assert "no export" in handler.train({**MESSAGE, "run": "run-0009"})["failure"]["cause"]
+    assert "unknown shape" in handler.train({**MESSAGE, "run": "../x"})["failure"]["cause"]
+    nowhere = TrainingHandler(load_worker_settings(), client, FakeLearn())
+    assert "SAYMASK_MODELS_DIR" in nowhere.train(MESSAGE)["failure"]["cure"]
+
+
+def test_a_killed_worker_s_run_goes_on_with_the_next(
+    client: redis.Redis, settings: WorkerSettings, valkey: Valkey, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "run-0001"
+    environment = {
+        **os.environ, "SAYMASK_REDIS_URL": valkey.url, "SAYMASK_QUEUES": "training",
+        "SAYMASK_MODELS_DIR": str(tmp_path / "models"),
+    }  # fmt: skip
+    queue = Queue(QUEUE_TRAINING, connection=client, serializer=JSONSerializer)
+    job = queue.enqueue_call(JOB_TRAIN, args=(MESSAGE,), timeout=1_000_000)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.worker.fake_learning"], env=environment
+        )
+
+    def tries() -> int:
+        return len((folder / "tries").read_text()) if (folder / "tries").exists() else 0
+
+    first = start()
+    second = None
+    try:
+        await_state(lambda: tries() == 1, "the run did not begin", 60)
+        statuses = [
+            WorkerStatus.model_validate_json(client.get(key))
+            for key in client.scan_iter("saymask:worker:*")
+        ]
+        assert [(s.queues, s.model_version) for s in statuses] == [("training", "")]
+        assert not statuses[0].serves(background=True)
+        assert statuses[0].rss_mb < 400, "no models while it waits"
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        second = start()
+        await_state(lambda: tries() == 2, "the run was not taken up again", 60)
+        (folder / "go").touch()
+        await_state(lambda: read_status(client).is_over, "the run did not end", 60)
+        assert read_status(client).state == "served"
+        await_state(lambda: job.get_status(refresh=True) == "finished", "the job is open")
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+
+class ByName:
+    """Offers the right mask of each photo's left or right square, or the wrong one."""
+
+    fingerprint = "1"
+
+    def __init__(self, name: str, *, is_right: bool) -> None:
+        self.name, self._is_right = name, is_right
+
+    def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
+        mask = np.zeros(image.size_hw, bool)
+        if ("dog" in expression.lower()) == self._is_right:
+            mask[8:28, 40:60] = True
+        else:
+            mask[4:20, 2:18] = mask[10:26, 10:26] = True
+        return [SourceMask(mask, 0.99)]
+
+
+class Answers:
+    """Stands in for a pipeline: answers with the first mask of its only source."""
+
+    def __init__(self, sources: Sequence[ByName] = ()) -> None:
+        self._sources = sources
+
+    def with_sources(self, sources: Sequence[ByName]) -> Answers:
+        return Answers(sources)
+
+    def load_prepared(self, sha256: str) -> str:
+        return sha256
+
+    def segment(
+        self, prepared: str, expression: str, k: int, *, preparation: None, read_image: Any
+    ) -> Any:
+        from worker.pipeline.candidates import build_candidate
+        from worker.pipeline.images import decode_image
+
+        offered = self._sources[0].segment(decode_image(read_image(), 1.0), expression)[0]
+        candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
+        assert decode_coco_rle(candidate.mask.as_dict()).any()
+        return type("Result", (), {"candidates": (candidate,)})()
+
+
+def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
+    data = write_refcoco(tmp_path / "set", count=6)
+    samples = read_samples(load_dataset("refcoco", data, None))
+    pipeline: Any = Answers()
+    right, wrong = ByName("new", is_right=True), ByName("old", is_right=False)
+    better = compare_sources(pipeline, samples, [wrong], [right], "run-0001")
+    assert better.is_better
+    assert (better.against, better.expressions) == ("run-0001", 12)
+    assert better.low == pytest.approx(better.difference), "every photo gains alike"
+    worse = compare_sources(pipeline, samples, [right], [wrong], "")
+    assert worse.difference == pytest.approx(-better.difference)
+    same = compare_sources(pipeline, samples, [right], [right], "")
+    assert (same.difference, same.is_better) == (0.0, False)
+
+
+def test_what_is_held_out_stays_held_out_when_photos_are_added(tmp_path: Path) -> None:
+    few = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "few", count=20), None))
+    many = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "many", count=40), None))
+    names = [{s.image.name for s in split_samples(x, 0.2, 0)[1]} for x in (few, many)]
+    assert names[0] < names[1]
+    assert 2 <= len(names[0]) <= 8
+    assert split_samples(many, 0.2, 0) == split_samples(many, 0.2, 0)

@@ -1,0 +1,257 @@
+"""Candidates of several sources: one scale, one order, and none that stops the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from saymask.errors import ConfigError, WeightsError
+from saymask.masks import compute_iou, decode_coco_rle
+from saymask.model_registry import ModelRegistry
+from tests.worker.scenes import scene
+from worker.config import SourcesConfig
+from worker.methods.logistic import Curve, fit_curve
+from worker.pipeline.candidates import rank_proposals, rank_with_offers
+from worker.sources import load as load_module
+from worker.sources.base import CandidateSource, SourceContext, SourceMask
+from worker.sources.cleaning import clean_mask
+from worker.sources.load import load_sources
+from worker.sources.offers import Offer, collect_offers
+from worker.sources.ranking import Contender, rank_together
+from worker.stages import DecodedImage, Proposals, Scores
+from worker.training.source import ServedSource
+from worker.weights import WeightStore
+
+CONFIG = SourcesConfig()
+IMAGE = DecodedImage(np.zeros((60, 200, 3), np.uint8), "a" * 64)
+
+
+def block(x: int, width: int = 20, size: tuple[int, int] = (60, 200)) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[20:40, x : x + width] = True
+    return mask
+
+
+class Fixed:
+    """A source that offers what it is given, or raises it."""
+
+    def __init__(self, name: str, offered: Sequence[SourceMask] | Exception) -> None:
+        self.name, self.fingerprint, self._offered = name, "1", offered
+
+    def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
+        if isinstance(self._offered, Exception):
+            raise self._offered
+        return self._offered
+
+
+class FurthestLeft:
+    """The documented example of a source: a column at the left edge, for expressions of it."""
+
+    name = "furthest-left"
+    fingerprint = "1"
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
+        if "left edge" not in expression:
+            return []
+        height, width = image.size_hw
+        mask = np.zeros((height, width), dtype=bool)
+        mask[:, : int(width * self._share)] = True
+        return [SourceMask(mask, probability=0.9)]
+
+
+def build(context: SourceContext) -> CandidateSource:
+    """Build the example; its argument is a share of the width."""
+    return FurthestLeft(float(context.argument))
+
+
+def test_sources_that_agree_support_each_other() -> None:
+    contenders = [
+        Contender("proposals", 0, block(10), 0.5),
+        Contender("proposals", 1, block(60), 0.4),
+        Contender("cris", 0, block(62), 0.3),
+    ]
+    first, second = rank_together(contenders, 0.7)
+    assert (first.source, first.index) == ("proposals", 1), "the more probable mask stays"
+    assert first.probability == pytest.approx(1 - 0.6 * 0.7)
+    assert (second.index, second.probability) == (0, 0.5)
+
+
+def test_masks_of_one_source_are_never_taken_together() -> None:
+    contenders = [Contender("proposals", i, block(10 + i), 0.5 - 0.1 * i) for i in range(3)]
+    assert rank_together(contenders, 0.7) == contenders
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 170), st.floats(0, 1, width=16)),
+        max_size=9,
+    )
+)
+def test_ranking_keeps_every_object_once(drawn: list[tuple[str, int, float]]) -> None:
+    contenders = [Contender(s, i, block(x), p) for i, (s, x, p) in enumerate(drawn)]
+    ranked = rank_together(contenders, 0.7)
+    probabilities = [c.probability for c in ranked]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert all(0 <= p <= 1 for p in probabilities)
+    for contender in contenders:
+        kept = [r for r in ranked if r.index == contender.index]
+        same = [r for r in ranked if compute_iou(r.mask, contender.mask) >= 0.7]
+        assert kept or same, "what is left out is there in another mask"
+        assert max(r.probability for r in kept or same) >= contender.probability
+
+
+def test_specks_and_pinholes_go_and_small_masks_are_dropped() -> None:
+    mask = block(20, 60)
+    dirty = mask.copy()
+    dirty[2, 2] = dirty[50, 190] = True
+    dirty[30, 40] = False
+    cleaned = clean_mask(dirty, CONFIG)
+    assert cleaned is not None
+    assert (cleaned == mask).all()
+    two = block(20) | block(100)
+    assert (clean_mask(two, CONFIG) == two).all(), "a referent may have several large parts"
+    assert clean_mask(np.zeros((60, 200), bool), CONFIG) is None
+    assert clean_mask(np.ones((60, 200), bool), CONFIG).all()  # type: ignore[union-attr]
+    tiny = np.zeros((60, 200), bool)
+    tiny[3, 3] = True
+    assert clean_mask(tiny, CONFIG) is None
+
+
+def test_a_source_that_fails_is_named_and_the_others_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = Fixed("good", [SourceMask(block(10), 0.6)])
+    sources = [
+        Fixed("without-weights", WeightsError("The weights are missing.", "Pull them.")),
+        Fixed("buggy", ZeroDivisionError("division by zero")),
+        Fixed("of-another-size", [SourceMask(block(10, size=(60, 100)), 0.6)]),
+        Fixed("too-sure", [SourceMask(block(10), 1.5)]),
+        good,
+    ]
+    offers = collect_offers(sources, IMAGE, "the box", CONFIG)
+    assert [offer.source for offer in offers.masks] == ["good"]
+    assert (
+        offers.notices[0] == "The source without-weights could not answer: The weights are missing."
+    )
+    assert ["buggy" in n or "size" in n or "sure" in n for n in offers.notices[1:]] == [True] * 3
+    assert "division by zero" in caplog.text
+    assert "expected a bool mask (60, 200), got bool (60, 100)" in caplog.text
+    assert "expected a probability from 0 to 1, got 1.5" in caplog.text
+
+
+def test_a_source_with_nothing_to_offer_is_not_asked() -> None:
+    source = Fixed("idle", AssertionError("asked"))
+    source.fingerprint = ""
+    assert collect_offers([source], IMAGE, "the box", CONFIG).masks == ()
+
+
+def test_one_list_of_proposals_and_offers() -> None:
+    masks, _, _ = scene()
+    quality = np.full(5, 0.9, np.float32)
+    proposals = Proposals(masks, quality, quality, quality, quality, (120, 400))
+    total = np.array([3.0, 2.0, 1.0, 0.0, -1.0], np.float32)
+    scores = Scores(total, {}, np.argsort(-total))
+    probabilities = np.array([0.6, 0.2, 0.1], np.float32)
+    large = np.repeat(np.repeat(masks[3], 2, axis=0), 2, axis=1)
+    agreed = np.repeat(np.repeat(masks[1], 2, axis=0), 2, axis=1)
+    offers = [Offer("cris", SourceMask(large, 0.7)), Offer("mine", SourceMask(agreed, 0.5))]
+    ranking = rank_with_offers(proposals, scores, probabilities, offers, 3, CONFIG)
+    assert [c.source for c in ranking.candidates] == ["cris", "proposals", "mine"]
+    assert [c.rank for c in ranking.candidates] == [1, 2, 3]
+    assert ranking.confidence == pytest.approx(0.7)
+    assert ranking.candidates[0].score == pytest.approx(np.log(0.7 / 0.3), abs=1e-5)
+    assert ranking.candidates[2].score == pytest.approx(np.log(0.6 / 0.4), abs=1e-5), "1 - .8 * .5"
+    for candidate, mask in zip(ranking.candidates, (large, None, agreed), strict=True):
+        decoded = decode_coco_rle(candidate.mask.as_dict())
+        assert decoded.shape == (120, 400)
+        assert mask is None or (decoded == mask).all()
+    alone = rank_proposals(proposals, scores, probabilities, 2)
+    assert [c.score for c in alone.candidates] == [3.0, 2.0]
+    assert alone.confidence == pytest.approx(0.6)
+    assert (
+        rank_with_offers(
+            proposals.take(np.array([], np.intp)),
+            Scores(total[:0], {}, total[:0].astype(np.intp)),
+            probabilities[:0],
+            [],
+            3,
+            CONFIG,
+        ).confidence
+        is None
+    )
+
+
+def test_sources_come_from_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mine = EntryPoint("furthest-left", "tests.worker.test_sources:build", "saymask.sources")
+    broken = EntryPoint("broken", "tests.worker.nowhere:build", "saymask.sources")
+    monkeypatch.setattr(
+        load_module, "entry_points", lambda group: EntryPoints([mine, broken]).select(group=group)
+    )
+    (source,) = load_sources("proposals,furthest-left:0.25", "cpu", tmp_path, None)
+    (offered,) = source.segment(IMAGE, "what is at the left edge")
+    assert offered.mask.sum() == 60 * 50
+    assert load_sources(" proposals ", "cpu", tmp_path, None) == ()
+    with pytest.raises(ConfigError, match="lacks proposals"):
+        load_sources("furthest-left:0.25", "cpu", tmp_path, None)
+    with pytest.raises(ConfigError, match="names 'other'"):
+        load_sources("proposals,other", "cpu", tmp_path, None)
+    with pytest.raises(ConfigError, match=r"broken .* cannot be imported"):
+        load_sources("proposals,broken", "cpu", tmp_path, None)
+
+
+def test_saymask_s_own_sources_are_installed(tmp_path: Path) -> None:
+    (trained,) = load_sources("proposals,trained", "cpu", tmp_path, tmp_path / "models")
+    assert (trained.name, trained.fingerprint) == ("trained", "")
+    with pytest.raises(ConfigError, match="needs a folder"):
+        load_sources("proposals,cris", "cpu", tmp_path, None)
+    with pytest.raises(ConfigError, match="no trained model"):
+        load_sources(f"proposals,cris:{tmp_path}", "cpu", tmp_path, None)
+
+
+def test_the_served_source_follows_the_registry(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    source = ServedSource(registry, WeightStore(tmp_path), "cpu")
+    assert source.fingerprint == ""
+    assert source.segment(IMAGE, "the box") == []
+    name = registry.create_run()
+    folder = registry.model_folder(name)
+    folder.mkdir()
+    (folder / "model.json").write_text("{}", "utf-8")
+    registry.serve(name)
+    assert source.fingerprint == "run-0001"
+    with pytest.raises(ConfigError, match="no trained model"):
+        source.segment(IMAGE, "the box")
+    registry.roll_back()
+    assert source.fingerprint == ""
+    assert ServedSource(None, WeightStore(tmp_path), "cpu").fingerprint == ""
+
+
+def test_the_curve_is_that_of_scikit_learn() -> None:
+    chance = np.random.default_rng(3)
+    values = chance.uniform(0, 1, 400)
+    is_right = chance.uniform(0, 1, 400) < 1 / (1 + np.exp(3 - 7 * values))
+    curve = fit_curve(values.tolist(), is_right.tolist())
+    reference = LogisticRegression(C=1e6).fit(values[:, None], is_right)
+    # Platt's targets stay clear of 0 and 1, hence the tolerance.
+    assert curve.slope == pytest.approx(reference.coef_[0, 0], rel=0.06)
+    assert curve.apply(0.4) == pytest.approx(reference.predict_proba([[0.4]])[0, 1], abs=0.02)
+
+
+@pytest.mark.parametrize("is_right", [[True] * 4, [False] * 4, [True, True, False, False]])
+def test_the_curve_of_a_few_outcomes_stays_modest(is_right: list[bool]) -> None:
+    curve = fit_curve([0.1, 0.2, 0.8, 0.9], is_right)
+    share = sum(is_right) / 4
+    assert curve.slope >= 0, "it never falls"
+    assert abs(curve.apply(0.5) - share) < 0.2
+    assert 0 < curve.apply(0.0) < 1
+    assert Curve(0.0, 1.0).apply(0.0) == 0.5

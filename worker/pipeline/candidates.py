@@ -1,0 +1,125 @@
+"""From scores, and what other sources offer, to the candidates of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from saymask.contract import PROPOSALS_SOURCE, Candidate, CocoRle
+from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
+from worker.config import SourcesConfig
+from worker.resize import to_original_size
+from worker.sources.offers import Offer
+from worker.sources.ranking import Contender, rank_together
+from worker.stages import Floats, Proposals, Scores
+
+_LARGEST_LOGIT = 20.0
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates, best first, and the probability that the first is right; None where unknown."""
+
+    candidates: tuple[Candidate, ...]
+    confidence: float | None
+
+
+def rank_proposals(
+    proposals: Proposals, scores: Scores, probabilities: Floats | None, k: int
+) -> Ranking:
+    """Take the k best proposals."""
+    candidates = tuple(
+        build_proposal(proposals, int(index), rank, float(scores.total[index]))
+        for rank, index in enumerate(scores.order[:k], start=1)
+    )
+    if probabilities is None or len(probabilities) == 0:
+        return Ranking(candidates, None)
+    return Ranking(candidates, float(probabilities[0]))
+
+
+def rank_with_offers(
+    proposals: Proposals,
+    scores: Scores,
+    probabilities: Floats,
+    offers: Sequence[Offer],
+    k: int,
+    config: SourcesConfig,
+) -> Ranking:
+    """Rank the best proposals and the masks of other sources by probability; take the k best.
+
+    Args:
+        proposals: of the image.
+        scores: of all proposals.
+        probabilities: (n,) of the n best proposals.
+        offers: masks of other sources.
+        k: how many candidates.
+        config: how they become one list.
+    """
+    best = scores.order[: len(probabilities)]
+    contenders = [
+        Contender(PROPOSALS_SOURCE, int(index), proposals.masks[index], float(probability))
+        for index, probability in zip(best, probabilities, strict=True)
+    ]
+    size_hw = (proposals.masks.shape[1], proposals.masks.shape[2])
+    contenders += [
+        Contender(offer.source, index, _shrink(offer.mask.mask, size_hw), offer.mask.probability)
+        for index, offer in enumerate(offers)
+    ]
+    ranked = rank_together(contenders, config.same_object_iou)[:k]
+    candidates = []
+    for rank, contender in enumerate(ranked, start=1):
+        score = _to_logit(contender.probability)
+        if contender.source == PROPOSALS_SOURCE:
+            candidates.append(build_proposal(proposals, contender.index, rank, score))
+        else:
+            offered, own = offers[contender.index].mask, contender.source
+            quality = offered.probability
+            candidates.append(build_candidate(offered.mask, rank, score, quality, quality, own))
+    return Ranking(tuple(candidates), ranked[0].probability if ranked else None)
+
+
+def build_proposal(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
+    """Build the candidate of a proposal, at the image's size."""
+    return build_candidate(
+        to_original_size(proposals.masks[index], proposals.size_hw),
+        rank,
+        score,
+        float(proposals.predicted_iou[index]),
+        float(proposals.stability_score[index]),
+        PROPOSALS_SOURCE,
+    )
+
+
+def build_candidate(
+    mask: Mask, rank: int, score: float, predicted_iou: float, stability_score: float, source: str
+) -> Candidate:
+    """Build a candidate of a mask (H, W) at the image's size."""
+    return Candidate(
+        rank=rank,
+        score=round(score, 6),
+        mask=CocoRle.model_validate(encode_coco_rle(mask)),
+        box_xywh=compute_box_xywh(mask),
+        predicted_iou=round(predicted_iou, 4),
+        stability_score=round(stability_score, 4),
+        source=source,
+    )
+
+
+def _shrink(mask: Mask, size_hw: tuple[int, int]) -> Mask:
+    """Bring a mask (H, W) to the proposals' working size."""
+    if mask.shape == size_hw:
+        return mask
+    height, width = size_hw
+    image = Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)
+    return np.asarray(image) >= 128
+
+
+def _to_logit(probability: float) -> float:
+    if probability <= 0 or probability >= 1:
+        return math.copysign(_LARGEST_LOGIT, probability - 0.5)
+    logit = math.log(probability / (1 - probability))
+    return min(max(logit, -_LARGEST_LOGIT), _LARGEST_LOGIT)

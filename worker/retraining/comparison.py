@@ -1,0 +1,73 @@
+"""Is an answer better with the new model? Measured on photos that neither model has seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from saymask.errors import InvalidExpression
+from saymask.masks import compute_iou, decode_coco_rle
+from saymask.model_registry import Verdict
+from worker.evaluation.metrics import bootstrap_difference
+from worker.pipeline.pipeline import Pipeline
+from worker.sources.base import CandidateSource
+from worker.stages import PreparedImage
+from worker.training.samples import Sample
+
+
+def compare_sources(
+    pipeline: Pipeline,
+    samples: Sequence[Sample],
+    old: Sequence[CandidateSource],
+    new: Sequence[CandidateSource],
+    against: str,
+    between_sentences: Callable[[], None] = lambda: None,
+) -> Verdict:
+    """Compare the IoU of rank 1 with old and new sources, sentence by sentence.
+
+    The interval is a paired bootstrap over photos.
+
+    Args:
+        pipeline: with the method and proposals in use.
+        samples: held out from both models.
+        old: sources in use.
+        new: sources that may replace them.
+        against: name of the model in use; empty for none.
+        between_sentences: called between sentences; it may wait.
+    """
+    before, after = pipeline.with_sources(old), pipeline.with_sources(new)
+    images = {path: index for index, path in enumerate(sorted({s.image for s in samples}))}
+    rows: list[tuple[float, float, int]] = []
+    for path, index in images.items():
+        data = path.read_bytes()
+        prepared = _open_image(pipeline, data)
+        for sample in samples:
+            if sample.image == path:
+                for sentence in sample.sentences:
+                    between_sentences()
+                    ious = (_answer(p, prepared, data, sample, sentence) for p in (before, after))
+                    rows.append((*ious, index))  # type: ignore[arg-type]
+    old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
+    interval = bootstrap_difference(new_ious, old_ious, groups)
+    return Verdict(against, interval.mean, interval.low, interval.high, len(rows))
+
+
+def _open_image(pipeline: Pipeline, data: bytes) -> PreparedImage:
+    prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
+    return prepared if prepared is not None else pipeline.prepare(data)[0]
+
+
+def _answer(
+    pipeline: Pipeline, prepared: PreparedImage, data: bytes, sample: Sample, sentence: str
+) -> float:
+    """The IoU of rank 1 with the target; 0 where nothing is answered."""
+    try:
+        result = pipeline.segment(prepared, sentence, 1, preparation=None, read_image=lambda: data)
+    except InvalidExpression:
+        return 0.0
+    if not result.candidates:
+        return 0.0
+    mask = decode_coco_rle(result.candidates[0].mask.as_dict())
+    return compute_iou(mask, decode_coco_rle(sample.target))

@@ -1,0 +1,257 @@
+"""The training job: train, compare with what is served, serve what is better."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+from pydantic import ValidationError
+from rich.console import Console
+
+from saymask.contract import (
+    JOB_TRAIN,
+    TRAINING_KEY,
+    JobReply,
+    TrainingState,
+    TrainingStatus,
+    TrainRequest,
+    TrainResult,
+)
+from saymask.errors import ConfigError, InvalidRequest, SaymaskError
+from saymask.model_registry import ModelRegistry, Verdict
+from worker.serving.jobs import JobFunction, Message, to_failure
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+DATA_FOLDER = "data"
+
+
+class Learn(Protocol):
+    """Trains and compares, for example ``LearnCris``."""
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        """Train on the folder's export into the folder; goes on where an earlier try stopped."""
+        ...
+
+    def compare(self, registry: ModelRegistry, run: str) -> Verdict:
+        """Compare a run's model with what is served."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """How far training is: ``epoch`` of ``epochs`` are finished."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    held_out_iou: float
+    seconds_left: float
+
+
+class TrainingHandler:
+    """Answers the jobs of the training queue.
+
+    Args:
+        settings: of the worker; they name the folder of models.
+        connection: of the queue's Redis, where the status is kept.
+        learn: trains and compares.
+
+    Attributes:
+        jobs_done: number of jobs answered, failures included.
+    """
+
+    def __init__(self, settings: WorkerSettings, connection: redis.Redis, learn: Learn) -> None:
+        self._models_dir = settings.models_dir
+        self._redis = connection
+        self._learn = learn
+        self.jobs_done = 0
+
+    @property
+    def functions(self) -> dict[str, JobFunction]:
+        """Job name to the function that answers it."""
+        return {JOB_TRAIN: self.train}
+
+    def train(self, message: Message) -> Message:
+        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out."""
+        try:
+            reply = self._train(TrainRequest.model_validate(message))
+        except ValidationError as error:
+            reply = to_failure(
+                InvalidRequest(
+                    f"The job has an unknown shape: {error}",
+                    "Backend and worker must be of the same saymask version.",
+                )
+            )
+        self.jobs_done += 1
+        return reply.model_dump(mode="json")
+
+    def _train(self, request: TrainRequest) -> JobReply:
+        status = _Status(self._redis, request)
+        try:
+            return JobReply(train=self._run(request, status))
+        except OSError as error:
+            # A full disk, most likely: the last checkpoint is complete, and is gone on from.
+            failure: SaymaskError = ConfigError(
+                f"The run {request.run} could not be written: {error}.",
+                f"Make room, then go on with it: saymask train --resume {request.run}",
+            )
+        except SaymaskError as error:
+            failure = error
+        except Exception as error:
+            log.exception("run %s failed", request.run)
+            status.tell("failed", text=f"A bug: {type(error).__name__}: {error}")
+            raise
+        log.warning("run %s: %s", request.run, failure)
+        status.tell("failed", text=str(failure))
+        return to_failure(failure)
+
+    def _run(self, request: TrainRequest, status: _Status) -> TrainResult:
+        registry = ModelRegistry(self._require_models_dir())
+        folder = registry.folder / request.run
+        if not (folder / DATA_FOLDER).is_dir():
+            raise ConfigError(
+                f"There is no export in {folder / DATA_FOLDER}.",
+                "Backend and training worker need the same SAYMASK_MODELS_DIR, on a shared disk.",
+            )
+        status.tell("training")
+        summary = self._learn.train(folder, request.epochs, status.tell_epoch)
+        status.tell("comparing", held_out_iou=summary["held_out_iou"])
+        verdict = self._learn.compare(registry, request.run)
+        registry.write_verdict(request.run, verdict)
+        if verdict.is_better:
+            registry.serve(request.run)
+        text = _describe(verdict)
+        log.info("run %s: %s", request.run, text)
+        state: TrainingState = "served" if verdict.is_better else "not better"
+        status.tell(state, held_out_iou=summary["held_out_iou"], text=text)
+        return TrainResult(
+            run=request.run,
+            held_out_iou=summary["held_out_iou"],
+            is_served=verdict.is_better,
+            difference=verdict.difference,
+            low=verdict.low,
+            high=verdict.high,
+        )
+
+    def _require_models_dir(self) -> Path:
+        if self._models_dir is None:
+            raise ConfigError(
+                "This worker does not know where models are kept.",
+                "Set SAYMASK_MODELS_DIR to the same folder as the backend's.",
+            )
+        return self._models_dir
+
+
+class _Status:
+    """Tells how far a run is, where the status page reads it."""
+
+    def __init__(self, connection: redis.Redis, request: TrainRequest) -> None:
+        self._redis = connection
+        self._request = request
+
+    def tell(self, state: TrainingState, **values: Any) -> None:
+        """Store the status."""
+        status = TrainingStatus(
+            run=self._request.run,
+            project_id=self._request.project_id,
+            state=state,
+            updated_at=time.time(),
+            **values,
+        )
+        self._redis.set(TRAINING_KEY, status.model_dump_json())
+
+    def tell_epoch(self, report: EpochReport) -> None:
+        """Store how far training is."""
+        self.tell(
+            "training",
+            epoch=report.epoch,
+            epochs=report.epochs,
+            loss=report.loss,
+            held_out_iou=report.held_out_iou,
+            seconds_left=report.seconds_left,
+        )
+
+
+class LearnCris:
+    """Trains CRIS, and compares with the pipeline that the settings describe.
+
+    Args:
+        settings: of the worker.
+        between_steps: called between steps and sentences; it may wait.
+    """
+
+    def __init__(self, settings: WorkerSettings, between_steps: Callable[[], None]) -> None:
+        self._settings = settings
+        self._between_steps = between_steps
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        """Train on the folder's export into the folder; goes on where an earlier try stopped.
+
+        Raises:
+            DatasetError: the data is damaged, or there is too little of it.
+            ConfigError: training's packages are missing.
+            WeightsError: the towers' weights are missing.
+        """
+        # PyTorch is loaded with the first job, not by a worker that waits.
+        from worker.training.config import TrainingConfig
+        from worker.training.load import load_training
+
+        config = TrainingConfig() if epochs is None else TrainingConfig(epochs=epochs)
+
+        def report(epoch: Any) -> None:
+            left = (config.epochs - epoch.epoch - 1) * epoch.seconds
+            on_epoch(
+                EpochReport(epoch.epoch + 1, config.epochs, epoch.loss, epoch.held_out_iou, left)
+            )
+
+        command = load_training()
+        request = command.TrainingRequest("export", folder / DATA_FOLDER, None, folder, config)
+        hooks = command.Hooks(report, self._between_steps)
+        summary: dict[str, Any] = command.run_training(
+            request, self._settings, Console(quiet=True), hooks
+        )
+        return summary
+
+    def compare(self, registry: ModelRegistry, run: str) -> Verdict:
+        """Compare a run's model with what is served, on the photos that the run held out.
+
+        Raises:
+            ConfigError, WeightsError: a model cannot be loaded.
+        """
+        from saymask.datasets import load_dataset
+        from worker.pipeline.build import build_pipeline
+        from worker.retraining.comparison import compare_sources
+        from worker.training.config import TrainingConfig
+        from worker.training.samples import read_samples, split_samples
+        from worker.training.source import CrisSource
+        from worker.weights import WeightStore
+
+        settings = self._settings.model_copy(update={"sources": "proposals"})
+        pipeline = build_pipeline(settings, self._between_steps)
+        store, device = WeightStore(settings.cache_dir), pipeline.device
+        new = CrisSource(registry.model_folder(run), store, device)
+        served = registry.read_served()
+        old = [CrisSource(registry.model_folder(served), store, device)] if served else []
+        config = TrainingConfig()
+        dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
+        _, held_out = split_samples(read_samples(dataset), config.held_out_share, config.seed)
+        return compare_sources(pipeline, held_out, old, [new], served, self._between_steps)
+
+
+def _describe(verdict: Verdict) -> str:
+    before = verdict.against or "proposals alone"
+    return (
+        f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
+        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} held-out expressions"
+    )

@@ -1,0 +1,95 @@
+"""A worker of the training queue: no models while it waits, the lowest priority while it works."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from functools import partial
+
+import redis
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from saymask.contract import HEARTBEAT_TTL_S, QUEUE_TRAINING, WORKER_KEY
+from worker.retraining.job import Learn, LearnCris, TrainingHandler
+from worker.serving.cooperative_yield import wait_while_answering
+from worker.serving.heartbeat import Heartbeat, WorkerState
+from worker.serving.main import connect, name_worker, serve
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_NICENESS = 15
+_POLL_S = 0.5
+
+
+def run_training_worker(
+    settings: WorkerSettings,
+    *,
+    burst: bool = False,
+    learn: Learn | None = None,
+    niceness: int = _NICENESS,
+) -> None:
+    """Serve the training queue until told to stop (or, with ``burst``, until it is empty).
+
+    Args:
+        settings: of the worker.
+        burst: stop when the queue is empty.
+        learn: trains and compares; by default CRIS.
+        niceness: added to that of the process, which cannot take it back.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+    """
+    connection = connect(settings)
+    name, state = name_worker(), WorkerState()
+    os.nice(niceness)
+    learn = learn or LearnCris(settings, partial(wait_while_answering, connection))
+    heartbeat = Heartbeat(connection, name, settings, state)
+    handler = state.handler = TrainingHandler(settings, connection, learn)
+    heartbeat.start()
+    try:
+        resume_abandoned(connection)
+        log.info("ready to train")
+        serve(connection, name, state, handler, (QUEUE_TRAINING,), burst=burst)
+    finally:
+        heartbeat.stop()
+
+
+def resume_abandoned(connection: redis.Redis) -> list[str]:
+    """Enqueue runs again whose worker was killed; returns their job ids.
+
+    RQ itself would notice only after a job's longest time, which for training is days.
+    """
+    queue = Queue(QUEUE_TRAINING, connection=connection, serializer=JSONSerializer)
+    registry = StartedJobRegistry(queue=queue)
+    resumed = []
+    for job_id in registry.get_job_ids():
+        try:
+            job = Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
+        except NoSuchJobError:
+            continue
+        if not _is_gone(connection, job.worker_name):
+            continue
+        # In this order: killed between the two, it would be done twice rather than never.
+        queue.enqueue_job(job)
+        registry.remove_executions(job)
+        log.warning("run of job %s goes on: its worker was killed", job_id)
+        resumed.append(job_id)
+    return resumed
+
+
+def _is_gone(connection: redis.Redis, worker_name: str | None) -> bool:
+    """Whether a worker sends no heartbeat any more; waits until its last one has run out."""
+    if worker_name is None:
+        return True
+    until = time.monotonic() + HEARTBEAT_TTL_S + _POLL_S
+    while time.monotonic() < until:
+        if not connection.exists(WORKER_KEY.format(name=worker_name)):
+            return True
+        time.sleep(_POLL_S)
+    return False

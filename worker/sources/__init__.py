@@ -1,0 +1,1 @@
+"""Candidate sources: whatever offers masks for an image and an expression."""

@@ -1,0 +1,68 @@
+"""Sources by name: those of saymask and of other packages, through entry points."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from saymask.contract import PROPOSALS_SOURCE
+from saymask.errors import ConfigError
+from worker.sources.base import BuildSource, CandidateSource, SourceContext
+
+log = logging.getLogger(__name__)
+
+ENTRY_POINTS = "saymask.sources"
+
+
+def load_sources(
+    setting: str, device: str, cache_dir: Path, models_dir: Path | None
+) -> tuple[CandidateSource, ...]:
+    """Build the sources beside the proposals.
+
+    Args:
+        setting: ``proposals``, then others as ``NAME`` or ``NAME:ARGUMENT``, comma separated.
+        device: where models should be.
+        cache_dir: of weights.
+        models_dir: of models trained from records, or None.
+
+    Raises:
+        ConfigError: the list is wrong, or a source cannot be loaded.
+        WeightsError: a source's weights are missing.
+    """
+    names = [name.strip() for name in setting.split(",") if name.strip()]
+    if PROPOSALS_SOURCE not in names:
+        raise ConfigError(
+            f"SAYMASK_SOURCES={setting!r} lacks {PROPOSALS_SOURCE}.",
+            f"Write it first, then the others: SAYMASK_SOURCES={PROPOSALS_SOURCE},cris:FOLDER",
+        )
+    sources = []
+    for name in names:
+        if name != PROPOSALS_SOURCE:
+            kind, _, argument = name.partition(":")
+            context = SourceContext(argument, device, cache_dir, models_dir)
+            sources.append(_load_builder(kind)(context))
+            log.info("source %s", name)
+    return tuple(sources)
+
+
+def _load_builder(kind: str) -> BuildSource:
+    known = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if kind not in known:
+        raise ConfigError(
+            f"SAYMASK_SOURCES names {kind!r}, which no installed package offers.",
+            f"Known are {', '.join(sorted([PROPOSALS_SOURCE, *known]))}; a package offers one"
+            f" through an entry point of the group {ENTRY_POINTS}.",
+        )
+    return _import(known[kind])
+
+
+def _import(entry: EntryPoint) -> BuildSource:
+    try:
+        builder: BuildSource = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The source {entry.name} ({entry.value}) cannot be imported: {error}.",
+            "Install the package that offers it again.",
+        ) from error
+    return builder

@@ -1,0 +1,78 @@
+"""Asking every source for its masks; one that fails is named, and the others still answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saymask.errors import SaymaskError
+from worker.config import SourcesConfig
+from worker.sources.base import CandidateSource, SourceMask
+from worker.sources.cleaning import clean_mask
+from worker.stages import DecodedImage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A cleaned mask (H, W) of a source."""
+
+    source: str
+    mask: SourceMask
+
+
+@dataclass(frozen=True)
+class Offers:
+    """What the sources offered; ``notices`` tell people which could not answer."""
+
+    masks: tuple[Offer, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def collect_offers(
+    sources: Sequence[CandidateSource],
+    image: DecodedImage,
+    expression: str,
+    config: SourcesConfig,
+) -> Offers:
+    """Ask every source that has something to offer."""
+    masks: list[Offer] = []
+    notices: list[str] = []
+    for source in sources:
+        if not source.fingerprint:
+            continue
+        try:
+            offered = [_check(one, image) for one in source.segment(image, expression)]
+        except SaymaskError as error:
+            log.warning("source %s: %s", source.name, error)
+            notices.append(f"The source {source.name} could not answer: {error.cause}")
+        except Exception:
+            # A source may be anybody's code; the others must still answer.
+            log.exception("source %s", source.name)
+            notices.append(f"The source {source.name} failed; see the worker's log.")
+        else:
+            masks += [Offer(source.name, one) for one in _clean(offered, config)]
+    return Offers(tuple(masks), tuple(notices))
+
+
+def _check(offered: SourceMask, image: DecodedImage) -> SourceMask:
+    """Return what a source offered if it is a mask of the image with a probability.
+
+    Raises:
+        ValueError: it is not.
+    """
+    mask = np.asarray(offered.mask)
+    if mask.shape != image.size_hw or mask.dtype != np.bool_:
+        raise ValueError(f"expected a bool mask {image.size_hw}, got {mask.dtype} {mask.shape}")
+    if not 0 <= offered.probability <= 1:
+        raise ValueError(f"expected a probability from 0 to 1, got {offered.probability}")
+    return offered
+
+
+def _clean(offered: Sequence[SourceMask], config: SourcesConfig) -> list[SourceMask]:
+    cleaned = ((clean_mask(one.mask, config), one.probability) for one in offered)
+    return [SourceMask(mask, probability) for mask, probability in cleaned if mask is not None]
