@@ -206,6 +206,8 @@ class ScoringConfig:
             with ``lead_slope`` to 213 expressions on 49 images.
         lead_slope: slope of that curve, per nat.
         lead_max: larger leads give no more confidence.
+        no_referent_below: with a lower confidence, people are told that perhaps nothing in the
+            image is meant; 0 never tells.
         noun_template: a noun is encoded bare and in this sentence, averaged.
     """
 
@@ -248,6 +250,7 @@ class ScoringConfig:
     lead_offset: float = _constant(-0.51)
     lead_slope: float = _constant(1.32)
     lead_max: float = _constant(7.5)
+    no_referent_below: float = _constant(0.0)
     noun_template: str = _constant("a photo of a {}")
 
 

@@ -121,6 +121,11 @@ class WorkerSettings(BaseSettings):
         description="Folder of the models trained from records, the same for backend and worker;"
         " for the worker, empty means there are none.",
     )
+    scoring: Path | None = Field(
+        None,
+        description="A file of `saymask-worker tune`: scoring weights fitted to decisions; empty"
+        " means the encoder's own.",
+    )
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
 
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.logs import configure_logging
-from worker.cli import photos, training
+from worker.cli import photos, training, tuning
 from worker.cli.app import app, console, models
 from worker.settings import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
@@ -236,7 +236,7 @@ def _store() -> WeightStore:
 
 
 # Imported for the commands they declare.
-_COMMANDS = (photos, training)
+_COMMANDS = (photos, training, tuning)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from saymask.errors import ConfigError
 from worker.config import PipelineConfig
 from worker.encoders.build import choose_encoder, load_encoder
 from worker.encoders.calibration import adapt_scoring, load_calibration
+from worker.encoders.scoring_file import load_scoring
 from worker.encoders.vocabulary import load_encoded_nouns
 from worker.language import LanguageParser
 from worker.nouns import load_nouns
@@ -67,7 +68,11 @@ def build_pipeline(
     # The spread that weights were made for is that over the worker's own nouns.
     own = load_encoded_nouns(encoder, load_nouns(), cache_dir / "nouns")
     calibration = load_calibration(encoder, own, cache_dir / "nouns")
-    encoder = replace(encoder, scoring=adapt_scoring(encoder, calibration))
+    scoring = adapt_scoring(encoder, calibration)
+    if settings.scoring is not None:
+        scoring = load_scoring(settings.scoring, encoder.weights_hash)
+        log.info("scoring weights of %s", settings.scoring)
+    encoder = replace(encoder, scoring=scoring)
     config = replace(
         settings.pipeline_config(encoder.scoring),
         nouns=nouns.fingerprint if settings.nouns else "",

@@ -221,7 +221,9 @@ class Pipeline:
         sources_ms = stopwatch.lap_ms()
         ranking = self._rank_candidates(prepared, scores, offers, k)
         confidence = ranking.confidence
-        notices = (*prepared.notices, *self._build_notices(parsed, prepared))
+        notices = [*prepared.notices, *self._build_notices(parsed, prepared)]
+        if confidence is not None and confidence < self.config.scoring.no_referent_below:
+            notices.append("Perhaps nothing in the photo is meant.")
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,
@@ -229,7 +231,7 @@ class Pipeline:
             candidates=ranking.candidates,
             confidence=None if confidence is None else round(confidence, _CONFIDENCE_DIGITS),
             head_noun_phrase=parsed.head_noun_phrase,
-            notices=(*notices, *offers.notices) if offers else notices,
+            notices=(*notices, *(offers.notices if offers else ())),
             proposals_count=len(prepared.proposals),
             model_version=self.model_version,
             from_cache=preparation is None,

@@ -1,0 +1,1 @@
+"""Weights of the score fitted to recorded decisions."""

@@ -1,0 +1,110 @@
+"""Recorded decisions, ranked: what tuning learns from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from saymask.datasets import Dataset
+from saymask.errors import DatasetError, InvalidExpression
+from saymask.masks import compute_ious, decode_coco_rle
+from worker.config import ScoringConfig
+from worker.methods.confidence import compute_lead
+from worker.pipeline.pipeline import Pipeline
+from worker.resize import to_original_size
+from worker.stages import Floats, PreparedImage, Scores
+
+MIN_EXPRESSIONS = 40
+MIN_IMAGES = 10
+RIGHT_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One expression and what was decided about it.
+
+    Attributes:
+        image: which photo it is about.
+        prepared: the same, prepared.
+        text: as it was typed.
+        ious: (N,) of each proposal with the mask; None where nothing was meant.
+    """
+
+    image: int
+    prepared: PreparedImage
+    text: str
+    ious: Floats | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How one decision comes out under some weights.
+
+    Attributes:
+        scores: of all proposals.
+        lead: of rank 1 over another object, nats.
+        iou: of rank 1 with the mask; 0 where nothing was meant.
+    """
+
+    scores: Scores
+    lead: float
+    iou: float
+
+
+def read_decisions(
+    pipeline: Pipeline, dataset: Dataset, progress: Callable[[int, int], None]
+) -> list[Decision]:
+    """Prepare every photo, or find it prepared, and compare its proposals with the masks.
+
+    Raises:
+        DatasetError: there are too few decisions, or a photo cannot be read.
+    """
+    expressions = sum(bool(e.parts) for image in dataset.images for e in image.expressions)
+    if expressions < MIN_EXPRESSIONS or len(dataset.images) < MIN_IMAGES:
+        raise DatasetError(
+            f"There are {expressions} decisions with a mask on {len(dataset.images)} photos; tuning"
+            f" needs at least {MIN_EXPRESSIONS} on {MIN_IMAGES}.",
+            "The weights in use are kept. Accept more suggestions, export again, and tune then.",
+        )
+    decisions = []
+    for index, image in enumerate(dataset.images):
+        try:
+            data = image.path.read_bytes()
+        except OSError as error:
+            raise DatasetError(f"{image.path} cannot be read: {error}.") from error
+        prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
+        prepared = pipeline.prepare(data, image.path.stem)[0] if prepared is None else prepared
+        proposals = prepared.proposals
+        masks = [to_original_size(mask, image.size_hw) for mask in proposals.masks]
+        for expression in image.expressions:
+            ious = None
+            if expression.parts:
+                target = decode_coco_rle(expression.target)
+                ious = np.array(
+                    [compute_ious(target, mask[None])[0] for mask in masks], dtype=np.float32
+                )
+            decisions.append(Decision(index, prepared, expression.text, ious))
+        progress(index + 1, len(dataset.images))
+    return [decision for decision in decisions if len(decision.prepared.proposals)]
+
+
+def rank_decisions(
+    pipeline: Pipeline, decisions: Sequence[Decision], scoring: ScoringConfig
+) -> list[Ranked | None]:
+    """Rank the proposals of every decision; None where the expression cannot be scored."""
+    tuned = pipeline.with_config(replace(pipeline.config, scoring=scoring))
+    ranked: list[Ranked | None] = []
+    for decision in decisions:
+        try:
+            _, scores = tuned.rank(decision.prepared, decision.text)
+        except InvalidExpression:
+            ranked.append(None)
+            continue
+        first = int(scores.order[0])
+        lead = compute_lead(scores, decision.prepared.geometry, scoring, first)
+        iou = 0.0 if decision.ious is None else float(decision.ious[first])
+        ranked.append(Ranked(scores, lead, iou))
+    return ranked
