@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,9 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from saymask.errors import InvalidRequest, SaymaskError
+from saymask.errors import SaymaskError
 from saymask.logs import configure_logging
-from worker.cli import photos, training, tuning
+from worker.cli import evaluation, photos, training, tuning
 from worker.cli.app import app, console, models
 from worker.settings import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
@@ -62,96 +61,6 @@ def health(
     status = check_own_worker(load_worker_settings())
     text = status.model_dump_json(indent=2) if as_json else f"{status.name}: {status.state}"
     print(text)
-
-
-@app.command()
-def evaluate(
-    dataset: Annotated[
-        str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, phrasecut or export.")
-    ] = "refcoco",
-    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
-    split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
-    split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
-    methods: Annotated[
-        str,
-        typer.Option(help="Names or groups: main, terms, mixing, repairs, baselines, all."),
-    ] = "main",
-    proposals: Annotated[
-        str,
-        typer.Option(help="`settings`, or `truth`: the annotated objects themselves."),
-    ] = "settings",
-    model: Annotated[
-        list[str] | None, typer.Option(help="A trained model too: cris:FOLDER; repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
-    no_target_below: Annotated[
-        float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("evaluation"),
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Two finished runs, each FOLDER or FOLDER:METHOD; runs nothing."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
-) -> None:
-    """Measure on a dataset with ground truth; continues where a killed run stopped.
-
-    Writes results.json, table.md and report.html (with pictures) to --out.
-
-    Examples:
-    saymask-worker evaluate --dataset refcoco --root data --split val --methods all
-
-    saymask-worker evaluate --compare evaluation:corrected evaluation:faithful
-    """
-    if compare is not None:
-        _print_comparison(*compare, as_json=as_json)
-        return
-    if root is None:
-        raise InvalidRequest("--root is missing.", "Give the dataset's folder.")
-    if proposals not in ("settings", "truth"):
-        raise InvalidRequest(
-            f"--proposals must be settings or truth, got {proposals!r}.",
-            "Generators are chosen with SAYMASK_PROPOSALS.",
-        )
-    from worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
-    from worker.evaluation.request import EvaluationRequest
-    from worker.evaluation.run import RESULTS_FILE, run_evaluation
-
-    request = EvaluationRequest(
-        dataset=dataset,
-        root=root,
-        split=split,
-        split_by=split_by,
-        limit=limit,
-        methods=methods,
-        truth_proposals=proposals == "truth",
-        no_target_below=no_target_below,
-        models=tuple(model or ()),
-    )
-    results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
-    markdown = to_markdown(results)
-    (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
-    (out / HTML_FILE).write_text(to_html(results, data, images), encoding="utf-8")
-    print(results.model_dump_json(indent=2) if as_json else markdown)
-    written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
-    console.print(", ".join(str(path) for path in written), markup=False)
-
-
-def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
-    from worker.evaluation.compare import compare_runs
-
-    comparison = compare_runs(first, second)
-    if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
-        return
-    table = Table("metric", "difference", "95 % interval")
-    for name, interval in comparison.differences.items():
-        table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
-    out = Console()
-    out.print(f"{comparison.first} minus {comparison.second}", markup=False)
-    out.print(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
-    out.print(table)
 
 
 @models.command("list")
@@ -236,7 +145,7 @@ def _store() -> WeightStore:
 
 
 # Imported for the commands they declare.
-_COMMANDS = (photos, training, tuning)
+_COMMANDS = (evaluation, photos, training, tuning)
 
 
 def main() -> None:

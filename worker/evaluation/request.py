@@ -20,6 +20,7 @@ class EvaluationRequest:
         truth_proposals: take the annotated objects as proposals.
         no_target_below: answers with a lower score are withheld; None withholds none.
         models: trained models beside the methods, each ``cris:FOLDER``.
+        first_sentence: only the first sentence about each referent.
     """
 
     dataset: str
@@ -31,3 +32,4 @@ class EvaluationRequest:
     truth_proposals: bool
     no_target_below: float | None
     models: tuple[str, ...] = ()
+    first_sentence: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def run_evaluation(
         request.dataset, request.root, request.split,
         split_by=request.split_by, limit=request.limit,
     )  # fmt: skip
+    if request.first_sentence:
+        dataset = keep_first_sentences(dataset)
     if request.truth_proposals and not any(image.instances for image in dataset.images):
         raise DatasetError(f"{request.dataset} has no annotated objects to take as proposals.")
     console.print(f"{len(dataset.images)} photos, {dataset.count} expressions")
@@ -90,6 +93,18 @@ def run_evaluation(
     results = build_results(images, provenance)
     (out / RESULTS_FILE).write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return results, dataset, images
+
+
+def keep_first_sentences(dataset: Dataset) -> Dataset:
+    """Return the dataset with one expression per referent: the first, as CRIS validates."""
+    images = []
+    for image in dataset.images:
+        first = {str(e.target["counts"]): e for e in reversed(image.expressions)}
+        kept = tuple(
+            e for e in image.expressions if not e.parts or first[str(e.target["counts"])] is e
+        )
+        images.append(replace(image, expressions=kept))
+    return replace(dataset, images=tuple(images))
 
 
 def _describe_run(request: EvaluationRequest, dataset: Dataset) -> dict[str, Any]:

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from numpy.typing import NDArray
 from rich.console import Console
 
 from saymask.datasets import load_dataset
 from saymask.errors import ConfigError
+from saymask.masks import Mask
 from worker.pipeline.build import choose_device
 from worker.settings import WorkerSettings
 from worker.training.config import TrainingConfig
 from worker.training.history import Epoch, History
 from worker.training.models import build_cris, load_best
+from worker.training.predictor import CrisPredictor
 from worker.training.report import write_report
 from worker.training.samples import Sample, read_samples, split_samples
 from worker.training.trainer import Trainer, count_trainable
@@ -99,6 +103,23 @@ def run_training(
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
     }
+
+
+def train_and_load(
+    samples: Sequence[Sample], config: TrainingConfig, out: Path, settings: WorkerSettings
+) -> Callable[[NDArray[np.uint8], str], Mask]:
+    """Train on samples without holding any back, and return what segments with the model.
+
+    The best epoch is chosen by the samples themselves.
+
+    Raises:
+        WeightsError: the towers' weights are missing.
+    """
+    fabric, store = build_fabric(settings), WeightStore(settings.cache_dir)
+    own = list({sample.id.partition("#")[0]: sample for sample in samples}.values())
+    model = build_cris(config.backbone, store)
+    Trainer(model, config, samples, own, out, fabric, Console(quiet=True)).run()
+    return CrisPredictor.load(out / "model", store, str(fabric.device)).segment
 
 
 def build_fabric(settings: WorkerSettings) -> Fabric:

@@ -1,0 +1,69 @@
+"""``saymask-worker evaluate --few-sample``: the parts that load models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from saymask.datasets import load_dataset
+from worker.evaluation.few_sample import (
+    FewSampleRequest,
+    Run,
+    Segment,
+    ZeroShot,
+    compute_zero_shot,
+    run_few_sample,
+    summarise_runs,
+    write_few_sample,
+)
+from worker.evaluation.request import EvaluationRequest
+from worker.evaluation.run import run_evaluation
+from worker.settings import WorkerSettings
+from worker.training.config import TrainingConfig
+from worker.training.load import load_training
+from worker.training.samples import Sample
+
+TRAIN_SPLIT = "train"
+
+
+def compare_few_sample(
+    request: EvaluationRequest,
+    few: FewSampleRequest,
+    settings: WorkerSettings,
+    out: Path,
+    jobs: int,
+    console: Console,
+) -> tuple[str, list[Run], ZeroShot]:
+    """Measure the pipeline and models trained on a few photos; returns table and figures.
+
+    Raises:
+        DatasetError, ConfigError, WeightsError.
+    """
+    command = load_training()
+    pool = load_dataset(request.dataset, request.root, TRAIN_SPLIT, split_by=request.split_by)
+    results, test, images = run_evaluation(request, settings, out, jobs, console)
+    name = results.methods[0].name
+    rows = [
+        (shared / max(union, 1), number)
+        for number, image in enumerate(images)
+        for expression in image.expressions
+        if expression.target_px
+        for shared, union in [(*expression.answers[name].top, (0, 1))[0]]
+    ]
+    zero_shot = compute_zero_shot([iou for iou, _ in rows], [number for _, number in rows])
+
+    def train(samples: Sequence[Sample], config: TrainingConfig, folder: Path) -> Segment:
+        segment: Segment = command.train_and_load(samples, config, folder, settings)
+        return segment
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("models", total=None)
+        runs = run_few_sample(
+            few, pool, test, out, train,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    return write_few_sample(out, summarise_runs(runs), zero_shot), runs, zero_shot
