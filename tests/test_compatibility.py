@@ -37,6 +37,7 @@ def test_a_database_of_24bb01a(tmp_path: Path) -> None:
             ("accepted", "the cat"), ("drawn", "the dog"), ("no_referent", "the moon"),
         ]  # fmt: skip
         assert (cat.image, cat.rank, cat.image_sha256) == ("/data/upload/1.png", 2, f"{1:064x}")
+        assert [record.source for record in (cat, dog, moon)] == ["proposals", None, None]
         assert cat.coco_rle is not None
         assert (decode_coco_rle(cat.coco_rle) == square(24)).all()
         (offer,) = stores.requests.load_offers(ProjectKey(7, 1), 1)

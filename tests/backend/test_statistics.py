@@ -46,7 +46,7 @@ def day(stores: Stores) -> None:
     dog = offer(stores, 2, "the dog", [A, B, C])
     smaller = square(44, side=6)
     hand_in(2, brush(dog[2], smaller, "top-3", "prediction-changed", "the dog"), lead_time=30.0)
-    bird = offer(stores, 3, "the bird", [A])
+    bird = offer(stores, 3, "the bird", [A], source="trained")
     hand_in(3, brush(bird[0], A, "referent", "prediction", "the bird"), lead_time=4.0)
     offer(stores, 4, "the cup", [A])
     drawn = [typed("the cup"), *brush("own", B, "referent", "manual")]
@@ -91,6 +91,9 @@ def test_known_truth(full: Stores) -> None:
     assert quality.per_hour == round(8 / sum(times) * 3600, 1)
     assert quality.against_polygons == round(80 / np.median(times), 2)
     assert {name: group.samples for name, group in report.groups.items()} == {"1": 8, "2": 1}
+    assert report.sources == {
+        "proposals": {"offered": 3, "accepted": 3}, "trained": {"offered": 1, "accepted": 1},
+    }  # fmt: skip
     assert report.shared == 1
     (one,) = report.disagreements
     assert (one.task_id, one.iou, one.annotators) == (1, 0.0, 2)
@@ -103,6 +106,10 @@ def test_groups_and_filters(full: Stores) -> None:
         "none": 4, "saymask-test": 5,
     }  # fmt: skip
     assert len(Reporter(full).build_report(RecordFilter(), "day").groups) == 1
+    sources = Reporter(full).build_report(RecordFilter(), "source").groups
+    assert {name: group.samples for name, group in sources.items()} == {
+        "none accepted": 5, "proposals": 3, "trained": 1,
+    }  # fmt: skip
     nobody = Reporter(full).build_report(RecordFilter(project_id=99), "day")
     assert nobody.quality.samples == 0
     assert nobody.quality.acceptance_at == {"1": None, "3": None, "k": None}
@@ -152,7 +159,7 @@ def test_command_line(database: Path) -> None:
         (("records", "show", "999"), "There is no record 999"),
         (("records", "list", "--outcome", "nice"), "no outcome 'nice'"),
         (("stats", "--since", "yesterday"), "is not a time"),
-        (("stats", "--by", "weather"), "annotator, day or model"),
+        (("stats", "--by", "weather"), "annotator, day, model or source"),
         (("sync", "--project", "1"), "SAYMASK_LABEL_STUDIO_URL"),
     ],
 )
