@@ -49,7 +49,7 @@ $(LABEL_STUDIO_ML_VENV)/.installed: docker/label-studio-ml/requirements.txt
 
 # What the images install: exact versions with hashes, and the licences of all of it.
 lock: $(VENV)/.installed-dev
-	@for part in backend:postgresql,export worker:worker; do \
+	@for part in backend:postgresql,export worker:worker,train; do \
 	  extras=$$(echo $${part#*:} | sed 's/,/ --extra /g'); \
 	  $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	    --python-platform linux --custom-compile-command "make lock" --extra $$extras \

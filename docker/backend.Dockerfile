@@ -12,7 +12,7 @@ COPY worker ./worker
 RUN /opt/saymask/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --create-home saymask && install -d -o saymask /data
+RUN useradd --uid 10001 --create-home saymask && install -d -o saymask /data /models
 COPY --from=build /opt/saymask /opt/saymask
 ENV PATH=/opt/saymask/bin:$PATH PYTHONUNBUFFERED=1 SAYMASK_HOST=0.0.0.0 SAYMASK_DATA_DIR=/data
 USER 10001

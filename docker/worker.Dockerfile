@@ -14,7 +14,7 @@ COPY worker ./worker
 RUN /opt/saymask/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --create-home saymask && install -d -o saymask /cache
+RUN useradd --uid 10001 --create-home saymask && install -d -o saymask /cache /models
 COPY --from=build /opt/saymask /opt/saymask
 ENV PATH=/opt/saymask/bin:$PATH PYTHONUNBUFFERED=1 SAYMASK_CACHE_DIR=/cache HOME=/cache \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -51,7 +51,7 @@ def test_nothing_is_open_to_other_machines() -> None:
     assert published == ["127.0.0.1:8080:8080", "127.0.0.1:9090:9090"]
     assert "--requirepass" in SERVICES["queue"]["command"]
     assert COMPOSE["networks"]["queue"] == COMPOSE["networks"]["inner"] == {"internal": True}
-    for name in ("queue", "worker", "worker-background", "worker-gpu"):
+    for name in ("queue", "worker", "worker-background", "worker-training", "worker-gpu"):
         assert SERVICES[name]["networks"] == ["queue"], name
     assert SERVICES["database"]["networks"] == ["inner"]
     assert "queue" not in SERVICES["label-studio"]["networks"]
@@ -110,12 +110,13 @@ def test_images_run_commands_that_exist() -> None:
         ("--set", "keda=false,serviceMonitor=false"),
         ("--set", "worker.settings.SAYMASK_ENCODER=starter,backend.settings.SAYMASK_K=5"),
         ("--set", "worker.nodeSelector.gpu=yes"),
+        ("--set", "training.claim=models"),
     ],
 )
 def test_the_chart_gives_valid_objects(options: tuple[str, ...]) -> None:
     documents = render(*options)
     kinds = [document["kind"] for document in documents]
-    assert kinds.count("Deployment") == 3
+    assert kinds.count("Deployment") == (4 if "training.claim=models" in options else 3)
     for document in documents:
         if "." not in document["apiVersion"].partition("/")[0]:
             kubernetes_validate.validate(document, "1.31", strict=True)
@@ -139,6 +140,25 @@ def test_workers_follow_the_queues() -> None:
             assert "replicas" not in document["spec"]
 
 
+def test_training_shares_a_volume_with_backend_and_workers() -> None:
+    documents = {
+        d["metadata"]["name"]: d["spec"] for d in render("--set", "training.claim=models")
+        if d["kind"] == "Deployment"
+    }  # fmt: skip
+    assert documents["release-worker-training"]["replicas"] == 1
+    for spec in documents.values():
+        pod = spec["template"]["spec"]
+        env = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+        assert env["SAYMASK_MODELS_DIR"] == "/models"
+        assert {"name": "models", "mountPath": "/models"} in pod["containers"][0]["volumeMounts"]
+    scaled = [d for d in render("--set", "training.claim=models") if d["kind"] == "ScaledObject"]
+    assert len(scaled) == 2, "a run that is worked on must not be scaled away"
+    for name in ("backend", "worker", "worker-background", "worker-gpu", "worker-training"):
+        assert "models:/models" in SERVICES[name]["volumes"], name
+        assert SERVICES[name]["environment"]["SAYMASK_MODELS_DIR"] == "/models", name
+    assert SERVICES["worker-training"]["environment"]["SAYMASK_QUEUES"] == "training"
+
+
 def test_a_gpu_is_asked_for() -> None:
     for document in render("--set", "worker.gpu=true"):
         if document["kind"] == "Deployment" and "worker" in document["metadata"]["name"]:
@@ -152,7 +172,7 @@ def test_locks_hold_every_dependency(part: str) -> None:
     text = (DOCKER / f"{part}.lock").read_text("utf-8")
     pinned = {name.lower() for name in re.findall(r"^([A-Za-z0-9_.-]+)==", text, re.MULTILINE)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = {"backend": ("postgresql", "export"), "worker": ("worker",)}[part]
+    extras = {"backend": ("postgresql", "export"), "worker": ("worker", "train")}[part]
     wanted = [*project["dependencies"]]
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
