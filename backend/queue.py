@@ -31,7 +31,9 @@ from saymask.contract import (
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     QUEUE_TRAINING,
+    TRAIN_TIMEOUT_S,
     TRAINING_KEY,
+    TRAINING_STOP_KEY,
     JobReply,
     PrepareRequest,
     RefineRequest,
@@ -57,8 +59,6 @@ log = logging.getLogger(__name__)
 IMAGE_TTL_S = 1800
 RESULT_TTL_S = 600
 _JOB_TIMEOUT_S = 300
-# RQ would take a run that is still at work for lost after this.
-_TRAIN_TIMEOUT_S = 14 * 24 * 3600
 _TRAIN_JOB = "saymask-train-"
 _POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 2.0
@@ -169,7 +169,7 @@ class JobQueue(QueueState):
                 JOB_TRAIN,
                 args=(request.model_dump(mode="json"),),
                 job_id=f"{_TRAIN_JOB}{request.run}-{uuid.uuid4().hex[:8]}",
-                timeout=_TRAIN_TIMEOUT_S,
+                timeout=TRAIN_TIMEOUT_S,
                 result_ttl=RESULT_TTL_S,
                 failure_ttl=RESULT_TTL_S,
                 meta={CALL_META: call_id.get()},
@@ -179,6 +179,11 @@ class JobQueue(QueueState):
         """Tell how far the newest run is."""
         with redis_errors():
             self._redis.set(TRAINING_KEY, status.model_dump_json())
+
+    def stop_training(self, run: str) -> None:
+        """Ask a run to stop; its worker does so after the step it is at."""
+        with redis_errors():
+            self._redis.set(TRAINING_STOP_KEY, run, ex=TRAIN_TIMEOUT_S)
 
     def is_training(self) -> bool:
         """Return whether a run waits or is at work."""

@@ -22,6 +22,8 @@ JOB_SEGMENT = "worker.jobs.segment"
 JOB_PREPARE = "worker.jobs.prepare"
 JOB_REFINE = "worker.jobs.refine"
 JOB_TRAIN = "saymask.train"
+# RQ would take a run that is still at work for lost after this.
+TRAIN_TIMEOUT_S = 14 * 24 * 3600
 QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
 QUEUE_TRAINING = "saymask-training"
@@ -34,6 +36,8 @@ ANSWERING_KEY = "saymask:answering:{host}"
 PREPARED_KEY = "saymask:prepared"
 # JSON: the ``TrainingStatus`` of the newest run.
 TRAINING_KEY = "saymask:training"
+# Name of a run that is asked to stop.
+TRAINING_STOP_KEY = "saymask:training-stop"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
 # Hash per image: names of the workers that are at work on it, or ended over it.

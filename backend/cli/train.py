@@ -45,6 +45,7 @@ def train(
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run, which failed or was lost.")
     ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the run that is at work.")] = False,
     wait: Annotated[bool, typer.Option(help="Stay until it is over.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +65,9 @@ def train(
             starter = TrainingStarter(
                 settings.effective_models_dir, exporter, opened.recorder, queue
             )
+            if stop:
+                print_line(f"{starter.stop()} stops after the step it is at")
+                return
             with progress_bar("writing records", quiet=as_json) as bar:
                 started = (
                     starter.resume(resume, epochs)

@@ -116,6 +116,19 @@ class TrainingStarter:
             self._enqueue(project_id, run, epochs)
         return StartedRun(run, None)
 
+    def stop(self) -> str:
+        """Ask the run that is at work to stop; returns its name.
+
+        Raises:
+            InvalidRequest: there is none.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        status = self._queue.get_training_status()
+        if status is None or status.is_over or not self._queue.is_training():
+            raise InvalidRequest("No run is at work.", "See: saymask models list")
+        self._queue.stop_training(status.run)
+        return status.run
+
     def _refuse_second(self) -> None:
         status = self._queue.get_training_status()
         if status is not None and not status.is_over and self._queue.is_training():

@@ -167,7 +167,8 @@ def test_train_waits_and_tells_how_it_ended(
 
 def work_off(settings: Any, learn: FakeLearn | None = None) -> None:
     """A training worker in this process, until its queue is empty."""
-    run_training_worker(settings, burst=True, learn=learn or FakeLearn(), niceness=0)
+    fake = learn or FakeLearn()
+    run_training_worker(settings, burst=True, build_learn=lambda _: fake, niceness=0)
 
 
 def test_nothing_to_roll_back(saymask: Callable[..., Any], tmp_path: Path) -> None:

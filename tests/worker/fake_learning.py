@@ -34,7 +34,11 @@ class FakeLearn:
 
 
 class Waiting(FakeLearn):
-    """Counts its tries in the run's folder, and waits for a file ``go`` there."""
+    """Counts its tries in the run's folder, and waits for a file ``go`` there, step by step."""
+
+    def __init__(self, between_steps: Callable[[], None]) -> None:
+        super().__init__()
+        self._between_steps = between_steps
 
     def train(
         self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
@@ -43,8 +47,9 @@ class Waiting(FakeLearn):
             file.write("x")
         while not (folder / "go").exists():
             time.sleep(0.05)
+            self._between_steps()
         return super().train(folder, epochs, on_epoch)
 
 
 if __name__ == "__main__":
-    run_training_worker(load_worker_settings(), learn=Waiting())
+    run_training_worker(load_worker_settings(), build_learn=Waiting)

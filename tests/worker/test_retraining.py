@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import redis
 from rq import Queue
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from saymask.contract import (
     JOB_TRAIN,
     QUEUE_TRAINING,
     TRAINING_KEY,
+    TRAINING_STOP_KEY,
     JobReply,
     TrainingStatus,
     WorkerStatus,
@@ -110,49 +113,90 @@ def test_a_run_without_an_export_and_a_message_of_another_shape(
     assert "SAYMASK_MODELS_DIR" in nowhere.train(MESSAGE)["failure"]["cure"]
 
 
-def test_a_killed_worker_s_run_goes_on_with_the_next(
-    client: redis.Redis, settings: WorkerSettings, valkey: Valkey, tmp_path: Path
-) -> None:
-    folder = tmp_path / "models" / "run-0001"
+@dataclass
+class Trainers:
+    """Starts training workers whose runs wait for a file, and counts how often runs began."""
+
+    folder: Path
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[bytes]]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.worker.fake_learning"]
+        self.processes.append(subprocess.Popen(command, env=self.environment))
+        return self.processes[-1]
+
+    @property
+    def tries(self) -> int:
+        path = self.folder / "tries"
+        return len(path.read_text()) if path.exists() else 0
+
+
+@pytest.fixture
+def trainers(settings: WorkerSettings, valkey: Valkey, tmp_path: Path) -> Iterator[Trainers]:
     environment = {
         **os.environ, "SAYMASK_REDIS_URL": valkey.url, "SAYMASK_QUEUES": "training",
         "SAYMASK_MODELS_DIR": str(tmp_path / "models"),
     }  # fmt: skip
+    opened = Trainers(tmp_path / "models" / "run-0001", environment, [])
+    yield opened
+    for process in opened.processes:
+        process.kill()
+        process.wait()
+
+
+def enqueue(client: redis.Redis) -> Job:
     queue = Queue(QUEUE_TRAINING, connection=client, serializer=JSONSerializer)
-    job = queue.enqueue_call(JOB_TRAIN, args=(MESSAGE,), timeout=1_000_000)
+    return queue.enqueue_call(JOB_TRAIN, args=(MESSAGE,), timeout=1_000_000)
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.worker.fake_learning"], env=environment
-        )
 
-    def tries() -> int:
-        return len((folder / "tries").read_text()) if (folder / "tries").exists() else 0
+def test_a_killed_worker_s_run_goes_on_with_the_next(
+    client: redis.Redis, trainers: Trainers
+) -> None:
+    job = enqueue(client)
+    first = trainers.start()
+    await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
+    (key,) = client.scan_iter("saymask:worker:*")
+    status = WorkerStatus.model_validate_json(client.get(key))
+    assert (status.queues, status.model_version) == ("training", "")
+    assert not status.serves(background=True)
+    assert status.rss_mb < 400, "no models while it waits"
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    trainers.start()
+    await_state(lambda: trainers.tries == 2, "the run was not taken up again", 60)
+    (trainers.folder / "go").touch()
+    await_state(lambda: read_status(client).is_over, "the run did not end", 60)
+    assert read_status(client).state == "served"
+    await_state(lambda: job.get_status(refresh=True) == "finished", "the job is open")
 
-    first = start()
-    second = None
-    try:
-        await_state(lambda: tries() == 1, "the run did not begin", 60)
-        statuses = [
-            WorkerStatus.model_validate_json(client.get(key))
-            for key in client.scan_iter("saymask:worker:*")
-        ]
-        assert [(s.queues, s.model_version) for s in statuses] == [("training", "")]
-        assert not statuses[0].serves(background=True)
-        assert statuses[0].rss_mb < 400, "no models while it waits"
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        second = start()
-        await_state(lambda: tries() == 2, "the run was not taken up again", 60)
-        (folder / "go").touch()
-        await_state(lambda: read_status(client).is_over, "the run did not end", 60)
-        assert read_status(client).state == "served"
-        await_state(lambda: job.get_status(refresh=True) == "finished", "the job is open")
-    finally:
-        for process in (first, second):
-            if process is not None:
-                process.kill()
-                process.wait()
+
+def test_a_worker_that_is_told_to_end_leaves_its_run_to_the_next(
+    client: redis.Redis, trainers: Trainers
+) -> None:
+    enqueue(client)
+    first = trainers.start()
+    await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
+    first.send_signal(signal.SIGTERM)
+    first.wait(30)
+    assert read_status(client).state == "waiting"
+    trainers.start()
+    await_state(lambda: trainers.tries == 2, "the run was not taken up again", 60)
+
+
+def test_a_run_is_stopped_on_request_and_only_that_one(
+    client: redis.Redis, trainers: Trainers
+) -> None:
+    enqueue(client)
+    client.set(TRAINING_STOP_KEY, "run-0007")
+    trainers.start()
+    await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
+    assert not read_status(client).is_over
+    client.set(TRAINING_STOP_KEY, "run-0001")
+    await_state(lambda: read_status(client).is_over, "the run was not stopped", 60)
+    assert read_status(client).state == "failed"
+    assert "It was stopped" in read_status(client).text
+    assert not client.exists(TRAINING_STOP_KEY)
 
 
 class ByName:

@@ -12,9 +12,13 @@ from typing import Any, Protocol
 import redis
 from pydantic import ValidationError
 from rich.console import Console
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from saymask.contract import (
     JOB_TRAIN,
+    QUEUE_TRAINING,
+    TRAIN_TIMEOUT_S,
     TRAINING_KEY,
     JobReply,
     TrainingState,
@@ -22,7 +26,7 @@ from saymask.contract import (
     TrainRequest,
     TrainResult,
 )
-from saymask.errors import ConfigError, InvalidRequest, SaymaskError
+from saymask.errors import ConfigError, InternalError, InvalidRequest, SaymaskError
 from saymask.model_registry import ModelRegistry, Verdict
 from worker.serving.jobs import JobFunction, Message, to_failure
 from worker.settings import WorkerSettings
@@ -30,6 +34,14 @@ from worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
+
+
+class TrainingInterrupted(Exception):
+    """The worker was told to stop; the run goes on with the next one."""
+
+
+class TrainingStopped(SaymaskError):
+    """Somebody asked for the run to stop."""
 
 
 class Learn(Protocol):
@@ -98,6 +110,10 @@ class TrainingHandler:
         status = _Status(self._redis, request)
         try:
             return JobReply(train=self._run(request, status))
+        except TrainingInterrupted:
+            status.tell("waiting", text="The worker was stopped; the next one goes on.")
+            self._enqueue_again(request)
+            return to_failure(InternalError(f"The run {request.run} was interrupted."))
         except OSError as error:
             # A full disk, most likely: the last checkpoint is complete, and is gone on from.
             failure: SaymaskError = ConfigError(
@@ -142,6 +158,11 @@ class TrainingHandler:
             high=verdict.high,
         )
 
+    def _enqueue_again(self, request: TrainRequest) -> None:
+        queue = Queue(QUEUE_TRAINING, connection=self._redis, serializer=JSONSerializer)
+        arguments = (request.model_dump(mode="json"),)
+        queue.enqueue_call(JOB_TRAIN, args=arguments, timeout=TRAIN_TIMEOUT_S)
+
     def _require_models_dir(self) -> Path:
         if self._models_dir is None:
             raise ConfigError(
@@ -167,7 +188,11 @@ class _Status:
             updated_at=time.time(),
             **values,
         )
-        self._redis.set(TRAINING_KEY, status.model_dump_json())
+        try:
+            self._redis.set(TRAINING_KEY, status.model_dump_json())
+        except redis.RedisError as error:
+            # A run need not end because nobody can read how far it is.
+            log.warning("run %s is %s, which cannot be told: %s", status.run, state, error)
 
     def tell_epoch(self, report: EpochReport) -> None:
         """Store how far training is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 
 import redis
@@ -14,8 +15,21 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from saymask.contract import HEARTBEAT_TTL_S, QUEUE_TRAINING, WORKER_KEY
-from worker.retraining.job import Learn, LearnCris, TrainingHandler
+from saymask.contract import (
+    HEARTBEAT_TTL_S,
+    QUEUE_TRAINING,
+    TRAINING_KEY,
+    TRAINING_STOP_KEY,
+    WORKER_KEY,
+    TrainingStatus,
+)
+from worker.retraining.job import (
+    Learn,
+    LearnCris,
+    TrainingHandler,
+    TrainingInterrupted,
+    TrainingStopped,
+)
 from worker.serving.cooperative_yield import wait_while_answering
 from worker.serving.heartbeat import Heartbeat, WorkerState
 from worker.serving.main import connect, name_worker, serve
@@ -27,11 +41,15 @@ _NICENESS = 15
 _POLL_S = 0.5
 
 
+BuildLearn = Callable[[Callable[[], None]], Learn]
+"""Takes what is called between two steps, which may wait and may raise."""
+
+
 def run_training_worker(
     settings: WorkerSettings,
     *,
     burst: bool = False,
-    learn: Learn | None = None,
+    build_learn: BuildLearn | None = None,
     niceness: int = _NICENESS,
 ) -> None:
     """Serve the training queue until told to stop (or, with ``burst``, until it is empty).
@@ -39,7 +57,7 @@ def run_training_worker(
     Args:
         settings: of the worker.
         burst: stop when the queue is empty.
-        learn: trains and compares; by default CRIS.
+        build_learn: builds what trains and compares; by default CRIS.
         niceness: added to that of the process, which cannot take it back.
 
     Raises:
@@ -48,7 +66,7 @@ def run_training_worker(
     connection = connect(settings)
     name, state = name_worker(), WorkerState()
     os.nice(niceness)
-    learn = learn or LearnCris(settings, partial(wait_while_answering, connection))
+    learn = (build_learn or partial(LearnCris, settings))(partial(pause, connection, state))
     heartbeat = Heartbeat(connection, name, settings, state)
     handler = state.handler = TrainingHandler(settings, connection, learn)
     heartbeat.start()
@@ -58,6 +76,26 @@ def run_training_worker(
         serve(connection, name, state, handler, (QUEUE_TRAINING,), burst=burst)
     finally:
         heartbeat.stop()
+
+
+def pause(connection: redis.Redis, state: WorkerState) -> None:
+    """Between two steps: stop if told to, and let annotators have the processor.
+
+    Raises:
+        TrainingInterrupted: the worker was told to stop.
+        TrainingStopped: somebody asked for the run to stop.
+    """
+    worker = state.rq_worker
+    if worker is not None and worker._stop_requested:
+        raise TrainingInterrupted
+    try:
+        wanted, told = connection.mget(TRAINING_STOP_KEY, TRAINING_KEY)
+        if wanted and told and wanted.decode() == TrainingStatus.model_validate_json(told).run:
+            connection.delete(TRAINING_STOP_KEY)
+            raise TrainingStopped("It was stopped.", "Go on with it: saymask train --resume RUN")
+        wait_while_answering(connection)
+    except redis.RedisError as error:
+        log.warning("the queue cannot be asked whether to go on: %s", error)
 
 
 def resume_abandoned(connection: redis.Redis) -> list[str]:
