@@ -11,12 +11,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from backend.records.views import RecordFilter, RecordView
+from saymask.masks import decode_coco_rle
+from saymask.model_registry import ModelRegistry
 from tests.browser.editor import Editor, open_editor
 from tests.stack.running import Running, running, tasks_of
+from tests.worker.left_half import SENTENCE as LEFT_HALF
+from tests.worker.left_half import train_left_half
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -327,6 +332,42 @@ def test_doubt_is_said(editor: Editor, new_task: Callable[..., int]) -> None:
     editor.page.wait_for_timeout(500)
     editor.picture("doubtful")
     assert "Doubtful" in editor.notice
+
+
+def test_a_trained_model_s_candidate_is_offered_accepted_and_counted(
+    stack: Running, editor: Editor, new_task: Callable[..., int], samples: dict[str, Path]
+) -> None:
+    registry = ModelRegistry(stack.data_dir / "models")
+    run = registry.create_run()
+    iou = train_left_half(samples["chelsea"], registry.folder / run)
+    assert iou > 0.8, "it has not learned its photo"
+    stack.saymask("models", "serve", run)
+    try:
+        task = new_task("chelsea")
+        editor.open(1, task)
+        editor.type(LEFT_HALF)
+        editor.page.wait_for_timeout(500)
+        editor.picture("trained")
+        with closing(stack.open_stores()) as stores:
+            request = next(r for r in stores.requests.list_recent() if r.task_id == task)
+            offered = stores.requests.list_candidates(request.id)
+        ranks = {candidate["source"]: candidate["rank"] for candidate in offered}
+        assert set(ranks) == {"proposals", "trained"}, offered
+        editor.accept(ranks["trained"])
+        editor.submit()
+        (record,) = records_of(stack, task, 1)
+        assert (record.outcome, record.source) == ("accepted", "trained")
+        assert record.model_version is not None
+        assert record.model_version.endswith(f"-trained.{run}")
+        assert record.coco_rle is not None
+        mask = decode_coco_rle(record.coco_rle)
+        assert mask[:, : mask.shape[1] // 2].mean() > 0.8
+        counted = stack.saymask("stats", "--project", "1", "--json")["sources"]
+        assert counted["trained"] == {"offered": 1, "accepted": 1}
+        page = httpx.get(f"{stack.backend_url}/").text
+        assert "Source of the accepted candidate" in page
+    finally:
+        stack.saymask("models", "rollback")
 
 
 def test_prepare_and_doctor(stack: Running) -> None:

@@ -71,6 +71,7 @@ class Running:
         port = self.backend_url.rsplit(":", 1)[1]
         return {
             **{name: value for name, value in os.environ.items() if name != "REDIS_URL"},
+            "SAYMASK_DATA_DIR": str(self.data_dir),
             "SAYMASK_DATABASE_URL": f"sqlite:///{self.data_dir / 'saymask.db'}",
             "SAYMASK_LABEL_STUDIO_URL": self.studio_url,
             "SAYMASK_LABEL_STUDIO_API_KEY": self.login["token"],

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from backend.label_studio.client import LabelStudioClient
+from backend.records.views import RecordFilter
 from saymask.datasets.load import load_dataset
 from saymask.masks import decode_brush_rle
 from tests.browser.chromium import SCREENSHOTS
-from tests.conftest import free_port
+from tests.conftest import await_state, free_port
+from tests.factories import brush
 from tests.stack import annotating_day
 from tests.stack.running import PROGRAM, SAYMASK, Running, connect, running, start_up, tasks_of
 
@@ -273,3 +276,83 @@ def test_a_taken_port_is_explained(tmp_path: Path) -> None:
         refused = start_up(tmp_path / "data", [port, free_port(), free_port()])
         assert refused.process.wait(30) == 2
         assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in refused.output.read_text("utf-8")
+
+
+SIZES_HW = {
+    "astronaut": (512, 512), "chelsea": (300, 451), "china": (427, 640), "coffee": (400, 600),
+    "flower": (427, 640), "rocket": (427, 640),
+}  # fmt: skip
+
+
+def annotate_squares(client: LabelStudioClient) -> int:
+    """Two drawn squares on each sample photo; returns how many."""
+    count = 0
+    for task in tasks_of(client):
+        stem = Path(task["data"]["image"]).stem.rpartition("-")[2]
+        if stem not in SIZES_HW:
+            continue
+        height, width = SIZES_HW.pop(stem)
+        result = []
+        for side, text in enumerate(("the left square", "the right square")):
+            mask = np.zeros((height, width), bool)
+            left = 20 + side * width // 2
+            mask[50:200, left : left + 150] = True
+            result += brush(f"own{task['id']}{side}", mask, "referent", "manual", text)
+            count += 1
+        body = {"result": result, "lead_time": 9.0}
+        client.request("POST", f"/api/tasks/{task['id']}/annotations", json=body)
+    return count
+
+
+def test_learning_from_records_survives_a_killed_worker(stack: Running) -> None:
+    """Export, train CRIS, compare, decide: the real thing, one epoch long."""
+
+    def read_ready() -> dict[str, Any]:
+        return httpx.get(f"{stack.backend_url}/ready", timeout=30).json()
+
+    def find_trainer() -> int | None:
+        workers = read_ready()["workers"]
+        return next((w["pid"] for w in workers if w["queues"] == "training"), None)
+
+    def has_state(run: str, *states: str) -> bool:
+        training = read_ready()["training"] or {}
+        return training.get("run") == run and training["state"] in states
+
+    with closing(stack.client()) as client, closing(stack.open_stores()) as stores:
+        wanted = annotate_squares(client)
+        assert wanted == 12
+
+        def count_refs() -> int:
+            records = stores.records.iterate_records(RecordFilter(project_id=1))
+            return sum("square" in record.expression for record in records)
+
+        await_state(lambda: count_refs() == wanted, "the webhooks did not arrive", 60)
+        (run,) = stack.saymask(
+            "train", "--project", "1", "--epochs", "1", "--no-wait", "--json"
+        ).values()
+        await_state(lambda: has_state(run, "training"), "the run did not begin", 120)
+        first = find_trainer()
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await_state(lambda: find_trainer() not in (None, first), "no new worker", 60)
+        over = ("served", "not better", "failed")
+        await_state(lambda: has_state(run, *over), "the run did not end", 400)
+        training = read_ready()["training"]
+        assert training["state"] != "failed", training
+        assert "held-out expressions" in training["text"]
+        models = stack.saymask("models", "list", "--json")
+        (model,) = [m for m in models if m["name"] == run]
+        assert model["is_served"] == (training["state"] == "served")
+        assert model["verdict"]["expressions"] == model["metrics"]["held_out_refs"]
+        report = stack.data_dir / "models" / run / "report.html"
+        assert "Held-out photos" in report.read_text("utf-8")
+
+        # The same by Label Studio's own button, and stopped again.
+        backend_id = client.request("GET", "/api/ml", params={"project": 1})[0]["id"]
+        client.request("POST", f"/api/ml/{backend_id}/train", json={})
+        following = f"run-{int(run[-4:]) + 1:04d}"
+        await_state(lambda: has_state(following, "training"), "the button did nothing", 120)
+        said = stack.saymask("train", "--stop")
+        assert said.strip() == f"{following} stops after the step it is at"
+        await_state(lambda: has_state(following, "failed"), "the run was not stopped", 120)
+        assert "It was stopped" in read_ready()["training"]["text"]
