@@ -20,7 +20,7 @@ from worker.config import SourcesConfig
 from worker.methods.logistic import Curve, fit_curve
 from worker.pipeline.candidates import rank_proposals, rank_with_offers
 from worker.sources import load as load_module
-from worker.sources.base import CandidateSource, SourceContext, SourceMask
+from worker.sources.base import SourceMask
 from worker.sources.cleaning import clean_mask
 from worker.sources.load import load_sources
 from worker.sources.offers import Offer, collect_offers
@@ -49,29 +49,6 @@ class Fixed:
         if isinstance(self._offered, Exception):
             raise self._offered
         return self._offered
-
-
-class FurthestLeft:
-    """The documented example of a source: a column at the left edge, for expressions of it."""
-
-    name = "furthest-left"
-    fingerprint = "1"
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-
-    def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
-        if "left edge" not in expression:
-            return []
-        height, width = image.size_hw
-        mask = np.zeros((height, width), dtype=bool)
-        mask[:, : int(width * self._share)] = True
-        return [SourceMask(mask, probability=0.9)]
-
-
-def build(context: SourceContext) -> CandidateSource:
-    """Build the example; its argument is a share of the width."""
-    return FurthestLeft(float(context.argument))
 
 
 def test_sources_that_agree_support_each_other() -> None:
@@ -191,18 +168,26 @@ def test_one_list_of_proposals_and_offers() -> None:
     )
 
 
-def test_sources_come_from_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = EntryPoint("furthest-left", "tests.worker.test_sources:build", "saymask.sources")
-    broken = EntryPoint("broken", "tests.worker.nowhere:build", "saymask.sources")
+def test_the_documented_example_is_found_through_its_entry_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text("utf-8")
+    (tmp_path / "left_edge.py").write_text(text.split("```python\n")[1].split("```")[0], "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = EntryPoint("left-edge", "left_edge:build", "saymask.sources")
+    broken = EntryPoint("broken", "left_edge:missing", "saymask.sources")
     monkeypatch.setattr(
         load_module, "entry_points", lambda group: EntryPoints([mine, broken]).select(group=group)
     )
-    (source,) = load_sources("proposals,furthest-left:0.25", "cpu", tmp_path, None)
+    (source,) = load_sources("proposals,left-edge:0.25", "cpu", tmp_path, None)
+    assert source.segment(IMAGE, "the box") == []
     (offered,) = source.segment(IMAGE, "what is at the left edge")
     assert offered.mask.sum() == 60 * 50
+    offers = collect_offers([source], IMAGE, "what is at the left edge", CONFIG)
+    assert [offer.source for offer in offers.masks] == ["left-edge"]
     assert load_sources(" proposals ", "cpu", tmp_path, None) == ()
     with pytest.raises(ConfigError, match="lacks proposals"):
-        load_sources("furthest-left:0.25", "cpu", tmp_path, None)
+        load_sources("left-edge:0.25", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match="names 'other'"):
         load_sources("proposals,other", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match=r"broken .* cannot be imported"):
@@ -218,7 +203,9 @@ def test_saymask_s_own_sources_are_installed(tmp_path: Path) -> None:
         load_sources(f"proposals,cris:{tmp_path}", "cpu", tmp_path, None)
 
 
-def test_the_served_source_follows_the_registry(tmp_path: Path) -> None:
+def test_the_served_source_follows_the_registry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     registry = ModelRegistry(tmp_path / "models")
     source = ServedSource(registry, WeightStore(tmp_path), "cpu")
     assert source.fingerprint == ""
@@ -233,6 +220,9 @@ def test_the_served_source_follows_the_registry(tmp_path: Path) -> None:
         source.segment(IMAGE, "the box")
     registry.roll_back()
     assert source.fingerprint == ""
+    (registry.folder / "serving.json").write_text("{", "utf-8")
+    assert [source.fingerprint, source.fingerprint] == ["", ""]
+    assert caplog.text.count("no trained model is offered") == 1
     assert ServedSource(None, WeightStore(tmp_path), "cpu").fingerprint == ""
 
 

@@ -60,11 +60,23 @@ class ServedSource:
     def __init__(self, registry: ModelRegistry | None, store: WeightStore, device: str) -> None:
         self._registry, self._store, self._device = registry, store, device
         self._loaded: tuple[str, CrisSource] | None = None
+        self._told = ""
 
     @property
     def fingerprint(self) -> str:
         """The name of the model that is served; empty for none."""
-        return self._registry.read_served() if self._registry else ""
+        if self._registry is None:
+            return ""
+        try:
+            served = self._registry.read_served()
+        except ConfigError as error:
+            # Read with every heartbeat: proposals are still offered, and it is said once.
+            if str(error) != self._told:
+                log.error("no trained model is offered: %s", error)
+            self._told = str(error)
+            return ""
+        self._told = ""
+        return served
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return the served model's mask; loads it where it was not served before."""
