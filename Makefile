@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_V
 	  SAYMASK_LABEL_STUDIO_ML_PYTHON=$(LABEL_STUDIO_ML_VENV)/bin/python $(VENV)/bin/python -m pytest
 
 test-unit: $(VENV)/.installed-dev
-	@$(VENV)/bin/python -m pytest -m "not slow and not stack and not browser"
+	@$(VENV)/bin/python -m pytest -m "not integration and not slow and not stack and not browser"
 
 check: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

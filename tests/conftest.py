@@ -26,6 +26,21 @@ DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
 
 
+# Where tests start processes, train models or wait for deadlines.
+INTEGRATION = (
+    "reliability/", "stack/", "backend/test_export_command", "backend/test_queue",
+    "backend/test_recorder", "backend/test_statistics", "backend/test_training",
+    "worker/test_evaluator", "worker/test_retraining", "worker/test_training",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        if place.startswith(INTEGRATION):
+            item.add_marker(pytest.mark.integration)
+
+
 def load_capture(name: str) -> Any:
     """The body of a recorded Label Studio request."""
     return json.loads((DATA / "captures" / f"{name}.json").read_text("utf-8"))["body"]
