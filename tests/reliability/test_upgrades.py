@@ -211,7 +211,7 @@ def test_messages_of_24bb01a_are_the_same(name: str, model: type) -> None:
 
 
 def keep_known(written: Any, before: Any) -> Any:
-    """What was written without the fields that did not exist before; the other side ignores them."""
+    """What was written, without fields that did not exist before: they are ignored."""
     if isinstance(before, dict):
         return {name: keep_known(written[name], value) for name, value in before.items()}
     if isinstance(before, list):
