@@ -32,6 +32,8 @@ IMAGE_KEY = "saymask:photo:{sha256}"
 # Sorted set per host: worker names, each scored with the time until which it may be answering an
 # annotator. Background workers on that host pause meanwhile.
 ANSWERING_KEY = "saymask:answering:{host}"
+# Name of the worker that prepares an image, per host.
+PREPARING_KEY = "saymask:preparing:{host}:{sha256}"
 # Hash: number of images ``prepared`` and ``failed`` in the background, and the ``last_failure``.
 PREPARED_KEY = "saymask:prepared"
 # JSON: the ``TrainingStatus`` of the newest run.

@@ -13,10 +13,11 @@ from functools import partial
 import pytest
 import redis
 
-from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
+from saymask.contract import ANSWERING_KEY, IMAGE_KEY, WORKER_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 from worker.pipeline.timing import PreparationTimings
+from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from worker.serving.jobs import JobHandler
 from worker.stages import PreparedImage
@@ -123,3 +124,79 @@ def test_a_damaged_image_or_message_is_a_failure_with_a_cure(connection: redis.R
     unknown = handler.segment({"sentence": "the cat"})["failure"]
     assert "unknown shape" in unknown["cause"]
     assert "same saymask version" in unknown["cure"]
+
+
+class SlowPipeline(CountingPipeline):
+    """Prepares when it is let, into a cache that several of it share."""
+
+    def __init__(self, cache: set[str], *, is_let: bool) -> None:
+        super().__init__()
+        self._shared = cache
+        self.begun, self.let, self.preparations = threading.Event(), threading.Event(), 0
+        if is_let:
+            self.let.set()
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        return replace(prepared_image(), sha256=sha256) if sha256 in self._shared else None
+
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+        self.preparations += 1
+        self.begun.set()
+        assert self.let.wait(20)
+        prepared, timings = super().prepare(data)
+        self._shared.add(prepared.sha256)
+        return prepared, timings
+
+
+def test_an_expression_takes_over_what_the_background_worker_prepares(
+    connection: redis.Redis,
+) -> None:
+    cache: set[str] = set()
+    slow, quick = SlowPipeline(cache, is_let=False), SlowPipeline(cache, is_let=True)
+    connection.set(WORKER_KEY.format(name="background"), "alive")
+    background = JobHandler(slow, connection, "background")  # type: ignore[arg-type]
+    interactive = JobHandler(quick, connection, "interactive")  # type: ignore[arg-type]
+    replies: list[dict] = []
+    preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
+    typing = threading.Thread(target=lambda: replies.append(interactive.segment(segment(SHA256))))
+    preparing.start()
+    assert slow.begun.wait(10)
+    typing.start()
+    typing.join(0.3)
+    assert replies == []
+    key = ANSWERING_KEY.format(host=socket.gethostname())
+    assert connection.zcard(key) == 0, "the worker that is waited for must not pause"
+    slow.let.set()
+    typing.join(10)
+    preparing.join(10)
+    assert replies[0]["segment"]["from_cache"]
+    assert (slow.preparations, quick.preparations) == (1, 0)
+    assert list(connection.scan_iter("saymask:preparing:*")) == []
+
+
+def test_the_claim_of_a_worker_that_ended_is_taken(connection: redis.Redis) -> None:
+    ended, living = (PreparationClaims(connection, name) for name in ("ended", "living"))
+    alive = WORKER_KEY.format(name="ended")
+    connection.set(alive, "alive")
+    assert ended.take(SHA256)
+    assert not living.take(SHA256)
+    connection.delete(alive)
+    living.wait_for_other(SHA256)
+    assert [living.take(SHA256), PreparationClaims(connection, "third").take(SHA256)] == [
+        True,
+        True,
+    ]
+    connection.set(WORKER_KEY.format(name="third"), "alive")
+    living.release(SHA256)
+    assert not living.take(SHA256), "only its owner gives a claim up"
+    connection.delete(WORKER_KEY.format(name="third"))
+    pipeline = SlowPipeline(set(), is_let=True)
+    reply = JobHandler(pipeline, connection, "living").segment(segment(SHA256))  # type: ignore[arg-type]
+    assert reply["failure"] is None
+    assert pipeline.preparations == 1
+
+
+def test_a_claim_ends_with_an_image_that_cannot_be_prepared(connection: redis.Redis) -> None:
+    handler = JobHandler(CountingPipeline(), connection, "living")  # type: ignore[arg-type]
+    assert "no longer" in handler.segment(segment("d" * 64))["failure"]["cause"]
+    assert list(connection.scan_iter("saymask:preparing:*")) == []

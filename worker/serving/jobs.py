@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +43,7 @@ from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.attempts import Attempts
+from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering
 from worker.stages import PreparedImage, VisualPrompt
 
@@ -189,6 +191,7 @@ class JobHandler:
         self._redis = connection
         self._worker_name = worker_name
         self._attempts = Attempts(connection, worker_name)
+        self._claims = PreparationClaims(connection, worker_name)
         self._open_images: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN_IMAGES)
         self._embedded = EmbeddedImages() if embedded is None else embedded
         self.jobs_done = 0
@@ -240,8 +243,8 @@ class JobHandler:
 
     def _segment(self, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
+        prepared, timings = self._open_image(request.image_sha256)
         with mark_answering(self._redis, self._worker_name):
-            prepared, timings = self._open_image(request.image_sha256)
             result = self._pipeline.segment(
                 prepared,
                 request.expression,
@@ -271,7 +274,7 @@ class JobHandler:
 
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
-        prepared, timings = self._load_or_prepare(request.image_sha256)
+        prepared, timings = self._load_or_prepare(request.image_sha256, is_awaited=False)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -289,16 +292,32 @@ class JobHandler:
         timings = None
         prepared = self._open_images.get(sha256)
         if prepared is None:
-            prepared, timings = self._load_or_prepare(sha256)
+            prepared, timings = self._load_or_prepare(sha256, is_awaited=True)
         self._open_images[sha256] = prepared
         return prepared, timings
 
-    def _load_or_prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
-        """From the cache (without timings), else from the bytes that the backend stored."""
+    def _load_or_prepare(
+        self, sha256: str, *, is_awaited: bool
+    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        """From the cache (without timings), else from the bytes that the backend stored.
+
+        Where another worker of this machine prepares the image already, its result is waited for:
+        beginning anew beside it would delay both. ``is_awaited`` has background workers pause
+        meanwhile, but not one whose result is waited for.
+        """
         prepared = self._pipeline.load_prepared(sha256)
         if prepared is not None:
             return prepared, None
-        return self._pipeline.prepare(self._read_image(sha256))
+        while not self._claims.take(sha256):
+            self._claims.wait_for_other(sha256)
+            prepared = self._pipeline.load_prepared(sha256)
+            if prepared is not None:
+                return prepared, None
+        try:
+            with mark_answering(self._redis, self._worker_name) if is_awaited else nullcontext():
+                return self._pipeline.prepare(self._read_image(sha256))
+        finally:
+            self._claims.release(sha256)
 
     def _read_image(self, sha256: str) -> bytes:
         data: bytes | None = self._redis.get(IMAGE_KEY.format(sha256=sha256))
