@@ -89,6 +89,27 @@ class ProposalsConfig:
 
 
 @dataclass(frozen=True)
+class SuggestionsConfig:
+    """Which masks are offered beside each other; chosen on 25 development images.
+
+    Attributes:
+        same_answer_iou: of two masks that overlap at least this much, the better one is offered.
+        marks_apart_x: of two masks whose accept marks in Label Studio's editor lie closer than
+            this share of the image's width, and ...
+        marks_apart_y: ... closer than this share of its height, the better one is offered: the
+            marks would lie on top of each other.
+    """
+
+    same_answer_iou: float = 0.8
+    marks_apart_x: float = 0.05
+    marks_apart_y: float = 0.04
+
+
+# As published: the best masks, however much alike.
+OFFER_ALL = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+
+
+@dataclass(frozen=True)
 class SourcesConfig:
     """How masks of several sources become one list.
 
@@ -276,6 +297,7 @@ class PipelineConfig:
         clicks: how clicks and boxes become masks.
         nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
         sources: how masks of several sources become one list.
+        suggestions: which masks are offered beside each other.
     """
 
     method: MethodName = "corrected"
@@ -287,6 +309,7 @@ class PipelineConfig:
     clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={_OMIT_DEFAULT: True})
     nouns: str = _constant("")
     sources: SourcesConfig = field(default_factory=SourcesConfig, metadata={_OMIT_DEFAULT: True})
+    suggestions: SuggestionsConfig = field(default_factory=SuggestionsConfig)
 
     def fingerprint(self) -> str:
         """Return a short hash of everything that changes a result."""

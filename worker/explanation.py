@@ -54,12 +54,13 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
     """
     parsed, scores = pipeline.rank(prepared, expression)
     result = pipeline.segment(prepared, expression, k, preparation=None)
+    offered = pipeline.choose_offered(prepared, scores, k)
     proposals = tuple(
         RankedProposal(
             candidate,
             {name: round(float(values[index]), 3) for name, values in scores.terms.items()},
         )
-        for candidate, index in zip(result.candidates, scores.order[:k], strict=True)
+        for candidate, index in zip(result.candidates, offered, strict=True)
     )
     return Explanation(parsed, proposals, result.confidence)
 

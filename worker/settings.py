@@ -14,11 +14,13 @@ from saymask.logs import LogFormat
 from saymask.settings_file import find_settings_file
 from worker.config import (
     FAITHFUL_SCORING,
+    OFFER_ALL,
     Generator,
     MethodName,
     PipelineConfig,
     ProposalsConfig,
     ScoringConfig,
+    SuggestionsConfig,
 )
 
 
@@ -143,6 +145,7 @@ class WorkerSettings(BaseSettings):
             ),
             scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
             language_model=self.spacy_model,
+            suggestions=SuggestionsConfig() if self.method == "corrected" else OFFER_ALL,
         )
 
 

@@ -16,7 +16,7 @@ from saymask.errors import ConfigError, WeightsError
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import ModelRegistry
 from tests.worker.scenes import scene
-from worker.config import SourcesConfig
+from worker.config import OFFER_ALL, SourcesConfig
 from worker.methods.logistic import Curve, fit_curve
 from worker.pipeline.candidates import rank_proposals, rank_with_offers
 from worker.sources import load as load_module
@@ -142,7 +142,7 @@ def test_one_list_of_proposals_and_offers() -> None:
     large = np.repeat(np.repeat(masks[3], 2, axis=0), 2, axis=1)
     agreed = np.repeat(np.repeat(masks[1], 2, axis=0), 2, axis=1)
     offers = [Offer("cris", SourceMask(large, 0.7)), Offer("mine", SourceMask(agreed, 0.5))]
-    ranking = rank_with_offers(proposals, scores, probabilities, offers, 3, CONFIG)
+    ranking = rank_with_offers(proposals, scores, probabilities, offers, 3, CONFIG, OFFER_ALL)
     assert [c.source for c in ranking.candidates] == ["cris", "proposals", "mine"]
     assert [c.rank for c in ranking.candidates] == [1, 2, 3]
     assert ranking.confidence == pytest.approx(0.7)
@@ -152,7 +152,7 @@ def test_one_list_of_proposals_and_offers() -> None:
         decoded = decode_coco_rle(candidate.mask.as_dict())
         assert decoded.shape == (120, 400)
         assert mask is None or (decoded == mask).all()
-    alone = rank_proposals(proposals, scores, probabilities, 2)
+    alone = rank_proposals(proposals, scores, probabilities, [0, 1])
     assert [c.score for c in alone.candidates] == [3.0, 2.0]
     assert alone.confidence == pytest.approx(0.6)
     assert (
@@ -163,6 +163,7 @@ def test_one_list_of_proposals_and_offers() -> None:
             [],
             3,
             CONFIG,
+            OFFER_ALL,
         ).confidence
         is None
     )

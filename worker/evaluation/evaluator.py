@@ -27,8 +27,6 @@ from worker.stages import Floats, PreparedImage
 
 log = logging.getLogger(__name__)
 
-_NO_SCORES = np.zeros(0, dtype=np.float32)
-
 
 class TrainedModel(Protocol):
     """A model that needs no proposals."""
@@ -82,7 +80,7 @@ class Evaluator:
             expressions=tuple(
                 self._judge(
                     expression,
-                    scored.totals[expression.id],
+                    scored.ranked[expression.id],
                     stacked,
                     instances,
                     own_masks[expression.id],
@@ -94,7 +92,7 @@ class Evaluator:
     def _score(self, image: DatasetImage, data: bytes) -> _ScoredImage:
         """Score all proposals by every variant, for every expression."""
         prepared: dict[str, PreparedImage] = {}
-        totals: dict[str, dict[str, Floats]] = {e.id: {} for e in image.expressions}
+        ranked: dict[str, dict[str, _Ranked]] = {e.id: {} for e in image.expressions}
         inputs: BaselineInputs | None = None
         proposer = LastImageProposer(self.truth or self.pipeline.proposer)
         for variant in self.variants:
@@ -106,11 +104,11 @@ class Evaluator:
             if variant.config is None and inputs is None:
                 inputs = self._build_baseline_inputs(data, prepared[key])
             for expression in image.expressions:
-                totals[expression.id][variant.name] = _rank(
+                ranked[expression.id][variant.name] = _rank(
                     variant, pipeline, prepared[key], inputs, expression
                 )
         first = next(iter(prepared.values()))
-        return _ScoredImage(first.proposals.masks, totals)
+        return _ScoredImage(first.proposals.masks, ranked)
 
     def _ask_models(self, image: DatasetImage, data: bytes) -> dict[str, dict[str, Mask]]:
         """The mask of every trained model, by expression."""
@@ -132,7 +130,7 @@ class Evaluator:
     def _judge(
         self,
         expression: Expression,
-        totals: dict[str, Floats],
+        ranked: dict[str, _Ranked],
         masks: Masks,
         instances: list[tuple[str, Mask]],
         own_masks: dict[str, Mask],
@@ -141,13 +139,13 @@ class Evaluator:
         oracle_iou = float(compute_ious(target, masks).max(initial=0.0))
         truth = _Truth(target, expression.category if instances else None, instances, oracle_iou)
         answers = {
-            variant.name: self._judge_variant(variant, totals[variant.name], masks, truth)
+            variant.name: self._judge_variant(variant, ranked[variant.name], masks, truth)
             for variant in self.variants
         }
         for name, mask in own_masks.items():
             own = Variant(name, "models", None)
-            total = np.ones(int(mask.any()), dtype=np.float32)
-            answers[name] = self._judge_variant(own, total, mask[None], truth)
+            found = _Ranked(np.ones(1, dtype=np.float32), (0,)) if mask.any() else _NOTHING
+            answers[name] = self._judge_variant(own, found, mask[None], truth)
         return ExpressionAnswers(
             id=expression.id,
             text=expression.text,
@@ -158,8 +156,9 @@ class Evaluator:
         )
 
     def _judge_variant(
-        self, variant: Variant, total: Floats, masks: Masks, truth: _Truth
+        self, variant: Variant, ranked: _Ranked, masks: Masks, truth: _Truth
     ) -> Answer:
+        total = ranked.total
         order = np.argsort(-total, kind="stable")
         if len(order) == 0 or self._is_withheld(variant, float(total[order[0]])):
             return Answer(
@@ -173,7 +172,7 @@ class Evaluator:
         runner_up = _find_runner_up(masks, order)
         keeps_masks = variant is self.variants[0]
         return Answer(
-            top=tuple(count_pixels(masks[i], truth.target) for i in order[:TOP]),
+            top=tuple(count_pixels(masks[i], truth.target) for i in ranked.offered),
             kind=truth.classify(masks[first]),
             same_category=truth.has_category(masks[first]),
             score=float(total[first]),
@@ -191,11 +190,22 @@ class Evaluator:
 
 
 @dataclass(frozen=True)
+class _Ranked:
+    """Scores (N,) of all proposals, and the indices of those that are offered, best first."""
+
+    total: Floats
+    offered: tuple[int, ...]
+
+
+_NOTHING = _Ranked(np.zeros(0, dtype=np.float32), ())
+
+
+@dataclass(frozen=True)
 class _ScoredImage:
-    """Proposals (N, h, w), and by expression and variant the scores (N,)."""
+    """Proposals (N, h, w), and how each variant ranks them for each expression."""
 
     proposals: Masks
-    totals: dict[str, dict[str, Floats]]
+    ranked: dict[str, dict[str, _Ranked]]
 
 
 @dataclass(frozen=True)
@@ -222,19 +232,21 @@ def _rank(
     prepared: PreparedImage,
     inputs: BaselineInputs | None,
     expression: Expression,
-) -> Floats:
-    """Scores of all proposals; none for an expression that cannot be scored."""
+) -> _Ranked:
+    """Rank the proposals; nothing for an expression that cannot be scored."""
     if len(prepared.proposals) == 0:
-        return _NO_SCORES
+        return _NOTHING
     try:
         if variant.config is None and inputs is not None:
             sentence = pipeline.encode_sentence(expression.text)
-            return BASELINES[variant.name](inputs, sentence, expression.id)
-        return pipeline.rank(prepared, expression.text)[1].total
+            total = BASELINES[variant.name](inputs, sentence, expression.id)
+            return _Ranked(total, tuple(np.argsort(-total, kind="stable")[:TOP].tolist()))
+        _, scores = pipeline.rank(prepared, expression.text)
     except InvalidExpression as error:
         # It counts as unanswered: nothing of the dataset is left out.
         log.warning("expression %s: %s", expression.id, error)
-        return _NO_SCORES
+        return _NOTHING
+    return _Ranked(scores.total, tuple(pipeline.choose_offered(prepared, scores, TOP)))
 
 
 def _find_runner_up(masks: Masks, order: NDArray[np.intp]) -> int | None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saymask.errors import DatasetError
-from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig
+from worker.config import (
+    FAITHFUL_SCORING,
+    OFFER_ALL,
+    PipelineConfig,
+    ScoringConfig,
+    SuggestionsConfig,
+)
 from worker.evaluation.baselines import BASELINES
 
 _STEPS = (0.25, 0.5, 0.75)
@@ -64,14 +70,14 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
         config: in use; its method is replaced.
         scoring: the encoder's own, from which ``corrected`` and its variants start.
     """
-    config = replace(config, method="corrected", scoring=scoring)
+    config = replace(config, method="corrected", scoring=scoring, suggestions=SuggestionsConfig())
     rows = [
         Variant("corrected", "main", config),
         Variant("without all new terms", "main", _without_new(config)),
         Variant(
             "faithful",
             "main",
-            replace(config, method="faithful", scoring=FAITHFUL_SCORING),
+            replace(config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=OFFER_ALL),
         ),
         *_terms(config),
         *_mixing(config),

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from saymask.contract import PROPOSALS_SOURCE, Candidate, CocoRle
-from saymask.masks import Mask, compute_box_xywh, encode_coco_rle
-from worker.config import SourcesConfig
+from saymask.masks import Mask, compute_box_xywh, compute_iou, encode_coco_rle
+from worker.config import SourcesConfig, SuggestionsConfig
+from worker.pipeline.suggestions import are_marks_together, find_mark, select_distinct
 from worker.resize import to_original_size
 from worker.sources.offers import Offer
 from worker.sources.ranking import Contender, rank_together
@@ -29,12 +30,15 @@ class Ranking:
 
 
 def rank_proposals(
-    proposals: Proposals, scores: Scores, probabilities: Floats | None, k: int
+    proposals: Proposals,
+    scores: Scores,
+    probabilities: Floats | None,
+    chosen: Sequence[int],
 ) -> Ranking:
-    """Take the k best proposals."""
+    """Offer the proposals that were chosen, best first."""
     candidates = tuple(
-        build_proposal(proposals, int(index), rank, float(scores.total[index]))
-        for rank, index in enumerate(scores.order[:k], start=1)
+        build_proposal(proposals, index, rank, float(scores.total[index]))
+        for rank, index in enumerate(chosen, start=1)
     )
     if probabilities is None or len(probabilities) == 0:
         return Ranking(candidates, None)
@@ -48,8 +52,11 @@ def rank_with_offers(
     offers: Sequence[Offer],
     k: int,
     config: SourcesConfig,
+    suggestions: SuggestionsConfig,
 ) -> Ranking:
     """Rank the best proposals and the masks of other sources by probability; take the k best.
+
+    Of masks that are the same answer to a person, only the better one.
 
     Args:
         proposals: of the image.
@@ -58,6 +65,7 @@ def rank_with_offers(
         offers: masks of other sources.
         k: how many candidates.
         config: how they become one list.
+        suggestions: which are the same answer.
     """
     best = scores.order[: len(probabilities)]
     contenders = [
@@ -69,9 +77,18 @@ def rank_with_offers(
         Contender(offer.source, index, _shrink(offer.mask.mask, size_hw), offer.mask.probability)
         for index, offer in enumerate(offers)
     ]
-    ranked = rank_together(contenders, config.same_object_iou)[:k]
+    ranked = rank_together(contenders, config.same_object_iou)
+    marks = [find_mark(contender.mask) for contender in ranked]
+
+    def is_same(first: int, second: int) -> bool:
+        iou = compute_iou(ranked[first].mask, ranked[second].mask)
+        return iou >= suggestions.same_answer_iou or are_marks_together(
+            marks[first], marks[second], suggestions
+        )
+
     candidates = []
-    for rank, contender in enumerate(ranked, start=1):
+    chosen = select_distinct(range(len(ranked)), is_same, k)
+    for rank, contender in enumerate((ranked[index] for index in chosen), start=1):
         score = _to_logit(contender.probability)
         if contender.source == PROPOSALS_SOURCE:
             candidates.append(build_proposal(proposals, contender.index, rank, score))

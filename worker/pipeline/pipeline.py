@@ -30,6 +30,7 @@ from worker.pipeline.candidates import (
 )
 from worker.pipeline.clicks import check_prompt
 from worker.pipeline.images import decode_image
+from worker.pipeline.suggestions import compare_proposals, select_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
@@ -327,10 +328,17 @@ class Pipeline:
         count = max(k, self.config.sources.considered)
         probabilities = self._method.compute_probabilities(scores, prepared, count)
         if offers is None or probabilities is None:
-            return rank_proposals(prepared.proposals, scores, probabilities, k)
+            chosen = self.choose_offered(prepared, scores, k)
+            return rank_proposals(prepared.proposals, scores, probabilities, chosen)
         return rank_with_offers(
-            prepared.proposals, scores, probabilities, offers.masks, k, self.config.sources
-        )
+            prepared.proposals, scores, probabilities, offers.masks, k, self.config.sources,
+            self.config.suggestions,
+        )  # fmt: skip
+
+    def choose_offered(self, prepared: PreparedImage, scores: Scores, k: int) -> list[int]:
+        """Return the indices of the k best proposals that a person can tell apart."""
+        is_same = compare_proposals(prepared.proposals, prepared.geometry, self.config.suggestions)
+        return select_distinct(map(int, scores.order), is_same, k)
 
     def _with_smaller_batches(self, work: Callable[[], Result]) -> Result:
         """Do something on the device, with smaller batches while its memory does not suffice."""

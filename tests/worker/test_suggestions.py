@@ -1,0 +1,98 @@
+"""What is offered beside each other: answers and accept marks that a person can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saymask.masks import Mask
+from worker.config import OFFER_ALL, SourcesConfig, SuggestionsConfig
+from worker.methods.geometry import compute_geometry
+from worker.pipeline.candidates import rank_with_offers
+from worker.pipeline.suggestions import (
+    are_marks_together,
+    compare_proposals,
+    find_mark,
+    select_distinct,
+)
+from worker.sources.base import SourceMask
+from worker.sources.offers import Offer
+from worker.stages import Proposals, Scores
+
+CONFIG = SuggestionsConfig()
+
+
+def box(left: int, top: int, right: int, bottom: int) -> Mask:
+    mask = np.zeros((100, 200), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def compare(*masks: Mask, config: SuggestionsConfig = CONFIG) -> Callable[[int, int], bool]:
+    return compare_proposals(propose(*masks), compute_geometry(np.stack(masks)), config)
+
+
+def propose(*masks: Mask) -> Proposals:
+    quality = np.full(len(masks), 0.9, np.float32)
+    return Proposals(np.stack(masks), quality, quality, quality, quality, (100, 200))
+
+
+DOG = box(20, 10, 80, 70)
+DOG_WITH_TAIL = box(20, 10, 86, 70)
+DOG_AND_BOWL = box(20, 10, 80, 98)
+COLLAR_AT_THE_BOTTOM = box(40, 60, 62, 70)
+OTHER_DOG = box(120, 10, 180, 70)
+
+
+@pytest.mark.parametrize(
+    ("mask", "is_same"),
+    [
+        (DOG_WITH_TAIL, True),  # nearly the same outline
+        (COLLAR_AT_THE_BOTTOM, True),  # another extent, but the marks would cover each other
+        (DOG_AND_BOWL, False),
+        (OTHER_DOG, False),
+    ],
+)
+def test_what_is_the_same_to_a_person(mask: Mask, is_same: bool) -> None:
+    assert compare(DOG, mask)(0, 1) == compare(mask, DOG)(0, 1) == is_same
+    assert not compare(DOG, mask, config=OFFER_ALL)(0, 1)
+
+
+def test_marks_are_below_the_middle_of_the_box() -> None:
+    assert find_mark(DOG) == (0.25, 0.7)
+    assert are_marks_together((0.5, 0.5), (0.54, 0.53), CONFIG)
+    assert not are_marks_together((0.5, 0.5), (0.56, 0.5), CONFIG)
+    assert not are_marks_together((0.5, 0.5), (0.5, 0.55), CONFIG)
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 5))
+def test_the_best_of_each_kind_is_offered_in_order(kinds: list[int], k: int) -> None:
+    offered = select_distinct(range(len(kinds)), lambda a, b: kinds[a] == kinds[b], k)
+    firsts = [i for i, kind in enumerate(kinds) if kind not in kinds[:i]]
+    assert offered == firsts[:k]
+
+
+def test_the_next_different_answer_moves_up() -> None:
+    masks = (DOG, DOG_WITH_TAIL, OTHER_DOG)
+    assert select_distinct([0, 1, 2], compare(*masks), 2) == [0, 2]
+    assert select_distinct([1, 0, 2], compare(*masks), 2) == [1, 2], "the better of the two"
+
+
+def test_sources_offer_different_answers_too() -> None:
+    masks = (DOG, OTHER_DOG)
+    total = np.array([2.0, 1.0], np.float32)
+    scores = Scores(total, {}, np.array([0, 1]))
+    offers = [Offer("cris", SourceMask(COLLAR_AT_THE_BOTTOM, 0.5))]
+    probabilities = np.array([0.6, 0.2], np.float32)
+    ranking = rank_with_offers(
+        propose(*masks), scores, probabilities, offers, 3, SourcesConfig(), CONFIG
+    )
+    assert [c.source for c in ranking.candidates] == ["proposals", "proposals"]
+    every = rank_with_offers(
+        propose(*masks), scores, probabilities, offers, 3, SourcesConfig(), OFFER_ALL
+    )
+    assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]

@@ -1,0 +1,66 @@
+"""Which of the ranked masks are offered: answers that a person can tell apart, and accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import numpy as np
+
+from saymask.masks import Mask, compute_box_xywh
+from worker.config import SuggestionsConfig
+from worker.stages import Geometry, Proposals
+
+
+def select_distinct(
+    ranked: Iterable[int], is_same: Callable[[int, int], bool], k: int
+) -> list[int]:
+    """Return the first k of a ranking, without those that are the same as an earlier one.
+
+    Args:
+        ranked: indices, best first.
+        is_same: whether two of them are the same answer to a person.
+        k: at most so many.
+    """
+    kept: list[int] = []
+    for index in ranked:
+        if len(kept) == k:
+            break
+        if not any(is_same(index, earlier) for earlier in kept):
+            kept.append(index)
+    return kept
+
+
+def compare_proposals(
+    proposals: Proposals, geometry: Geometry, config: SuggestionsConfig
+) -> Callable[[int, int], bool]:
+    """Return a function that tells whether two proposals are the same answer to a person."""
+
+    @cache
+    def find_mark_of(index: int) -> tuple[float, float]:
+        return find_mark(proposals.masks[index])
+
+    def is_same(first: int, second: int) -> bool:
+        if geometry.iou[first, second] >= config.same_answer_iou:
+            return True
+        return are_marks_together(find_mark_of(first), find_mark_of(second), config)
+
+    return is_same
+
+
+def find_mark(mask: Mask) -> tuple[float, float]:
+    """Return where Label Studio draws the marks of a mask (H, W): below the middle of its box.
+
+    As shares of the image's width and height.
+    """
+    height, width = mask.shape
+    x, y, box_width, box_height = compute_box_xywh(mask)
+    return (x + box_width / 2) / width, (y + box_height) / height
+
+
+def are_marks_together(
+    first: tuple[float, float], second: tuple[float, float], config: SuggestionsConfig
+) -> bool:
+    """Return whether two marks lie on top of each other, so that one cannot tell them apart."""
+    apart_x, apart_y = np.abs(np.subtract(first, second))
+    return bool(apart_x < config.marks_apart_x and apart_y < config.marks_apart_y)
