@@ -21,6 +21,7 @@ SERVING_FILE = "serving.json"
 VERDICT_FILE = "verdict.json"
 MODEL_FOLDER = "model"
 _DESCRIPTION = "model.json"
+MIN_COMPARED_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Verdict:
         low: lower end of its 95 % interval; the model is served when it is above 0.
         high: upper end.
         expressions: how many were compared.
+        images: how many these were about; an interval over a few says nothing.
     """
 
     against: str
@@ -40,11 +42,12 @@ class Verdict:
     low: float
     high: float
     expressions: int
+    images: int
 
     @property
     def is_better(self) -> bool:
-        """Whether the new model is better beyond its interval."""
-        return self.low > 0
+        """Whether the new model is better beyond its interval, on enough images to tell."""
+        return self.low > 0 and self.images >= MIN_COMPARED_IMAGES
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_serve_and_roll_back(registry: ModelRegistry) -> None:
     registry.serve(first)
     registry.serve(second)
     registry.serve(second)
-    registry.write_verdict(second, Verdict(first, 0.1, 0.02, 0.2, 9))
+    registry.write_verdict(second, Verdict(first, 0.1, 0.02, 0.2, 9, 5))
     models = registry.list_models()
     assert [(m.name, m.is_served) for m in models] == [(first, False), (second, True)]
     assert models[0].metrics == {"held_out_iou": 0.3}

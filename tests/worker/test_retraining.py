@@ -71,7 +71,7 @@ def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
     reply = JobReply.model_validate(handler.train(MESSAGE))
     registry, status = ModelRegistry(tmp_path / "models"), read_status(client)
     (model,) = registry.list_models()
-    assert model.verdict == Verdict("", 0.2, low, 0.3, 12)
+    assert model.verdict == Verdict("", 0.2, low, 0.3, 12, 6)
     assert reply.train is not None
     assert reply.train.is_served == model.is_served == (low > 0)
     assert status.state == ("served" if low > 0 else "not better")
@@ -247,7 +247,10 @@ def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
     right, wrong = ByName("new", is_right=True), ByName("old", is_right=False)
     better = compare_sources(pipeline, samples, [wrong], [right], "run-0001")
     assert better.is_better
-    assert (better.against, better.expressions) == ("run-0001", 12)
+    assert (better.against, better.expressions, better.images) == ("run-0001", 12, 6)
+    few = compare_sources(pipeline, samples[:8], [wrong], [right], "")
+    assert few.low > 0
+    assert not few.is_better, "an interval over four photos says nothing"
     assert better.low == pytest.approx(better.difference), "every photo gains alike"
     worse = compare_sources(pipeline, samples, [right], [wrong], "")
     assert worse.difference == pytest.approx(-better.difference)
@@ -258,7 +261,23 @@ def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
 def test_what_is_held_out_stays_held_out_when_photos_are_added(tmp_path: Path) -> None:
     few = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "few", count=20), None))
     many = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "many", count=40), None))
-    names = [{s.image.name for s in split_samples(x, 0.2, 0)[1]} for x in (few, many)]
-    assert names[0] < names[1]
-    assert 2 <= len(names[0]) <= 8
-    assert split_samples(many, 0.2, 0) == split_samples(many, 0.2, 0)
+    splits = [split_samples(samples, 0.15, 0.2, 0) for samples in (few, many)]
+    for part in ("train", "held_out", "reserved"):
+        names = [{s.image.name for s in getattr(split, part)} for split in splits]
+        assert names[0] < names[1], part
+    for split in splits:
+        photos = [{s.image for s in part} for part in (split.train, split.held_out, split.reserved)]
+        assert sum(map(len, photos)) == len(set().union(*photos)), "no photo is in two parts"
+        assert min(map(len, photos)) >= 1
+
+
+@pytest.mark.parametrize("count", [4, 5, 7])
+def test_every_part_gets_a_photo_however_few_there_are(tmp_path: Path, count: int) -> None:
+    data = write_refcoco(tmp_path / "set", count=count)
+    samples = read_samples(load_dataset("refcoco", data, None))
+    for seed in range(20):
+        split = split_samples(samples, 0.15, 0.2, seed)
+        assert split.train
+        assert split.held_out
+        assert split.reserved
+        assert split_samples(samples, 0.2, 0.0, seed).reserved == []

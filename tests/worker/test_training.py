@@ -82,16 +82,17 @@ def test_examples_and_orders_are_the_same_whenever_asked_for(data: Path) -> None
 
 def test_held_out_photos_are_not_trained_on(data: Path) -> None:
     samples = read_samples(load_dataset("refcoco", data, None))
-    train, held_out = split_samples(samples, 0.25, 1)
+    split = split_samples(samples, 0.25, 0.0, 1)
+    train, held_out = split.train, split.held_out
     assert not {s.image for s in train} & {s.image for s in held_out}
     assert (len(train), len(held_out)) == (12, 4)
-    assert split_samples(samples, 0.25, 1) == (train, held_out)
+    assert split_samples(samples, 0.25, 0.0, 1) == split
 
 
 def test_too_little_is_refused_before_any_training(tmp_path: Path) -> None:
     samples = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "few"), None))
     with pytest.raises(DatasetError, match="6 refs on 3 photos; training needs at least 8 on 2"):
-        split_samples(samples, 0.2, 0)
+        split_samples(samples, 0.2, 0.0, 0)
 
 
 def test_masks_of_another_size_are_refused_with_their_file(data: Path) -> None:

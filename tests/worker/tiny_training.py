@@ -41,7 +41,8 @@ def build_trainer(
     model, config = build(freeze_below)
     config = replace(config, **changes)
     samples = read_samples(load_dataset("refcoco", data, None))
-    train, held_out = split_samples(samples, config.held_out_share, config.seed)
+    split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
+    train, held_out = split.train, split.held_out
     fabric = Fabric(accelerator="cpu", devices=1)
     return Trainer(
         model,

@@ -31,7 +31,7 @@ def compare_sources(
 
     Args:
         pipeline: with the method and proposals in use.
-        samples: held out from both models.
+        samples: reserved: neither model was trained on them or chosen by them.
         old: sources in use.
         new: sources that may replace them.
         against: name of the model in use; empty for none.
@@ -51,7 +51,7 @@ def compare_sources(
                     rows.append((*ious, index))  # type: ignore[arg-type]
     old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
     interval = bootstrap_difference(new_ious, old_ious, groups)
-    return Verdict(against, interval.mean, interval.low, interval.high, len(rows))
+    return Verdict(against, interval.mean, interval.low, interval.high, len(rows), len(images))
 
 
 def _open_image(pipeline: Pipeline, data: bytes) -> PreparedImage:

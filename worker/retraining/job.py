@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
 from pydantic import ValidationError
@@ -27,13 +27,18 @@ from saymask.contract import (
     TrainResult,
 )
 from saymask.errors import ConfigError, InternalError, InvalidRequest, SaymaskError
-from saymask.model_registry import ModelRegistry, Verdict
+from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from worker.serving.jobs import JobFunction, Message, to_failure
 from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from worker.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
+_HELD_OUT_SHARE = 0.15
+_RESERVED_SHARE = 0.2
 
 
 class TrainingInterrupted(Exception):
@@ -229,10 +234,9 @@ class LearnCris:
             WeightsError: the towers' weights are missing.
         """
         # PyTorch is loaded with the first job, not by a worker that waits.
-        from worker.training.config import TrainingConfig
         from worker.training.load import load_training
 
-        config = TrainingConfig() if epochs is None else TrainingConfig(epochs=epochs)
+        config = _build_config(epochs)
 
         def report(epoch: Any) -> None:
             left = (config.epochs - epoch.epoch - 1) * epoch.seconds
@@ -249,7 +253,7 @@ class LearnCris:
         return summary
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
-        """Compare a run's model with what is served, on the photos that the run held out.
+        """Compare a run's model with what is served, on photos that the run reserved for this.
 
         Raises:
             ConfigError, WeightsError: a model cannot be loaded.
@@ -257,7 +261,6 @@ class LearnCris:
         from saymask.datasets import load_dataset
         from worker.pipeline.build import build_pipeline
         from worker.retraining.comparison import compare_sources
-        from worker.training.config import TrainingConfig
         from worker.training.samples import read_samples, split_samples
         from worker.training.source import CrisSource
         from worker.weights import WeightStore
@@ -268,15 +271,30 @@ class LearnCris:
         new = CrisSource(registry.model_folder(run), store, device)
         served = registry.read_served()
         old = [CrisSource(registry.model_folder(served), store, device)] if served else []
-        config = TrainingConfig()
+        config = _build_config(None)
         dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
-        _, held_out = split_samples(read_samples(dataset), config.held_out_share, config.seed)
-        return compare_sources(pipeline, held_out, old, [new], served, self._between_steps)
+        split = split_samples(
+            read_samples(dataset), config.held_out_share, config.reserved_share, config.seed
+        )
+        return compare_sources(pipeline, split.reserved, old, [new], served, self._between_steps)
+
+
+def _build_config(epochs: int | None) -> TrainingConfig:
+    from worker.training.config import TrainingConfig
+
+    config = TrainingConfig(held_out_share=_HELD_OUT_SHARE, reserved_share=_RESERVED_SHARE)
+    return config if epochs is None else replace(config, epochs=epochs)
 
 
 def _describe(verdict: Verdict) -> str:
     before = verdict.against or "proposals alone"
+    few = (
+        f"; too few photos to tell, {MIN_COMPARED_IMAGES} are needed"
+        if verdict.images < MIN_COMPARED_IMAGES
+        else ""
+    )
     return (
         f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
-        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} held-out expressions"
+        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} expressions"
+        f" about {verdict.images} photos that nothing was chosen by{few}"
     )

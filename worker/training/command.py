@@ -69,7 +69,10 @@ def run_training(
     """
     config = request.config
     dataset = load_dataset(request.dataset, request.root, request.split)
-    train, held_out = split_samples(read_samples(dataset), config.held_out_share, config.seed)
+    split = split_samples(
+        read_samples(dataset), config.held_out_share, config.reserved_share, config.seed
+    )
+    train, held_out = split.train, split.held_out
     fabric = build_fabric(settings)
     if len(train) // fabric.world_size < 2:
         raise ConfigError(

@@ -23,7 +23,8 @@ class TrainingConfig:
         backbone_share: the backbone's learning rate as a share of ``rate``.
         milestones: shares of the epochs after which the rates fall to a tenth.
         flip_share: how many samples are mirrored.
-        held_out_share: share of the photos that measure and are never trained on.
+        held_out_share: share of the photos that choose the best epoch and are never trained on.
+        reserved_share: share of the photos that not even this sees, for comparisons afterwards.
         patience: epochs without a better held-out IoU after which training ends.
         freeze_below: with fewer refs the backbone and its statistics do not change.
         seed: of everything drawn by chance.
@@ -40,6 +41,7 @@ class TrainingConfig:
     milestones: tuple[float, ...] = (0.7,)
     flip_share: float = 0.5
     held_out_share: float = 0.2
+    reserved_share: float = 0.0
     patience: int = 10
     freeze_below: int = 2000
     seed: int = 0

@@ -66,31 +66,55 @@ def read_samples(dataset: Dataset) -> list[Sample]:
     return samples
 
 
-def split_samples(
-    samples: Sequence[Sample], held_out_share: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """Split by photo, so that nothing held out was seen: training, held out.
+@dataclass(frozen=True)
+class Split:
+    """Samples by what they are for; no photo is in two parts.
 
-    Whether a photo is held out follows from its name and the seed alone, so that it stays so when
-    others are added, and a later model is not measured on what an earlier one was trained on.
+    Attributes:
+        train: learned from.
+        held_out: choose the best epoch.
+        reserved: seen by nothing before a comparison.
+    """
+
+    train: list[Sample]
+    held_out: list[Sample]
+    reserved: list[Sample]
+
+
+def split_samples(
+    samples: Sequence[Sample], held_out_share: float, reserved_share: float, seed: int
+) -> Split:
+    """Split by photo.
+
+    What a photo is for follows from its name and the seed alone, so that it stays so when others
+    are added, and a later model is not measured on what an earlier one was trained on. Every part
+    that has a share gets a photo.
 
     Raises:
         DatasetError: there is too little to train on.
     """
     images = sorted({sample.image for sample in samples})
-    if len(samples) < MIN_REFS or len(images) < MIN_IMAGES:
+    needed = MIN_IMAGES + bool(reserved_share)
+    if len(samples) < MIN_REFS or len(images) < needed:
         raise DatasetError(
             f"There are {len(samples)} refs on {len(images)} photos; training needs at least"
-            f" {MIN_REFS} on {MIN_IMAGES}.",
+            f" {MIN_REFS} on {needed}.",
             "Accept more suggestions, export again, and train then.",
         )
     positions = {image: _hash_to_share(f"{seed}:{image.name}") for image in images}
     ordered = sorted(images, key=positions.__getitem__)
-    count = sum(position < held_out_share for position in positions.values())
-    held_out = set(ordered[: min(max(1, count), len(images) - 1)])
-    return (
-        [sample for sample in samples if sample.image not in held_out],
-        [sample for sample in samples if sample.image in held_out],
+    counts = [
+        sum(position < share for position in positions.values())
+        for share in (reserved_share, reserved_share + held_out_share)
+    ]
+    reserved_count = min(max(1, counts[0]), len(images) - MIN_IMAGES) if reserved_share else 0
+    rest = ordered[reserved_count:]
+    held_out_count = min(max(1, counts[1] - reserved_count), len(rest) - 1)
+    reserved, held_out = set(ordered[:reserved_count]), set(rest[:held_out_count])
+    return Split(
+        [s for s in samples if s.image not in reserved | held_out],
+        [s for s in samples if s.image in held_out],
+        [s for s in samples if s.image in reserved],
     )
 
 
