@@ -81,13 +81,24 @@ class ModelRegistry:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create_run(self, kind: str = "run") -> str:
-        """Create the folder of the next run, and return its name."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            numbers = [_read_number(path.name) for path in self.folder.iterdir() if path.is_dir()]
-            name = f"{kind}-{max(numbers, default=0) + 1:04d}"
-            (self.folder / name).mkdir()
+    def create_run(self) -> str:
+        """Create the folder of the next run, and return its name.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                folders = (path for path in self.folder.iterdir() if path.is_dir())
+                numbers = [_read_number(path.name) for path in folders]
+                name = f"run-{max(numbers, default=0) + 1:04d}"
+                (self.folder / name).mkdir()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.folder} cannot be written: {error}.",
+                "Make room, or set SAYMASK_MODELS_DIR to a folder that can be.",
+            ) from error
         return name
 
     def list_models(self) -> list[ModelEntry]:
@@ -181,8 +192,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error}.", "Make room, then again."
+        ) from error

@@ -56,6 +56,12 @@ def test_a_damaged_file_is_named(registry: ModelRegistry) -> None:
         registry.read_served()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        ModelRegistry(tmp_path / "file" / "models").create_run()
+
+
 def test_readers_never_see_half_of_a_change(registry: ModelRegistry) -> None:
     names = [add_model(registry, 0.3), add_model(registry, 0.4)]
     registry.serve(names[0])

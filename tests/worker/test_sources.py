@@ -20,7 +20,7 @@ from worker.config import OFFER_ALL, SourcesConfig
 from worker.methods.logistic import Curve, fit_curve
 from worker.pipeline.candidates import rank_proposals, rank_with_offers
 from worker.sources import load as load_module
-from worker.sources.base import SourceMask
+from worker.sources.base import CandidateSource, SourceContext, SourceMask
 from worker.sources.cleaning import clean_mask
 from worker.sources.load import load_sources
 from worker.sources.offers import Offer, collect_offers
@@ -49,6 +49,10 @@ class Fixed:
         if isinstance(self._offered, Exception):
             raise self._offered
         return self._offered
+
+
+def build_nameless(context: SourceContext) -> CandidateSource:
+    return Fixed("", [])
 
 
 def test_sources_that_agree_support_each_other() -> None:
@@ -176,9 +180,12 @@ def test_the_documented_example_is_found_through_its_entry_point(
     (tmp_path / "left_edge.py").write_text(text.split("```python\n")[1].split("```")[0], "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     mine = EntryPoint("left-edge", "left_edge:build", "saymask.sources")
+    nameless = EntryPoint("nameless", "tests.worker.test_sources:build_nameless", "saymask.sources")
     broken = EntryPoint("broken", "left_edge:missing", "saymask.sources")
     monkeypatch.setattr(
-        load_module, "entry_points", lambda group: EntryPoints([mine, broken]).select(group=group)
+        load_module,
+        "entry_points",
+        lambda group: EntryPoints([mine, nameless, broken]).select(group=group),
     )
     (source,) = load_sources("proposals,left-edge:0.25", "cpu", tmp_path, None)
     assert source.segment(IMAGE, "the box") == []
@@ -191,6 +198,8 @@ def test_the_documented_example_is_found_through_its_entry_point(
         load_sources("left-edge:0.25", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match="names 'other'"):
         load_sources("proposals,other", "cpu", tmp_path, None)
+    with pytest.raises(ConfigError, match="calls itself ''"):
+        load_sources("proposals,nameless", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match=r"broken .* cannot be imported"):
         load_sources("proposals,broken", "cpu", tmp_path, None)
 

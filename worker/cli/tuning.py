@@ -77,7 +77,7 @@ def _describe(tuning: Tuning, out: Path) -> str:
         lines.append(
             f"below confidence {tuning.scoring.no_referent_below:.3f} probably nothing is meant:"
             f" right for {tuning.no_referent[0]:.2f} of such expressions, and"
-            f" {tuning.no_referent[1]:.2f} of the others stay answered"
+            f" {tuning.no_referent[1]:.2f} of the others stay answered, on these decisions"
         )
     lines.append(f"{out} is written; use it with SAYMASK_SCORING={out}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from worker.sources.base import BuildSource, CandidateSource, SourceContext
 log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "saymask.sources"
+_MAX_NAME_CHARS = 64
 
 
 def load_sources(
@@ -41,9 +42,24 @@ def load_sources(
         if name != PROPOSALS_SOURCE:
             kind, _, argument = name.partition(":")
             context = SourceContext(argument, device, cache_dir, models_dir)
-            sources.append(_load_builder(kind)(context))
+            sources.append(_check_name(_load_builder(kind)(context)))
             log.info("source %s", name)
     return tuple(sources)
+
+
+def _check_name(source: CandidateSource) -> CandidateSource:
+    """Return the source if candidates can carry its name.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if not 0 < len(source.name) <= _MAX_NAME_CHARS or source.name == PROPOSALS_SOURCE:
+        raise ConfigError(
+            f"A source calls itself {source.name!r}; expected 1 to {_MAX_NAME_CHARS} characters,"
+            f" other than {PROPOSALS_SOURCE}.",
+            "Leave it out of SAYMASK_SOURCES, or correct its name.",
+        )
+    return source
 
 
 def _load_builder(kind: str) -> BuildSource:
