@@ -1,4 +1,4 @@
-"""The job queue: the only module of the backend that imports RQ."""
+"""The queue of photos and expressions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
-from rq.registry import StartedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from backend.call import Call
 from backend.queue_state import REDIS_CURE, QueueState, redis_errors
+from backend.training_queue import TrainingQueue
 from backend.waiters import Waiter, Waiters
 from saymask.contract import (
     CALL_META,
@@ -27,20 +27,13 @@ from saymask.contract import (
     JOB_PREPARE,
     JOB_REFINE,
     JOB_SEGMENT,
-    JOB_TRAIN,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
-    QUEUE_TRAINING,
-    TRAIN_TIMEOUT_S,
-    TRAINING_KEY,
-    TRAINING_STOP_KEY,
     JobReply,
     PrepareRequest,
     RefineRequest,
     SegmentRequest,
     SegmentResult,
-    TrainingStatus,
-    TrainRequest,
     build_job_id,
 )
 from saymask.errors import (
@@ -59,7 +52,6 @@ log = logging.getLogger(__name__)
 IMAGE_TTL_S = 1800
 RESULT_TTL_S = 600
 _JOB_TIMEOUT_S = 300
-_TRAIN_JOB = "saymask-train-"
 _POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
@@ -117,7 +109,7 @@ class JobQueue(QueueState):
         self._waiters = Waiters(self._redis)
         self._interactive = self._open(QUEUE_INTERACTIVE)
         self._background = self._open(QUEUE_BACKGROUND)
-        self._training = self._open(QUEUE_TRAINING)
+        self.training = TrainingQueue(self._redis)
 
     def _open(self, name: str) -> Queue:
         return Queue(name, connection=self._redis, serializer=JSONSerializer)
@@ -160,36 +152,6 @@ class JobQueue(QueueState):
         with redis_errors():
             self._ensure_job(self._background, JOB_PREPARE, job_id, request)
         return job_id
-
-    def train(self, request: TrainRequest, status: TrainingStatus) -> None:
-        """Enqueue a training run, for which nobody waits, and tell that it waits for a worker."""
-        self.set_training_status(status)
-        with redis_errors():
-            self._training.enqueue_call(
-                JOB_TRAIN,
-                args=(request.model_dump(mode="json"),),
-                job_id=f"{_TRAIN_JOB}{request.run}-{uuid.uuid4().hex[:8]}",
-                timeout=TRAIN_TIMEOUT_S,
-                result_ttl=RESULT_TTL_S,
-                failure_ttl=RESULT_TTL_S,
-                meta={CALL_META: call_id.get()},
-            )
-
-    def set_training_status(self, status: TrainingStatus) -> None:
-        """Tell how far the newest run is."""
-        with redis_errors():
-            self._redis.set(TRAINING_KEY, status.model_dump_json())
-
-    def stop_training(self, run: str) -> None:
-        """Ask a run to stop; its worker does so after the step it is at."""
-        with redis_errors():
-            self._redis.set(TRAINING_STOP_KEY, run, ex=TRAIN_TIMEOUT_S)
-
-    def is_training(self) -> bool:
-        """Return whether a run waits or is at work."""
-        with redis_errors():
-            started = StartedJobRegistry(queue=self._training)
-            return self._training.count + started.get_job_count(cleanup=False) > 0
 
     def read_prepared(self, job_id: str) -> JobReply | None:
         """Return the reply to a job of ``prepare``; None while it waits or runs.

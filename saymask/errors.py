@@ -20,6 +20,7 @@ SaymaskError
     JobSuperseded           409
     CallAbandoned           499
     ServiceBusy
+  TrainingUnderway          409  one run at a time
   WorkerEnded               500  work on the image ended several workers
   DeviceMemoryExhausted     500  the GPU has no room
   DatasetError              500  a dataset is missing, damaged or hostile
@@ -163,6 +164,12 @@ class CallAbandoned(QueueError):
 
 class ServiceBusy(QueueError):
     """More requests wait than can be answered in time."""
+
+
+class TrainingUnderway(SaymaskError):
+    """A training run is being started or is not over; there is one at a time."""
+
+    http_status = 409
 
 
 class WorkerEnded(SaymaskError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ SERVING_FILE = "serving.json"
 VERDICT_FILE = "verdict.json"
 MODEL_FOLDER = "model"
 _DESCRIPTION = "model.json"
-MIN_COMPARED_IMAGES = 5
+MIN_COMPARED_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,13 @@ class ModelRegistry:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock():
-                folders = (path for path in self.folder.iterdir() if path.is_dir())
-                numbers = [_read_number(path.name) for path in folders]
-                name = f"run-{max(numbers, default=0) + 1:04d}"
-                (self.folder / name).mkdir()
         except OSError as error:
-            raise ConfigError(
-                f"{self.folder} cannot be written: {error}.",
-                "Make room, or set SAYMASK_MODELS_DIR to a folder that can be.",
-            ) from error
+            raise _explain_writing(self.folder, error) from error
+        with self._lock():
+            # Those that were served too: the number of a deleted run is not given again.
+            known = [path.name for path in self.folder.iterdir()] + self._read_history()
+            name = f"run-{max(map(_read_number, known), default=0) + 1:04d}"
+            (self.folder / name).mkdir()
         return name
 
     def list_models(self) -> list[ModelEntry]:
@@ -134,19 +133,20 @@ class ModelRegistry:
                 self._write_history([*history, name])
 
     def roll_back(self) -> str:
-        """Serve what was served before; returns its name, empty for none.
+        """Serve what was served before and still exists; returns its name, empty for none.
 
         Raises:
             InvalidRequest: nothing is served.
         """
+        ready = [model.name for model in self.list_models()]
         with self._lock():
-            history = self._read_history()
-            if not history:
+            *earlier, served = self._read_history() or [""]
+            if not served:
                 raise InvalidRequest(
                     "No trained model is served, so there is nothing to take back.",
                     "See: saymask models list",
                 )
-            self._write_history(history[:-1])
+            self._write_history([name for name in earlier if name in ready])
         return self.read_served()
 
     def model_folder(self, name: str) -> Path:
@@ -157,8 +157,13 @@ class ModelRegistry:
         """Keep what a comparison came to."""
         _write(self.folder / name / VERDICT_FILE, asdict(verdict))
 
-    def _lock(self) -> FileLock:
-        return FileLock(self.folder / ".lock", timeout=30)
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        try:
+            with FileLock(self.folder / ".lock", timeout=30):
+                yield
+        except OSError as error:
+            raise _explain_writing(self.folder, error) from error
 
     def _read(self, name: str, *, is_served: bool) -> ModelEntry:
         described = _load(self.model_folder(name) / _DESCRIPTION)
@@ -168,10 +173,14 @@ class ModelRegistry:
 
     def _read_history(self) -> list[str]:
         path = self.folder / SERVING_FILE
-        if not path.exists():
+        try:
+            return [str(name) for name in json.loads(path.read_text("utf-8"))["served"]]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        history = _load(path).get("served", [])
-        return [str(name) for name in history]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}.", "Remove it, and serve a model again."
+            ) from error
 
     def _write_history(self, history: list[str]) -> None:
         _write(self.folder / SERVING_FILE, {"served": history})
@@ -199,6 +208,11 @@ def _write(path: Path, values: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error}.", "Make room, then again."
-        ) from error
+        raise _explain_writing(path, error) from error
+
+
+def _explain_writing(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be written: {error}.",
+        "Make room, or set SAYMASK_MODELS_DIR to a folder that can be.",
+    )

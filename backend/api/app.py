@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings.effective_models_dir,
             Exporter(stores, fetcher, settings.data_dir / "photos"),
             recorder,
-            queue,
+            queue.training,
         ),
         metrics=metrics,
         wake_recorder=recording.wake,

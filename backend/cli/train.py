@@ -27,7 +27,7 @@ from backend.queue import JobQueue
 from backend.services.export import Exporter
 from backend.services.train import StartedRun, TrainingStarter
 from saymask.contract import TrainingStatus
-from saymask.errors import InternalError, SaymaskError, WorkerUnavailable
+from saymask.errors import InvalidRequest, SaymaskError, WorkerUnavailable
 from saymask.model_registry import ModelEntry, ModelRegistry
 
 _POLL_S = 1.0
@@ -41,7 +41,9 @@ class TrainingFailed(SaymaskError):
 
 def train(
     project: ProjectOption = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the records.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Passes over the records.")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run, which failed or was lost.")
     ] = None,
@@ -63,17 +65,13 @@ def train(
                 opened.stores, build_fetcher(settings), settings.data_dir / "photos"
             )
             starter = TrainingStarter(
-                settings.effective_models_dir, exporter, opened.recorder, queue
+                settings.effective_models_dir, exporter, opened.recorder, queue.training
             )
             if stop:
-                print_line(f"{starter.stop()} stops after the step it is at")
+                print_line(f"{starter.stop()} is stopped, at the latest after the step it is at")
                 return
             with progress_bar("writing records", quiet=as_json) as bar:
-                started = (
-                    starter.resume(resume, epochs)
-                    if resume
-                    else starter.start(project, epochs, bar)
-                )
+                started = starter.resume(resume) if resume else starter.start(project, epochs, bar)
             if not as_json:
                 _print_start(started, queue)
             status = _wait(queue, started.run, quiet=as_json) if wait else None
@@ -139,7 +137,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
 
     Raises:
         WorkerUnavailable: the run is gone from the queue.
-        InternalError: another run has taken its place.
+        InvalidRequest: another run has taken its place.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -150,10 +148,12 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
         while True:
             status = queue.get_training_status()
             if status is None or status.run != run:
-                raise InternalError(f"The run {run} is no longer the newest one.")
+                raise InvalidRequest(
+                    f"The run {run} is no longer the newest one.", "See: saymask models list"
+                )
             if status.is_over:
                 return status
-            if not queue.is_training():
+            if not queue.training.is_training():
                 raise WorkerUnavailable(
                     f"The run {run} is gone from the queue.",
                     f"Go on with it: saymask train --resume {run}",

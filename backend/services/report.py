@@ -34,7 +34,7 @@ class QualityReport:
 
     Attributes:
         record_filter: which records.
-        groups: per annotator, day or model, when asked for.
+        groups: per annotator, day, model or source, when asked for.
         shared: number of expressions that several annotators decided; ``disagreements`` are those
             on which they differ.
         sources: by source, to how many requests it ``offered`` a candidate, and how many of its

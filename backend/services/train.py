@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from backend.export.plan import ExportPlan, ExportSummary, select_outcomes
 from backend.export.splits import parse_split
-from backend.queue import JobQueue
 from backend.records.views import RecordFilter
 from backend.services.export import Exporter, Progress
 from backend.services.record import Recorder
+from backend.training_queue import TrainingQueue
 from saymask.contract import TrainingStatus, TrainRequest
-from saymask.errors import InvalidRequest, QueueError, SaymaskError
+from saymask.errors import InvalidRequest, QueueError, SaymaskError, TrainingUnderway
 from saymask.model_registry import ModelRegistry
 
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
-
-
-class TrainingUnderway(SaymaskError):
-    """A run is not over yet; there is one at a time."""
-
-    http_status = 409
+_REQUEST_FILE = "request.json"
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,12 @@ class TrainingStarter:
     """
 
     def __init__(
-        self, models_dir: Path, exporter: Exporter, recorder: Recorder, queue: JobQueue
+        self, models_dir: Path, exporter: Exporter, recorder: Recorder, queue: TrainingQueue
     ) -> None:
         self._registry = ModelRegistry(models_dir)
         self._exporter = exporter
         self._recorder = recorder
         self._queue = queue
-        self._lock = threading.Lock()
 
     def start(
         self, project_id: int | None, epochs: int | None = None, progress: Progress | None = None
@@ -67,15 +62,17 @@ class TrainingStarter:
             ExportError, ImageError: there are no records with masks, or an image is missing.
             QueueUnavailable: Redis cannot be reached; the export is removed again.
         """
-        with self._lock:
+        with self._queue.claim():
             self._refuse_second()
             self._recorder.process_waiting()
             run = self._registry.create_run()
             folder = self._registry.folder / run
+            request = TrainRequest(project_id=project_id or 0, run=run, epochs=epochs)
             try:
                 summary = self._export(project_id, folder / DATA_FOLDER, progress)
-                self._enqueue(project_id or 0, run, epochs)
-            except SaymaskError:
+                (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
+                self._queue.enqueue(request)
+            except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         log.info("run %s of project %s: %d referents", run, project_id, summary.referents)
@@ -95,7 +92,7 @@ class TrainingStarter:
             )  # fmt: skip
             self._queue.set_training_status(status)
 
-    def resume(self, run: str, epochs: int | None = None) -> StartedRun:
+    def resume(self, run: str) -> StartedRun:
         """Enqueue a run again that failed or was lost; it goes on from its last checkpoint.
 
         Raises:
@@ -103,21 +100,21 @@ class TrainingStarter:
             TrainingUnderway: another run is not over.
             QueueUnavailable: Redis cannot be reached.
         """
-        with self._lock:
+        with self._queue.claim():
             self._refuse_second()
-            if not (self._registry.folder / run / DATA_FOLDER).is_dir():
+            path = self._registry.folder / run / _REQUEST_FILE
+            try:
+                request = TrainRequest.model_validate_json(path.read_text("utf-8"))
+            except (OSError, ValidationError) as error:
                 raise InvalidRequest(
                     f"There is no run {run!r} in {self._registry.folder}.",
                     "Begin one: saymask train --project 1",
-                )
-            status = self._queue.get_training_status()
-            is_known = status is not None and status.run == run
-            project_id = status.project_id if is_known and status is not None else 0
-            self._enqueue(project_id, run, epochs)
+                ) from error
+            self._queue.enqueue(request)
         return StartedRun(run, None)
 
     def stop(self) -> str:
-        """Ask the run that is at work to stop; returns its name.
+        """Ask the run that is at work to stop, or take back one that waits; returns its name.
 
         Raises:
             InvalidRequest: there is none.
@@ -126,7 +123,7 @@ class TrainingStarter:
         status = self._queue.get_training_status()
         if status is None or status.is_over or not self._queue.is_training():
             raise InvalidRequest("No run is at work.", "See: saymask models list")
-        self._queue.stop_training(status.run)
+        self._queue.stop(status)
         return status.run
 
     def _refuse_second(self) -> None:
@@ -137,13 +134,6 @@ class TrainingStarter:
                 " epochs).",
                 "Wait for it; the status page shows how far it is.",
             )
-
-    def _enqueue(self, project_id: int, run: str, epochs: int | None) -> None:
-        status = TrainingStatus(
-            run=run, project_id=project_id, state="waiting", updated_at=time.time()
-        )
-        request = TrainRequest(project_id=project_id, run=run, epochs=epochs)
-        self._queue.train(request, status)
 
     def _export(
         self, project_id: int | None, out: Path, progress: Progress | None

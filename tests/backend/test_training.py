@@ -159,10 +159,29 @@ def test_train_waits_and_tells_how_it_ended(
     assert "run-0001 is not better" in done[0].stdout
     assert ModelRegistry(models_dir).read_served() == ""
 
+    (models_dir / "run-0001" / "model" / "model.json").unlink()
     failed = saymask("train", "--resume", "run-0009")
     assert "no run 'run-0009'" in failed.stdout
     assert json.loads(saymask("train", "--resume", "run-0001", "--no-wait", "--json").stdout)
-    assert take_job(valkey).run == "run-0001"
+    request = take_job(valkey)
+    assert (request.run, request.epochs) == ("run-0001", 2), "as it was begun"
+
+
+def test_a_run_that_waits_is_taken_back(
+    saymask: Callable[..., Any], app_stores: Stores, valkey: Valkey
+) -> None:
+    with closing(app_stores):
+        add_records(app_stores)
+    saymask("train", "--no-wait")
+    assert "run-0001 is stopped" in saymask("train", "--stop").stdout
+    status = read_status(valkey)
+    assert status is not None
+    assert (status.state, status.text) == ("failed", "It was stopped before it began.")
+    assert "No run is at work" in saymask("train", "--stop").stdout
+    with redis.Redis.from_url(valkey.url) as client:
+        client.set("saymask:training-start", "another process", ex=60)
+    refused = saymask("train")
+    assert "being started already" in refused.stdout
 
 
 def work_off(settings: Any, learn: FakeLearn | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_serve_and_roll_back(registry: ModelRegistry) -> None:
     registry.serve(first)
     registry.serve(second)
     registry.serve(second)
-    registry.write_verdict(second, Verdict(first, 0.1, 0.02, 0.2, 9, 5))
+    registry.write_verdict(second, Verdict(first, 0.1, 0.02, 0.2, 9, 10))
     models = registry.list_models()
     assert [(m.name, m.is_served) for m in models] == [(first, False), (second, True)]
     assert models[0].metrics == {"held_out_iou": 0.3}
@@ -52,7 +53,25 @@ def test_serve_and_roll_back(registry: ModelRegistry) -> None:
 def test_a_damaged_file_is_named(registry: ModelRegistry) -> None:
     registry.serve(add_model(registry, 0.3))
     (registry.folder / "serving.json").write_text("{", "utf-8")
-    with pytest.raises(ConfigError, match=r"serving\.json is damaged"):
+    with pytest.raises(ConfigError, match=r"serving\.json cannot be read"):
+        registry.read_served()
+
+
+def test_a_deleted_run_is_neither_named_again_nor_served_again(registry: ModelRegistry) -> None:
+    first, second, third = (add_model(registry, 0.3) for _ in range(3))
+    for name in (first, second, third):
+        registry.serve(name)
+    for name in (second, third):
+        shutil.rmtree(registry.folder / name)
+    assert registry.create_run() == "run-0004"
+    assert registry.roll_back() == first
+
+
+@pytest.mark.parametrize("content", ['{"served": null}', "[]", "{}", "{"])
+def test_a_file_of_another_shape_is_named(registry: ModelRegistry, content: str) -> None:
+    registry.create_run()
+    (registry.folder / "serving.json").write_text(content, "utf-8")
+    with pytest.raises(ConfigError, match="cannot be read"):
         registry.read_served()
 
 

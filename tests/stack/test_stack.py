@@ -353,6 +353,6 @@ def test_learning_from_records_survives_a_killed_worker(stack: Running) -> None:
         following = f"run-{int(run[-4:]) + 1:04d}"
         await_state(lambda: has_state(following, "training"), "the button did nothing", 120)
         said = stack.saymask("train", "--stop")
-        assert said.strip() == f"{following} stops after the step it is at"
+        assert f"{following} is stopped" in said
         await_state(lambda: has_state(following, "failed"), "the run was not stopped", 120)
         assert "It was stopped" in read_ready()["training"]["text"]

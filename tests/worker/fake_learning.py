@@ -30,7 +30,7 @@ class FakeLearn:
         return {"held_out_iou": 0.25}
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
-        return Verdict(registry.read_served(), 0.2, self._low, 0.3, 12, 6)
+        return Verdict(registry.read_served(), 0.2, self._low, 0.3, 30, 12)
 
 
 class Waiting(FakeLearn):

@@ -210,7 +210,9 @@ def test_confidence_is_the_lead_over_another_object() -> None:
         count = len(total)
         scores = Scores(np.array(total, np.float32), {}, np.argsort(-np.array(total)))
         geometry = compute_geometry(masks[:count])
-        return compute_probabilities(scores, geometry, ScoringConfig(), 9).tolist()
+        return compute_probabilities(
+            scores, geometry, ScoringConfig(), scores.order.tolist()
+        ).tolist()
 
     near, far = probabilities(5.0, 4.0, 4.9)[0], probabilities(5.0, 4.0, 2.5)[0]
     assert near < 0.5 < far < 1

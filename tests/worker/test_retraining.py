@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from filelock import FileLock
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -71,7 +72,7 @@ def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
     reply = JobReply.model_validate(handler.train(MESSAGE))
     registry, status = ModelRegistry(tmp_path / "models"), read_status(client)
     (model,) = registry.list_models()
-    assert model.verdict == Verdict("", 0.2, low, 0.3, 12, 6)
+    assert model.verdict == Verdict("", 0.2, low, 0.3, 30, 12)
     assert reply.train is not None
     assert reply.train.is_served == model.is_served == (low > 0)
     assert status.state == ("served" if low > 0 else "not better")
@@ -94,6 +95,16 @@ def test_errors_stand_in_the_status(
     assert reply["failure"]["cause"]
     assert read_status(client).state == "failed"
     assert text in read_status(client).text
+
+
+def test_one_worker_at_a_time_is_at_a_run(
+    client: redis.Redis, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    handler = TrainingHandler(settings, client, FakeLearn())
+    with FileLock(tmp_path / "models" / "run-0001" / ".lock"):
+        reply = handler.train(MESSAGE)
+    assert "at work elsewhere" in reply["failure"]["cause"]
+    assert client.get(TRAINING_KEY) is None, "the status is the other worker's"
 
 
 def test_a_bug_is_told_and_raised(client: redis.Redis, settings: WorkerSettings) -> None:
@@ -188,9 +199,11 @@ def test_a_run_is_stopped_on_request_and_only_that_one(
     client: redis.Redis, trainers: Trainers
 ) -> None:
     enqueue(client)
-    client.set(TRAINING_STOP_KEY, "run-0007")
+    client.set(TRAINING_STOP_KEY, "run-0001")
     trainers.start()
     await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
+    assert not client.exists(TRAINING_STOP_KEY), "a wish from before is not for this run"
+    client.set(TRAINING_STOP_KEY, "run-0007")
     assert not read_status(client).is_over
     client.set(TRAINING_STOP_KEY, "run-0001")
     await_state(lambda: read_status(client).is_over, "the run was not stopped", 60)
@@ -222,7 +235,8 @@ class Answers:
     def __init__(self, sources: Sequence[ByName] = ()) -> None:
         self._sources = sources
 
-    def with_sources(self, sources: Sequence[ByName]) -> Answers:
+    def with_sources(self, sources: Sequence[ByName], *, strict: bool) -> Answers:
+        assert strict, "a source that fails must not count as one that is worse"
         return Answers(sources)
 
     def load_prepared(self, sha256: str) -> str:
@@ -241,13 +255,13 @@ class Answers:
 
 
 def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
-    data = write_refcoco(tmp_path / "set", count=6)
+    data = write_refcoco(tmp_path / "set", count=12)
     samples = read_samples(load_dataset("refcoco", data, None))
     pipeline: Any = Answers()
     right, wrong = ByName("new", is_right=True), ByName("old", is_right=False)
     better = compare_sources(pipeline, samples, [wrong], [right], "run-0001")
     assert better.is_better
-    assert (better.against, better.expressions, better.images) == ("run-0001", 12, 6)
+    assert (better.against, better.expressions, better.images) == ("run-0001", 24, 12)
     few = compare_sources(pipeline, samples[:8], [wrong], [right], "")
     assert few.low > 0
     assert not few.is_better, "an interval over four photos says nothing"

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rq.timeouts import JobTimeoutException
 from sklearn.linear_model import LogisticRegression
 
 from saymask.errors import ConfigError, WeightsError
@@ -130,6 +132,14 @@ def test_a_source_that_fails_is_named_and_the_others_answer(
     assert "expected a probability from 0 to 1, got 1.5" in caplog.text
 
 
+def test_what_concerns_the_worker_is_not_a_source_s_failure() -> None:
+    for error in (torch.OutOfMemoryError("full"), JobTimeoutException("late")):
+        with pytest.raises(type(error)):
+            collect_offers([Fixed("s", error)], IMAGE, "the box", CONFIG)
+    with pytest.raises(ZeroDivisionError):
+        collect_offers([Fixed("s", ZeroDivisionError())], IMAGE, "the box", CONFIG, strict=True)
+
+
 def test_a_source_with_nothing_to_offer_is_not_asked() -> None:
     source = Fixed("idle", AssertionError("asked"))
     source.fingerprint = ""
@@ -146,7 +156,7 @@ def test_one_list_of_proposals_and_offers() -> None:
     large = np.repeat(np.repeat(masks[3], 2, axis=0), 2, axis=1)
     agreed = np.repeat(np.repeat(masks[1], 2, axis=0), 2, axis=1)
     offers = [Offer("cris", SourceMask(large, 0.7)), Offer("mine", SourceMask(agreed, 0.5))]
-    ranking = rank_with_offers(proposals, scores, probabilities, offers, 3, CONFIG, OFFER_ALL)
+    ranking = rank_with_offers(proposals, [0, 1, 2], probabilities, offers, 3, CONFIG, OFFER_ALL)
     assert [c.source for c in ranking.candidates] == ["cris", "proposals", "mine"]
     assert [c.rank for c in ranking.candidates] == [1, 2, 3]
     assert ranking.confidence == pytest.approx(0.7)
@@ -159,18 +169,10 @@ def test_one_list_of_proposals_and_offers() -> None:
     alone = rank_proposals(proposals, scores, probabilities, [0, 1])
     assert [c.score for c in alone.candidates] == [3.0, 2.0]
     assert alone.confidence == pytest.approx(0.6)
-    assert (
-        rank_with_offers(
-            proposals.take(np.array([], np.intp)),
-            Scores(total[:0], {}, total[:0].astype(np.intp)),
-            probabilities[:0],
-            [],
-            3,
-            CONFIG,
-            OFFER_ALL,
-        ).confidence
-        is None
+    nothing = rank_with_offers(
+        proposals.take(np.array([], np.intp)), [], probabilities[:0], [], 3, CONFIG, OFFER_ALL
     )
+    assert (nothing.candidates, nothing.confidence) == ((), None)
 
 
 def test_the_documented_example_is_found_through_its_entry_point(
@@ -198,6 +200,8 @@ def test_the_documented_example_is_found_through_its_entry_point(
         load_sources("left-edge:0.25", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match="names 'other'"):
         load_sources("proposals,other", "cpu", tmp_path, None)
+    with pytest.raises(ConfigError, match="cannot be built with ''"):
+        load_sources("proposals,left-edge", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match="calls itself ''"):
         load_sources("proposals,nameless", "cpu", tmp_path, None)
     with pytest.raises(ConfigError, match=r"broken .* cannot be imported"):

@@ -21,7 +21,7 @@ from worker.pipeline.suggestions import (
 )
 from worker.sources.base import SourceMask
 from worker.sources.offers import Offer
-from worker.stages import Proposals, Scores
+from worker.stages import Proposals
 
 CONFIG = SuggestionsConfig()
 
@@ -84,15 +84,13 @@ def test_the_next_different_answer_moves_up() -> None:
 
 def test_sources_offer_different_answers_too() -> None:
     masks = (DOG, OTHER_DOG)
-    total = np.array([2.0, 1.0], np.float32)
-    scores = Scores(total, {}, np.array([0, 1]))
     offers = [Offer("cris", SourceMask(COLLAR_AT_THE_BOTTOM, 0.5))]
     probabilities = np.array([0.6, 0.2], np.float32)
     ranking = rank_with_offers(
-        propose(*masks), scores, probabilities, offers, 3, SourcesConfig(), CONFIG
+        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), CONFIG
     )
     assert [c.source for c in ranking.candidates] == ["proposals", "proposals"]
     every = rank_with_offers(
-        propose(*masks), scores, probabilities, offers, 3, SourcesConfig(), OFFER_ALL
+        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), OFFER_ALL
     )
     assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]

@@ -39,7 +39,8 @@ def tune(
     from worker.pipeline.build import build_pipeline
     from worker.tuning.tune import tune as tune_scoring
 
-    settings = load_worker_settings()
+    # From the encoder's own weights, not from some that were fitted to the same photos.
+    settings = load_worker_settings(scoring=None)
     if settings.method != "corrected":
         raise ConfigError(
             f"The method {settings.method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."

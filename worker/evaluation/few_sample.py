@@ -6,6 +6,8 @@ each model is measured on another split beside the pipeline that needs no traini
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -65,7 +67,7 @@ class FewSampleRequest:
     Attributes:
         sizes: numbers of photos.
         seeds: how often each.
-        steps: of the optimiser, equal for all.
+        steps: of the optimiser, at least; equal for all that have no more refs than an epoch.
         config: of training; epochs and patience follow from the steps.
     """
 
@@ -141,10 +143,11 @@ def run_few_sample(
             chosen = set(random.Random(seed).sample(photos, len(photos))[:size])
             own = [sample for sample in samples if sample.image in chosen]
             config = replace(request.config, seed=seed)
-            epochs = math.ceil(request.steps / _STEPS_PER_EPOCH)
-            config = replace(config, epochs=epochs, patience=epochs)
             repeated = _repeat(own, config.batch * _STEPS_PER_EPOCH)
-            segment = train(repeated, config, out / f"models/{size}-{seed}")
+            epochs = math.ceil(request.steps / (len(repeated) // config.batch))
+            config = replace(config, epochs=epochs, patience=epochs)
+            digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+            segment = train(repeated, config, out / f"models/{digest}/{size}-{seed}")
             miou, right = _measure(segment, test)
             run = Run(images=size, refs=len(own), seed=seed, miou=miou, right=right, key=key)
             _append(log, run)
@@ -198,11 +201,9 @@ def compute_zero_shot(ious: Sequence[float], images: Sequence[int]) -> ZeroShot:
 
 
 def _repeat(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The samples over and over, at least ``count``; each time mirrored or not by chance."""
-    times = math.ceil(count / len(samples))
-    return [
-        replace(sample, id=f"{sample.id}#{number}") for number in range(times) for sample in samples
-    ]
+    """The samples over and over to ``count``, or all where there are more."""
+    rounds = (replace(s, id=f"{s.id}#{number}") for number in itertools.count() for s in samples)
+    return list(itertools.islice(rounds, max(count, len(samples))))
 
 
 def _measure(segment: Segment, test: Dataset) -> tuple[float, float]:
@@ -217,8 +218,8 @@ def _measure(segment: Segment, test: Dataset) -> tuple[float, float]:
 
 
 def _describe(request: FewSampleRequest, pool: Dataset, test: Dataset) -> str:
-    names = f"{pool.name}/{pool.split}:{pool.count} {test.name}/{test.split}:{test.count}"
-    return f"{names} steps={request.steps} {asdict(replace(request.config, seed=0))}"
+    content = hashlib.sha256(repr((pool.images, test.images)).encode()).hexdigest()[:16]
+    return f"{pool.name} {content} steps={request.steps} {asdict(replace(request.config, seed=0))}"
 
 
 def _read(log: Path) -> list[Run]:
@@ -253,9 +254,10 @@ def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:
     ]
     crossing = find_crossing(points, zero_shot)
     if crossing is None:
-        lines += ["", f"Training does not beat the pipeline with up to {points[-1].images} photos."]
+        most = points[-1].images
+        lines += ["", f"With {most} photos the mean of the seeds is not above the pipeline's."]
     else:
-        lines += ["", f"Training beats the pipeline from {crossing} photos on."]
+        lines += ["", f"From {crossing} photos on the mean of the seeds is above the pipeline's."]
     return "\n".join(lines) + "\n"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saymask.datasets import load_dataset
+from saymask.errors import InvalidRequest
 from worker.evaluation.few_sample import (
     FewSampleRequest,
     Run,
@@ -27,6 +29,7 @@ from worker.training.load import load_training
 from worker.training.samples import Sample
 
 TRAIN_SPLIT = "train"
+PIPELINE = "corrected"
 
 
 def compare_few_sample(
@@ -45,13 +48,20 @@ def compare_few_sample(
     command = load_training()
     pool = load_dataset(request.dataset, request.root, TRAIN_SPLIT, split_by=request.split_by)
     results, test, images = run_evaluation(request, settings, out, jobs, console)
-    name = results.methods[0].name
+    names = [method.name for method in results.methods]
+    if PIPELINE not in names:
+        raise InvalidRequest(f"--methods {request.methods} lacks {PIPELINE}.", "Leave it out.")
+    measured = {image.path.name for image in test.images}
+    apart = tuple(image for image in pool.images if image.path.name not in measured)
+    if len(apart) < len(pool.images):
+        console.print(f"{len(pool.images) - len(apart)} photos of both splits are not trained on")
+        pool = replace(pool, images=apart)
     rows = [
         (shared / max(union, 1), number)
         for number, image in enumerate(images)
         for expression in image.expressions
         if expression.target_px
-        for shared, union in [(*expression.answers[name].top, (0, 1))[0]]
+        for shared, union in [(*expression.answers[PIPELINE].top, (0, 1))[0]]
     ]
     zero_shot = compute_zero_shot([iou for iou, _ in rows], [number for _, number in rows])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from worker.language import ParsedExpression
@@ -34,7 +35,13 @@ class Method(Protocol):
         ...
 
     def compute_probabilities(
-        self, scores: Scores, prepared: PreparedImage, count: int
+        self, scores: Scores, prepared: PreparedImage, chosen: Sequence[int]
     ) -> Floats | None:
-        """Return the probabilities (n,), 0 to 1, of the best proposals; None where unknown."""
+        """Return the probability, 0 to 1, of each chosen proposal; None where unknown.
+
+        Args:
+            scores: of all proposals.
+            prepared: the image.
+            chosen: indices of proposals, best first.
+        """
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from worker.config import ScoringConfig
@@ -9,9 +11,9 @@ from worker.stages import Floats, Geometry, Scores
 
 
 def compute_probabilities(
-    scores: Scores, geometry: Geometry, config: ScoringConfig, count: int
+    scores: Scores, geometry: Geometry, config: ScoringConfig, chosen: Sequence[int]
 ) -> Floats:
-    """Return the probability, 0 to 1, that each of the best proposals is the referent: (n,).
+    """Return the probability, 0 to 1, that each of n chosen proposals is the referent: (n,).
 
     It depends only on the lead over the best proposal that is another object: the score itself
     says little about whether rank 1 is right. That of a proposal further down, which trails, is
@@ -21,10 +23,9 @@ def compute_probabilities(
         scores: of all proposals.
         geometry: of the same.
         config: with the curve.
-        count: how many are asked for, best first; n is at most this.
+        chosen: indices of proposals, best first.
     """
-    order = scores.order[:count]
-    leads = np.array([compute_lead(scores, geometry, config, int(index)) for index in order])
+    leads = np.array([compute_lead(scores, geometry, config, index) for index in chosen])
     logits = config.lead_offset + config.lead_slope * leads
     return np.minimum.accumulate(1 / (1 + np.exp(-logits))).astype(np.float32)
 

@@ -95,10 +95,10 @@ class Corrected:
         return compute_scores(described, text, expression, self._scoring)
 
     def compute_probabilities(
-        self, scores: Scores, prepared: PreparedImage, count: int
+        self, scores: Scores, prepared: PreparedImage, chosen: Sequence[int]
     ) -> Floats | None:
-        """Return the calibrated probabilities of the best proposals."""
-        return compute_probabilities(scores, prepared.geometry, self._scoring, count)
+        """Return the calibrated probability of each chosen proposal."""
+        return compute_probabilities(scores, prepared.geometry, self._scoring, chosen)
 
     def _encode_nouns(self, nouns: Sequence[str]) -> Floats:
         """Each noun bare and in a template, averaged: (n, D)."""

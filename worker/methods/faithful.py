@@ -8,6 +8,8 @@ made by that code. ``corrected`` is the method to use; this one is what it is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,7 +91,7 @@ class Faithful:
         self,
         scores: Scores,  # noqa: ARG002
         prepared: PreparedImage,  # noqa: ARG002
-        count: int,  # noqa: ARG002
+        chosen: Sequence[int],  # noqa: ARG002
     ) -> None:
         """Return None: the scores of this method were never calibrated."""
         return

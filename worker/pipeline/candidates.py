@@ -47,7 +47,7 @@ def rank_proposals(
 
 def rank_with_offers(
     proposals: Proposals,
-    scores: Scores,
+    chosen: Sequence[int],
     probabilities: Floats,
     offers: Sequence[Offer],
     k: int,
@@ -60,17 +60,16 @@ def rank_with_offers(
 
     Args:
         proposals: of the image.
-        scores: of all proposals.
-        probabilities: (n,) of the n best proposals.
+        chosen: indices of n proposals that compete, best first.
+        probabilities: (n,) of these.
         offers: masks of other sources.
         k: how many candidates.
         config: how they become one list.
         suggestions: which are the same answer.
     """
-    best = scores.order[: len(probabilities)]
     contenders = [
-        Contender(PROPOSALS_SOURCE, int(index), proposals.masks[index], float(probability))
-        for index, probability in zip(best, probabilities, strict=True)
+        Contender(PROPOSALS_SOURCE, index, proposals.masks[index], float(probability))
+        for index, probability in zip(chosen, probabilities, strict=True)
     ]
     size_hw = (proposals.masks.shape[1], proposals.masks.shape[2])
     contenders += [
@@ -87,8 +86,8 @@ def rank_with_offers(
         )
 
     candidates = []
-    chosen = select_distinct(range(len(ranked)), is_same, k)
-    for rank, contender in enumerate((ranked[index] for index in chosen), start=1):
+    offered_places = select_distinct(range(len(ranked)), is_same, k)
+    for rank, contender in enumerate((ranked[place] for place in offered_places), start=1):
         score = _to_logit(contender.probability)
         if contender.source == PROPOSALS_SOURCE:
             candidates.append(build_proposal(proposals, contender.index, rank, score))

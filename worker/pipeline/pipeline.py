@@ -73,6 +73,7 @@ class Pipeline:
         device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, beside the proposals.
+        strict_sources: a source that fails is an error, instead of a notice.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class Pipeline:
         device: str = "cpu",
         clicks: ClickSegmenter | None = None,
         sources: Sequence[CandidateSource] = (),
+        *,
+        strict_sources: bool = False,
     ) -> None:
         self.proposer = proposer
         self.encoder = encoder
@@ -98,6 +101,7 @@ class Pipeline:
         self._clicks = clicks
         self._vocabulary = vocabulary
         self._sources = tuple(sources)
+        self._strict_sources = strict_sources
         self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
         self._method = build_method(config, encoder, parser, vocabulary)
 
@@ -118,11 +122,16 @@ class Pipeline:
     def _active_sources(self) -> tuple[CandidateSource, ...]:
         return tuple(source for source in self._sources if source.fingerprint)
 
-    def with_sources(self, sources: Sequence[CandidateSource]) -> Pipeline:
-        """Return a pipeline of the same models and cache with other sources."""
+    def with_sources(self, sources: Sequence[CandidateSource], *, strict: bool) -> Pipeline:
+        """Return a pipeline of the same models and cache with other sources.
+
+        Args:
+            sources: beside the proposals.
+            strict: a source that fails is an error.
+        """
         return Pipeline(
             self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
-            self._max_megapixels, self.device, self._clicks, sources,
+            self._max_megapixels, self.device, self._clicks, sources, strict_sources=strict,
         )  # fmt: skip
 
     def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
@@ -318,20 +327,20 @@ class Pipeline:
                 log.warning("no source but proposals: %s", error)
                 return Offers(notices=(f"Only proposals were ranked: {error.cause}",))
             self._decoded[sha256] = image
+        config, strict = self.config.sources, self._strict_sources
         return self._with_smaller_batches(
-            lambda: collect_offers(sources, image, expression, self.config.sources)
+            lambda: collect_offers(sources, image, expression, config, strict=strict)
         )
 
     def _rank_candidates(
         self, prepared: PreparedImage, scores: Scores, offers: Offers | None, k: int
     ) -> Ranking:
-        count = max(k, self.config.sources.considered)
-        probabilities = self._method.compute_probabilities(scores, prepared, count)
+        distinct = self.choose_offered(prepared, scores, max(k, self.config.sources.considered))
+        probabilities = self._method.compute_probabilities(scores, prepared, distinct)
         if offers is None or probabilities is None:
-            chosen = self.choose_offered(prepared, scores, k)
-            return rank_proposals(prepared.proposals, scores, probabilities, chosen)
+            return rank_proposals(prepared.proposals, scores, probabilities, distinct[:k])
         return rank_with_offers(
-            prepared.proposals, scores, probabilities, offers.masks, k, self.config.sources,
+            prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
             self.config.suggestions,
         )  # fmt: skip
 

@@ -27,17 +27,18 @@ def compare_sources(
 ) -> Verdict:
     """Compare the IoU of rank 1 with old and new sources, sentence by sentence.
 
-    The interval is a paired bootstrap over photos.
+    The interval is a paired bootstrap over photos. A source that fails ends the comparison: it
+    would otherwise count as one that is worse.
 
     Args:
         pipeline: with the method and proposals in use.
-        samples: reserved: neither model was trained on them or chosen by them.
+        samples: reserved: neither model was trained on them, nor was its best epoch chosen by them.
         old: sources in use.
         new: sources that may replace them.
         against: name of the model in use; empty for none.
         between_sentences: called between sentences; it may wait.
     """
-    before, after = pipeline.with_sources(old), pipeline.with_sources(new)
+    before, after = (pipeline.with_sources(s, strict=True) for s in (old, new))
     images = {path: index for index, path in enumerate(sorted({s.image for s in samples}))}
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from rich.console import Console
 from rq import Queue
@@ -20,6 +22,7 @@ from saymask.contract import (
     QUEUE_TRAINING,
     TRAIN_TIMEOUT_S,
     TRAINING_KEY,
+    TRAINING_STOP_KEY,
     JobReply,
     TrainingState,
     TrainingStatus,
@@ -28,6 +31,7 @@ from saymask.contract import (
 )
 from saymask.errors import ConfigError, InternalError, InvalidRequest, SaymaskError
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
+from worker.serving.idle import free_memory
 from worker.serving.jobs import JobFunction, Message, to_failure
 from worker.settings import WorkerSettings
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELD_OUT_SHARE = 0.15
 _RESERVED_SHARE = 0.2
 
@@ -116,14 +121,20 @@ class TrainingHandler:
         try:
             return JobReply(train=self._run(request, status))
         except TrainingInterrupted:
-            status.tell("waiting", text="The worker was stopped; the next one goes on.")
-            self._enqueue_again(request)
+            self._leave_to_next(request, status)
             return to_failure(InternalError(f"The run {request.run} was interrupted."))
+        except (KeyboardInterrupt, SystemExit):
+            self._leave_to_next(request, status)
+            raise
+        except Timeout:
+            log.warning("run %s is at work elsewhere; it is left to that worker", request.run)
+            return to_failure(InternalError(f"The run {request.run} is at work elsewhere."))
         except OSError as error:
-            # A full disk, most likely: the last checkpoint is complete, and is gone on from.
+            # The last checkpoint is complete, and is gone on from.
+            room = "Make room, then go" if error.errno in _NO_ROOM else "Go"
             failure: SaymaskError = ConfigError(
-                f"The run {request.run} could not be written: {error}.",
-                f"Make room, then go on with it: saymask train --resume {request.run}",
+                f"The run {request.run} ended with: {error}.",
+                f"{room} on with it: saymask train --resume {request.run}",
             )
         except SaymaskError as error:
             failure = error
@@ -131,6 +142,9 @@ class TrainingHandler:
             log.exception("run %s failed", request.run)
             status.tell("failed", text=f"A bug: {type(error).__name__}: {error}")
             raise
+        finally:
+            # What training took is given back to the workers that answer.
+            free_memory()
         log.warning("run %s: %s", request.run, failure)
         status.tell("failed", text=str(failure))
         return to_failure(failure)
@@ -143,7 +157,17 @@ class TrainingHandler:
                 f"There is no export in {folder / DATA_FOLDER}.",
                 "Backend and training worker need the same SAYMASK_MODELS_DIR, on a shared disk.",
             )
+        with FileLock(folder / ".lock", timeout=0):
+            return self._run_alone(request, registry, status)
+
+    def _run_alone(
+        self, request: TrainRequest, registry: ModelRegistry, status: _Status
+    ) -> TrainResult:
+        """Do a run that no other worker is at."""
+        # A wish from before the run began is not for it.
+        self._redis.delete(TRAINING_STOP_KEY)
         status.tell("training")
+        folder = registry.folder / request.run
         summary = self._learn.train(folder, request.epochs, status.tell_epoch)
         status.tell("comparing", held_out_iou=summary["held_out_iou"])
         verdict = self._learn.compare(registry, request.run)
@@ -163,7 +187,8 @@ class TrainingHandler:
             high=verdict.high,
         )
 
-    def _enqueue_again(self, request: TrainRequest) -> None:
+    def _leave_to_next(self, request: TrainRequest, status: _Status) -> None:
+        status.tell("waiting", text="The worker was stopped; the next one goes on.")
         queue = Queue(QUEUE_TRAINING, connection=self._redis, serializer=JSONSerializer)
         arguments = (request.model_dump(mode="json"),)
         queue.enqueue_call(JOB_TRAIN, args=arguments, timeout=TRAIN_TIMEOUT_S)
@@ -270,6 +295,9 @@ class LearnCris:
         store, device = WeightStore(settings.cache_dir), pipeline.device
         new = CrisSource(registry.model_folder(run), store, device)
         served = registry.read_served()
+        if served and not registry.model_folder(served).is_dir():
+            log.warning("the model %s, which is served, is gone: compared with proposals", served)
+            served = ""
         old = [CrisSource(registry.model_folder(served), store, device)] if served else []
         config = _build_config(None)
         dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)

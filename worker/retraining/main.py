@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _NICENESS = 15
 _POLL_S = 0.5
+_RESUME_LOCK = "saymask:training-resume"
+_RESUME_LOCK_S = 60
 
 
 BuildLearn = Callable[[Callable[[], None]], Learn]
@@ -106,18 +108,22 @@ def resume_abandoned(connection: redis.Redis) -> list[str]:
     queue = Queue(QUEUE_TRAINING, connection=connection, serializer=JSONSerializer)
     registry = StartedJobRegistry(queue=queue)
     resumed = []
-    for job_id in registry.get_job_ids():
-        try:
-            job = Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
-        except NoSuchJobError:
-            continue
-        if not _is_gone(connection, job.worker_name):
-            continue
-        # In this order: killed between the two, it would be done twice rather than never.
-        queue.enqueue_job(job)
-        registry.remove_executions(job)
-        log.warning("run of job %s goes on: its worker was killed", job_id)
-        resumed.append(job_id)
+    # One worker at a time: the next one no longer finds what this one took up.
+    with connection.lock(_RESUME_LOCK, timeout=_RESUME_LOCK_S, blocking_timeout=_RESUME_LOCK_S):
+        for job_id in registry.get_job_ids():
+            try:
+                job = Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
+            except NoSuchJobError:
+                continue
+            if not _is_gone(connection, job.worker_name):
+                continue
+            abandoned = job.get_executions()
+            # In this order: killed between the two, it would be done twice rather than never.
+            queue.enqueue_job(job)
+            for execution in abandoned:
+                registry.remove_execution(execution)
+            log.warning("run of job %s goes on: its worker was killed", job_id)
+            resumed.append(job_id)
     return resumed
 
 

@@ -44,6 +44,9 @@ class PreparationClaims:
         if self._redis.set(key, self._name, nx=True, ex=_TTL_S):
             return True
         owner = self._redis.get(key)
+        if owner is not None and owner.decode() == self._name:
+            # Left over from when Redis went away: one job at a time is at work here.
+            return True
         if owner is None or self._is_alive(owner.decode()):
             return False
         log.warning("worker %s ended while it prepared %s", owner.decode(), sha256[:12])
@@ -62,7 +65,7 @@ class PreparationClaims:
             time.sleep(_POLL_S)
 
     def _is_alive(self, name: str) -> bool:
-        return name == self._name or bool(self._redis.exists(WORKER_KEY.format(name=name)))
+        return bool(self._redis.exists(WORKER_KEY.format(name=name)))
 
 
 def _key(sha256: str) -> str:

@@ -137,17 +137,20 @@ class UnloadingPipeline:
     def _unload(self) -> None:
         self._pipeline = None
         self._forget()
-        gc.collect()
-        # Serving itself does without PyTorch; what it holds back of the GPU is given back here.
-        torch = sys.modules.get("torch")
-        if torch is not None and self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        _trim_heap()
+        free_memory()
         log.info("no job for %g s: the models are unloaded", self._idle_s)
 
 
-def _trim_heap() -> None:
-    """Give freed memory back to the system, which glibc alone does not do at once."""
+def free_memory() -> None:
+    """Give memory that is no longer used back to the GPU and the system.
+
+    glibc alone does not do so at once.
+    """
+    gc.collect()
+    # Serving itself does without PyTorch; what it holds back of the GPU is given back here.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

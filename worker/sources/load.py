@@ -42,9 +42,20 @@ def load_sources(
         if name != PROPOSALS_SOURCE:
             kind, _, argument = name.partition(":")
             context = SourceContext(argument, device, cache_dir, models_dir)
-            sources.append(_check_name(_load_builder(kind)(context)))
+            sources.append(_check_name(_build(kind, context)))
             log.info("source %s", name)
     return tuple(sources)
+
+
+def _build(kind: str, context: SourceContext) -> CandidateSource:
+    builder = _load_builder(kind)
+    try:
+        return builder(context)
+    except ValueError as error:
+        raise ConfigError(
+            f"The source {kind} cannot be built with {context.argument!r}: {error}.",
+            "Correct it in SAYMASK_SOURCES.",
+        ) from error
 
 
 def _check_name(source: CandidateSource) -> CandidateSource:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from rq.timeouts import JobTimeoutException
 
 from saymask.errors import SaymaskError
 from worker.config import SourcesConfig
@@ -38,19 +40,38 @@ def collect_offers(
     image: DecodedImage,
     expression: str,
     config: SourcesConfig,
+    *,
+    strict: bool = False,
 ) -> Offers:
-    """Ask every source that has something to offer."""
+    """Ask every source that has something to offer.
+
+    Args:
+        sources: in any order.
+        image: what they look at.
+        expression: as typed.
+        config: how masks are cleaned.
+        strict: raise what a source raises, instead of going on without it.
+
+    Raises:
+        torch.OutOfMemoryError, JobTimeoutException: they concern the worker, not the source.
+    """
     masks: list[Offer] = []
     notices: list[str] = []
     for source in sources:
-        if not source.fingerprint:
-            continue
         try:
+            if not source.fingerprint:
+                continue
             offered = [_check(one, image) for one in source.segment(image, expression)]
+        except (torch.OutOfMemoryError, JobTimeoutException):
+            raise
         except SaymaskError as error:
+            if strict:
+                raise
             log.warning("source %s: %s", source.name, error)
             notices.append(f"The source {source.name} could not answer: {error.cause}")
         except Exception:
+            if strict:
+                raise
             # A source may be anybody's code; the others must still answer.
             log.exception("source %s", source.name)
             notices.append(f"The source {source.name} failed; see the worker's log.")

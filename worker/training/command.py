@@ -127,6 +127,8 @@ def train_and_load(
 
 def build_fabric(settings: WorkerSettings) -> Fabric:
     """Set up the device, its precision, and the processes that ``torchrun`` started."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     is_cuda = device.startswith("cuda")

@@ -214,6 +214,7 @@ class Trainer:
         for index, batch in enumerate(self._batches(epoch)):
             if index * self._config.batch >= _SETTLING_REFS:
                 break
+            self._between_steps()
             self._predict(batch)
         for part, momentum in zip(norms, momenta, strict=True):
             part.momentum = momentum
@@ -288,6 +289,7 @@ class Trainer:
             size = decode_coco_rle(sample.target).shape
             box = Letterbox((size[0], size[1]), self._config.side_px)
             for sentence in sample.sentences:
+                self._between_steps()
                 logits = self._predict([Example(sample, sentence, is_mirrored=False)])
                 probabilities = to_probabilities(logits[0, 0].cpu(), box)
                 mask = threshold_probabilities(probabilities)

@@ -28,7 +28,7 @@ class Decision:
 
     Attributes:
         image: which photo it is about.
-        prepared: the same, prepared.
+        prepared: the same, prepared; without its masks, which would not fit into memory.
         text: as it was typed.
         ious: (N,) of each proposal with the mask; None where nothing was meant.
     """
@@ -77,8 +77,8 @@ def read_decisions(
             raise DatasetError(f"{image.path} cannot be read: {error}.") from error
         prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
         prepared = pipeline.prepare(data, image.path.stem)[0] if prepared is None else prepared
-        proposals = prepared.proposals
-        masks = [to_original_size(mask, image.size_hw) for mask in proposals.masks]
+        masks = [to_original_size(mask, image.size_hw) for mask in prepared.proposals.masks]
+        slim = _drop_masks(prepared)
         for expression in image.expressions:
             ious = None
             if expression.parts:
@@ -86,9 +86,16 @@ def read_decisions(
                 ious = np.array(
                     [compute_ious(target, mask[None])[0] for mask in masks], dtype=np.float32
                 )
-            decisions.append(Decision(index, prepared, expression.text, ious))
+            decisions.append(Decision(index, slim, expression.text, ious))
         progress(index + 1, len(dataset.images))
     return [decision for decision in decisions if len(decision.prepared.proposals)]
+
+
+def _drop_masks(prepared: PreparedImage) -> PreparedImage:
+    """Return what scoring needs of an image: everything but the masks' pixels."""
+    proposals = prepared.proposals
+    dots = np.ones((len(proposals), 1, 1), dtype=bool)
+    return replace(prepared, proposals=replace(proposals, masks=dots))
 
 
 def rank_decisions(
