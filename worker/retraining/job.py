@@ -29,10 +29,10 @@ from saymask.contract import (
     TrainRequest,
     TrainResult,
 )
-from saymask.errors import ConfigError, InternalError, InvalidRequest, SaymaskError
+from saymask.errors import ConfigError, InternalError, SaymaskError
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from worker.serving.idle import free_memory
-from worker.serving.jobs import JobFunction, Message, to_failure
+from worker.serving.jobs import JobFunction, Message, refuse_shape, to_failure
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -107,12 +107,7 @@ class TrainingHandler:
         try:
             reply = self._train(TrainRequest.model_validate(message))
         except ValidationError as error:
-            reply = to_failure(
-                InvalidRequest(
-                    f"The job has an unknown shape: {error}",
-                    "Backend and worker must be of the same saymask version.",
-                )
-            )
+            reply = refuse_shape(error)
         self.jobs_done += 1
         return reply.model_dump(mode="json")
 

@@ -231,12 +231,7 @@ class JobHandler:
             log.warning("%s", error)
             reply = to_failure(error)
         except ValidationError as error:
-            reply = to_failure(
-                InvalidRequest(
-                    f"The job has an unknown shape: {error}",
-                    "Backend and worker must be of the same saymask version.",
-                )
-            )
+            reply = refuse_shape(error)
         self.jobs_done += 1
         _log_reply(reply, started)
         return reply.model_dump(mode="json")
@@ -350,6 +345,16 @@ def _log_reply(reply: JobReply, started: float) -> None:
 def to_failure(error: SaymaskError) -> JobReply:
     """Return the reply that carries an error to the backend."""
     return JobReply(failure=JobFailure(code=error.code, cause=error.cause, cure=error.cure))
+
+
+def refuse_shape(error: ValidationError) -> JobReply:
+    """Return the reply to a job whose message does not validate."""
+    return to_failure(
+        InvalidRequest(
+            f"The job has an unknown shape: {error}",
+            "Backend and worker must be of the same saymask version.",
+        )
+    )
 
 
 def build_job_class(handler: AnswersJobs) -> type[Job]:
