@@ -101,8 +101,8 @@ class SuggestionsConfig:
     """
 
     same_answer_iou: float = 0.8
-    marks_apart_x: float = 0.05
-    marks_apart_y: float = 0.04
+    marks_apart_x: float = 0.02
+    marks_apart_y: float = 0.02
 
 
 # As published: the best masks, however much alike.

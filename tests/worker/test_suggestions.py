@@ -64,9 +64,9 @@ def test_what_is_the_same_to_a_person(mask: Mask, is_same: bool) -> None:
 
 def test_marks_are_below_the_middle_of_the_box() -> None:
     assert find_mark(DOG) == (0.25, 0.7)
-    assert are_marks_together((0.5, 0.5), (0.54, 0.53), CONFIG)
-    assert not are_marks_together((0.5, 0.5), (0.56, 0.5), CONFIG)
-    assert not are_marks_together((0.5, 0.5), (0.5, 0.55), CONFIG)
+    assert are_marks_together((0.5, 0.5), (0.515, 0.515), CONFIG)
+    assert not are_marks_together((0.5, 0.5), (0.53, 0.5), CONFIG)
+    assert not are_marks_together((0.5, 0.5), (0.5, 0.53), CONFIG)
 
 
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 5))
