@@ -217,7 +217,7 @@ def test_status_page_on_a_phone_and_on_a_desk(database: Path, tmp_path: Path, wi
             cards = page.locator(".cards div").all_inner_texts()
             assert "9\nsamples" in cards
             assert "40 %\nfirst candidate accepted" in cards
-            assert page.locator("svg").count() == 3
+            assert page.locator("svg").count() == 4
             assert page.locator("svg").first.locator("rect").count() == 8
             assert "they differ on 1" in page.locator("body").inner_text()
             overflow = page.evaluate(
