@@ -238,7 +238,7 @@ def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: R
     def answering() -> dict[str, str]:
         """pid to state of the workers that take typed expressions."""
         workers = httpx.get(f"{stack.backend_url}/ready").json()["workers"]
-        assert {"interactive", "background"} >= {worker["queues"] for worker in workers}
+        assert {"interactive", "background", "training"} >= {worker["queues"] for worker in workers}
         return {w["pid"]: w["state"] for w in workers if w["queues"] == "interactive"}
 
     (killed,) = answering()
