@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -18,42 +17,14 @@ import pytest
 from backend.records.views import RecordFilter, RecordView
 from saymask.masks import decode_coco_rle
 from saymask.model_registry import ModelRegistry
-from tests.browser.editor import Editor, open_editor
-from tests.stack.running import Running, running, tasks_of
+from tests.browser.editor import Editor
+from tests.stack.running import Running, tasks_of
 from tests.worker.left_half import SENTENCE as LEFT_HALF
 from tests.worker.left_half import train_left_half
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
 CAT = (0.3, 0.5)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("annotating")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def editor(stack: Running, tmp_path: Path) -> Iterator[Editor]:
-    with open_editor(stack, tmp_path / "profile") as opened:
-        yield opened
-
-
-@pytest.fixture
-def new_task(stack: Running, samples: dict[str, Path]) -> Callable[..., int]:
-    """A task of its own for a test."""
-
-    def make(photo: str, **data: Any) -> int:
-        with closing(stack.client()) as client:
-            if data:
-                reference = client.upload_image(1, samples[photo])
-                client.import_tasks(1, [{"data": {"image": reference, **data}}])
-            else:
-                client.import_images(1, [samples[photo]])
-            return int(tasks_of(client)[-1]["id"])
-
-    return make
 
 
 def records_of(stack: Running, task: int, count: int) -> list[RecordView]:
@@ -368,39 +339,3 @@ def test_a_trained_model_s_candidate_is_offered_accepted_and_counted(
         assert "Source of the accepted candidate" in page
     finally:
         stack.saymask("models", "rollback")
-
-
-def test_prepare_and_doctor(stack: Running) -> None:
-    report = stack.saymask("prepare", "--project", "1", "--json", status=1)
-    assert report["prepared"] >= 6
-    assert len(report["failed"]) == 1, "the photo that is gone"
-    assert "Is the photo still there?" in report["failed"][0]
-    checks = stack.saymask("doctor", "--json")
-    assert {check["state"] for check in checks} == {"ok"}, checks
-
-
-def test_connect_makes_a_project_work_and_says_what_does_not(stack: Running) -> None:
-    first = stack.saymask("connect", "--create", "Fresh photos", "--json")
-    states = {check["name"]: check["state"] for check in first}
-    assert states["project"] == states["attachment"] == "changed"
-    assert states["test event"] == "ok"
-    assert states["test expression"] == "unknown", "there is no task yet"
-    again = stack.saymask("connect", "--create", "Fresh photos", "--json")
-    assert {c["state"] for c in again} == {"ok", "unknown"}, again
-    with closing(stack.client()) as client:
-        found = client.request("GET", "/api/projects", params={"page_size": 100})["results"]
-        number = next(p["id"] for p in found if p["title"] == "Fresh photos")
-        (hook,) = client.request("GET", "/api/webhooks", params={"project": number})
-        client.request("DELETE", f"/api/webhooks/{hook['id']}/")
-        broken = stack.saymask("doctor", "--project", str(number), "--json", status=1)
-        problems = {check["name"] for check in broken if check["state"] == "problem"}
-        assert problems == {f"project {number}: webhook", f"project {number}: test event"}
-        for check in broken:
-            assert check["cure"] or check["state"] != "problem", "every problem has a cure"
-        mended = stack.saymask("connect", "--project", str(number), "--json")
-        assert {c["name"] for c in mended if c["state"] == "changed"} == {"webhook"}
-        plain = client.request("POST", "/api/projects", json={"title": "Not ours"})
-        written = stack.saymask("connect", "--project", str(plain["id"]), "--json")
-        assert {c["name"]: c["state"] for c in written}["labelling config"] == "changed"
-    wrong = stack.saymask("connect", "--project", "1", "--api-key", "0" * 40, "--json", status=1)
-    assert {c["name"]: c["state"] for c in wrong}["API key"] == "problem"
