@@ -30,6 +30,7 @@ from worker.pipeline.candidates import (
 )
 from worker.pipeline.clicks import check_prompt
 from worker.pipeline.images import decode_image
+from worker.pipeline.notices import build_notices
 from worker.pipeline.suggestions import compare_proposals, select_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
@@ -231,7 +232,10 @@ class Pipeline:
         sources_ms = stopwatch.lap_ms()
         ranking = self._rank_candidates(prepared, scores, offers, k)
         confidence = ranking.confidence
-        notices = [*prepared.notices, *self._build_notices(parsed, prepared)]
+        notices = [
+            *prepared.notices,
+            *build_notices(parsed, prepared, is_cut=self.encoder.text.is_truncated(parsed.text)),
+        ]
         if confidence is not None and confidence < self.config.scoring.no_referent_below:
             notices.append("Perhaps nothing in the photo is meant.")
         return SegmentResult(
@@ -390,16 +394,3 @@ class Pipeline:
                 "Set SAYMASK_PROPOSALS to another generator than given.",
             )
         return self._clicks
-
-    def _build_notices(self, parsed: ParsedExpression, prepared: PreparedImage) -> list[str]:
-        notices = [
-            f"{fix.typed!r} was read as {fix.read!r}; if it is right, say it in other words."
-            for fix in parsed.corrections
-        ]
-        if self.encoder.text.is_truncated(parsed.text):
-            notices.append("The expression is longer than the model reads; its end was ignored.")
-        if parsed.head_noun_phrase is None:
-            notices.append("No noun names the object; say what it is for a better answer.")
-        if len(prepared.proposals) == 0:
-            notices.append("No object was found in the photo.")
-        return notices

@@ -1,0 +1,27 @@
+"""What an annotator is told about an expression and its photo, beside the candidates."""
+
+from __future__ import annotations
+
+from worker.language import ParsedExpression
+from worker.stages import PreparedImage
+
+
+def build_notices(parsed: ParsedExpression, prepared: PreparedImage, *, is_cut: bool) -> list[str]:
+    """Return a sentence for each thing that may make the answer worse.
+
+    Args:
+        parsed: the expression.
+        prepared: the image.
+        is_cut: whether the model reads only the beginning of the expression.
+    """
+    notices = [
+        f"{fix.typed!r} was read as {fix.read!r}; if it is right, say it in other words."
+        for fix in parsed.corrections
+    ]
+    if is_cut:
+        notices.append("The expression is longer than the model reads; its end was ignored.")
+    if parsed.head_noun_phrase is None:
+        notices.append("No noun names the object; say what it is for a better answer.")
+    if len(prepared.proposals) == 0:
+        notices.append("No object was found in the photo.")
+    return notices
