@@ -114,7 +114,7 @@ def points(*ious: float) -> list[Point]:
 
 
 def test_where_training_wins() -> None:
-    zero_shot = compute_zero_shot([0.6, 0.4, 0.5, 0.5], [0, 0, 1, 1])
+    zero_shot = compute_zero_shot(np.array([0.6, 0.4, 0.5, 0.5]), np.array([0, 0, 1, 1]))
     assert zero_shot.miou.mean == pytest.approx(0.5)
     assert zero_shot.right.mean == pytest.approx(0.25)
     assert find_crossing(points(0.1, 0.6, 0.4, 0.7, 0.8), zero_shot) == 8
@@ -131,7 +131,9 @@ def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
         Learner(),
         lambda *_: None,
     )
-    zero_shot = replace(compute_zero_shot([0.3], [0]), miou=Interval(0.3, 0.2, 0.4))
+    zero_shot = replace(
+        compute_zero_shot(np.array([0.3]), np.array([0])), miou=Interval(0.3, 0.2, 0.4)
+    )
     table = write_few_sample(tmp_path, summarise_runs(runs), zero_shot)
     assert "| 4 photos | 8 | 0.5" in table
     assert "From 4 photos on the mean of the seeds is above the pipeline's" in table

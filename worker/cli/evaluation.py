@@ -45,6 +45,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Models per number of photos.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each.")] = 200,
     side: Annotated[int, typer.Option(min=64, help="Pixels of the square they see.")] = 416,
+    rate: Annotated[float, typer.Option(min=0, help="Their learning rate.")] = 3e-4,
     first_sentence: Annotated[
         bool, typer.Option("--first-sentence", help="One sentence a referent, as CRIS validates.")
     ] = False,
@@ -98,7 +99,9 @@ def evaluate(
         first_sentence=first_sentence,
     )
     if few_sample is not None:
-        _compare_few_sample(request, few_sample, seeds, steps, side, out, jobs, as_json=as_json)
+        _compare_few_sample(
+            request, few_sample, seeds, steps, side, rate, out, jobs, as_json=as_json
+        )
         return
     results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
     markdown = to_markdown(results)
@@ -115,6 +118,7 @@ def _compare_few_sample(
     seeds: int,
     steps: int,
     side: int,
+    rate: float,
     out: Path,
     jobs: int,
     *,
@@ -132,8 +136,7 @@ def _compare_few_sample(
         ) from error
     if side % 32:
         raise InvalidRequest(f"--side must be a multiple of 32, got {side}.")
-    # A higher rate than that of long runs: there are few steps.
-    few = FewSampleRequest(numbers, seeds, steps, TrainingConfig(side_px=side, rate=3e-4))
+    few = FewSampleRequest(numbers, seeds, steps, TrainingConfig(side_px=side, rate=rate))
     table, runs, zero_shot = compare_few_sample(
         request, few, load_worker_settings(), out, jobs, console
     )

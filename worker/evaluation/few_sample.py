@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from saymask.datasets import Dataset
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.masks import Mask, compute_iou, decode_coco_rle
-from worker.evaluation.metrics import Interval, bootstrap_mean
+from worker.evaluation.metrics import Counts, Interval, Values, bootstrap_mean
 from worker.training.config import TrainingConfig
 from worker.training.samples import Sample, load_pixels, read_samples
 
@@ -193,11 +193,10 @@ def write_few_sample(out: Path, points: Sequence[Point], zero_shot: ZeroShot) ->
     return table
 
 
-def compute_zero_shot(ious: Sequence[float], images: Sequence[int]) -> ZeroShot:
-    """Return the intervals of the pipeline over expressions, photos drawn whole."""
-    values, groups = np.asarray(ious, dtype=float), np.asarray(images)
-    is_right = (values > RIGHT_IOU).astype(float)
-    return ZeroShot(bootstrap_mean(values, groups), bootstrap_mean(is_right, groups))
+def compute_zero_shot(ious: Values, images: Counts) -> ZeroShot:
+    """Return the intervals of the pipeline over expressions (E,), photos drawn whole."""
+    is_right = (ious > RIGHT_IOU).astype(float)
+    return ZeroShot(bootstrap_mean(ious, images), bootstrap_mean(is_right, images))
 
 
 def _repeat(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -21,7 +21,9 @@ from worker.evaluation.few_sample import (
     summarise_runs,
     write_few_sample,
 )
+from worker.evaluation.metrics import compute_expression_ious
 from worker.evaluation.request import EvaluationRequest
+from worker.evaluation.results import AnswerTable
 from worker.evaluation.run import run_evaluation
 from worker.settings import WorkerSettings
 from worker.training.config import TrainingConfig
@@ -56,14 +58,9 @@ def compare_few_sample(
     if len(apart) < len(pool.images):
         console.print(f"{len(pool.images) - len(apart)} photos of both splits are not trained on")
         pool = replace(pool, images=apart)
-    rows = [
-        (shared / max(union, 1), number)
-        for number, image in enumerate(images)
-        for expression in image.expressions
-        if expression.target_px
-        for shared, union in [(*expression.answers[PIPELINE].top, (0, 1))[0]]
-    ]
-    zero_shot = compute_zero_shot([iou for iou, _ in rows], [number for _, number in rows])
+    answers = AnswerTable(images)
+    ious = compute_expression_ious(answers.pixels(PIPELINE), "skip")
+    zero_shot = compute_zero_shot(ious, answers.images[answers.target > 0])
 
     def train(samples: Sequence[Sample], config: TrainingConfig, folder: Path) -> Segment:
         segment: Segment = command.train_and_load(samples, config, folder, settings)

@@ -91,10 +91,11 @@ def pause(connection: redis.Redis, state: WorkerState) -> None:
     if worker is not None and worker._stop_requested:
         raise TrainingInterrupted
     try:
-        wanted, told = connection.mget(TRAINING_STOP_KEY, TRAINING_KEY)
-        if wanted and told and wanted.decode() == TrainingStatus.model_validate_json(told).run:
+        requested, status = connection.mget(TRAINING_STOP_KEY, TRAINING_KEY)
+        run = TrainingStatus.model_validate_json(status).run if requested and status else None
+        if run is not None and requested.decode() == run:
             connection.delete(TRAINING_STOP_KEY)
-            raise TrainingStopped("It was stopped.", "Go on with it: saymask train --resume RUN")
+            raise TrainingStopped("It was stopped.", f"Go on with it: saymask train --resume {run}")
         wait_while_answering(connection)
     except redis.RedisError as error:
         log.warning("the queue cannot be asked whether to go on: %s", error)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from saymask.contract import PROPOSALS_SOURCE
 from saymask.masks import Mask
 from worker.stages import DecodedImage
-
-__all__ = ["PROPOSALS_SOURCE", "BuildSource", "CandidateSource", "SourceContext", "SourceMask"]
 
 
 @dataclass(frozen=True)

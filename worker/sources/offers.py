@@ -61,7 +61,7 @@ def collect_offers(
         try:
             if not source.fingerprint:
                 continue
-            offered = [_check(one, image) for one in source.segment(image, expression)]
+            offered = [_check(mask, image) for mask in source.segment(image, expression)]
         except (torch.OutOfMemoryError, JobTimeoutException):
             raise
         except SaymaskError as error:
@@ -76,7 +76,7 @@ def collect_offers(
             log.exception("source %s", source.name)
             notices.append(f"The source {source.name} failed; see the worker's log.")
         else:
-            masks += [Offer(source.name, one) for one in _clean(offered, config)]
+            masks += [Offer(source.name, mask) for mask in _clean(offered, config)]
     return Offers(tuple(masks), tuple(notices))
 
 
@@ -95,5 +95,5 @@ def _check(offered: SourceMask, image: DecodedImage) -> SourceMask:
 
 
 def _clean(offered: Sequence[SourceMask], config: SourcesConfig) -> list[SourceMask]:
-    cleaned = ((clean_mask(one.mask, config), one.probability) for one in offered)
+    cleaned = ((clean_mask(m.mask, config), m.probability) for m in offered)
     return [SourceMask(mask, probability) for mask, probability in cleaned if mask is not None]

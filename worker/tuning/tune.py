@@ -21,7 +21,7 @@ from worker.tuning.decisions import (
     rank_decisions,
     read_decisions,
 )
-from worker.tuning.fit import apply_factors, fit_factors, observe
+from worker.tuning.fit import Observation, apply_factors, fit_factors, observe
 
 _FOLDS = 5
 _BINS = 10
@@ -140,7 +140,7 @@ def _choose_folds(decisions: Sequence[Decision]) -> NDArray[np.intp]:
 
 def _observe_all(
     decisions: Sequence[Decision], ranked: Sequence[Ranked | None], indices: Sequence[int]
-) -> list[Any]:
+) -> list[Observation]:
     observations = []
     for index in indices:
         row, ious = ranked[index], decisions[index].ious
