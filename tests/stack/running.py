@@ -65,6 +65,13 @@ class Running:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(40)
 
+    def start_again(self) -> None:
+        """Everything up on the same data, the queue on another port; waits for it."""
+        ports = [int(url.rsplit(":", 1)[1]) for url in (self.studio_url, self.backend_url)]
+        again = start_up(self.data_dir, [*ports, free_port()])
+        self.process, self.output, self.queue_url = again.process, again.output, again.queue_url
+        self.wait_until_up()
+
     @property
     def environment(self) -> dict[str, str]:
         """For commands of ours."""

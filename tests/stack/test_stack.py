@@ -233,8 +233,6 @@ def projects(stack: Running) -> list[dict[str, Any]]:
 
 
 def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: Running) -> None:
-    """Last: it restarts the whole stack."""
-
     def answering() -> dict[str, str]:
         """pid to state of the workers that take typed expressions."""
         workers = httpx.get(f"{stack.backend_url}/ready").json()["workers"]
@@ -254,10 +252,7 @@ def test_worker_that_dies_is_started_again_and_the_stack_keeps_its_data(stack: R
     for url in (stack.studio_url, stack.backend_url):
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
-    ports = [int(url.rsplit(":", 1)[1]) for url in (stack.studio_url, stack.backend_url)]
-    again = start_up(stack.data_dir, [*ports, free_port()])
-    stack.process, stack.output = again.process, again.output
-    stack.wait_until_up()
+    stack.start_again()
     with closing(stack.client()) as client:
         tasks = tasks_of(client)
         assert len(tasks) == before
