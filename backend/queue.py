@@ -199,7 +199,11 @@ class JobQueue(QueueState):
         if isinstance(request, RefineRequest):
             kind, name = "refine", JOB_REFINE
         with redis_errors():
-            job_id = build_job_id(kind, self.get_model_version(), request)
+            version = self.get_model_version()
+            job_id = build_job_id(kind, version, request)
+            if self._had_first_look(job_id):
+                request = request.model_copy(update={"accepts_first_look": False})
+                job_id = build_job_id(kind, version, request)
             self._withdraw(self._waiters.add(waiter, job_id))
             reply, is_reachable = None, True
             try:
@@ -219,6 +223,15 @@ class JobQueue(QueueState):
             f"{_ATTEMPTS} workers ended while they worked on this photo.",
             "See the workers' logs; save the photo again in another format or smaller.",
         )
+
+    def _had_first_look(self, job_id: str) -> bool:
+        """Whether a job ended with a first look, so that who asks again wants more."""
+        job = self._fetch(job_id)
+        result = job.latest_result() if job is not None else None
+        if result is None or result.type != Result.Type.SUCCESSFUL:
+            return False
+        segment = _read_reply(result).segment
+        return segment is not None and segment.is_first_look
 
     def _withdraw(self, job_id: str | None) -> None:
         """Cancel a job for which nobody waits any more, unless it has started."""

@@ -80,12 +80,17 @@ class CocoRle(_Message):
 
 
 class SegmentRequest(_Message):
-    """One referring expression for one image, whose bytes are in Redis under ``IMAGE_KEY``."""
+    """One referring expression for one image, whose bytes are in Redis under ``IMAGE_KEY``.
+
+    Attributes:
+        accepts_first_look: an image that is not prepared yet may be looked at quickly instead.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     image_sha256: ImageSha256
     expression: str = Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)
     k: int = Field(ge=1, le=MAX_K)
+    accepts_first_look: bool = False
 
 
 class Click(_Message):
@@ -179,6 +184,7 @@ class SegmentResult(_Message):
         head_noun_phrase: the phrase that was scored beside the sentence, or None.
         notices: messages for the annotator (expression truncated, no noun found, ...).
         from_cache: whether the image had been prepared before.
+        is_first_look: whether the image was only looked at quickly.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -192,6 +198,7 @@ class SegmentResult(_Message):
     proposals_count: int
     model_version: str
     from_cache: bool
+    is_first_look: bool = False
     timings: Timings
 
 

@@ -3,7 +3,8 @@
 What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fail`` reports an
 error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
 the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
-Anything else gives k square masks. An image that contains ``poison`` kills the process. What was
+Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
+prepared. An image that contains ``poison`` kills the process. What was
 asked of it stands in the Redis list ``fake:log``.
 """
 
@@ -14,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,13 @@ class FakePipeline:
         self._prepared[sha256] = build_prepared(sha256)
         return self._prepared[sha256], PreparationTimings()
 
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        if b"unseen" not in data:
+            return None
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._log(f"look {sha256[:8]}")
+        return replace(build_prepared(sha256), is_first_look=True), PreparationTimings()
+
     def segment(
         self,
         prepared: PreparedImage,
@@ -120,7 +128,8 @@ class FakePipeline:
             raise ImageUnreadable("The photo is damaged.", "No.")
         count = 0 if word == "nothing" else k
         confidence = 0.2 if word == "doubtful" else 0.9
-        return build_result(prepared.sha256, expression, count, confidence)
+        result = build_result(prepared.sha256, expression, count, confidence)
+        return result.model_copy(update={"is_first_look": prepared.is_first_look})
 
     def embed(self, data: bytes) -> FakeEmbedding:
         return FakeEmbedding(hashlib.sha256(data).hexdigest())

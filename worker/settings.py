@@ -93,6 +93,11 @@ class WorkerSettings(BaseSettings):
         20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
     )
     max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
+    first_look: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="A quick first answer to an expression about a photo that is not prepared yet:"
+        " `auto` gives one on a CPU, where preparing takes seconds.",
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."

@@ -140,6 +140,9 @@ class PreparedImage:
     """Everything about an image that does not depend on an expression; what the cache keeps.
 
     Compared by identity, so that what follows from it can be remembered beside it.
+
+    Attributes:
+        is_first_look: prepared quickly, for the time until it is prepared in full.
     """
 
     sha256: str
@@ -147,6 +150,7 @@ class PreparedImage:
     geometry: Geometry
     features: VisualFeatures
     notices: tuple[str, ...]
+    is_first_look: bool = False
 
 
 @dataclass(frozen=True)

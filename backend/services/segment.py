@@ -15,12 +15,19 @@ from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest, RequestKind, RequestStore
 from backend.services.answers import Suggestions
 from backend.services.upload_image import ImageUploader
-from saymask.contract import MAX_EXPRESSION_CHARS, RefineRequest, SegmentRequest, SegmentResult
+from saymask.contract import (
+    MAX_EXPRESSION_CHARS,
+    PrepareRequest,
+    RefineRequest,
+    SegmentRequest,
+    SegmentResult,
+)
 from saymask.errors import (
     ImageEvicted,
     InternalError,
     InvalidExpression,
     JobSuperseded,
+    QueueError,
     SaymaskError,
 )
 
@@ -77,7 +84,10 @@ class Segmenter:
         return self.ask(
             question,
             lambda sha256: SegmentRequest(
-                image_sha256=sha256, expression=question.expression, k=question.k
+                image_sha256=sha256,
+                expression=question.expression,
+                k=question.k,
+                accepts_first_look=question.kind == "typed",
             ),
         )
 
@@ -102,9 +112,19 @@ class Segmenter:
             failure = InternalError(f"{type(error).__name__}: {error}", "See the backend's log.")
             self._requests.save_failure(request_id, failure, _elapsed_ms(call))
             raise failure from error
+        if result.is_first_look:
+            self._prepare(result.image_sha256)
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
         self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(call))
         return Suggestions(request_id, result)
+
+    def _prepare(self, sha256: str) -> None:
+        """Have an image prepared in full of which the annotator had a first look."""
+        try:
+            self._queue.prepare(PrepareRequest(image_sha256=sha256))
+        except QueueError as error:
+            # The next expression has it prepared.
+            log.warning("image %s is not prepared: %s", sha256[:12], error)
 
     def _ask_worker(self, question: Question, build: BuildRequest, source: str) -> SegmentResult:
         """Ask a worker; once more where the image was gone from the queue's memory by then."""

@@ -12,6 +12,7 @@ import redis
 from fastapi.testclient import TestClient
 
 from backend.records.stores import Stores
+from saymask.contract import QUEUE_BACKGROUND
 from saymask.masks import decode_brush_rle
 from tests.backend.http import JSON_TYPE, KEY, ImageServer, typed
 from tests.conftest import Valkey, load_capture, log_of
@@ -70,6 +71,29 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     again = client.post("/predict", json=body).json()["results"][0]["result"]
     assert {r["id"] for r in again}.isdisjoint(r["id"] for r in regions), "ids are per request"
     assert len(photos.fetched) == 1, "the same photo is not downloaded again"
+
+
+def test_enter_again_after_a_first_look_gives_the_prepared_image_s_answer(
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    client = build_client()
+
+    kinds = ("look", "prepare", "segment")
+
+    def ask(expression: str) -> list[str]:
+        """Ask, and return what the workers did for it."""
+        before = len(log_of(valkey, *kinds))
+        client.post("/predict", json=typed(expression, "/data/unseen.png")).raise_for_status()
+        return [line.split()[0] for line in log_of(valkey, *kinds)[before:]]
+
+    assert ask("the cat") == ["look", "segment"]
+    assert ask("the dog") == ["segment"], "the look is remembered"
+    with redis.Redis.from_url(valkey.url) as connection:
+        assert connection.llen(f"rq:queue:{QUEUE_BACKGROUND}") == 1, "prepared once, behind"
+    assert ask("the cat") == ["prepare", "segment"]
+    assert ask("the cat") == [], "a full answer is shared"
+    assert ask("the bird") == ["segment"]
 
 
 @pytest.mark.parametrize(("k", "status"), [(1, 200), (50, 200), (0, 400), (-1, 400), (1000, 400)])

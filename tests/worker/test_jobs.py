@@ -43,6 +43,9 @@ class CountingPipeline:
         sha256 = hashlib.sha256(data).hexdigest()
         return replace(prepared_image(), sha256=sha256), PreparationTimings()
 
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        return None
+
     def segment(
         self,
         prepared: PreparedImage,
@@ -55,7 +58,7 @@ class CountingPipeline:
         return SegmentResult(
             image_sha256=prepared.sha256, expression=expression, size_hw=(60, 200), candidates=(),
             head_noun_phrase=None, proposals_count=k, model_version="v",
-            from_cache=preparation is None, timings=Timings(),
+            from_cache=preparation is None, is_first_look=prepared.is_first_look, timings=Timings(),
         )  # fmt: skip
 
 
@@ -200,3 +203,55 @@ def test_a_claim_ends_with_an_image_that_cannot_be_prepared(connection: redis.Re
     handler = JobHandler(CountingPipeline(), connection, "living")  # type: ignore[arg-type]
     assert "no longer" in handler.segment(segment("d" * 64))["failure"]["cause"]
     assert list(connection.scan_iter("saymask:preparing:*")) == []
+
+
+class LookingPipeline(SlowPipeline):
+    """Looks first, and counts how often."""
+
+    looks = 0
+
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        self.looks += 1
+        sha256 = hashlib.sha256(data).hexdigest()
+        prepared = replace(prepared_image(), sha256=sha256, is_first_look=True)
+        return prepared, PreparationTimings()
+
+
+def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> None:
+    cache: set[str] = set()
+    pipeline = LookingPipeline(cache, is_let=True)
+    handler = JobHandler(pipeline, connection, "living")  # type: ignore[arg-type]
+
+    def ask(expression: str, *, accepts: bool = True) -> dict[str, object]:
+        message = segment(SHA256, expression) | {"accepts_first_look": accepts}
+        answer: dict[str, object] = handler.segment(message)["segment"]
+        return answer
+
+    assert [ask(text)["is_first_look"] for text in ("the cat", "the dog")] == [True, True]
+    assert (pipeline.looks, pipeline.preparations) == (1, 0)
+    # Meanwhile a background worker has prepared it.
+    cache.add(SHA256)
+    full = ask("the cat")
+    assert (full["is_first_look"], full["from_cache"]) == (False, True)
+    # Where a first look is not enough, the image is prepared.
+    cache.clear()
+    other = JobHandler(pipeline, connection, "other")  # type: ignore[arg-type]
+    message = segment(SHA256) | {"accepts_first_look": False}
+    assert not other.segment(message)["segment"]["is_first_look"]
+    assert not other.segment(segment(SHA256))["segment"]["is_first_look"], "older backends"
+    assert (pipeline.looks, pipeline.preparations) == (1, 1)
+
+
+def test_a_first_look_does_not_wait_for_who_prepares_the_image(connection: redis.Redis) -> None:
+    slow = SlowPipeline(set(), is_let=False)
+    connection.set(WORKER_KEY.format(name="background"), "alive")
+    background = JobHandler(slow, connection, "background")  # type: ignore[arg-type]
+    preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
+    preparing.start()
+    assert slow.begun.wait(10)
+    pipeline = LookingPipeline(set(), is_let=True)
+    handler = JobHandler(pipeline, connection, "interactive")  # type: ignore[arg-type]
+    reply = handler.segment(segment(SHA256) | {"accepts_first_look": True})
+    assert reply["segment"]["is_first_look"]
+    slow.let.set()
+    preparing.join(10)

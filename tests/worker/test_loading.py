@@ -111,14 +111,16 @@ def test_trimmed_blocks_equal_the_whole_computation(
         for block in blocks[: 4 - masked_blocks]:
             tokens = block(tokens)
         for index, mask in enumerate(masks.flatten(1)):
-            seen = tokens
+            seen = shared = tokens
             for block in blocks[4 - masked_blocks :]:
                 if masking == "multiply":
                     seen = block(seen * torch.cat([torch.ones(1), mask])[None, :, None])
                 else:
+                    # The proposal has a class token of its own; the patches know nothing of it.
                     bias = torch.zeros(17, 17)
                     bias[0, 1:] = mask.clamp(min=1e-6).log()
-                    seen = block(seen, attn_mask=bias)
+                    own = torch.cat([seen[:, :1], shared[:, 1:]], dim=1)
+                    seen, shared = block(own, attn_mask=bias), block(shared)
             expected = tower._pool(seen)[0] @ tower.proj
             torch.testing.assert_close(got[index : index + 1], expected, atol=1e-5, rtol=1e-4)
 

@@ -49,6 +49,9 @@ def evaluate(
     first_sentence: Annotated[
         bool, typer.Option("--first-sentence", help="One sentence a referent, as CRIS validates.")
     ] = False,
+    first_look: Annotated[
+        bool, typer.Option("--first-look", help="The quick answers about photos not yet prepared.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
     no_target_below: Annotated[
@@ -97,6 +100,7 @@ def evaluate(
         no_target_below=no_target_below,
         models=tuple(model or ()),
         first_sentence=first_sentence,
+        first_look=first_look,
     )
     if few_sample is not None:
         _compare_few_sample(

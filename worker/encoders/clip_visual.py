@@ -24,8 +24,8 @@ from worker.encoders.vit_blocks import (
     cast_products,
     ends_in_class_token,
     read_places,
+    run_class_tokens,
     run_coherent_block,
-    run_hidden_from_class_token,
     run_last_block,
 )
 
@@ -168,7 +168,7 @@ class ClipVisual:
             image: (1, 3, S, S), normalised.
             token_masks: (N, g, g) float32 in 0..1, the proposals on the token grid.
             masking: ``multiply`` weights the patch tokens, as published; ``attention`` hides
-                tokens outside the proposal from the class token instead (ViT only).
+                tokens outside the proposal from a class token of its own instead (ViT only).
             masked_blocks: how many blocks, counted from the last, see the proposal (ViT only).
 
         Returns:
@@ -211,8 +211,10 @@ class ClipVisual:
         if masking == "attention":
             # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
             # token. The class token always sees itself.
-            hidden = F.pad(masks.clamp(min=1e-6).log(), (1, 0))
-            return _read(tower, run_hidden_from_class_token(list(blocks), shared_tokens, hidden))
+            hidden = masks.clamp(min=1e-6).log()
+            return _read(
+                tower, run_class_tokens(list(blocks), shared_tokens, hidden).transpose(0, 1)
+            )
         tokens = shared_tokens.expand(len(masks), -1, -1)
         weights = F.pad(masks, (1, 0), value=1.0)[..., None]
         *others, last = blocks

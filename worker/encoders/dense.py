@@ -8,6 +8,8 @@ summed over scales (TextRegion, 2025).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,8 +20,7 @@ from saymask.masks import Masks
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
 
-REGION_TILES = (1, 2, 3)
-# One of these: the finest whose places still see whole objects.
+# Of the heat maps: the finest whose places still see whole objects.
 HEAT_TILES = 2
 
 
@@ -43,7 +44,7 @@ def encode_places(visual: ClipVisual, pixels: NDArray[np.uint8], tiles: int) -> 
 
 
 def encode_regions(
-    visual: ClipVisual, pixels: NDArray[np.uint8], masks: Masks
+    visual: ClipVisual, pixels: NDArray[np.uint8], masks: Masks, region_tiles: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Encode the places of an image, and the region of every mask.
 
@@ -51,13 +52,17 @@ def encode_regions(
         visual: the image tower.
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
+        region_tiles: scales of the regions, each by the image's division into so many tiles a side.
 
     Returns:
         Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.
     """
     soft = torch.from_numpy(masks).float()[:, None]
-    places = {tiles: encode_places(visual, pixels, tiles).cpu() for tiles in REGION_TILES}
-    regions = torch.stack([_average_places(grid, soft) for grid in places.values()]).sum(dim=0)
+    scales = {*region_tiles, HEAT_TILES}
+    places = {tiles: encode_places(visual, pixels, tiles).cpu() for tiles in sorted(scales)}
+    regions = torch.stack([_average_places(places[tiles], soft) for tiles in region_tiles]).sum(
+        dim=0
+    )
     return places[HEAT_TILES].numpy(), regions.numpy()
 
 

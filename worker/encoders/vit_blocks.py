@@ -1,11 +1,12 @@
 """Blocks of a CLIP ViT, computed only where their output is read.
 
-The feature is the class token after the last block. So that block needs one query instead of all;
-and where a proposal hides tokens from the class token alone, it changes the patches only one block
-later. Neither is an approximation: only the order of sums differs.
+The feature is the class token after the last block. So that block needs one query instead of all,
+which is no approximation: only the order of sums differs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,35 +58,32 @@ def run_last_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     return run_queries(block, tokens[:, :1], tokens)
 
 
-def run_hidden_from_class_token(
-    blocks: list[ResidualAttentionBlock], tokens: Tensor, hidden: Tensor
+def run_class_tokens(
+    blocks: Sequence[ResidualAttentionBlock], tokens: Tensor, hidden: Tensor
 ) -> Tensor:
-    """Run the last blocks, in which the class token sees little outside a proposal.
+    """Run the last blocks with a class token for every proposal, which sees little outside it.
+
+    A proposal's class token attends to itself and to the patches. These go on as in the image
+    without proposals, so that all proposals share them: one pass over the image serves them all.
 
     Args:
         blocks: to the last.
-        tokens: (1, L, C) before these blocks, shared by all proposals.
-        hidden: (N, L) added to the class token's attention scores; 0 hides nothing.
+        tokens: (1, L, C) before these blocks, the class token first.
+        hidden: (N, L - 1) added to the attention scores of the patches; 0 hides nothing.
 
     Returns:
-        (N, 1, C), the class tokens.
+        (1, N, C), the class tokens.
     """
-    first, *others = blocks
-    count, length = hidden.shape
-    heads = first.attn.num_heads
-    # The tokens are still the same for all proposals: each proposal is one query.
-    class_tokens = run_queries(first, tokens[:, :1].expand(1, count, -1), tokens, hidden)
-    class_tokens = class_tokens.transpose(0, 1)
-    if not others:
-        return class_tokens
-    patches = run_queries(first, tokens[:, 1:], tokens)
-    whole = torch.cat([class_tokens, patches.expand(count, -1, -1)], dim=1)
-    row = hidden[:, None].repeat_interleave(heads, dim=0)
-    *between, last = others
-    bias = F.pad(row, (0, 0, 0, length - 1)) if between else row
-    for block in between:
-        whole = block(whole, attn_mask=bias)
-    return run_queries(last, whole[:, :1], whole, row)
+    count = len(hidden)
+    class_tokens = tokens[:, :1].expand(1, count, -1)
+    not_itself = torch.full((count, count), -torch.inf, device=tokens.device).fill_diagonal_(0)
+    bias = torch.cat([not_itself, hidden], dim=1)
+    for index, block in enumerate(blocks):
+        seen = torch.cat([class_tokens, tokens[:, 1:]], dim=1)
+        class_tokens = run_queries(block, class_tokens, seen, bias)
+        if index < len(blocks) - 1:
+            tokens = block(tokens)
+    return class_tokens
 
 
 def run_coherent_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:

@@ -62,8 +62,15 @@ def open_processes(
 
 
 def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Evaluator:
-    """Load the models of one process."""
-    pipeline = build_pipeline(settings)
+    """Load the models of one process.
+
+    Raises:
+        ConfigError: first looks are asked for, and the settings allow none.
+    """
+    if request.first_look:
+        pipeline = build_pipeline(settings.model_copy(update={"first_look": "on"})).as_first_look()
+    else:
+        pipeline = build_pipeline(settings)
     return Evaluator(
         pipeline=pipeline,
         variants=choose_variants(pipeline.config, pipeline.encoder.scoring, request.methods),

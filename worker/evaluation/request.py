@@ -21,6 +21,7 @@ class EvaluationRequest:
         no_target_below: answers with a lower score are withheld; None withholds none.
         models: trained models beside the methods, each ``cris:FOLDER``.
         first_sentence: only the first sentence about each referent.
+        first_look: images are only looked at, as before they are prepared.
     """
 
     dataset: str
@@ -33,3 +34,4 @@ class EvaluationRequest:
     no_target_below: float | None
     models: tuple[str, ...] = ()
     first_sentence: bool = False
+    first_look: bool = False

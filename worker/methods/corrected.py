@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
+from saymask.masks import Masks
 from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
 from worker.encoders.crops import crop_proposals, resize_token_masks, resize_whole
@@ -17,7 +19,7 @@ from worker.methods.appearance import DescribedImage, describe_image
 from worker.methods.confidence import compute_probabilities
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
-from worker.places import build_places_map
+from worker.places import PlacesMap, build_places_map
 from worker.resize import resize_to_work
 from worker.stages import (
     DecodedImage,
@@ -51,18 +53,27 @@ class Corrected:
         """Encode the masked whole image and the masked crops at working size."""
         visual, config, masks = self._encoder.visual, self._features, proposals.masks
         pixels = resize_to_work(image, masks.shape[1:])
+        if config.views == "regions":
+            places, region = self._encode_regions(pixels, masks)
+            return VisualFeatures(region, region, region, places)
         size_px, device = visual.image_size_px, visual.device
         crops = crop_proposals(pixels, masks, config, size_px=size_px, device=device)
         whole = resize_whole(pixels, config, size_px=size_px, device=device)
         tokens = resize_token_masks(masks, visual.grid_side, config)
+        regions = self._encode_regions(pixels, masks) if config.places else (None, None)
         masking = config.token_masking if visual.is_vit else "multiply"
-        places, region = encode_regions(visual, pixels, masks) if config.places else (None, None)
         return VisualFeatures(
             global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
             local_context=visual.encode_images(crops).cpu().numpy(),
-            region=region,
-            places=None if places is None else build_places_map(places),
+            places=regions[0],
+            region=regions[1],
         )
+
+    def _encode_regions(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[PlacesMap, Floats]:
+        places, regions = encode_regions(
+            self._encoder.visual, pixels, masks, self._features.region_tiles
+        )
+        return build_places_map(places), regions
 
     def encode_text(self, expression: ParsedExpression) -> TextFeatures:
         """Encode sentence, noun phrase, anchors and what the referent has not."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from saymask.errors import ConfigError
-from worker.config import PipelineConfig
+from worker.config import PipelineConfig, to_first_look
 from worker.encoders.build import choose_encoder, load_encoder
 from worker.encoders.calibration import adapt_scoring, load_calibration
 from worker.encoders.scoring_file import load_scoring
@@ -97,7 +97,18 @@ def build_pipeline(
         device,
         clicks,
         _load_sources(settings, device, cache_dir),
+        quick_proposer=_build_quick_proposer(settings, config, proposer, device),
     )
+
+
+def _build_quick_proposer(
+    settings: WorkerSettings, config: PipelineConfig, proposer: Proposer, device: str
+) -> Proposer | None:
+    """For first looks; None where an image is prepared as quickly, or in no other way."""
+    is_wanted = settings.first_look == "on" or (settings.first_look == "auto" and device == "cpu")
+    if not is_wanted or not isinstance(proposer, SamProposer) or config.method != "corrected":
+        return None
+    return proposer.with_config(to_first_look(config).proposals)
 
 
 def _load_sources(

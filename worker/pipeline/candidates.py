@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from saymask.contract import PROPOSALS_SOURCE, Candidate, CocoRle
+from saymask.contract import CLICKS_SOURCE, PROPOSALS_SOURCE, Candidate, CocoRle
 from saymask.masks import Mask, compute_box_xywh, compute_iou, encode_coco_rle
 from worker.config import SourcesConfig, SuggestionsConfig
 from worker.pipeline.suggestions import are_marks_together, find_mark, select_distinct
+from worker.proposals.clicks import ClickedMask
 from worker.resize import to_original_size
 from worker.sources.offers import Offer
 from worker.sources.ranking import Contender, rank_together
@@ -27,6 +28,17 @@ class Ranking:
 
     candidates: tuple[Candidate, ...]
     confidence: float | None
+
+
+def build_clicked(answers: Sequence[ClickedMask]) -> tuple[Candidate, ...]:
+    """Offer the masks of clicks in their order, scored with the decoder's own estimate."""
+    return tuple(
+        build_candidate(
+            answer.mask, rank, answer.predicted_iou, answer.predicted_iou, answer.stability,
+            CLICKS_SOURCE,
+        )
+        for rank, answer in enumerate(answers, start=1)
+    )  # fmt: skip
 
 
 def rank_proposals(

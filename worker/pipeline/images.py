@@ -24,6 +24,7 @@ MIN_SIDE_PX = 8
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MEGA = 1_000_000
 _STRIP_ROWS = 256
+_EXAMPLE_SIDE_PX = 64
 
 
 def decode_image(data: bytes, max_megapixels: float) -> DecodedImage:
@@ -120,3 +121,12 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
 
 def _to_finite(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+def draw_example() -> bytes:
+    """Draw a small image with one red square on grey, encoded; it shows a model how to run."""
+    pixels = np.full((_EXAMPLE_SIDE_PX, _EXAMPLE_SIDE_PX, 3), 127, dtype=np.uint8)
+    pixels[16:48, 16:48] = (200, 40, 40)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -14,7 +14,10 @@ def build_notices(parsed: ParsedExpression, prepared: PreparedImage, *, is_cut: 
         prepared: the image.
         is_cut: whether the model reads only the beginning of the expression.
     """
-    notices = [
+    notices = []
+    if prepared.is_first_look:
+        notices.append("First look; press Enter again in a moment for a better one.")
+    notices += [
         f"{fix.typed!r} was read as {fix.read!r}; if it is right, say it in other words."
         for fix in parsed.corrections
     ]

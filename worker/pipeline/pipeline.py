@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TypeVar
 
-import numpy as np
 import torch
 from cachetools import LRUCache
-from PIL import Image
 
-from saymask.contract import CLICKS_SOURCE, MAX_K, SegmentResult, Timings
+from saymask.contract import MAX_K, SegmentResult, Timings
 from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest, SaymaskError
-from worker.config import PipelineConfig
+from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
-from worker.methods.geometry import compute_geometry
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.candidates import (
     Ranking,
-    build_candidate,
+    build_clicked,
     rank_proposals,
     rank_with_offers,
 )
 from worker.pipeline.clicks import check_prompt
-from worker.pipeline.images import decode_image
+from worker.pipeline.images import decode_image, draw_example
 from worker.pipeline.notices import build_notices
+from worker.pipeline.preparation import Preparation
 from worker.pipeline.suggestions import compare_proposals, select_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
 from worker.sources.base import CandidateSource
 from worker.sources.offers import Offers, collect_offers
-from worker.stages import (
-    DecodedImage,
-    Floats,
-    PreparedImage,
-    Proposals,
-    Scores,
-    VisualFeatures,
-    VisualPrompt,
-)
+from worker.stages import DecodedImage, Floats, PreparedImage, Scores, VisualPrompt
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
-_WARM_UP_SIDE_PX = 64
 # Of open tasks, for the sources that look at pixels.
 _MAX_DECODED_IMAGES = 2
 _CONFIDENCE_DIGITS = 4
@@ -75,6 +63,7 @@ class Pipeline:
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, beside the proposals.
         strict_sources: a source that fails is an error, instead of a notice.
+        quick_proposer: generates the masks of a first look; None for no first looks.
     """
 
     def __init__(
@@ -91,6 +80,7 @@ class Pipeline:
         sources: Sequence[CandidateSource] = (),
         *,
         strict_sources: bool = False,
+        quick_proposer: Proposer | None = None,
     ) -> None:
         self.proposer = proposer
         self.encoder = encoder
@@ -105,6 +95,14 @@ class Pipeline:
         self._strict_sources = strict_sources
         self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
         self._method = build_method(config, encoder, parser, vocabulary)
+        self._preparation = Preparation(proposer, self._method, encoder, max_megapixels)
+        self._quick_proposer = quick_proposer
+        self._first_look: Preparation | None = None
+        if quick_proposer is not None:
+            quick = build_method(to_first_look(config), encoder, parser, vocabulary)
+            self._first_look = Preparation(
+                quick_proposer, quick, encoder, max_megapixels, is_first_look=True
+            )
 
     @property
     def model_version(self) -> str:
@@ -113,6 +111,11 @@ class Pipeline:
         weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
         sources = "".join(f"-{source.name}.{source.fingerprint}" for source in self._active_sources)
         return f"saymask-{names}-{self.config.fingerprint()}-{weights}{sources}"
+
+    def _name_version(self, prepared: PreparedImage) -> str:
+        if not prepared.is_first_look:
+            return self.model_version
+        return f"{self.model_version}-first.{to_first_look(self.config).preparation_fingerprint()}"
 
     @property
     def encoder_description(self) -> str:
@@ -133,6 +136,7 @@ class Pipeline:
         return Pipeline(
             self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
             self._max_megapixels, self.device, self._clicks, sources, strict_sources=strict,
+            quick_proposer=self._quick_proposer,
         )  # fmt: skip
 
     def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
@@ -142,6 +146,15 @@ class Pipeline:
             self._max_megapixels, self.device, self._clicks,
         )  # fmt: skip
 
+    def as_first_look(self) -> Pipeline:
+        """Return one whose preparation is this one's first look; ConfigError if it has none."""
+        if self._quick_proposer is None:
+            raise ConfigError(
+                "These settings allow no first look.",
+                "It needs SAYMASK_METHOD=corrected and a segment-anything model, not exact.",
+            )
+        return self.with_config(to_first_look(self.config), self._quick_proposer)
+
     def warm_up(self) -> None:
         """Do what is slow the first time, so that the first expression is as fast as the next.
 
@@ -150,11 +163,7 @@ class Pipeline:
         for expression in _WARM_UP_EXPRESSIONS:
             self._method.encode_text(self._parse(expression))
         if self.device.startswith("cuda"):
-            pixels = np.full((_WARM_UP_SIDE_PX, _WARM_UP_SIDE_PX, 3), 127, dtype=np.uint8)
-            pixels[16:48, 16:48] = (200, 40, 40)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
-            self.with_config(self.config).prepare(buffer.getvalue())
+            self.with_config(self.config).prepare(draw_example())
 
     def prepare(
         self, data: bytes, name: str | None = None
@@ -172,24 +181,23 @@ class Pipeline:
             ImageUnreadable, ImageTooLarge.
             DeviceMemoryExhausted: the device has no room even for the smallest batches.
         """
-        return self._with_smaller_batches(lambda: self._prepare(data, name))
-
-    def _prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
-        stopwatch = Stopwatch()
-        image = replace(decode_image(data, self._max_megapixels), name=name)
-        decode_ms = stopwatch.lap_ms()
-        proposals = self.proposer.propose(image)
-        proposals_ms = stopwatch.lap_ms()
-        prepared = PreparedImage(
-            sha256=image.sha256,
-            proposals=proposals,
-            geometry=compute_geometry(proposals.masks),
-            features=self._encode_proposals(image, proposals),
-            notices=image.notices,
+        prepared, timings = self._with_smaller_batches(
+            lambda: self._preparation.prepare(data, name)
         )
         if self.cache is not None:
             self.cache.store(prepared)
-        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+        return prepared, timings
+
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        """Prepare an image in a fraction of the time, for a first answer; None where that is off.
+
+        Fewer points are asked, and no proposal is encoded by itself. Never kept in the cache.
+        Raises what ``prepare`` does.
+        """
+        first_look = self._first_look
+        if first_look is None:
+            return None
+        return self._with_smaller_batches(lambda: first_look.prepare(data, None))
 
     def load_prepared(self, sha256: str) -> PreparedImage | None:
         """Return the image whose bytes have this hash, if it was prepared in the same way."""
@@ -247,7 +255,8 @@ class Pipeline:
             head_noun_phrase=parsed.head_noun_phrase,
             notices=(*notices, *(offers.notices if offers else ())),
             proposals_count=len(prepared.proposals),
-            model_version=self.model_version,
+            model_version=self._name_version(prepared),
+            is_first_look=prepared.is_first_look,
             from_cache=preparation is None,
             timings=Timings(
                 **(asdict(preparation) if preparation else {}),
@@ -284,12 +293,7 @@ class Pipeline:
         stopwatch = Stopwatch()
         clicks = self._require_clicks()
         answers = self._with_smaller_batches(lambda: clicks.answer(image, prompt))[:k]
-        candidates = tuple(
-            build_candidate(
-                a.mask, rank, a.predicted_iou, a.predicted_iou, a.stability, CLICKS_SOURCE
-            )
-            for rank, a in enumerate(answers, start=1)
-        )
+        candidates = build_clicked(answers)
         return SegmentResult(
             image_sha256=image.sha256,
             expression=expression,
@@ -368,7 +372,13 @@ class Pipeline:
             DeviceMemoryExhausted: they are as small as can be.
         """
         torch.cuda.empty_cache()
-        if not any([self.proposer.shrink_batch(), self.encoder.visual.shrink_batch()]):
+        quick = self._quick_proposer
+        are_smaller = (
+            self.proposer.shrink_batch(),
+            quick is not None and quick.shrink_batch(),
+            self.encoder.visual.shrink_batch(),
+        )
+        if not any(are_smaller):
             raise DeviceMemoryExhausted(
                 f"The memory of {self.device} does not suffice for one prompt and one crop at a"
                 f" time: {error}.",
@@ -378,14 +388,6 @@ class Pipeline:
 
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self._parser.parse(cleaned, self.config.noun_phrase)
-
-    def _encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
-        """Encode as the cache keeps it, so that an image answers alike before and after."""
-        if len(proposals) == 0:
-            width = self.encoder.text.encode(["nothing"]).shape[1]
-            none = np.zeros((0, width), dtype=np.float32)
-            return VisualFeatures(none, none)
-        return self._method.encode_proposals(image, proposals).rounded()
 
     def _require_clicks(self) -> ClickSegmenter:
         if self._clicks is None:

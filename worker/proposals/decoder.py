@@ -96,15 +96,17 @@ class PromptDecoder:
         """
         if dense is None:
             dense = self._prompts.no_mask_embed.weight.view(1, -1, 1, 1)
+        height, width = embedding.shape[2:]
         keys = (embedding + dense).flatten(2).transpose(1, 2)[0]
-        positions = self._prompts.get_dense_pe().flatten(2).transpose(1, 2)[0]
+        positions = self._prompts.get_dense_pe()[..., :height, :width]
+        positions = positions.flatten(2).transpose(1, 2)[0]
         keys = keys.to(self._dtype)
         positions = positions.to(self._dtype)
         first = self._layers[0]
         return AttachedImage(
             keys=keys,
             positions=positions,
-            grid_hw=(embedding.shape[2], embedding.shape[3]),
+            grid_hw=(height, width),
             first_keys_values=first.to_image.shared_keys_values(keys + positions, keys),
             first_queries=first.to_tokens.shared_queries(keys + positions),
         )

@@ -14,6 +14,7 @@ from worker.stages import DecodedImage
 
 # A low-resolution mask has one pixel for this many of the frame, in each direction.
 LOW_RESOLUTION_STEP = 4
+EMBEDDING_STEP = LOW_RESOLUTION_STEP * COARSE_STEP
 
 
 def to_frame_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -34,6 +35,12 @@ def embed_image(sam: Sam, image: DecodedImage, frame_hw: tuple[int, int]) -> Ten
     return embedding.float()
 
 
+def crop_embedding(embedding: Tensor, frame_hw: tuple[int, int]) -> Tensor:
+    """Remove what lies outside the image from an embedding (1, C, 64, 64)."""
+    height, width = (-(-side // EMBEDDING_STEP) for side in frame_hw)
+    return embedding[..., :height, :width].contiguous()
+
+
 def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     """Remove what lies outside the image from low-resolution logits (N, 256, 256)."""
     return _crop(logits, frame_hw, LOW_RESOLUTION_STEP)
@@ -41,7 +48,7 @@ def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
 
 def crop_coarse(coarse: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     """Remove what lies outside the image from coarse masks (N, 64, 64)."""
-    return _crop(coarse, frame_hw, LOW_RESOLUTION_STEP * COARSE_STEP)
+    return _crop(coarse, frame_hw, EMBEDDING_STEP)
 
 
 def _crop(maps: Tensor, frame_hw: tuple[int, int], step: int) -> Tensor:

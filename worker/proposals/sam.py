@@ -7,6 +7,7 @@ prompts in turn, because a box asks for the whole object where a point often yie
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ from worker.proposals.filters import (
 from worker.proposals.frame import (
     LOW_RESOLUTION_STEP,
     crop_coarse,
+    crop_embedding,
     crop_padding,
     embed_image,
     to_frame_hw,
@@ -112,6 +114,12 @@ class SamProposer:
         self._batch = batch
         self._between_batches = between_batches
 
+    def with_config(self, config: ProposalsConfig) -> SamProposer:
+        """Return a proposer of the same model with another configuration."""
+        other = copy.copy(self)
+        other._config = config
+        return other
+
     def shrink_batch(self) -> bool:
         """Decode half as many prompts at once from now on; False when it is one already."""
         smaller = max(1, self._batch // 2)
@@ -122,7 +130,10 @@ class SamProposer:
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate all masks of an image that pass the filters, best first, at working size."""
         frame_hw = to_frame_hw(image.size_hw)
-        attached = self._decoder.attach(embed_image(self._sam, image, frame_hw))
+        embedding = embed_image(self._sam, image, frame_hw)
+        if self._config.skip_padding:
+            embedding = crop_embedding(embedding, frame_hw)
+        attached = self._decoder.attach(embedding)
         points = self._build_grid(frame_hw)
         masks, votes = self._decode(attached, self._decoder.embed_points(points), frame_hw)
         masks = self._deduplicate(self._count_votes(masks, votes, points, frame_hw))

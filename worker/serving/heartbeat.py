@@ -14,7 +14,8 @@ import redis
 from rq import SimpleWorker
 
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
-from worker.serving.jobs import AnswersJobs, ServedPipeline
+from worker.serving.jobs import AnswersJobs
+from worker.serving.served_pipeline import ServedPipeline
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

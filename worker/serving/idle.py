@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from saymask.contract import SegmentResult
 from worker.pipeline.timing import PreparationTimings
-from worker.serving.jobs import CacheStatistics, ServedPipeline
+from worker.serving.served_pipeline import CacheStatistics, ServedPipeline
 from worker.stages import PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class UnloadingPipeline:
         """Compute everything about an image that does not depend on an expression."""
         with self._in_use() as pipeline:
             return pipeline.prepare(data)
+
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        """Prepare an image quickly, for a first answer; None where that is off."""
+        with self._in_use() as pipeline:
+            return pipeline.look_first(data)
 
     def segment(
         self,

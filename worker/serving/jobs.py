@@ -6,12 +6,10 @@ of the process's ``JobHandler``, so that models are state of an object and not o
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +22,6 @@ from rq.job import Job
 
 from saymask.contract import (
     CALL_META,
-    IMAGE_KEY,
     JOB_PREPARE,
     JOB_REFINE,
     JOB_SEGMENT,
@@ -35,25 +32,22 @@ from saymask.contract import (
     PrepareResult,
     RefineRequest,
     SegmentRequest,
-    SegmentResult,
     Timings,
 )
-from saymask.errors import ImageEvicted, ImageUnreachable, InvalidRequest, SaymaskError
+from saymask.errors import InvalidRequest, SaymaskError
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
-from worker.pipeline.timing import PreparationTimings
 from worker.serving.attempts import Attempts
-from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering
-from worker.stages import PreparedImage, VisualPrompt
+from worker.serving.images import PreparedImages
+from worker.serving.served_pipeline import ServedPipeline
+from worker.stages import VisualPrompt
 
 if TYPE_CHECKING:
     from worker.proposals.clicks import EmbeddedImage
 
 log = logging.getLogger(__name__)
 
-# Images of open tasks: their next expression need not read the cache again.
-_MAX_OPEN_IMAGES = 2
 # Megabytes each, so only those of images that are clicked on.
 _MAX_EMBEDDED_IMAGES = 4
 
@@ -95,78 +89,6 @@ class AnswersJobs(Protocol):
         ...
 
 
-class CacheStatistics(Protocol):
-    """What a heartbeat tells about the cache of prepared images."""
-
-    hits: int
-    misses: int
-
-    def usage(self) -> tuple[int, float]:
-        """Return the number of entries and megabytes."""
-        ...
-
-
-class ServedPipeline(Protocol):
-    """What serving asks of a pipeline; see ``worker.pipeline.pipeline.Pipeline``."""
-
-    device: str
-
-    @property
-    def cache(self) -> CacheStatistics | None:
-        """Where prepared images are kept, or None."""
-        ...
-
-    @property
-    def model_version(self) -> str:
-        """Names everything a result depends on."""
-        ...
-
-    @property
-    def encoder_description(self) -> str:
-        """The encoder in one line, for people."""
-        ...
-
-    def warm_up(self) -> None:
-        """Do what is slow the first time."""
-        ...
-
-    def load_prepared(self, sha256: str) -> PreparedImage | None:
-        """Return an image that was prepared before, or None."""
-        ...
-
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
-        """Compute everything about an image that does not depend on an expression."""
-        ...
-
-    def segment(
-        self,
-        prepared: PreparedImage,
-        expression: str,
-        k: int,
-        *,
-        preparation: PreparationTimings | None,
-        read_image: Callable[[], bytes] | None = None,
-    ) -> SegmentResult:
-        """Rank a prepared image's proposals against an expression."""
-        ...
-
-    def embed(self, data: bytes) -> EmbeddedImage:
-        """Compute what answering clicks on an image needs."""
-        ...
-
-    def refine(
-        self,
-        image: EmbeddedImage,
-        expression: str,
-        prompt: VisualPrompt,
-        k: int,
-        *,
-        from_cache: bool,
-    ) -> SegmentResult:
-        """Return masks for clicks or a box."""
-        ...
-
-
 class JobHandler:
     """Answers the jobs of one process.
 
@@ -191,8 +113,7 @@ class JobHandler:
         self._redis = connection
         self._worker_name = worker_name
         self._attempts = Attempts(connection, worker_name)
-        self._claims = PreparationClaims(connection, worker_name)
-        self._open_images: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN_IMAGES)
+        self._images = PreparedImages(pipeline, connection, worker_name)
         self._embedded = EmbeddedImages() if embedded is None else embedded
         self.jobs_done = 0
 
@@ -238,14 +159,16 @@ class JobHandler:
 
     def _segment(self, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
-        prepared, timings = self._open_image(request.image_sha256)
+        prepared, timings = self._images.open(
+            request.image_sha256, accepts_first_look=request.accepts_first_look
+        )
         with mark_answering(self._redis, self._worker_name):
             result = self._pipeline.segment(
                 prepared,
                 request.expression,
                 request.k,
                 preparation=timings,
-                read_image=partial(self._read_image, request.image_sha256),
+                read_image=partial(self._images.read, request.image_sha256),
             )
         return JobReply(segment=result)
 
@@ -260,7 +183,7 @@ class JobHandler:
         sha256 = request.image_sha256
         with mark_answering(self._redis, self._worker_name):
             embedded = self._embedded.get(sha256)
-            image = embedded or self._pipeline.embed(self._read_image(sha256))
+            image = embedded or self._pipeline.embed(self._images.read(sha256))
             self._embedded.keep(sha256, image)
             result = self._pipeline.refine(
                 image, request.expression, prompt, request.k, from_cache=embedded is not None
@@ -269,7 +192,7 @@ class JobHandler:
 
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
-        prepared, timings = self._load_or_prepare(request.image_sha256, is_awaited=False)
+        prepared, timings = self._images.prepare(request.image_sha256)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -278,52 +201,6 @@ class JobHandler:
             timings=Timings(**(asdict(timings) if timings else {})),
         )
         return JobReply(prepare=result)
-
-    def _open_image(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
-        """The image of an open task, from memory where it is there.
-
-        Images that are only prepared in the background never displace one.
-        """
-        timings = None
-        prepared = self._open_images.get(sha256)
-        if prepared is None:
-            prepared, timings = self._load_or_prepare(sha256, is_awaited=True)
-        self._open_images[sha256] = prepared
-        return prepared, timings
-
-    def _load_or_prepare(
-        self, sha256: str, *, is_awaited: bool
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
-        """From the cache (without timings), else from the bytes that the backend stored.
-
-        Where another worker of this machine prepares the image already, its result is waited for:
-        beginning anew beside it would delay both. ``is_awaited`` has background workers pause
-        meanwhile, but not one whose result is waited for.
-        """
-        prepared = self._pipeline.load_prepared(sha256)
-        if prepared is not None:
-            return prepared, None
-        while not self._claims.take(sha256):
-            self._claims.wait_for_other(sha256)
-            prepared = self._pipeline.load_prepared(sha256)
-            if prepared is not None:
-                return prepared, None
-        try:
-            with mark_answering(self._redis, self._worker_name) if is_awaited else nullcontext():
-                return self._pipeline.prepare(self._read_image(sha256))
-        finally:
-            self._claims.release(sha256)
-
-    def _read_image(self, sha256: str) -> bytes:
-        data: bytes | None = self._redis.get(IMAGE_KEY.format(sha256=sha256))
-        if data is None:
-            raise ImageEvicted(
-                f"The photo {sha256[:12]} is no longer in the queue's memory.",
-                "Type the expression again; the photo is then fetched anew.",
-            )
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ImageUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
-        return data
 
 
 def _adopt_call_id() -> None:

@@ -24,9 +24,9 @@ from worker.serving.jobs import (
     AnswersJobs,
     EmbeddedImages,
     JobHandler,
-    ServedPipeline,
     build_job_class,
 )
+from worker.serving.served_pipeline import ServedPipeline
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

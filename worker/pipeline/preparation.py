@@ -1,0 +1,68 @@
+"""Preparing an image: everything about it that does not depend on an expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from worker.encoders.base import Encoder
+from worker.methods import Method
+from worker.methods.geometry import compute_geometry
+from worker.pipeline.images import decode_image
+from worker.pipeline.timing import PreparationTimings, Stopwatch
+from worker.proposals.base import Proposer
+from worker.stages import DecodedImage, PreparedImage, Proposals, VisualFeatures
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The models that prepare images, in one of two ways.
+
+    Attributes:
+        proposer: generates masks.
+        method: encodes them.
+        encoder: of the method.
+        max_megapixels: larger images are refused.
+        is_first_look: whether what they give is meant for the time until the image is prepared in
+            full.
+    """
+
+    proposer: Proposer
+    method: Method
+    encoder: Encoder
+    max_megapixels: float
+    is_first_look: bool = False
+
+    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
+        """Prepare an image; returns it with the milliseconds that it took.
+
+        Args:
+            data: the encoded image.
+            name: of its file, without suffix, for proposals given by name.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+        """
+        stopwatch = Stopwatch()
+        image = replace(decode_image(data, self.max_megapixels), name=name)
+        decode_ms = stopwatch.lap_ms()
+        proposals = self.proposer.propose(image)
+        proposals_ms = stopwatch.lap_ms()
+        prepared = PreparedImage(
+            sha256=image.sha256,
+            proposals=proposals,
+            geometry=compute_geometry(proposals.masks),
+            features=self._encode(image, proposals),
+            notices=image.notices,
+            is_first_look=self.is_first_look,
+        )
+        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+
+    def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
+        """Encode as the cache keeps it, so that an image answers alike before and after."""
+        if len(proposals) == 0:
+            width = self.encoder.text.encode(["nothing"]).shape[1]
+            none = np.zeros((0, width), dtype=np.float32)
+            return VisualFeatures(none, none)
+        return self.method.encode_proposals(image, proposals).rounded()

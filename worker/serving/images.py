@@ -1,0 +1,126 @@
+"""From an image's hash to the prepared image: from memory, the cache, or the bytes in Redis."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+
+import redis
+from cachetools import LRUCache
+
+from saymask.contract import IMAGE_KEY
+from saymask.errors import ImageEvicted, ImageUnreachable
+from worker.pipeline.timing import PreparationTimings
+from worker.serving.claims import PreparationClaims
+from worker.serving.cooperative_yield import mark_answering
+from worker.serving.served_pipeline import ServedPipeline
+from worker.stages import PreparedImage
+
+# Images of open tasks: their next expression need not read the cache again.
+_MAX_OPEN = 2
+
+
+class PreparedImages:
+    """The prepared images of one process.
+
+    Args:
+        pipeline: prepares them.
+        connection: of the queue's Redis, from which images are read.
+        worker_name: of this process.
+    """
+
+    def __init__(self, pipeline: ServedPipeline, connection: redis.Redis, worker_name: str) -> None:
+        self._pipeline = pipeline
+        self._redis = connection
+        self._worker_name = worker_name
+        self._claims = PreparationClaims(connection, worker_name)
+        self._open: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
+        self._first_looks: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
+
+    def open(
+        self, sha256: str, *, accepts_first_look: bool
+    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        """Return the image of an open task, and what preparing it took if it was prepared now.
+
+        Images that are only prepared in the background never displace one.
+
+        Args:
+            sha256: of its bytes.
+            accepts_first_look: whether a quick look at an image that is not prepared is enough.
+
+        Raises:
+            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+        """
+        prepared, timings = self._open.get(sha256), None
+        if prepared is None:
+            prepared = self._pipeline.load_prepared(sha256)
+        if prepared is None and accepts_first_look:
+            look = self._look_first(sha256)
+            if look is not None:
+                return look
+        if prepared is None:
+            prepared, timings = self._prepare_once(sha256, is_awaited=True)
+        self._open[sha256] = prepared
+        self._first_looks.pop(sha256, None)
+        return prepared, timings
+
+    def prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
+        """Prepare an image for which nobody waits, unless it is prepared.
+
+        Raises:
+            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+        """
+        prepared = self._pipeline.load_prepared(sha256)
+        if prepared is not None:
+            return prepared, None
+        return self._prepare_once(sha256, is_awaited=False)
+
+    def read(self, sha256: str) -> bytes:
+        """Return the bytes that the backend stored.
+
+        Raises:
+            ImageEvicted: they are gone.
+            ImageUnreachable: they are damaged.
+        """
+        data: bytes | None = self._redis.get(IMAGE_KEY.format(sha256=sha256))
+        if data is None:
+            raise ImageEvicted(
+                f"The photo {sha256[:12]} is no longer in the queue's memory.",
+                "Type the expression again; the photo is then fetched anew.",
+            )
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ImageUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
+        return data
+
+    def _look_first(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None] | None:
+        """Look at an image quickly; None where the pipeline does not.
+
+        Background workers pause meanwhile, one that prepares this image too.
+        """
+        known = self._first_looks.get(sha256)
+        if known is not None:
+            return known, None
+        with mark_answering(self._redis, self._worker_name):
+            look = self._pipeline.look_first(self.read(sha256))
+        if look is not None:
+            self._first_looks[sha256] = look[0]
+        return look
+
+    def _prepare_once(
+        self, sha256: str, *, is_awaited: bool
+    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        """Prepare an image, or wait for the result of another worker that does.
+
+        Beginning anew beside another one of this machine would delay both. ``is_awaited`` has
+        background workers pause meanwhile, but not one whose result is waited for.
+        """
+        while not self._claims.take(sha256):
+            self._claims.wait_for_other(sha256)
+            prepared = self._pipeline.load_prepared(sha256)
+            if prepared is not None:
+                return prepared, None
+        try:
+            with mark_answering(self._redis, self._worker_name) if is_awaited else nullcontext():
+                return self._pipeline.prepare(self.read(sha256))
+        finally:
+            self._claims.release(sha256)
