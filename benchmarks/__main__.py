@@ -14,7 +14,17 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import answers, clicks, exports, features, proposals, service, webhooks, workers
+from benchmarks import (
+    answers,
+    clicks,
+    exports,
+    features,
+    proposals,
+    service,
+    stages,
+    webhooks,
+    workers,
+)
 from benchmarks.measure import Row, to_markdown
 
 
@@ -73,6 +83,7 @@ def main() -> None:
         "answers": lambda _a: answers.measure(),
         "proposals": lambda a: proposals.compare(a.grid, a.rounds),
         "recall": lambda a: proposals.compare_quality(a.grid, a.photos),
+        "stages": lambda a: stages.compare(a.rounds),
         "features": lambda a: features.compare(a.rounds),
         "workers": lambda _a: workers.compare(),
         "service": lambda _a: service.compare(),

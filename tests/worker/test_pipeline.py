@@ -19,7 +19,13 @@ import torch
 from PIL import Image
 
 from saymask.contract import SegmentResult
-from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest, WeightsError
+from saymask.errors import (
+    ConfigError,
+    DeviceMemoryExhausted,
+    InvalidExpression,
+    InvalidRequest,
+    WeightsError,
+)
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
 from worker.config import ProposalsConfig
