@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from backend.label_studio.events import to_new_event
 from backend.records.stores import Stores
 from backend.services.record import Recorder
-from saymask.contract import TRAINING_KEY, TrainingStatus, TrainRequest
+from saymask.contract import QUEUE_TRAINING, TRAINING_KEY, TrainingStatus, TrainRequest
 from saymask.datasets import load_dataset
 from saymask.model_registry import ModelRegistry
 from tests import factories
@@ -150,12 +150,14 @@ def test_train_waits_and_tells_how_it_ended(
     done: list[subprocess.CompletedProcess[str]] = []
     waiting = threading.Thread(target=lambda: done.append(saymask("train", "--epochs", "2")))
     waiting.start()
-    await_state(lambda: read_status(valkey) is not None, "nothing was enqueued", 60)
+    with redis.Redis.from_url(valkey.url) as client:
+        await_state(
+            lambda: client.llen(f"rq:queue:{QUEUE_TRAINING}") == 1, "nothing was enqueued", 60
+        )
     work_off(settings, FakeLearn(low=-0.1))
     waiting.join(60)
     assert done[0].returncode == 0, done[0].stdout + done[0].stderr
     assert "3 referents on 3 photos" in done[0].stdout
-    assert "No training worker runs yet" in done[0].stdout
     assert "run-0001 is not better" in done[0].stdout
     assert ModelRegistry(models_dir).read_served() == ""
 
@@ -172,7 +174,7 @@ def test_a_run_that_waits_is_taken_back(
 ) -> None:
     with closing(app_stores):
         add_records(app_stores)
-    saymask("train", "--no-wait")
+    assert "No training worker runs yet" in saymask("train", "--no-wait").stdout
     assert "run-0001 is stopped" in saymask("train", "--stop").stdout
     status = read_status(valkey)
     assert status is not None
