@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,18 +164,19 @@ def postgres_bin() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     programs = postgres_bin()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
-    root = tmp_path_factory.mktemp("postgres")
+    # Not in pytest's own folder, which every session closes to other users again.
+    with tempfile.TemporaryDirectory(prefix="saymask-postgres-") as folder:
+        yield from _serve_postgres(programs, Path(folder))
+
+
+def _serve_postgres(programs: Path, root: Path) -> Iterator[str]:
     # PostgreSQL refuses to run as root.
     user: dict[str, object] = {}
     if os.geteuid() == 0:
-        for directory in (root, *root.parents):
-            if directory == Path("/tmp"):
-                break
-            directory.chmod(0o755)
         shutil.chown(root, "postgres")
         user = {"user": "postgres"}
     data, port = root / "data", free_port()
