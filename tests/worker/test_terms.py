@@ -200,7 +200,7 @@ def test_regions_are_means_of_their_places() -> None:
     masks[0] = True
     masks[1, :32] = True
     masks[2, 40, 40] = True
-    places, regions = encode_regions(visual, pixels, masks)
+    places, regions = encode_regions(visual, pixels, masks, (1, 2, 3))
     assert places.shape == (8, 8, 16)
     whole = sum(encode_places(visual, pixels, n).mean((0, 1)) for n in (1, 2, 3))
     assert np.allclose(regions[0], whole, atol=1e-4)
