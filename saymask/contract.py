@@ -311,6 +311,10 @@ class WorkerStatus(_Message):
 
 def build_job_id(kind: str, model_version: str, message: _Message) -> str:
     """Return the job id: equal image, expression, k and configuration share one result."""
-    body = json.dumps(message.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    values = message.model_dump(mode="json")
+    if not values.get("accepts_first_look"):
+        # Added later: without it a request has the id that earlier versions gave it.
+        values.pop("accepts_first_look", None)
+    body = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(f"{kind}\n{model_version}\n{body}".encode()).hexdigest()
     return f"saymask-{kind}-{digest[:32]}"

@@ -378,7 +378,9 @@ def to_values(config: Any) -> dict[str, Any]:
         factory = item.default_factory
         default = item.default if factory is MISSING else factory()
         if not (item.metadata.get(_OMIT_DEFAULT) and value == default):
-            values[item.name] = to_values(value) if is_dataclass(value) else value
+            # Lists, as JSON has them: what was written is compared with what is read again.
+            plain = list(value) if isinstance(value, tuple) else value
+            values[item.name] = to_values(value) if is_dataclass(value) else plain
     return values
 
 
