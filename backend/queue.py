@@ -201,7 +201,7 @@ class JobQueue(QueueState):
         with redis_errors():
             version = self.get_model_version()
             job_id = build_job_id(kind, version, request)
-            if self._had_first_look(job_id):
+            if isinstance(request, SegmentRequest) and self._had_first_look(request, job_id):
                 request = request.model_copy(update={"accepts_first_look": False})
                 job_id = build_job_id(kind, version, request)
             self._withdraw(self._waiters.add(waiter, job_id))
@@ -224,14 +224,11 @@ class JobQueue(QueueState):
             "See the workers' logs; save the photo again in another format or smaller.",
         )
 
-    def _had_first_look(self, job_id: str) -> bool:
-        """Whether a job ended with a first look, so that who asks again wants more."""
-        job = self._fetch(job_id)
-        result = job.latest_result() if job is not None else None
-        if result is None or result.type != Result.Type.SUCCESSFUL:
-            return False
-        segment = _read_reply(result).segment
-        return segment is not None and segment.is_first_look
+    def _had_first_look(self, request: SegmentRequest, job_id: str) -> bool:
+        """Whether a request was answered with a first look, so that who asks again wants more."""
+        job = self._fetch(job_id) if request.accepts_first_look else None
+        reply = _read_success(job) if job is not None else None
+        return reply is not None and reply.segment is not None and reply.segment.is_first_look
 
     def _withdraw(self, job_id: str | None) -> None:
         """Cancel a job for which nobody waits any more, unless it has started."""
@@ -282,7 +279,7 @@ class JobQueue(QueueState):
     def _is_usable(self, job: Job) -> bool:
         status = _find_status(job)
         if status == JobStatus.FINISHED:
-            return _has_succeeded(job)
+            return _read_success(job) is not None
         return status in (JobStatus.QUEUED, JobStatus.STARTED) and self._is_pending(job)
 
     def _is_alive(self, worker_name: str | None) -> bool:
@@ -340,17 +337,18 @@ def _is_queued_or_popped(job: Job) -> bool:
     return True
 
 
-def _has_succeeded(job: Job) -> bool:
-    """Whether a finished job's result can be shared.
+def _read_success(job: Job) -> JobReply | None:
+    """Return the reply of a finished job if it can be shared.
 
     A failure is worth another try: the image may have arrived, the bug been fixed.
     """
     result = job.latest_result()
     try:
-        return result is not None and _read_reply(result).failure is None
+        reply = _read_reply(result) if result is not None else None
     except InternalError as error:
         log.info("the result of job %s cannot be used: %s", job.id, error)
-        return False
+        return None
+    return reply if reply is not None and reply.failure is None else None
 
 
 def _unwrap(reply: JobReply) -> SegmentResult:

@@ -112,10 +112,10 @@ class Segmenter:
             failure = InternalError(f"{type(error).__name__}: {error}", "See the backend's log.")
             self._requests.save_failure(request_id, failure, _elapsed_ms(call))
             raise failure from error
-        if result.is_first_look:
-            self._prepare(result.image_sha256)
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
         self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(call))
+        if result.is_first_look:
+            self._prepare(result.image_sha256)
         return Suggestions(request_id, result)
 
     def _prepare(self, sha256: str) -> None:

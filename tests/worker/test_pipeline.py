@@ -19,13 +19,7 @@ import torch
 from PIL import Image
 
 from saymask.contract import SegmentResult
-from saymask.errors import (
-    ConfigError,
-    DeviceMemoryExhausted,
-    InvalidExpression,
-    InvalidRequest,
-    WeightsError,
-)
+from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest, WeightsError
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
 from worker.config import ProposalsConfig
@@ -104,30 +98,6 @@ def test_ten_expressions_on_the_sample_photos(
         ranks[expression] = hits[0] if hits else None
     print("ranks:", ranks)
     assert sum(rank == 1 for rank in ranks.values()) >= 8, ranks
-
-
-def test_a_first_look_answers_from_a_fraction_of_the_work(
-    default_pipeline: Pipeline, samples: dict[str, Path]
-) -> None:
-    ranks = []
-    for photo, expression, box in TEN[4:5] + TEN[7:]:
-        data = samples[photo].read_bytes()
-        look = default_pipeline.look_first(data)
-        assert look is not None
-        result = default_pipeline.segment(look[0], expression, 5, preparation=look[1])
-        hits = [c.rank for c in result.candidates if box_iou(c.box_xywh, box) > 0.5]
-        ranks.append(hits[0] if hits else None)
-    assert sum(rank == 1 for rank in ranks) >= 3, ranks
-    assert result.is_first_look
-    assert "First look" in result.notices[0]
-    full = segment(default_pipeline, data, expression)
-    assert not full.is_first_look
-    assert full.notices == ()
-    assert result.model_version.startswith(f"{full.model_version}-first.")
-    assert result.proposals_count < full.proposals_count
-    assert build(Path("unused"), first_look="off").look_first(data) is None
-    with pytest.raises(ConfigError, match="no first look"):
-        build(Path("unused"), proposals_exact=True).as_first_look()
 
 
 def test_masks_have_the_photo_s_size_and_come_from_the_cache_unchanged(
