@@ -25,12 +25,15 @@ from saymask.contract import (
     CALL_META,
     IMAGE_KEY,
     JOB_PREPARE,
+    JOB_PROPOSE,
     JOB_REFINE,
     JOB_SEGMENT,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     JobReply,
     PrepareRequest,
+    ProposeRequest,
+    ProposeResult,
     RefineRequest,
     SegmentRequest,
     SegmentResult,
@@ -48,6 +51,8 @@ from saymask.errors import (
 from saymask.logs import call_id
 
 log = logging.getLogger(__name__)
+
+Request = SegmentRequest | RefineRequest | PrepareRequest | ProposeRequest
 
 IMAGE_TTL_S = 1800
 RESULT_TTL_S = 600
@@ -204,21 +209,51 @@ class JobQueue(QueueState):
             if isinstance(request, SegmentRequest) and self._had_first_look(request, job_id):
                 request = request.model_copy(update={"accepts_first_look": False})
                 job_id = build_job_id(kind, version, request)
-            self._withdraw(self._waiters.add(waiter, job_id))
-            reply, is_reachable = None, True
-            try:
-                for _ in range(_ATTEMPTS):
-                    job = self._ensure_job(queue, name, job_id, request)
-                    reply = self._wait(job, waiter)
-                    if reply is not None:
-                        return _unwrap(reply)
-                    log.warning("job %s was lost with its worker, enqueuing it again", job_id)
-            except redis.exceptions.RedisError:
-                is_reachable = False
-                raise
-            finally:
-                if is_reachable and self._waiters.remove(waiter, job_id) and reply is None:
-                    self._withdraw(job_id)
+            reply = self._ask(queue, name, job_id, request, waiter)
+        if reply.segment is None:
+            raise InternalError("The worker's reply holds no segmentation.")
+        return reply.segment
+
+    def propose(self, request: ProposeRequest, call: Call, deadline_s: float) -> ProposeResult:
+        """Have expressions proposed for an image, behind all requests of annotators; wait for them.
+
+        Args:
+            request: for a worker.
+            call: that waits.
+            deadline_s: when to give up, seconds after the call's arrival.
+
+        Raises:
+            As ``segment``.
+        """
+        source = f"propose:{request.image_sha256}"
+        deadline = call.arrived + deadline_s
+        waiter = Waiter(source, uuid.uuid4().hex, True, deadline, call.abandoned)
+        with redis_errors():
+            job_id = build_job_id("propose", self.get_model_version(), request)
+            reply = self._ask(self._background, JOB_PROPOSE, job_id, request, waiter)
+        if reply.propose is None:
+            raise InternalError("The worker's reply holds no proposals.")
+        return reply.propose
+
+    def _ask(
+        self, queue: Queue, name: str, job_id: str, request: Request, waiter: Waiter
+    ) -> JobReply:
+        """Enqueue a job and wait for its reply; a job that was lost is enqueued again."""
+        self._withdraw(self._waiters.add(waiter, job_id))
+        reply, is_reachable = None, True
+        try:
+            for _ in range(_ATTEMPTS):
+                job = self._ensure_job(queue, name, job_id, request)
+                reply = self._wait(job, waiter)
+                if reply is not None:
+                    return _raise_failure(reply)
+                log.warning("job %s was lost with its worker, enqueuing it again", job_id)
+        except redis.exceptions.RedisError:
+            is_reachable = False
+            raise
+        finally:
+            if is_reachable and self._waiters.remove(waiter, job_id) and reply is None:
+                self._withdraw(job_id)
         raise WorkerEnded(
             f"{_ATTEMPTS} workers ended while they worked on this photo.",
             "See the workers' logs; save the photo again in another format or smaller.",
@@ -245,13 +280,7 @@ class JobQueue(QueueState):
         except NoSuchJobError:
             return None
 
-    def _ensure_job(
-        self,
-        queue: Queue,
-        name: str,
-        job_id: str,
-        request: SegmentRequest | RefineRequest | PrepareRequest,
-    ) -> Job:
+    def _ensure_job(self, queue: Queue, name: str, job_id: str, request: Request) -> Job:
         """Return the job of this id: the one that runs or ran, else a new one.
 
         RQ's unique jobs refuse a second job of an id, but do not replace a lost one atomically;
@@ -351,12 +380,10 @@ def _read_success(job: Job) -> JobReply | None:
     return reply if reply is not None and reply.failure is None else None
 
 
-def _unwrap(reply: JobReply) -> SegmentResult:
+def _raise_failure(reply: JobReply) -> JobReply:
     if reply.failure is not None:
         raise from_code(reply.failure.code, reply.failure.cause, reply.failure.cure)
-    if reply.segment is None:
-        raise InternalError("The worker's reply holds no segmentation.")
-    return reply.segment
+    return reply
 
 
 def _read_reply(result: Result) -> JobReply:

@@ -22,6 +22,7 @@ JOB_SEGMENT = "worker.jobs.segment"
 JOB_PREPARE = "worker.jobs.prepare"
 JOB_REFINE = "worker.jobs.refine"
 JOB_TRAIN = "saymask.train"
+JOB_PROPOSE = "saymask.propose"
 # RQ would take a run that is still at work for lost after this.
 TRAIN_TIMEOUT_S = 14 * 24 * 3600
 QUEUE_INTERACTIVE = "saymask-interactive"
@@ -125,6 +126,22 @@ class PrepareRequest(_Message):
     image_sha256: ImageSha256
 
 
+class ProposeRequest(_Message):
+    """Propose expressions for the objects of an image, each with its mask.
+
+    Attributes:
+        count: at most so many objects.
+        confidence_min: an object of less confidence is left out.
+        seed: for the choice among usual wordings; equal seeds give equal expressions.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    count: int = Field(ge=1, le=MAX_K)
+    confidence_min: float = Field(ge=0, le=1)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
 class TrainRequest(_Message):
     """Train a model on exported records, and serve it if it is better.
 
@@ -202,6 +219,34 @@ class SegmentResult(_Message):
     timings: Timings
 
 
+class ProposedPair(_Message):
+    """An object, and expressions that mean it.
+
+    Attributes:
+        expressions: wordings by which the pipeline finds the object, the usual one first.
+        noun: what the object is called.
+        confidence: probability that the first expression means the object, 0 to 1.
+        candidate: the object's mask; rank 1 is the object of the highest confidence.
+    """
+
+    expressions: tuple[str, ...] = Field(min_length=1)
+    noun: str
+    confidence: float
+    candidate: Candidate
+
+
+class ProposeResult(_Message):
+    """What was proposed for an image, the most certain first."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    image_sha256: ImageSha256
+    size_hw: tuple[int, int]
+    pairs: tuple[ProposedPair, ...]
+    model_version: str
+    from_cache: bool
+    timings: Timings
+
+
 class PrepareResult(_Message):
     """What preparing an image gave."""
 
@@ -273,10 +318,11 @@ class JobFailure(_Message):
 
 
 class JobReply(_Message):
-    """What every job returns: exactly one of the four."""
+    """What every job returns: exactly one of the five."""
 
     segment: SegmentResult | None = None
     prepare: PrepareResult | None = None
+    propose: ProposeResult | None = None
     train: TrainResult | None = None
     failure: JobFailure | None = None
 

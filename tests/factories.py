@@ -10,7 +10,7 @@ import numpy as np
 from backend.label_studio.label_config import default_label_config
 from backend.label_studio.predictions import build_region_id
 from backend.records.project_key import ProjectKey
-from backend.records.requests import NewRequest
+from backend.records.requests import NewRequest, RequestKind
 from backend.records.stores import Stores
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import Mask, compute_box_xywh, encode_brush_rle, encode_coco_rle
@@ -37,10 +37,14 @@ def offer(
     masks: list[Mask],
     project: ProjectKey = KEY,
     source: str = "proposals",
+    kind: RequestKind = "typed",
+    model_version: str = "saymask-test",
 ) -> list[str]:
     """A request that was answered with these candidates; returns their region ids."""
     request_id = stores.requests.add_request(
-        NewRequest(project, task_id, expression, max(1, len(masks)), f"/data/upload/{task_id}.png")
+        NewRequest(
+            project, task_id, expression, max(1, len(masks)), f"/data/upload/{task_id}.png", kind
+        )
     )
     candidates = tuple(
         Candidate(
@@ -54,7 +58,7 @@ def offer(
     result = SegmentResult(
         image_sha256=f"{task_id:064x}", expression=expression, size_hw=(HEIGHT, WIDTH),
         candidates=candidates, head_noun_phrase=None, proposals_count=9,
-        model_version="saymask-test", from_cache=True, timings=Timings(),
+        model_version=model_version, from_cache=True, timings=Timings(),
     )  # fmt: skip
     stores.requests.save_answer(request_id, result, ids, 40.0)
     return ids

@@ -4,8 +4,8 @@ What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fa
 error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
 the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
 Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
-prepared. An image that contains ``poison`` kills the process. What was
-asked of it stands in the Redis list ``fake:log``.
+prepared. An image that contains ``poison`` kills the process. In every image it proposes a cat and
+a dog. What was asked of it stands in the Redis list ``fake:log``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
+from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
 from saymask.errors import ImageUnreadable
 from saymask.logs import configure_logging
 from saymask.masks import compute_area, encode_coco_rle
@@ -130,6 +130,19 @@ class FakePipeline:
         confidence = 0.2 if word == "doubtful" else 0.9
         result = build_result(prepared.sha256, expression, count, confidence)
         return result.model_copy(update={"is_first_look": prepared.is_first_look})
+
+    def propose(
+        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+    ) -> tuple[ProposedPair, ...]:
+        self._log(f"propose {prepared.sha256[:8]} {count} {confidence_min} {seed}")
+        pairs = [
+            ProposedPair(
+                expressions=(f"the {noun}", noun), noun=noun, confidence=confidence,
+                candidate=build_candidate(rank),
+            )
+            for rank, (noun, confidence) in enumerate((("cat", 0.9), ("dog", 0.5)), start=1)
+        ]  # fmt: skip
+        return tuple(pair for pair in pairs if pair.confidence >= confidence_min)[:count]
 
     def embed(self, data: bytes) -> FakeEmbedding:
         return FakeEmbedding(hashlib.sha256(data).hexdigest())

@@ -11,6 +11,8 @@ import json
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from worker.proposing_config import ProposingConfig
+
 # Raised when the same configuration comes to prepare images differently, so that results of the
 # old code and of the new are not mixed.
 _REVISION = 2
@@ -326,6 +328,7 @@ class PipelineConfig:
         sources: how masks of several sources become one list.
         suggestions: which masks are offered beside each other.
         first_look: how an image is looked at before it is prepared.
+        proposing: how expressions are proposed.
     """
 
     method: MethodName = "corrected"
@@ -340,6 +343,9 @@ class PipelineConfig:
     suggestions: SuggestionsConfig = field(default_factory=SuggestionsConfig)
     first_look: FirstLookConfig = field(
         default_factory=FirstLookConfig, metadata={_OMIT_DEFAULT: True}
+    )
+    proposing: ProposingConfig = field(
+        default_factory=ProposingConfig, metadata={_OMIT_DEFAULT: True}
     )
 
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -29,6 +29,8 @@ from backend.context import build_fetcher
 from backend.export.merge import MERGE_RULES
 from backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
 from backend.export.splits import parse_split
+from backend.records.decisions import PROVENANCE_LABELS
+from backend.records.verifications import summarise
 from backend.records.views import RecordFilter
 from backend.services.export import Exporter
 from saymask.errors import InvalidRequest
@@ -45,6 +47,13 @@ def export(
         typer.Option(min=0, max=1, help="Least IoU of the accepted candidate and the final mask."),
     ] = None,
     annotator: AnnotatorOption = None,
+    provenance: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(PROVENANCE_LABELS)}; repeatable."),
+    ] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Only what a second person confirmed.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "80/10/10",
     seed: Annotated[int, typer.Option(help="Another seed assigns the photos anew.")] = 0,
     images: Annotated[str, typer.Option(help="copy, link (kept once for all exports), none.")] = (
@@ -72,6 +81,8 @@ def export(
     """
     if format_ not in FORMATS:
         raise InvalidRequest(f"There is no format {format_!r}.", f"Use {', '.join(FORMATS)}.")
+    for name in provenance or ():
+        check_choice("--provenance", name, list(PROVENANCE_LABELS))
     check_choice("--images", images, get_args(Images))
     check_choice("--merge", merge, MERGE_RULES)
     record_filter = RecordFilter(
@@ -80,6 +91,8 @@ def export(
         outcomes=select_outcomes(format_, check_outcomes(outcome)),
         annotator=annotator,
         min_iou=min_iou,
+        provenances=tuple(provenance or ()),
+        is_verified=verified,
     )
     if not record_filter.outcomes:
         raise InvalidRequest(
@@ -101,6 +114,7 @@ def export(
         skip_missing=skip_missing,
     )
     with open_records() as opened:
+        plan = replace(plan, verification=summarise(opened.stores.verifications.load(project)))
         summary = _run(opened, plan, record_filter, dry_run=dry_run, quiet=as_json)
     if as_json:
         print_json(asdict(summary))
@@ -110,7 +124,7 @@ def export(
 
 def _describe_query(record_filter: RecordFilter, options: dict[str, Any]) -> dict[str, Any]:
     """What was selected, for the manifest."""
-    restrictions = {n: v for n, v in asdict(record_filter).items() if v not in (None, ())}
+    restrictions = {n: v for n, v in asdict(record_filter).items() if v not in (None, (), False)}
     since = record_filter.since.isoformat() if record_filter.since else None
     query: dict[str, Any] = json.loads(json.dumps({**restrictions, "since": since, **options}))
     return query

@@ -7,7 +7,18 @@ import sys
 import typer
 from rich.markup import escape
 
-from backend.cli import backup, export, import_, project, records, serve, stats, train, up
+from backend.cli import (
+    backup,
+    export,
+    import_,
+    project,
+    propose,
+    records,
+    serve,
+    stats,
+    train,
+    up,
+)
 from backend.cli.context import console
 from backend.label_studio.label_config import default_label_config
 from saymask.errors import SaymaskError
@@ -26,6 +37,8 @@ app.command()(project.connect)
 app.command()(project.doctor)
 app.command("preannotate")(project.preannotate_project)
 app.command()(project.prepare)
+app.command()(propose.propose)
+app.command()(propose.verify)
 app.command()(stats.stats)
 app.command()(stats.sync)
 app.command()(export.export)

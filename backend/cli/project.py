@@ -128,7 +128,7 @@ def preannotate_project(
 
     Example: saymask preannotate --project 3 --dry-run
     """
-    with _open_services() as services:
+    with open_services() as services:
         started = time.monotonic()
         with progress_bar("predicting", quiet=as_json or dry_run) as bar:
             report = preannotate(
@@ -167,7 +167,7 @@ def prepare(
 
     Example: saymask prepare --project 3
     """
-    with _open_services() as services:
+    with open_services() as services:
         started = time.monotonic()
         with progress_bar("preparing", quiet=as_json) as bar:
             report = prepare_project(services.client, services.queue, services.images, project, bar)
@@ -181,7 +181,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Services:
+class Services:
     """Label Studio, queue and use cases, as the backend has them."""
 
     settings: Settings
@@ -189,10 +189,12 @@ class _Services:
     queue: JobQueue
     images: ImageUploader
     predictor: TaskPredictor
+    stores: Stores
 
 
 @contextmanager
-def _open_services() -> Iterator[_Services]:
+def open_services() -> Iterator[Services]:
+    """Open everything that commands about one project need."""
     settings = load_settings()
     with (
         log_in(settings) as client,
@@ -208,7 +210,7 @@ def _open_services() -> Iterator[_Services]:
         stores.migrate()
         images = ImageUploader(build_fetcher(settings), queue)
         predictor = TaskPredictor(Segmenter(stores.requests, queue, images))
-        yield _Services(settings, client, queue, images, predictor)
+        yield Services(settings, client, queue, images, predictor, stores)
 
 
 def _load_settings(url: str | None, key: str | None) -> Settings:

@@ -36,7 +36,7 @@ def stats(
     project: ProjectOption = None,
     since: SinceOption = None,
     by: Annotated[
-        str | None, typer.Option(help="One line per: annotator, day, model or source.")
+        str | None, typer.Option(help="One line per: annotator, day, model, source or provenance.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +76,11 @@ def _print_details(report: QualityReport) -> None:
             f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
             f" {counts['offered']} requests"
         )
+    if quality.proposals:
+        fates = ", ".join(f"{count} {name}" for name, count in quality.proposals.items())
+        print_line(f"Of proposed expressions: {fates}.")
+    if report.verification is not None:
+        print_line(report.verification.describe())
     ratio = quality.against_polygons
     if ratio is not None:
         print_line(f"A polygon takes {POLYGON_SECONDS:.0f} s: {ratio:.1f} times the median here.")

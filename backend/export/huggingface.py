@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from backend.export.model import (
     to_mask_id,
 )
 from backend.export.plan import ExportSummary
-from backend.records.decisions import OUTCOME_LABELS
+from backend.records.decisions import OUTCOME_LABELS, PROVENANCE_LABELS
+from backend.records.verifications import VerificationSummary
 from saymask.errors import ConfigError
 from saymask.masks import Mask
 
@@ -60,6 +61,7 @@ def _features(*, with_images: bool) -> dict[str, Any]:
         "seconds": sequence("float64"),
         "annotators": sequence("string"),
         "model_versions": sequence("string"),
+        "provenances": sequence("string"),
     }
 
 
@@ -93,6 +95,7 @@ class _Counts:
     words: Counter[int] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     tenths: Counter[int] = field(default_factory=Counter)
+    provenances: Counter[str] = field(default_factory=Counter)
 
     def add(self, image: ExportImage) -> None:
         self.images[image.split] += 1
@@ -102,6 +105,7 @@ class _Counts:
                 self.expressions[image.split] += 1
                 self.words[len(sentence.raw.split())] += 1
                 self.outcomes[sentence.outcome] += 1
+                self.provenances[sentence.provenance] += 1
                 if sentence.seconds is not None:
                     self.tenths[round(sentence.seconds * 10)] += 1
 
@@ -114,13 +118,14 @@ class HuggingFaceWriter:
         info: description and split, for the card.
         with_images: images go into the rows.
         shard_rows: rows per file.
+        verification: what second persons say about the records, for the card.
     """
 
     image_folder: str | None = None
 
     def __init__(
         self, folder: Path, info: dict[str, Any], *, with_images: bool,
-        shard_rows: int = _ROWS_A_SHARD,
+        shard_rows: int = _ROWS_A_SHARD, verification: VerificationSummary | None = None,
     ) -> None:  # fmt: skip
         try:
             self._schema = _schema(_features(with_images=with_images))
@@ -131,6 +136,7 @@ class HuggingFaceWriter:
         self._folder = folder
         self._info = info
         self._with_images = with_images
+        self._verification = verification
         self._shard_rows = shard_rows
         self._tables: dict[str, Table] = {}
         self._shards: Counter[str] = Counter()
@@ -185,7 +191,7 @@ class HuggingFaceWriter:
         for table in self._tables.values():
             table.close()
         if summary is not None:
-            card = _build_card(self._info, self._counts, summary, self._shards)
+            card = _build_card(self._info, self._counts, summary, self._shards, self._verification)
             (self._folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
@@ -209,11 +215,16 @@ def _describe_sentences(sentences: Sequence[Sentence]) -> dict[str, Any]:
         "seconds": [s.seconds for s in sentences],
         "annotators": [", ".join(s.annotators) for s in sentences],
         "model_versions": [s.model_version for s in sentences],
+        "provenances": [s.provenance for s in sentences],
     }
 
 
 def _build_card(
-    info: dict[str, Any], counts: _Counts, summary: ExportSummary, shards: Counter[str]
+    info: dict[str, Any],
+    counts: _Counts,
+    summary: ExportSummary,
+    shards: Counter[str],
+    verification: VerificationSummary | None,
 ) -> str:
     splits = [split for split in SPLITS if shards[split]]
     files = [
@@ -221,7 +232,6 @@ def _build_card(
         for split in splits
         for line in (f"  - split: {split}", f"    path: data/{split}-*.parquet")
     ]
-    sentences = sum(counts.outcomes.values())
     iou = summary.agreement_iou
     lines = [
         "---",
@@ -253,19 +263,26 @@ def _build_card(
         f"Words per expression: median {_median(counts.words)}."
         f" Seconds per expression: median {_median(counts.tenths, 10)}.",
         "",
-        "| outcome | share |",
-        "|---|---|",
-        *(
-            f"| {OUTCOME_LABELS[name]} | {100 * counts.outcomes[name] / sentences:.1f} % |"
-            for name in OUTCOME_LABELS
-            if counts.outcomes[name]
-        ),
-        "",
+        *_build_shares("outcome", counts.outcomes, OUTCOME_LABELS),
+        *_build_shares("expressions", counts.provenances, PROVENANCE_LABELS),
         f"Decided by several annotators: {summary.shared} expressions; on"
         f" {summary.contradictions} one found a referent and another none"
         + (f"; mean IoU of their masks {iou:.3f}." if iou is not None else "."),
     ]
+    if verification is not None:
+        lines += ["", verification.describe()]
     return "\n".join(lines) + "\n"
+
+
+def _build_shares(title: str, counts: Counter[str], labels: Mapping[Any, str]) -> list[str]:
+    """A table of shares, and the empty line after it."""
+    total = sum(counts.values())
+    rows = [
+        f"| {label} | {100 * counts[name] / total:.1f} % |"
+        for name, label in labels.items()
+        if counts[name]
+    ]
+    return [f"| {title} | share |", "|---|---|", *rows, ""]
 
 
 def _median(counts: Counter[int], unit: int = 1) -> str:

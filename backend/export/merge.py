@@ -161,6 +161,7 @@ def _to_sentence(decision: _Settled, earlier: Sentence | None) -> Sentence:
         seconds=record.seconds,
         decided_at=record.decided_at,
         model_version=record.model_version,
+        provenance=record.provenance,
     )
 
 

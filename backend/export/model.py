@@ -24,7 +24,8 @@ class Sentence:
     Attributes:
         raw: as the annotator left it.
         record_ids, annotators: all that gave it for this referent.
-        outcome, rank, iou, seconds, decided_at, model_version: of the record that was taken.
+        outcome, rank, iou, seconds, decided_at, model_version, provenance: of the record that was
+            taken.
     """
 
     raw: str
@@ -36,6 +37,7 @@ class Sentence:
     seconds: float | None
     decided_at: datetime
     model_version: str | None
+    provenance: str
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import Any, Literal, Protocol
 from backend.export.merge import NO_REFERENT, MergeRule
 from backend.export.model import ExportImage
 from backend.export.splits import SplitRule
+from backend.records.verifications import VerificationSummary
 from saymask.errors import SaymaskError
 
 Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "grefcoco", "huggingface", "yolo")
 Images = Literal["copy", "link", "none"]
 
-_OUTCOMES_WITH_MASK = ("accepted", "edited", "relabelled", "drawn_after_rejection", "drawn")
+OUTCOMES_WITH_MASK = ("accepted", "edited", "relabelled", "drawn_after_rejection", "drawn")
 # Formats that can hold an expression without a referent.
 _FORMATS_WITH_NO_REFERENT = ("grefcoco", "huggingface")
 
@@ -40,6 +41,7 @@ class ExportPlan:
         categories: head noun to category.
         licence: of all images, where known.
         skip_missing: leave out images that cannot be read, instead of stopping.
+        verification: what second persons say about the records, where any did.
     """
 
     format: Format
@@ -52,6 +54,7 @@ class ExportPlan:
     categories: Mapping[str, str] | None = None
     licence: str | None = None
     skip_missing: bool = False
+    verification: VerificationSummary | None = None
 
     @property
     def holds_no_referent(self) -> bool:
@@ -93,7 +96,7 @@ class Writer(Protocol):
 
 def select_outcomes(format_: Format, outcomes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the outcomes that a format can hold, restricted to the given ones, if any."""
-    able: tuple[str, ...] = _OUTCOMES_WITH_MASK
+    able: tuple[str, ...] = OUTCOMES_WITH_MASK
     if format_ in _FORMATS_WITH_NO_REFERENT:
-        able = (*_OUTCOMES_WITH_MASK, NO_REFERENT)
+        able = (*OUTCOMES_WITH_MASK, NO_REFERENT)
     return tuple(name for name in able if not outcomes or name in outcomes)

@@ -32,6 +32,7 @@ def build_sentences(referent: Referent, ref_id: int) -> list[dict[str, Any]]:
                 "raw": sentence.raw,
                 "sent": sent,
                 "tokens": sent.split(),
+                "provenance": sentence.provenance,
             }
         )
     return sentences

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -147,7 +148,9 @@ class _Export:
 def _open_writer(plan: ExportPlan, folder: Path) -> Writer:
     info = {"description": f"saymask {version('saymask')}", "split": plan.query["split"]}
     if plan.format == "huggingface":
-        return HuggingFaceWriter(folder, info, with_images=plan.images != "none")
+        return HuggingFaceWriter(
+            folder, info, with_images=plan.images != "none", verification=plan.verification
+        )
     writers: dict[str, Callable[..., Writer]] = {
         "coco": CocoWriter, "refcoco": RefcocoWriter, "grefcoco": GrefcocoWriter,
         "yolo": YoloWriter,
@@ -216,6 +219,7 @@ def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> N
             "contradictions": summary.contradictions,
             "mean_iou": summary.agreement_iou,
         },
+        "verification": asdict(plan.verification) if plan.verification else None,
         "left_out": list(summary.left_out),
         "model_versions": list(summary.model_versions),
         "files": files,

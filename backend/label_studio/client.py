@@ -95,15 +95,26 @@ class LabelStudioClient:
         """Change settings of a project."""
         self.request("PATCH", f"/api/projects/{project_id}/", json=values)
 
-    def find_or_create_project(self, title: str) -> tuple[int, bool]:
-        """Return the id of the project with this title, and whether it was created now."""
+    def find_or_create_project(
+        self,
+        title: str,
+        label_config: str | None = None,
+        description: str = "Type what you mean; saymask proposes masks.",
+    ) -> tuple[int, bool]:
+        """Return the id of the project with this title, and whether it was created now.
+
+        Args:
+            title: of the project.
+            label_config: of a new one; by default the one that saymask recommends.
+            description: of a new one.
+        """
         for project in self.list_projects():
             if project.title == title:
                 return project.id, False
         values = {
             "title": title,
-            "description": "Type what you mean; saymask proposes masks.",
-            "label_config": default_label_config(),
+            "description": description,
+            "label_config": label_config or default_label_config(),
             # Opened tasks show what was predicted for the expressions in their data.
             "show_collab_predictions": True,
             "evaluate_predictions_automatically": False,
@@ -226,6 +237,11 @@ class LabelStudioClient:
     def delete_prediction(self, prediction_id: int) -> None:
         """Delete a stored prediction."""
         self.request("DELETE", f"/api/predictions/{prediction_id}/")
+
+    def create_task(self, project_id: int, data: dict[str, Any]) -> TaskBody:
+        """Create one task; returns it with its id."""
+        answer = self.request("POST", "/api/tasks", json={"project": project_id, "data": data})
+        return _read(TaskBody.model_validate, answer)
 
     def import_tasks(self, project_id: int, tasks: list[dict[str, Any]]) -> None:
         """Create tasks from ``{"data": ..., "predictions": ..., "annotations": ...}``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from backend.label_studio.label_config import LabelConfig
@@ -91,6 +91,43 @@ def to_task_prediction(
         # As if it had been typed: the annotator sees it, and may type another.
         regions.insert(0, build_typed(config, expressions[0]))
     return {"result": regions, "score": min(confidences), "model_version": version}
+
+
+def to_proposal_prediction(
+    answers: Sequence[tuple[int, SegmentResult]], config: LabelConfig, also: Sequence[str]
+) -> dict[str, Any]:
+    """Build the prediction of a task for which expressions were proposed.
+
+    Args:
+        answers: request id and result of each, with one candidate.
+        config: of the project.
+        also: for each, other wordings, for people to see.
+
+    Returns:
+        One region per expression, scored with the least confidence among them. A single expression
+        stands in the image's field too, where the label stream shows it.
+    """
+    regions = [
+        entry
+        for (request_id, result), wordings in zip(answers, also, strict=True)
+        for candidate in result.candidates
+        for entry in build_region(
+            config,
+            region_id=build_region_id(request_id, candidate.rank),
+            coco_rle=candidate.mask.as_dict(),
+            label=config.label_for_rank(candidate.rank),
+            expression=result.expression,
+            score=result.confidence,
+            meta=f"proposed{wordings}",
+        )
+    ]
+    if len(answers) == 1:
+        regions.insert(0, build_typed(config, answers[0][1].expression))
+    return {
+        "result": regions,
+        "score": min((result.confidence or 0.0) for _, result in answers),
+        "model_version": answers[0][1].model_version,
+    }
 
 
 def build_region(

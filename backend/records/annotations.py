@@ -323,6 +323,7 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
         annotator=submission.annotator,
         seconds=decision.seconds,
         notes=list(decision.notes),
+        provenance=decision.provenance,
         **_describe_offer(decision),
     )
 

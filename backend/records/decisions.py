@@ -19,8 +19,15 @@ from saymask.masks import Mask, compute_area, compute_box_xywh, compute_iou
 
 Outcome = Literal[
     "accepted", "edited", "relabelled", "drawn_after_rejection", "drawn", "no_referent",
-    "ambiguous", "skipped", "no_mask",
+    "ambiguous", "skipped", "no_mask", "rejected",
 ]  # fmt: skip
+Provenance = Literal["typed", "given", "proposed", "reworded"]
+PROVENANCE_LABELS: dict[Provenance, str] = {
+    "typed": "typed by the annotator",
+    "given": "given in the task's data",
+    "proposed": "proposed, and decided as it was",
+    "reworded": "proposed, and reworded by the annotator",
+}
 OUTCOME_LABELS: dict[Outcome, str] = {
     "accepted": "accepted unchanged",
     "edited": "accepted and edited",
@@ -31,6 +38,7 @@ OUTCOME_LABELS: dict[Outcome, str] = {
     "ambiguous": "ambiguous",
     "skipped": "skipped",
     "no_mask": "without mask or verdict",
+    "rejected": "proposed and rejected",
 }
 # A dab is the small round spot that an active brush leaves when the mark under a candidate is
 # clicked. Largest share of the image's area, least share of its box that is filled, and largest
@@ -58,6 +66,7 @@ class Decision:
         iou: of the accepted candidates with the final mask; ``first_iou``: of rank 1.
         dabs: stray spots of the brush that were left out of the mask.
         seconds: this expression's share of the time spent on the annotation.
+        provenance: where the expression comes from.
     """
 
     expression: str
@@ -74,6 +83,7 @@ class Decision:
     dabs: int = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    provenance: Provenance = "typed"
 
 
 def to_key(expression: str) -> str:
@@ -98,7 +108,7 @@ def decide(
     """
     sha256 = next((o.image_sha256 for o in reversed(offers) if o.image_sha256), None)
     rules = _Rules(submission, tuple(offers), label_for_rank, last_request_id)
-    decisions = [rules.decide_skip()] if submission.skipped else rules.decide_groups()
+    decisions = rules.decide_skip() if submission.skipped else rules.decide_groups()
     return [replace(decision, image_sha256=sha256) for decision in decisions]
 
 
@@ -152,12 +162,19 @@ class _Rules:
             for offer in offers
             if last_request_id is None or offer.request_id <= last_request_id
         ]
+        self._proposals = self._find_proposals()
         self._typed = self._find_typed()
 
-    def decide_skip(self) -> Decision:
-        """A skipped task: one decision, about what was typed last."""
+    def decide_skip(self) -> list[Decision]:
+        """A skipped task: one decision, about what was typed last; else all proposals rejected."""
         submission, typed = self._submission, self._typed or ""
-        return Decision(
+        keys = {to_key(offer.expression) for offer in self._proposals}
+        if self._proposals and to_key(typed) in {"", *keys}:
+            share = _divide(submission.seconds, len(self._proposals))
+            return _add_notes(
+                [_reject(offer, share) for offer in self._proposals], 0, submission.ignored
+            )
+        decision = Decision(
             typed,
             "skipped",
             typed_expression=typed or None,
@@ -166,15 +183,17 @@ class _Rules:
             seconds=submission.seconds,
             notes=submission.ignored,
         )
+        return [decision]
 
     def decide_groups(self) -> list[Decision]:
         """Every expression with its regions; what concerns the whole annotation is noted first."""
         regions = [r for r in self._submission.regions if not self._is_dab(r)]
         dabs = len(self._submission.regions) - len(regions)
         groups = self._group_regions(regions)
-        seconds = self._submission.seconds
-        share = seconds / len(groups) if seconds is not None and groups else None
+        rejected = self._find_rejected(groups)
+        share = _divide(self._submission.seconds, len(groups) + len(rejected))
         decisions = [self._decide_group(key, group, share) for key, group in groups.items()]
+        decisions += [_reject(offer, share) for offer in rejected]
         return _add_notes(decisions, dabs, self._submission.ignored)
 
     def _find_typed(self) -> str | None:
@@ -183,7 +202,25 @@ class _Rules:
         needed = submission.skipped or submission.verdict or not submission.regions
         if submission.expression is not None or not needed:
             return submission.expression
-        return self._earlier[-1].expression if self._earlier else ""
+        asked = [offer for offer in self._earlier if not offer.is_proposed]
+        if not asked and self._proposals and not submission.verdict:
+            return None
+        return (asked or self._earlier)[-1].expression if self._earlier else ""
+
+    def _find_proposals(self) -> list[Offer]:
+        """What was proposed last for the task; earlier proposals were replaced by these."""
+        proposed = [offer for offer in self._earlier if offer.is_proposed]
+        return [o for o in proposed if o.model_version == proposed[-1].model_version]
+
+    def _find_rejected(self, groups: dict[str, _Group]) -> list[Offer]:
+        """The proposals of which neither the region nor the expression was submitted."""
+        submitted = {region.region_id for region in self._submission.regions}
+        return [
+            offer
+            for offer in self._proposals
+            if to_key(offer.expression) not in groups
+            and not submitted & {candidate.region_id for candidate in offer.candidates}
+        ]
 
     def _find_offer(self, expression: str) -> Offer | None:
         key = to_key(expression)
@@ -235,6 +272,7 @@ class _Rules:
             region_ids=group.region_ids,
             seconds=seconds,
             notes=tuple(dict.fromkeys(notes)),
+            provenance=_find_provenance(offer, group.expression),
         )
 
     def _find_accepted(self, regions: list[SubmittedRegion]) -> list[_Accepted]:
@@ -284,6 +322,30 @@ class _Rules:
         return _is_small_and_round(region.mask) and any(
             _is_at_mark(region.mask, candidate) for candidate in masks
         )
+
+
+def _reject(offer: Offer, seconds: float | None) -> Decision:
+    return Decision(
+        offer.expression,
+        "rejected",
+        typed_expression=offer.expression,
+        offer=offer,
+        seconds=seconds,
+        provenance="proposed",
+    )
+
+
+def _find_provenance(offer: Offer | None, expression: str) -> Provenance:
+    if offer is None or offer.kind not in ("ahead", "proposed"):
+        return "typed"
+    is_kept = to_key(expression) == to_key(offer.expression)
+    if offer.is_proposed:
+        return "proposed" if is_kept else "reworded"
+    return "given" if is_kept else "typed"
+
+
+def _divide(seconds: float | None, count: int) -> float | None:
+    return seconds / count if seconds is not None and count else None
 
 
 def _judge_verdict(verdict: str, mask: Mask | None, notes: list[str]) -> Outcome:

@@ -23,7 +23,10 @@ class OfferedCandidate:
 
 @dataclass(frozen=True)
 class Offer:
-    """One answered request of a task; ``clicks`` is 0 where the expression was typed."""
+    """One answered request of a task; ``clicks`` is 0 where the expression was typed.
+
+    ``kind`` is as in ``tables.Request``.
+    """
 
     request_id: int
     created_at: datetime
@@ -35,6 +38,12 @@ class Offer:
     latency_ms: float | None
     clicks: int
     candidates: tuple[OfferedCandidate, ...]
+    kind: str = "typed"
+
+    @property
+    def is_proposed(self) -> bool:
+        """Whether expression and mask were proposed together, and nobody asked."""
+        return self.kind == "proposed"
 
     def find_rank(self, rank: int) -> OfferedCandidate | None:
         """Return the candidate of a rank, or None."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, select, update
 
 from backend.records.annotations import build_newest_versions, to_record_view
 from backend.records.database import Database, StoreError
 from backend.records.project_key import ProjectKey
-from backend.records.tables import RecordRow
+from backend.records.tables import RecordRow, VerificationRow
 from backend.records.views import RECORD_FIELDS, RecordFilter, RecordView
 
 _PAGE_SIZE = 500
@@ -171,6 +171,17 @@ def _current(record_filter: RecordFilter) -> Select[RecordRow]:
         conditions.append(RecordRow.outcome.in_(record_filter.outcomes))
     if record_filter.annotator is not None:
         conditions.append(RecordRow.annotator == record_filter.annotator)
+    if record_filter.provenances:
+        conditions.append(RecordRow.provenance.in_(record_filter.provenances))
+    if record_filter.is_verified:
+        confirmed, denied = (
+            exists().where(VerificationRow.record_id == RecordRow.id, is_confirmed)
+            for is_confirmed in (
+                VerificationRow.verdict == "confirmed",
+                VerificationRow.verdict != "confirmed",
+            )
+        )
+        conditions += [confirmed, ~denied]
     if record_filter.min_iou is not None:
         conditions.append(RecordRow.iou >= record_filter.min_iou)
     return select(RecordRow).join(newest, RecordRow.version_id == newest.c.id).where(*conditions)

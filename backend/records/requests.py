@@ -16,7 +16,7 @@ from saymask.contract import SegmentResult
 from saymask.errors import SaymaskError
 from saymask.masks import decode_coco_rle
 
-RequestKind = Literal["typed", "clicked", "ahead"]
+RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,9 @@ class RequestStore:
     ) -> list[float]:
         """Return the latencies of answered requests for which an annotator waited."""
         query = select(Request.latency_ms).where(
-            Request.status == "answered", Request.latency_ms.is_not(None), Request.kind != "ahead"
+            Request.status == "answered",
+            Request.latency_ms.is_not(None),
+            Request.kind.in_(("typed", "clicked")),
         )
         if project_id is not None:
             query = query.where(Request.project_id == project_id)
@@ -298,6 +300,7 @@ def _to_offer(row: Request) -> Offer:
             )
             for c in row.candidates
         ),
+        kind=row.kind,
     )
 
 

@@ -16,13 +16,15 @@ from backend.records.project_key import ProjectKey
 from backend.records.views import RecordView
 from saymask.masks import compute_iou, decode_coco_rle
 
-GroupBy = Literal["annotator", "day", "model", "source"]
+GroupBy = Literal["annotator", "day", "model", "source", "provenance"]
 
 # Seconds for a polygon mask of one object by hand: the figure saymask measures itself by.
 POLYGON_SECONDS = 80.0
 IOU_EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 AGREEMENT_IOU = 0.5
 
+PROPOSAL_FATES = ("confirmed", "edited", "reworded", "rejected", "other")
+_PROPOSED = ("proposed", "reworded")
 _ACCEPTED = ("accepted", "edited", "relabelled")
 _DRAWN = ("drawn_after_rejection", "drawn")
 # Outcomes in which a mask was looked for among suggestions: the denominator of acceptance.
@@ -45,8 +47,8 @@ class Quality:
     Attributes:
         samples: records, whatever their outcome.
         outcomes: how many of each.
-        judged: records where candidates were offered and a mask was given: accepted, edited,
-            relabelled or drawn after rejection.
+        judged: records of typed and given expressions where candidates were offered and a mask was
+            given: accepted, edited, relabelled or drawn after rejection.
         acceptance_at: for n, the share of ``judged`` whose accepted candidate has rank n or better
             without a click.
         ranks: accepted candidates per rank.
@@ -61,6 +63,8 @@ class Quality:
         dabs: stray spots of the brush that were left out.
         refined: accepted candidates that clicks led to; ``clicks`` all of those.
         sources: accepted candidates per source.
+        proposals: what became of proposed expressions: confirmed, edited (the mask), reworded,
+            rejected, or other (ambiguous, no referent, without a mask).
     """
 
     samples: int
@@ -80,6 +84,7 @@ class Quality:
     refined: int
     clicks: int
     sources: dict[str, int]
+    proposals: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,8 @@ class Disagreement:
 def compute_quality(records: Sequence[RecordView]) -> Quality:
     """Compute the figures of some records; masks are not needed."""
     outcomes = Counter(_collect(records, "outcome"))
-    judged = [r for r in records if r.outcome in _JUDGED and r.offered]
+    asked = [r for r in records if r.provenance not in _PROPOSED]
+    judged = [r for r in asked if r.outcome in _JUDGED and r.offered]
     ranks = _count_ranks(judged)
     accepted = sum(map(outcomes.__getitem__, _ACCEPTED))
     drawn = sum(map(outcomes.__getitem__, _DRAWN))
@@ -131,7 +137,22 @@ def compute_quality(records: Sequence[RecordView]) -> Quality:
         refined=sum(r.clicks > 0 for r in judged),
         clicks=sum(_collect(judged, "clicks")),
         sources=dict(sorted(Counter(_collect(judged, "source")).items())),
+        proposals=_count_proposals(records),
     )
+
+
+def _count_proposals(records: Sequence[RecordView]) -> dict[str, int]:
+    fates = Counter(_find_fate(r) for r in records if r.provenance in _PROPOSED)
+    return {name: fates[name] for name in PROPOSAL_FATES if fates[name]}
+
+
+def _find_fate(record: RecordView) -> str:
+    if record.outcome == "rejected":
+        return "rejected"
+    if record.provenance == "reworded":
+        return "reworded"
+    fates = {"accepted": "confirmed", "relabelled": "confirmed", "edited": "edited"}
+    return fates.get(record.outcome, "other")
 
 
 def _count_ranks(judged: Sequence[RecordView]) -> Counter[int]:
@@ -151,12 +172,13 @@ def _compute_acceptance(
 
 
 def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quality]:
-    """Compute figures per annotator, UTC day, model version or source of what was accepted."""
+    """Compute figures per annotator, UTC day, model version, accepted source or provenance."""
     keys: dict[GroupBy, Callable[[RecordView], str]] = {
         "annotator": lambda r: r.annotator or "unknown",
         "day": lambda r: r.decided_at.date().isoformat(),
         "model": lambda r: r.model_version or "none",
         "source": lambda r: r.source or "none accepted",
+        "provenance": lambda r: r.provenance,
     }
     groups: dict[str, list[RecordView]] = defaultdict(list)
     for record in records:

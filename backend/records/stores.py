@@ -11,6 +11,7 @@ from backend.records.records import RecordStore
 from backend.records.requests import RequestStore
 from backend.records.sync_runs import SyncRunStore
 from backend.records.tables import AnnotationVersion, Event, Request
+from backend.records.verifications import VerificationStore
 
 
 class Stores:
@@ -30,6 +31,7 @@ class Stores:
         self.annotations = AnnotationStore(self.database)
         self.records = RecordStore(self.database)
         self.sync_runs = SyncRunStore(self.database)
+        self.verifications = VerificationStore(self.database)
 
     def close(self) -> None:
         """Close all connections."""

@@ -50,8 +50,9 @@ class Base(DeclarativeBase):
 class Request(Base):
     """One expression asked for one task, and how it ended.
 
-    ``status`` is ``waiting``, ``answered`` or ``failed``; ``kind`` is ``typed``, ``clicked`` (with
-    how many ``clicks``) or ``ahead``: for an expression in the task's data.
+    ``status`` is ``waiting``, ``answered`` or ``failed``. ``kind`` is ``typed``, ``clicked`` (with
+    how many ``clicks``), ``ahead``: for an expression in the task's data, or ``proposed``:
+    expression and mask were proposed together.
     """
 
     __tablename__ = "request"
@@ -166,9 +167,9 @@ class RecordRow(Base):
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
     mask that has several; ``clicks`` those that led to the accepted candidate, ``source`` what
-    offered it. ``image_sha256``
-    alone may be filled in later, when the image of an expression that was never sent to a worker
-    is read for the first time.
+    offered it; ``provenance`` is where the expression comes from, see ``decisions.Provenance``.
+    ``image_sha256`` alone may be filled in later, when the image of an expression that was never
+    sent to a worker is read for the first time.
     """
 
     __tablename__ = "record"
@@ -207,6 +208,28 @@ class RecordRow(Base):
     latency_ms: Mapped[float | None] = mapped_column(Float)
     source: Mapped[str | None] = mapped_column(String(64))
     notes: Mapped[list[str]] = mapped_column(JSON)
+    provenance: Mapped[str] = mapped_column(String(16), server_default="typed")
+
+
+class VerificationRow(Base):
+    """What a second person, who saw image and expression alone, meant by one record's expression.
+
+    ``verdict`` is as in ``verifications.Verdict``. An annotation that is changed later replaces
+    what it said before.
+    """
+
+    __tablename__ = "verification"
+    __table_args__ = (
+        UniqueConstraint("project_id", "annotation_id", name="uq_verification_annotation"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    record_id: Mapped[int] = mapped_column(ForeignKey("record.id"), index=True)
+    project_id: Mapped[int] = mapped_column(Integer, index=True)
+    annotation_id: Mapped[int] = mapped_column(Integer)
+    verifier: Mapped[str | None] = mapped_column(String(200))
+    verdict: Mapped[str] = mapped_column(String(16))
+    decided_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class SyncRun(Base):

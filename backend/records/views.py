@@ -11,7 +11,10 @@ from backend.records.project_key import ProjectKey
 
 @dataclass(frozen=True)
 class RecordFilter:
-    """Which records; None does not restrict. ``since`` and ``until`` bound the decision's time."""
+    """Which records; None does not restrict. ``since`` and ``until`` bound the decision's time.
+
+    ``is_verified`` leaves those that a second person confirmed and nobody denied.
+    """
 
     project_id: int | None = None
     since: datetime | None = None
@@ -19,6 +22,8 @@ class RecordFilter:
     outcomes: tuple[str, ...] = ()
     annotator: str | None = None
     min_iou: float | None = None
+    provenances: tuple[str, ...] = ()
+    is_verified: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class RecordView:
     latency_ms: float | None
     source: str | None
     notes: list[str]
+    provenance: str = "typed"
 
     @property
     def project(self) -> ProjectKey:

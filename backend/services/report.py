@@ -21,6 +21,7 @@ from backend.records.statistics import (
     group_quality,
 )
 from backend.records.stores import Stores
+from backend.records.verifications import VerificationSummary, summarise
 from backend.records.views import RecordFilter, RecordView
 
 _DAY = timedelta(days=1)
@@ -43,6 +44,7 @@ class QualityReport:
         failures: errors of the last day by code.
         events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
         projects: ids of all projects.
+        verification: what second persons say about the project's records; None without any.
     """
 
     record_filter: RecordFilter
@@ -56,6 +58,7 @@ class QualityReport:
     events: dict[str, int]
     problems: tuple[EventProblem, ...]
     projects: tuple[int, ...]
+    verification: VerificationSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -104,6 +107,7 @@ class Reporter:
             events=stores.events.count_events_by_state(),
             problems=tuple(stores.events.list_problems()),
             projects=tuple(stores.list_projects()),
+            verification=summarise(stores.verifications.load(record_filter.project_id)),
         )
 
     def _compare(self, group: list[RecordView]) -> Disagreement:

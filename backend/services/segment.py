@@ -159,14 +159,18 @@ def check_length(expression: str) -> None:
         )
 
 
+def shorten_reference(image: str) -> str:
+    """Return an image's reference as requests store it: a ``data:`` address is a whole image."""
+    return image if len(image) < _MAX_STORED_REFERENCE_CHARS else image[:200] + " ..."
+
+
 def _to_new_request(question: Question) -> NewRequest:
-    image = question.task.image
     return NewRequest(
         project=question.project,
         task_id=question.task.task_id,
         expression=question.expression,
         k=question.k,
-        image=image if len(image) < _MAX_STORED_REFERENCE_CHARS else image[:200] + " ...",
+        image=shorten_reference(question.task.image),
         kind=question.kind,
         click_ids=question.click_ids,
     )

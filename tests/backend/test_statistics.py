@@ -159,7 +159,7 @@ def test_command_line(database: Path) -> None:
         (("records", "show", "999"), "There is no record 999"),
         (("records", "list", "--outcome", "nice"), "no outcome 'nice'"),
         (("stats", "--since", "yesterday"), "is not a time"),
-        (("stats", "--by", "weather"), "annotator, day, model or source"),
+        (("stats", "--by", "weather"), "annotator, day, model, source or provenance"),
         (("sync", "--project", "1"), "SAYMASK_LABEL_STUDIO_URL"),
     ],
 )

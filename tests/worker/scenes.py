@@ -48,7 +48,8 @@ def described(
     rows = np.array([*(things or neutral), *(stuff or neutral)], np.float32)
     rows = normalise_rows(rows)
     is_thing = np.arange(len(rows)) < len(things or neutral)
-    return describe_image(image, EncodedNouns(rows, is_thing), config or ScoringConfig())
+    vocabulary = EncodedNouns(rows, is_thing, tuple(map(str, range(len(rows)))))
+    return describe_image(image, vocabulary, config or ScoringConfig())
 
 
 def prepared_image() -> PreparedImage:

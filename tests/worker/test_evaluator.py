@@ -21,7 +21,7 @@ from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
 from worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
-from worker.evaluation.answer_log import ANSWERS_FILE, AnswerLog, load_answers
+from worker.evaluation.answer_log import ANSWERS_FILE, load_answers, open_answers
 from worker.evaluation.compare import compare_runs
 from worker.evaluation.evaluator import Evaluator
 from worker.evaluation.processes import load_model as load_trained_model
@@ -125,7 +125,7 @@ def test_a_killed_run_continues_and_gives_the_same(
     assert evaluated == ["p1.jpg"]
     assert log_path.read_text("utf-8").splitlines() == lines
     with pytest.raises(DatasetError, match="belongs to another run: content"):
-        AnswerLog(out, {**load_answers(out)[0], "content": "else"})
+        open_answers(out, {**load_answers(out)[0], "content": "else"})
     log_path.write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
     with pytest.raises(DatasetError, match="not finished: 1 of 2"):
         compare_runs(str(out), str(out))

@@ -127,7 +127,11 @@ def test_the_score_is_free_of_the_encoders_scale() -> None:
     def totals(shrink: float) -> np.ndarray:
         """Text that shares a large part, as in genuine CLIP, leaves less for the differences."""
         config = ScoringConfig(temperature=0.02 * shrink)
-        view = describe_image(image, EncodedNouns(nouns * shrink, np.arange(40) < 20), config)
+        view = describe_image(
+            image,
+            EncodedNouns(nouns * shrink, np.arange(40) < 20, tuple(map(str, range(40)))),
+            config,
+        )
         query = (noun * shrink).astype(np.float32)
         with_cosines = replace(config, normalise_first=False)
         logits = view.visual @ query / config.temperature

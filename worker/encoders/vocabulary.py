@@ -31,10 +31,17 @@ class EncodedNouns:
     Attributes:
         rows: (V, D) float32 of unit length.
         is_thing: (V,) bool; the others are stuff and parts.
+        names: the V nouns.
     """
 
     rows: Floats
     is_thing: NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The nouns of things."""
+        return tuple(n for n, is_thing in zip(self.names, self.is_thing, strict=True) if is_thing)
 
 
 def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -> EncodedNouns:
@@ -55,7 +62,7 @@ def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -
         rows = encode_nouns(encoder, nouns.all)
         if path is not None:
             _write(path, rows)
-    return EncodedNouns(rows, is_thing)
+    return EncodedNouns(rows, is_thing, nouns.all)
 
 
 def encode_nouns(encoder: Encoder, nouns: Sequence[str]) -> Floats:

@@ -22,7 +22,7 @@ from saymask.datasets.load import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
 from worker.config import PipelineConfig, ScoringConfig
-from worker.evaluation.answer_log import AnswerLog
+from worker.evaluation.answer_log import open_answers
 from worker.evaluation.answers import ImageAnswers
 from worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
 from worker.evaluation.request import EvaluationRequest
@@ -71,7 +71,7 @@ def run_evaluation(
     console.print(f"{len(dataset.images)} photos, {dataset.count} expressions")
     with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
-        log_file = AnswerLog(out, provenance)
+        log_file = open_answers(out, provenance)
         log_file.drop_incomplete_line()
         answered = {image.image: image for image in log_file.read()}
         if answered:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from saymask.contract import CLICKS_SOURCE, PROPOSALS_SOURCE, Candidate, CocoRle
+from saymask.contract import CLICKS_SOURCE, PROPOSALS_SOURCE, Candidate, CocoRle, ProposedPair
 from saymask.masks import Mask, compute_box_xywh, compute_iou, encode_coco_rle
 from worker.config import SourcesConfig, SuggestionsConfig
 from worker.pipeline.suggestions import are_marks_together, find_mark, select_distinct
 from worker.proposals.clicks import ClickedMask
+from worker.proposing.propose import ProposedExpression
 from worker.resize import to_original_size
 from worker.sources.offers import Offer
 from worker.sources.ranking import Contender, rank_together
@@ -108,6 +109,16 @@ def rank_with_offers(
             quality = offered.probability
             candidates.append(build_candidate(offered.mask, rank, score, quality, quality, own))
     return Ranking(tuple(candidates), ranked[0].probability if ranked else None)
+
+
+def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> ProposedPair:
+    """Build the message about an object for which expressions were proposed."""
+    return ProposedPair(
+        expressions=item.expressions,
+        noun=item.object.noun,
+        confidence=round(item.confidence, 4),
+        candidate=build_proposal(proposals, item.object.index, rank, _to_logit(item.confidence)),
+    )
 
 
 def build_proposal(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:

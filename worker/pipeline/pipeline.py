@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TypeVar
+from functools import partial
 
-import torch
-from cachetools import LRUCache
-
-from saymask.contract import MAX_K, SegmentResult, Timings
-from saymask.errors import ConfigError, DeviceMemoryExhausted, InvalidRequest, SaymaskError
+from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
+from saymask.errors import ConfigError, InvalidRequest
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
+from worker.methods.appearance import describe_image
+from worker.pipeline.asking import AskedSources, ReadImage
+from worker.pipeline.batches import Shrinkable, ShrinkingBatches
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.candidates import (
     Ranking,
     build_clicked,
+    build_pair,
     rank_proposals,
     rank_with_offers,
 )
@@ -32,20 +32,14 @@ from worker.pipeline.suggestions import compare_proposals, select_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
+from worker.proposing.propose import ProposedExpression, propose_expressions
+from worker.resize import resize_to_work
 from worker.sources.base import CandidateSource
-from worker.sources.offers import Offers, collect_offers
-from worker.stages import DecodedImage, Floats, PreparedImage, Scores, VisualPrompt
-
-log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
+from worker.sources.offers import Offers
+from worker.stages import Floats, PreparedImage, Scores, VisualPrompt
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
-# Of open tasks, for the sources that look at pixels.
-_MAX_DECODED_IMAGES = 2
 _CONFIDENCE_DIGITS = 4
-
-ReadImage = Callable[[], bytes]
 
 
 class Pipeline:
@@ -91,9 +85,12 @@ class Pipeline:
         self._max_megapixels = max_megapixels
         self._clicks = clicks
         self._vocabulary = vocabulary
-        self._sources = tuple(sources)
-        self._strict_sources = strict_sources
-        self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
+        self._sources = AskedSources(
+            tuple(sources), config.sources, max_megapixels, strict=strict_sources
+        )
+        models: list[Shrinkable] = [proposer, encoder.visual]
+        models += [quick_proposer] if quick_proposer is not None else []
+        self._batches = ShrinkingBatches(device, models)
         self._method = build_method(config, encoder, parser, vocabulary)
         self._preparation = Preparation(proposer, self._method, encoder, max_megapixels)
         self._quick_proposer = quick_proposer
@@ -109,7 +106,8 @@ class Pipeline:
         """Names everything a result depends on."""
         names = f"{self.encoder.name}-{self.proposer.name}-{self.config.method}"
         weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
-        sources = "".join(f"-{source.name}.{source.fingerprint}" for source in self._active_sources)
+        active = self._sources.active
+        sources = "".join(f"-{source.name}.{source.fingerprint}" for source in active)
         return f"saymask-{names}-{self.config.fingerprint()}-{weights}{sources}"
 
     def _name_version(self, prepared: PreparedImage) -> str:
@@ -121,10 +119,6 @@ class Pipeline:
     def encoder_description(self) -> str:
         """The encoder in one line, for people."""
         return self.encoder.description
-
-    @property
-    def _active_sources(self) -> tuple[CandidateSource, ...]:
-        return tuple(source for source in self._sources if source.fingerprint)
 
     def with_sources(self, sources: Sequence[CandidateSource], *, strict: bool) -> Pipeline:
         """Return a pipeline of the same models and cache with other sources.
@@ -181,9 +175,7 @@ class Pipeline:
             ImageUnreadable, ImageTooLarge.
             DeviceMemoryExhausted: the device has no room even for the smallest batches.
         """
-        prepared, timings = self._with_smaller_batches(
-            lambda: self._preparation.prepare(data, name)
-        )
+        prepared, timings = self._batches.run(lambda: self._preparation.prepare(data, name))
         if self.cache is not None:
             self.cache.store(prepared)
         return prepared, timings
@@ -197,7 +189,7 @@ class Pipeline:
         first_look = self._first_look
         if first_look is None:
             return None
-        return self._with_smaller_batches(lambda: first_look.prepare(data, None))
+        return self._batches.run(lambda: first_look.prepare(data, None))
 
     def load_prepared(self, sha256: str) -> PreparedImage | None:
         """Return the image whose bytes have this hash, if it was prepared in the same way."""
@@ -232,11 +224,11 @@ class Pipeline:
         cleaned = clean_expression(expression)
         parsed = self._parse(cleaned)
         language_ms = stopwatch.lap_ms()
-        text = self._with_smaller_batches(lambda: self._method.encode_text(parsed))
+        text = self._batches.run(lambda: self._method.encode_text(parsed))
         text_features_ms = stopwatch.lap_ms()
         scores = self._method.score(prepared, text, parsed)
         scoring_ms = stopwatch.lap_ms()
-        offers = self._ask_sources(prepared.sha256, cleaned, read_image)
+        offers = self._batches.run(lambda: self._sources.ask(prepared.sha256, cleaned, read_image))
         sources_ms = stopwatch.lap_ms()
         ranking = self._rank_candidates(prepared, scores, offers, k)
         confidence = ranking.confidence
@@ -276,7 +268,7 @@ class Pipeline:
             ConfigError: there is no segment-anything model here.
         """
         clicks, image = self._require_clicks(), decode_image(data, self._max_megapixels)
-        return self._with_smaller_batches(lambda: clicks.embed(image))
+        return self._batches.run(lambda: clicks.embed(image))
 
     def refine(
         self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
@@ -292,7 +284,7 @@ class Pipeline:
         check_prompt(prompt, image.size_hw)
         stopwatch = Stopwatch()
         clicks = self._require_clicks()
-        answers = self._with_smaller_batches(lambda: clicks.answer(image, prompt))[:k]
+        answers = self._batches.run(lambda: clicks.answer(image, prompt))[:k]
         candidates = build_clicked(answers)
         return SegmentResult(
             image_sha256=image.sha256,
@@ -315,30 +307,55 @@ class Pipeline:
         parsed = self._parse(clean_expression(expression))
         return parsed, self._method.score(prepared, self._method.encode_text(parsed), parsed)
 
+    def propose(
+        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+    ) -> tuple[ProposedPair, ...]:
+        """Propose expressions for the objects of an image, each with its mask, the best first.
+
+        Args:
+            prepared: of ``prepare`` or ``load_prepared``.
+            data: the encoded image, whose colours are looked at.
+            count: at most so many objects.
+            confidence_min: an object of less confidence is left out.
+            seed: for the choice among usual wordings.
+
+        Raises:
+            ConfigError: the method gives no probabilities.
+        """
+        proposed = self.propose_expressions(prepared, data, seed)
+        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
+        return tuple(
+            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+        )
+
+    def propose_expressions(
+        self, prepared: PreparedImage, data: bytes, seed: int
+    ) -> tuple[ProposedExpression, ...]:
+        """Propose expressions for all objects of an image; see ``propose``."""
+        if self.config.method != "corrected":
+            raise ConfigError(
+                f"The method {self.config.method} cannot tell how sure an expression is.",
+                "Set SAYMASK_METHOD=corrected.",
+            )
+        if len(prepared.proposals) == 0:
+            return ()
+        image = describe_image(prepared, self._vocabulary, self.config.scoring)
+        decoded = decode_image(data, self._max_megapixels)
+        pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
+        find_first = partial(self._find_first, prepared)
+        return propose_expressions(image, pixels, find_first, self.config, seed)
+
+    def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
+        """The index of the proposal that ranks first, and its probability."""
+        _, scores = self.rank(prepared, expression)
+        first = int(scores.order[0])
+        probabilities = self._method.compute_probabilities(scores, prepared, [first])
+        return first, 0.0 if probabilities is None else float(probabilities[0])
+
     def encode_sentence(self, expression: str) -> Floats:
         """Encode the whole expression alone: (D,), not normalised."""
         row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
         return row
-
-    def _ask_sources(
-        self, sha256: str, expression: str, read_image: ReadImage | None
-    ) -> Offers | None:
-        """What other sources offer; None where there is none to ask."""
-        sources = self._active_sources
-        if not sources or read_image is None:
-            return None
-        image = self._decoded.get(sha256)
-        if image is None:
-            try:
-                image = decode_image(read_image(), self._max_megapixels)
-            except SaymaskError as error:
-                log.warning("no source but proposals: %s", error)
-                return Offers(notices=(f"Only proposals were ranked: {error.cause}",))
-            self._decoded[sha256] = image
-        config, strict = self.config.sources, self._strict_sources
-        return self._with_smaller_batches(
-            lambda: collect_offers(sources, image, expression, config, strict=strict)
-        )
 
     def _rank_candidates(
         self, prepared: PreparedImage, scores: Scores, offers: Offers | None, k: int
@@ -356,35 +373,6 @@ class Pipeline:
         """Return the indices of the k best proposals that a person can tell apart."""
         is_same = compare_proposals(prepared.proposals, prepared.geometry, self.config.suggestions)
         return select_distinct(map(int, scores.order), is_same, k)
-
-    def _with_smaller_batches(self, work: Callable[[], Result]) -> Result:
-        """Do something on the device, with smaller batches while its memory does not suffice."""
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                self._shrink_batches(error)
-
-    def _shrink_batches(self, error: torch.OutOfMemoryError) -> None:
-        """Halve all batches.
-
-        Raises:
-            DeviceMemoryExhausted: they are as small as can be.
-        """
-        torch.cuda.empty_cache()
-        quick = self._quick_proposer
-        are_smaller = (
-            self.proposer.shrink_batch(),
-            quick is not None and quick.shrink_batch(),
-            self.encoder.visual.shrink_batch(),
-        )
-        if not any(are_smaller):
-            raise DeviceMemoryExhausted(
-                f"The memory of {self.device} does not suffice for one prompt and one crop at a"
-                f" time: {error}.",
-                "Stop other programs on it, take smaller models, or set SAYMASK_DEVICE=cpu.",
-            ) from error
-        log.warning("the memory of %s is full: trying again with smaller batches", self.device)
 
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self._parser.parse(cleaned, self.config.noun_phrase)

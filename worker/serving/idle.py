@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from saymask.contract import SegmentResult
+from saymask.contract import ProposedPair, SegmentResult
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.served_pipeline import CacheStatistics, ServedPipeline
 from worker.stages import PreparedImage, VisualPrompt
@@ -101,6 +101,13 @@ class UnloadingPipeline:
             return pipeline.segment(
                 prepared, expression, k, preparation=preparation, read_image=read_image
             )
+
+    def propose(
+        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+    ) -> tuple[ProposedPair, ...]:
+        """Propose expressions for the objects of an image, each with its mask."""
+        with self._in_use() as pipeline:
+            return pipeline.propose(prepared, data, count, confidence_min, seed)
 
     def embed(self, data: bytes) -> EmbeddedImage:
         """Compute what answering clicks on an image needs."""

@@ -23,6 +23,7 @@ from rq.job import Job
 from saymask.contract import (
     CALL_META,
     JOB_PREPARE,
+    JOB_PROPOSE,
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
@@ -30,6 +31,8 @@ from saymask.contract import (
     JobReply,
     PrepareRequest,
     PrepareResult,
+    ProposeRequest,
+    ProposeResult,
     RefineRequest,
     SegmentRequest,
     Timings,
@@ -120,7 +123,12 @@ class JobHandler:
     @property
     def functions(self) -> dict[str, JobFunction]:
         """Job name to the function that answers it."""
-        return {JOB_SEGMENT: self.segment, JOB_REFINE: self.refine, JOB_PREPARE: self.prepare}
+        return {
+            JOB_SEGMENT: self.segment,
+            JOB_REFINE: self.refine,
+            JOB_PREPARE: self.prepare,
+            JOB_PROPOSE: self.propose,
+        }
 
     def segment(self, message: Message) -> Message:
         """Answer ``JOB_SEGMENT``: a SegmentRequest in, a JobReply out."""
@@ -141,6 +149,10 @@ class JobHandler:
         if failure:
             self._redis.hset(PREPARED_KEY, "last_failure", failure["cause"])
         return reply
+
+    def propose(self, message: Message) -> Message:
+        """Answer ``JOB_PROPOSE``: a ProposeRequest in, a JobReply out."""
+        return self._reply(self._propose, message)
 
     def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
         started = time.perf_counter()
@@ -202,6 +214,27 @@ class JobHandler:
         )
         return JobReply(prepare=result)
 
+    def _propose(self, message: Message) -> JobReply:
+        request = ProposeRequest.model_validate(message)
+        sha256 = request.image_sha256
+        prepared, timings = self._images.prepare(sha256)
+        pairs = self._pipeline.propose(
+            prepared,
+            self._images.read(sha256),
+            request.count,
+            request.confidence_min,
+            request.seed,
+        )
+        result = ProposeResult(
+            image_sha256=sha256,
+            size_hw=prepared.proposals.size_hw,
+            pairs=pairs,
+            model_version=self._pipeline.model_version,
+            from_cache=timings is None,
+            timings=Timings(**(asdict(timings) if timings else {})),
+        )
+        return JobReply(propose=result)
+
 
 def _adopt_call_id() -> None:
     """Let this thread's log lines name the call for which the job was enqueued."""
@@ -211,11 +244,12 @@ def _adopt_call_id() -> None:
 
 def _log_reply(reply: JobReply, started: float) -> None:
     ms = round((time.perf_counter() - started) * 1000, 1)
-    result = reply.segment or reply.prepare
+    result = reply.segment or reply.prepare or reply.propose
     if result is not None:
         fields = {"ms": ms, "image": result.image_sha256[:12], "from_cache": result.from_cache}
         fields |= {"stages": {k: v for k, v in result.timings.model_dump().items() if v}}
         kind = "expression answered" if reply.segment else "image prepared"
+        kind = "expressions proposed" if reply.propose else kind
         log.info("%s in %.1f ms", kind, ms, extra={"fields": fields})
 
 

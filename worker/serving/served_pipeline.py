@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from saymask.contract import SegmentResult
+from saymask.contract import ProposedPair, SegmentResult
 from worker.pipeline.timing import PreparationTimings
 from worker.stages import PreparedImage, VisualPrompt
 
@@ -70,6 +70,12 @@ class ServedPipeline(Protocol):
         read_image: Callable[[], bytes] | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""
+        ...
+
+    def propose(
+        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+    ) -> tuple[ProposedPair, ...]:
+        """Propose expressions for the objects of an image, each with its mask."""
         ...
 
     def embed(self, data: bytes) -> EmbeddedImage:

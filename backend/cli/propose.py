@@ -1,0 +1,101 @@
+"""``saymask propose`` and ``verify``: expressions without typing, and how many labels are wrong."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from backend.cli.context import (
+    DryRunOption,
+    JsonOption,
+    log_in,
+    open_records,
+    print_json,
+    print_line,
+    print_problems,
+    progress_bar,
+)
+from backend.cli.project import open_services
+from backend.services.propose import ProjectProposer, ProposeOptions, describe
+from backend.services.verify import Verifier
+from saymask.contract import MAX_K
+
+PROJECT = Annotated[int, typer.Option(help="The Label Studio project.")]
+
+
+def propose(
+    project: PROJECT,
+    per_image: Annotated[
+        int, typer.Option(min=1, max=MAX_K, help="At most so many expressions for a photo.")
+    ] = 2,
+    confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Expressions of less confidence are left out.")
+    ] = 0.6,
+    one_per_task: Annotated[
+        bool, typer.Option("--one-per-task", help="A new task for each, for the label stream.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed chooses other wordings.")] = 0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose expressions with their masks for every photo without annotations, to be confirmed.
+
+    Workers do it behind all requests of annotators. Repeating it continues where it stopped.
+
+    Example: saymask propose --project 3 --per-image 2 --one-per-task
+    """
+    options = ProposeOptions(per_image, confidence, seed, one_per_task)
+    with open_services() as services:
+        proposer = ProjectProposer(
+            services.client, services.queue, services.images, services.stores.requests
+        )
+        started = time.monotonic()
+        with progress_bar("proposing", quiet=as_json) as bar:
+            report = proposer.propose(project, options, bar, dry_run=dry_run)
+        seconds = time.monotonic() - started
+    if as_json:
+        print_json({**asdict(report), "seconds": round(seconds, 2)})
+    else:
+        rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
+        print_line(describe(report, dry_run=dry_run) + rate)
+        print_problems("failed", report.failed)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def verify(
+    project: Annotated[int, typer.Option(help="The project whose records are verified.")],
+    sample: Annotated[
+        int, typer.Option(min=0, help="Add so many records, drawn at random, to be verified.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a second person click what each expression means, and tell the label error rate.
+
+    With --sample a project is made, or filled up, in which people see photo and expression alone.
+    Without it, what they said so far is read and summarised.
+
+    Example: saymask verify --project 3 --sample 200
+    """
+    with open_records() as opened, log_in(opened.settings) as client:
+        verifier = Verifier(client, opened.stores)
+        with progress_bar("verification", quiet=as_json) as bar:
+            if sample:
+                drawn = verifier.draw(project, sample, seed, bar)
+            report = verifier.read(project, bar)
+    if as_json:
+        print_json({**asdict(report), "added": drawn.added if sample else 0})
+        return
+    if sample:
+        print_line(
+            f"{drawn.added} of {drawn.records} records with a mask were added:"
+            f" {client.base_url}/projects/{drawn.project_id}/data"
+        )
+    if report.summary is None:
+        print_line("Nothing is verified yet.")
+    else:
+        print_line(report.summary.describe())
+    print_problems("not read", report.problems)

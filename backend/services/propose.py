@@ -1,0 +1,344 @@
+"""Proposing expressions with their masks for the tasks of a project, for people to confirm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from backend.call import Call
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predict_request import PredictTask, parse_task
+from backend.label_studio.predictions import build_region_id, to_proposal_prediction
+from backend.label_studio.schema import TaskBody
+from backend.queue import JobQueue
+from backend.records.project_key import ProjectKey
+from backend.records.requests import NewRequest, RequestStore
+from backend.services.segment import shorten_reference
+from backend.services.upload_image import ImageUploader
+from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
+from saymask.errors import DeadlineExceeded, QueueError, SaymaskError
+
+_IN_FLIGHT = 4
+_TASK_TIMEOUT_S = 600.0
+_FIELDS = "id,data,predictions_model_versions,total_annotations"
+_OUR_PREFIX = "saymask-"
+_SUFFIX = "-proposed."
+# In the data of tasks with one expression each: the task they were made from, and the object.
+_SOURCE_FIELD = "saymask_proposed"
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
+
+
+@dataclass(frozen=True)
+class ProposeOptions:
+    """What is wanted.
+
+    Attributes:
+        per_image: at most so many expressions for an image.
+        confidence_min: expressions of less confidence are left out.
+        seed: for the choice among usual wordings.
+        one_per_task: a new task for every expression, instead of all in the image's own.
+    """
+
+    per_image: int
+    confidence_min: float
+    seed: int = 0
+    one_per_task: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash: other options give other proposals."""
+        values = [self.per_image, self.confidence_min, self.seed, self.one_per_task]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True)
+class ProposeReport:
+    """What was done, or would be.
+
+    Attributes:
+        photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
+        empty: photos for which nothing was sure enough.
+        annotated: tasks left out, with annotations.
+        current: tasks left out, with proposals of this kind or predictions of others.
+        failed: why photos got none.
+    """
+
+    photos: int
+    expressions: int
+    tasks: int
+    empty: int
+    annotated: int
+    current: int
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _OpenTask:
+    """A task to propose for; ``has_ours`` when it has outdated predictions of ours."""
+
+    task: PredictTask
+    has_ours: bool
+
+
+class ProjectProposer:
+    """Proposes expressions for a project's tasks.
+
+    Args:
+        client: of the project's Label Studio.
+        queue: of the workers.
+        images: brings images to the workers.
+        requests: where what is offered is stored.
+    """
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        queue: JobQueue,
+        images: ImageUploader,
+        requests: RequestStore,
+    ) -> None:
+        self._client = client
+        self._queue = queue
+        self._images = images
+        self._requests = requests
+
+    def propose(
+        self, project_id: int, options: ProposeOptions, progress: Progress, *, dry_run: bool = False
+    ) -> ProposeReport:
+        """Store proposals for every task without annotations; repeating it goes on.
+
+        Args:
+            project_id: of the project.
+            options: how many, and how sure.
+            progress: called after each photo.
+            dry_run: propose and count, but store nothing.
+
+        Raises:
+            LabelStudioError: a call failed.
+            InvalidLabelConfig: the project is not set up for saymask.
+            QueueError: no worker answers.
+        """
+        project = self._client.get_project(project_id)
+        config = project.read_label_config()
+        version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
+        bodies = list(self._client.iterate_tasks(project_id, include=_FIELDS))
+        writer = _Writer(self._client, self._requests, project.key, config, options, version)
+        open_tasks, counts = _choose_tasks(bodies, config, version, options)
+        writer.find_made(bodies)
+        failed: list[str] = []
+        for finished, (item, outcome) in enumerate(self._ask_all(open_tasks, options), start=1):
+            if isinstance(outcome, SaymaskError):
+                failed.append(f"task {item.task.task_id}: {outcome}")
+            else:
+                counts.update(_count(outcome, options))
+                if outcome.pairs and not dry_run:
+                    writer.store(item, outcome)
+            progress(finished, len(open_tasks))
+        return ProposeReport(
+            photos=counts["photos"],
+            expressions=counts["expressions"],
+            tasks=counts["tasks"],
+            empty=counts["empty"],
+            annotated=counts["annotated"],
+            current=counts["current"],
+            failed=tuple(failed),
+        )
+
+    def _ask_all(
+        self, items: Sequence[_OpenTask], options: ProposeOptions
+    ) -> Iterator[tuple[_OpenTask, ProposeResult | SaymaskError]]:
+        """Ask for a few images at a time, in order.
+
+        Raises:
+            QueueError: no worker answers; the rest is not tried.
+        """
+
+        def ask(item: _OpenTask) -> ProposeResult:
+            request = ProposeRequest(
+                image_sha256=self._images.upload(item.task),
+                count=options.per_image,
+                confidence_min=options.confidence_min,
+                seed=options.seed,
+            )
+            return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
+
+        running: deque[tuple[_OpenTask, Future[ProposeResult]]] = deque()
+        waiting = iter(items)
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            for _ in items:
+                running.extend(
+                    (item, pool.submit(ask, item))
+                    for item in islice(waiting, _IN_FLIGHT - len(running))
+                )
+                item, future = running.popleft()
+                try:
+                    yield item, future.result()
+                except DeadlineExceeded as error:
+                    yield item, error
+                except QueueError:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                except SaymaskError as error:
+                    yield item, error
+
+
+def _choose_tasks(
+    bodies: Sequence[TaskBody], config: LabelConfig, version: str, options: ProposeOptions
+) -> tuple[list[_OpenTask], Counter[str]]:
+    """The tasks to propose for, and how many are left out and why."""
+    counts: Counter[str] = Counter()
+    made_from = {
+        body.data[_SOURCE_FIELD].get("task")
+        for body in bodies
+        if isinstance(body.data.get(_SOURCE_FIELD), dict)
+        and body.data[_SOURCE_FIELD].get("version") == version
+        and body.data[_SOURCE_FIELD].get("is_last")
+    }
+    open_tasks = []
+    for body in bodies:
+        if _SOURCE_FIELD in body.data:
+            continue
+        names = (body.predictions_model_versions or "").split(",")
+        versions = {name.strip() for name in names if name.strip()}
+        has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
+        if body.total_annotations:
+            counts["annotated"] += 1
+        elif version in versions or has_foreign or (options.one_per_task and body.id in made_from):
+            counts["current"] += 1
+        else:
+            open_tasks.append(_OpenTask(parse_task(body, config), bool(versions)))
+    return open_tasks, counts
+
+
+def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
+    """What one image adds to the report."""
+    pairs = len(result.pairs)
+    return {
+        "photos": 1,
+        "empty": int(pairs == 0),
+        "expressions": pairs,
+        "tasks": pairs if options.one_per_task else min(pairs, 1),
+    }
+
+
+class _Writer:
+    """Stores proposals: first what is offered, then the predictions, so that none is unknown."""
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        requests: RequestStore,
+        project: ProjectKey,
+        config: LabelConfig,
+        options: ProposeOptions,
+        version: str,
+    ) -> None:
+        self._client = client
+        self._requests = requests
+        self._project = project
+        self._config = config
+        self._options = options
+        self._version = version
+        self._made: dict[tuple[int, int], TaskBody] = {}
+
+    def find_made(self, bodies: Sequence[TaskBody]) -> None:
+        """Remember the tasks that an interrupted run made, by source and place."""
+        for body in bodies:
+            source = body.data.get(_SOURCE_FIELD)
+            if isinstance(source, dict) and source.get("version") == self._version:
+                self._made[source["task"], source["place"]] = body
+
+    def store(self, item: _OpenTask, result: ProposeResult) -> None:
+        """Store what was proposed for one image."""
+        if not self._options.one_per_task:
+            self._replace(item, result, result.pairs)
+            return
+        for place, pair in enumerate(result.pairs):
+            made = self._made.get((item.task.task_id, place))
+            if made is None:
+                is_last = place == len(result.pairs) - 1
+                made = self._create_task(item.task, place, is_last=is_last)
+            if not made.predictions_model_versions:
+                task = PredictTask(made.id, item.task.image)
+                self._replace(_OpenTask(task, has_ours=False), result, (pair,))
+
+    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> TaskBody:
+        source = {
+            "task": task.task_id, "place": place, "version": self._version, "is_last": is_last,
+        }  # fmt: skip
+        data = {self._config.image_key: task.image, _SOURCE_FIELD: source}
+        return self._client.create_task(self._project.id, data)
+
+    def _replace(
+        self, item: _OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
+    ) -> None:
+        """Store the new prediction, then delete what it replaces, so that there is always one."""
+        answers = [
+            (self._offer(item.task, answer), answer)
+            for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
+        ]
+        also = [_list_others(pair) for pair in pairs]
+        old = self._client.list_predictions(item.task.task_id) if item.has_ours else []
+        prediction = to_proposal_prediction(answers, self._config, also)
+        self._client.create_prediction(item.task.task_id, prediction)
+        for earlier in old:
+            if (earlier.model_version or "").startswith(_OUR_PREFIX):
+                self._client.delete_prediction(earlier.id)
+
+    def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
+        request_id = self._requests.add_request(
+            NewRequest(
+                project=self._project,
+                task_id=task.task_id,
+                expression=answer.expression,
+                k=1,
+                image=shorten_reference(task.image),
+                kind="proposed",
+            )
+        )
+        region_ids = [build_region_id(request_id, c.rank) for c in answer.candidates]
+        # Nobody waited for it.
+        self._requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
+        return request_id
+
+
+def to_segment_result(
+    result: ProposeResult, pair: ProposedPair, model_version: str
+) -> SegmentResult:
+    """Return a proposed pair as if its expression had been asked."""
+    return SegmentResult(
+        image_sha256=result.image_sha256,
+        expression=pair.expressions[0],
+        size_hw=result.size_hw,
+        candidates=(pair.candidate.model_copy(update={"rank": 1}),),
+        confidence=pair.confidence,
+        head_noun_phrase=pair.noun,
+        proposals_count=len(result.pairs),
+        model_version=model_version,
+        from_cache=result.from_cache,
+        timings=Timings(),
+    )
+
+
+def _list_others(pair: ProposedPair) -> str:
+    """The other wordings, for the region's details."""
+    others = "; ".join(pair.expressions[1:])
+    return f"; also: {others}" if others else ""
+
+
+def describe(report: ProposeReport, *, dry_run: bool) -> str:
+    """Return one line for people."""
+    verb = "would be proposed" if dry_run else "are proposed"
+    return (
+        f"{report.expressions} expressions {verb} in {report.tasks} tasks; looked at"
+        f" {report.photos} photos, of {report.empty} nothing is sure enough; left out:"
+        f" {report.annotated} annotated, {report.current} with predictions"
+    )

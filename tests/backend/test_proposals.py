@@ -1,0 +1,184 @@
+"""Proposed expressions in records: confirmed, edited, reworded, rejected; and who counts them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from backend.export.plan import select_outcomes
+from backend.records.statistics import compute_quality
+from backend.records.stores import Stores
+from backend.records.verifications import Verification, summarise
+from backend.records.views import RecordFilter, RecordView
+from tests.backend.exports import box, export, plan, record
+from tests.backend.submissions import A, B, C, process
+from tests.factories import annotation, brush, event, offer, square, typed, verdict
+
+
+def propose(stores: Stores, task_id: int, *expressions: str, version: str = "v-proposed.1") -> list:
+    """One proposal per expression, each with a mask of its own; returns their region ids."""
+    masks = dict(zip(expressions, (A, B, C), strict=False))
+    return [
+        offer(stores, task_id, text, [mask], kind="proposed", model_version=version)[0]
+        for text, mask in masks.items()
+    ]
+
+
+def fates(records: list[RecordView]) -> list[tuple[str, str, str]]:
+    return [(r.expression, r.outcome, r.provenance) for r in records]
+
+
+def test_what_is_submitted_as_it_was_is_confirmed(stores: Stores) -> None:
+    cat, dog = propose(stores, 1, "the cat", "the dog")
+    result = [
+        *brush(cat, A, "top-1", "prediction", "the cat"),
+        *brush(dog, B, "top-1", "prediction", "the dog"),
+    ]
+    records = process(stores, event(1, annotation(5, result, lead_time=4.0)))
+    assert fates(records) == [
+        ("the cat", "accepted", "proposed"), ("the dog", "accepted", "proposed"),
+    ]  # fmt: skip
+    assert [record.seconds for record in records] == [2.0, 2.0]
+
+
+def test_confirmed_in_a_task_of_its_own(stores: Stores) -> None:
+    """The label stream shows the expression in the image's field too."""
+    (cat,) = propose(stores, 1, "the cat")
+    result = [typed("the cat"), *brush(cat, A, "top-1", "prediction", "the cat")]
+    records = process(stores, event(1, annotation(5, result)))
+    assert fates(records) == [("the cat", "accepted", "proposed")]
+
+
+def test_reworded_edited_and_rejected_stay_apart(stores: Stores) -> None:
+    cat, dog, _bird = propose(stores, 1, "the cat", "the dog", "the bird")
+    result = [
+        *brush(cat, A, "top-1", "prediction", "the striped cat"),
+        *brush(dog, square(24, side=6), "top-1", "prediction-changed", "The dog"),
+    ]
+    records = process(stores, event(1, annotation(5, result, lead_time=9.0)))
+    assert fates(records) == [
+        ("the striped cat", "accepted", "reworded"), ("The dog", "edited", "proposed"),
+        ("the bird", "rejected", "proposed"),
+    ]  # fmt: skip
+    assert records[0].typed_expression == "the cat"
+    assert records[2].coco_rle is None
+    quality = compute_quality(records)
+    assert quality.proposals == {"edited": 1, "reworded": 1, "rejected": 1}
+    assert quality.judged == 0, "nobody looked for a mask among suggestions"
+
+
+def test_all_rejected_by_an_empty_annotation_or_by_skipping(stores: Stores) -> None:
+    propose(stores, 1, "the cat", "the dog")
+    propose(stores, 2, "the bird")
+    records = process(
+        stores,
+        event(1, annotation(5, [])),
+        event(2, annotation(6, [typed("the bird")], was_cancelled=True)),
+    )
+    assert fates(records) == [
+        ("the cat", "rejected", "proposed"), ("the dog", "rejected", "proposed"),
+        ("the bird", "rejected", "proposed"),
+    ]  # fmt: skip
+
+
+def test_what_is_typed_beside_proposals_is_typed(stores: Stores) -> None:
+    (cat,) = propose(stores, 1, "the cat")
+    (dog,) = offer(stores, 1, "the dog", [B])
+    result = [
+        typed("the dog"),
+        *brush(cat, A, "top-1", "prediction", "the cat"),
+        *brush(dog, B, "top-1", "prediction", "the dog"),
+    ]
+    records = process(stores, event(1, annotation(5, result)))
+    assert {(r.expression, r.provenance) for r in records} == {
+        ("the cat", "proposed"), ("the dog", "typed"),
+    }  # fmt: skip
+
+
+def test_proposals_that_were_replaced_are_not_rejected(stores: Stores) -> None:
+    propose(stores, 1, "the cat", version="v1-proposed.1")
+    (dog,) = propose(stores, 1, "the dog", version="v2-proposed.1")
+    result = brush(dog, A, "top-1", "prediction", "the dog")
+    records = process(stores, event(1, annotation(5, result)))
+    assert fates(records) == [("the dog", "accepted", "proposed")]
+
+
+def test_a_verdict_about_a_proposal(stores: Stores) -> None:
+    propose(stores, 1, "the cat")
+    records = process(stores, event(1, annotation(5, [typed("the cat"), verdict("ambiguous")])))
+    assert fates(records) == [("the cat", "ambiguous", "proposed")]
+    assert compute_quality(records).proposals == {"other": 1}
+
+
+def test_expressions_of_the_task_are_given_unless_they_are_changed(stores: Stores) -> None:
+    (cat,) = offer(stores, 1, "the cat", [A], kind="ahead")
+    (dog,) = offer(stores, 2, "the dog", [A], kind="ahead")
+    records = process(
+        stores,
+        event(1, annotation(5, brush(cat, A, "top-1", "prediction", "the cat"))),
+        event(2, annotation(6, brush(dog, A, "top-1", "prediction", "the puppy"))),
+    )
+    assert fates(records) == [
+        ("the cat", "accepted", "given"), ("the puppy", "accepted", "typed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("provenances", "expected"),
+    [
+        ((), {"the cat", "the dog", "the bird"}), (("proposed",), {"the cat", "the dog"}),
+        (("typed", "reworded"), {"the bird"}),
+    ],
+)  # fmt: skip
+def test_records_are_chosen_by_provenance(
+    stores: Stores, provenances: tuple[str, ...], expected: set[str]
+) -> None:
+    cat, _dog = propose(stores, 1, "the cat", "the dog")
+    (bird,) = offer(stores, 1, "the bird", [C])
+    result = [
+        *brush(cat, A, "top-1", "prediction", "the cat"),
+        *brush(bird, C, "top-1", "prediction", "the bird"),
+    ]
+    process(stores, event(1, annotation(5, result)))
+    chosen = RecordFilter(provenances=provenances)
+    assert {r.expression for r in stores.records.iterate_records(chosen)} == expected
+    assert "rejected" not in select_outcomes("huggingface", ()), "is never exported"
+
+
+def test_every_format_tells_the_provenance(tmp_path: Path) -> None:
+    records = [
+        record(1, 1, "the cat", box(4), provenance="proposed"),
+        record(2, 1, "the dog", box(24), provenance="typed"),
+    ]
+    expected = {"the cat": "proposed", "the dog": "typed"}
+    export(records, plan("coco", tmp_path / "coco"))
+    found = {}
+    for path in (tmp_path / "coco" / "annotations").iterdir():
+        content = json.loads(path.read_text("utf-8"))
+        found |= {
+            e["raw"]: e["provenance"] for a in content["annotations"] for e in a["expressions"]
+        }
+    assert found == expected
+    export(records, plan("refcoco", tmp_path / "refcoco"))
+    with (tmp_path / "refcoco" / "refs(saymask).p").open("rb") as file:
+        sentences = [s for ref in pickle.load(file) for s in ref["sentences"]]
+    assert {s["raw"]: s["provenance"] for s in sentences} == expected
+    verified = summarise([Verification(1, 9, 5, "a", "confirmed", records[0].decided_at)])
+    export(records, plan("huggingface", tmp_path / "hf", verification=verified))
+    rows = [row for path in (tmp_path / "hf" / "data").iterdir() for row in read_table(path)]
+    assert {r["expressions"][0]: r["provenances"][0] for r in rows} == expected
+    card = (tmp_path / "hf" / "README.md").read_text("utf-8")
+    assert "| proposed, and decided as it was | 50.0 % |" in card
+    assert "Label error rate 0.0 %" in card
+    manifest = json.loads((tmp_path / "hf" / "manifest.json").read_text("utf-8"))
+    assert manifest["verification"]["records"] == 1
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows

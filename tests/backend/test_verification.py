@@ -1,0 +1,143 @@
+"""Blind verification: what a click says, and what follows for the labels."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.label_studio.schema import AnnotationBody
+from backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
+from backend.records.stores import Stores
+from backend.records.verifications import Verdict, Verification, compute_wilson, summarise
+from backend.records.views import RecordFilter
+from backend.services.report import Reporter
+from backend.services.verify import judge
+from tests.backend.submissions import process
+from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square
+
+NOW = datetime(2026, 11, 27, 9, tzinfo=UTC)
+CAT, DOG = square(4), square(24)
+ON_CAT, ON_DOG, NOWHERE = (10 / WIDTH, 10 / HEIGHT), (30 / WIDTH, 10 / HEIGHT), (0.99, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (VerifyAnswer((ON_CAT,), None), "confirmed"),
+        (VerifyAnswer((ON_DOG,), None), "elsewhere"),
+        (VerifyAnswer((NOWHERE,), None), "elsewhere"),
+        (VerifyAnswer(((1.0, 1.0),), None), "elsewhere"),
+        (VerifyAnswer((ON_CAT, ON_DOG), None), "several"),
+        (VerifyAnswer((ON_CAT,), "several"), "several"),
+        (VerifyAnswer((), "none"), "none"),
+        (VerifyAnswer((), None), None),
+    ],
+)
+def test_one_click_in_the_mask_confirms_it(answer: VerifyAnswer, expected: Verdict | None) -> None:
+    assert judge(answer, CAT, [DOG]) == expected
+
+
+def test_a_click_on_another_object_in_front_does_not_confirm() -> None:
+    collar = square(8, 8, 4)
+    on_collar = VerifyAnswer(((10 / WIDTH, 10 / HEIGHT),), None)
+    assert judge(on_collar, CAT, [collar]) == "elsewhere"
+    assert judge(on_collar, CAT, [CAT]) == "confirmed", "the same object under another name"
+
+
+def click(x: float, y: float) -> dict[str, Any]:
+    return {
+        "id": "c", "type": "keypointlabels", "from_name": "click", "to_name": "image",
+        "original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, "origin": "manual",
+        "value": {"x": x, "y": y, "width": 0.3, "keypointlabels": ["meant"]},
+    }  # fmt: skip
+
+
+def choice(name: str) -> dict[str, Any]:
+    return {
+        "id": "v", "type": "choices", "from_name": "verdict", "to_name": "image",
+        "origin": "manual", "value": {"choices": [name]},
+    }  # fmt: skip
+
+
+def test_answers_are_read_from_annotations() -> None:
+    def read(*entries: dict[str, Any]) -> VerifyAnswer:
+        return read_answer(AnnotationBody.model_validate(annotation(5, list(entries))))
+
+    assert read(click(25.0, 50.0)) == VerifyAnswer(((0.25, 0.5),), None)
+    assert read(choice("none")) == VerifyAnswer((), "none")
+    assert read() == VerifyAnswer((), None)
+    assert 'value="$expression"' in load_verify_config()
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(0, 20, 0.0, 0.1611), (2, 20, 0.0279, 0.3010), (10, 20, 0.2993, 0.7007), (20, 20, 0.8389, 1)],
+)
+def test_wilson_s_interval_against_published_values(
+    hits: int, count: int, low: float, high: float
+) -> None:
+    """Of Newcombe, "Two-sided confidence intervals for the single proportion", 1998, method 3."""
+    assert compute_wilson(hits, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def say(record_id: int, verifier: str, verdict: Verdict) -> Verification:
+    number = abs(hash((record_id, verifier))) % 10_000_000
+    return Verification(record_id, 9, number, verifier, verdict, NOW)
+
+
+def test_the_label_error_rate_and_how_verifiers_agree() -> None:
+    said = [
+        say(1, "a", "confirmed"), say(1, "b", "confirmed"), say(2, "a", "confirmed"),
+        say(2, "b", "elsewhere"), say(3, "a", "none"), say(4, "a", "confirmed"),
+    ]  # fmt: skip
+    summary = summarise(said)
+    assert summary is not None
+    assert (summary.records, summary.confirmed, summary.error_rate) == (4, 2, 0.5)
+    assert (summary.pairs, summary.agreement) == (2, 0.5)
+    assert summary.verdicts == {"confirmed": 4, "elsewhere": 1, "none": 1}
+    assert "Label error rate 50.0 %" in summary.describe()
+    assert summarise([]) is None
+
+
+@pytest.fixture
+def recorded(stores: Stores) -> Stores:
+    (cat,) = offer(stores, 1, "the cat", [CAT])
+    (dog,) = offer(stores, 2, "the dog", [DOG])
+    process(
+        stores,
+        event(1, annotation(5, brush(cat, CAT, "top-1", "prediction", "the cat"))),
+        event(2, annotation(6, brush(dog, DOG, "top-1", "prediction", "the dog"))),
+    )
+    return stores
+
+
+def test_only_confirmed_records_are_verified(recorded: Stores) -> None:
+    cat, dog = recorded.records.iterate_records(RecordFilter())
+    verified = RecordFilter(is_verified=True)
+    assert list(recorded.records.iterate_records(verified)) == []
+    recorded.verifications.replace(9, [say(cat.id, "a", "confirmed"), say(dog.id, "a", "none")])
+    assert [r.id for r in recorded.records.iterate_records(verified)] == [cat.id]
+    report = Reporter(recorded).build_report(RecordFilter(project_id=7))
+    assert report.verification is not None
+    assert report.verification.error_rate == 0.5
+    # Read again: the second reading replaces the first, and one who denies it decides.
+    said = [say(cat.id, "a", "confirmed"), say(cat.id, "b", "several")]
+    recorded.verifications.replace(9, said)
+    assert list(recorded.records.iterate_records(verified)) == []
+    assert recorded.verifications.load(7) == said
+    assert recorded.verifications.load(8) == []
+
+
+def test_verdicts_survive_backup_and_restore(recorded: Stores, tmp_path: Path) -> None:
+    from backend.records.backup import restore_backup, write_backup
+
+    record = next(iter(recorded.records.iterate_records(RecordFilter())))
+    recorded.verifications.replace(9, [say(record.id, "a", "confirmed")])
+    write_backup(recorded.database, tmp_path / "b.zip", lambda *_: None)
+    other = Stores(f"sqlite:///{tmp_path / 'other.db'}")
+    restore_backup(other.database, tmp_path / "b.zip", lambda *_: None)
+    assert other.verifications.load() == recorded.verifications.load()
+    other.close()
