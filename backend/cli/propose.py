@@ -61,6 +61,8 @@ def propose(
     else:
         rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
         print_line(describe(report, dry_run=dry_run) + rate)
+        if report.url and report.expressions:
+            print_line(f"{report.url} shows them: Label Tasks As Displayed")
         print_problems("failed", report.failed)
     raise typer.Exit(1 if report.failed else 0)
 

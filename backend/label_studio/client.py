@@ -187,8 +187,8 @@ class LabelStudioClient:
             TaskPage.model_validate, self.request("GET", "/api/tasks", params={**params, **extra})
         )
 
-    def iterate_tasks(self, project_id: int, include: str = "id,data") -> Iterator[TaskBody]:
-        """Yield every task of a project, page by page."""
+    def iterate_tasks(self, project_id: int, include: str | None = "id,data") -> Iterator[TaskBody]:
+        """Yield every task of a project, page by page; see ``get_task_page``."""
         page = 1
         while True:
             tasks = self.get_task_page(project_id, page, _TASKS_PER_PAGE, include).tasks
@@ -237,6 +237,27 @@ class LabelStudioClient:
     def delete_prediction(self, prediction_id: int) -> None:
         """Delete a stored prediction."""
         self.request("DELETE", f"/api/predictions/{prediction_id}/")
+
+    def ensure_view(self, project_id: int, title: str, filters: list[dict[str, Any]]) -> int:
+        """Return the id of the Data Manager's tab of this title, created if it is missing.
+
+        Args:
+            project_id: of the project.
+            title: of the tab.
+            filters: which tasks it shows, the surest predictions first.
+        """
+        views = self.request("GET", "/api/dm/views/", params={"project": project_id})
+        for view in views:
+            if view.get("data", {}).get("title") == title:
+                return int(view["id"])
+        data = {
+            "title": title,
+            "type": "list",
+            "filters": {"conjunction": "and", "items": filters},
+            "ordering": ["-tasks:predictions_score"],
+        }
+        values = {"project": project_id, "data": data}
+        return int(self.request("POST", "/api/dm/views/", json=values)["id"])
 
     def create_task(self, project_id: int, data: dict[str, Any]) -> TaskBody:
         """Create one task; returns it with its id."""

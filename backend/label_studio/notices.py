@@ -13,6 +13,10 @@ from saymask.errors import (
 
 # Below this, about every second first candidate is another object than the referent.
 DOUBTFUL_BELOW = 0.5
+PROPOSED_NOTICE = (
+    "Proposed: Ctrl+Enter confirms, Skip rejects. Delete a region that is wrong; reword its"
+    " expression in the list of regions."
+)
 _MAX_QUOTE_CHARS = 60
 
 

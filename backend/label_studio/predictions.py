@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.notices import describe_answer
+from backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.masks import decode_coco_rle, encode_brush_rle
 
@@ -94,7 +94,10 @@ def to_task_prediction(
 
 
 def to_proposal_prediction(
-    answers: Sequence[tuple[int, SegmentResult]], config: LabelConfig, also: Sequence[str]
+    answers: Sequence[tuple[int, SegmentResult]],
+    config: LabelConfig,
+    also: Sequence[str],
+    model_version: str,
 ) -> dict[str, Any]:
     """Build the prediction of a task for which expressions were proposed.
 
@@ -102,6 +105,7 @@ def to_proposal_prediction(
         answers: request id and result of each, with one candidate.
         config: of the project.
         also: for each, other wordings, for people to see.
+        model_version: of the prediction.
 
     Returns:
         One region per expression, scored with the least confidence among them. A single expression
@@ -124,9 +128,9 @@ def to_proposal_prediction(
     if len(answers) == 1:
         regions.insert(0, build_typed(config, answers[0][1].expression))
     return {
-        "result": regions,
+        "result": [*regions, *build_notice(config, PROPOSED_NOTICE)],
         "score": min((result.confidence or 0.0) for _, result in answers),
-        "model_version": answers[0][1].model_version,
+        "model_version": model_version,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from backend.label_studio.schema import AnnotationBody, ChoicesEntry, ClickEntry
 
 Choice = Literal["none", "several"]
-_CHOICES: tuple[Choice, ...] = ("none", "several")
+_CHOICES: dict[str, Choice] = {"nothing fits": "none", "several fit": "several"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_answer(annotation: AnnotationBody) -> VerifyAnswer:
     """Read the clicks and the choice of an annotation in such a project."""
     clicks = [entry for entry in annotation.result if isinstance(entry, ClickEntry)]
     chosen = (
-        choice
+        _CHOICES[choice]
         for entry in annotation.result
         if isinstance(entry, ChoicesEntry)
         for choice in entry.value.choices

@@ -192,6 +192,21 @@ class RequestStore:
             )
             return frozenset(rows)
 
+    def load_proposed_versions(self, project: ProjectKey) -> dict[int, str]:
+        """Return the model version of what was proposed last, by task."""
+        query = (
+            select(Request.task_id, Request.model_version)
+            .where(
+                Request.project_id == project.id,
+                Request.project_created.in_((project.created, 0)),
+                Request.kind == "proposed",
+                Request.status == "answered",
+            )
+            .order_by(Request.id)
+        )
+        with self._database.session() as session:
+            return {task_id: version or "" for task_id, version in session.execute(query)}
+
     def list_latencies_ms(
         self, project_id: int | None = None, since: datetime | None = None
     ) -> list[float]:
@@ -224,10 +239,11 @@ class RequestStore:
     def count_offering(
         self, project_id: int | None = None, since: datetime | None = None
     ) -> dict[str, int]:
-        """Return by source to how many answered requests it offered a candidate."""
+        """Return by source to how many answered requests of people it offered a candidate."""
         query = (
             select(CandidateRow.source, func.count(CandidateRow.request_id.distinct()))
             .join(Request, CandidateRow.request_id == Request.id)
+            .where(Request.kind != "proposed")
             .group_by(CandidateRow.source)
         )
         if project_id is not None:

@@ -71,12 +71,12 @@ class VerificationSummary:
         """Return one sentence for people."""
         text = (
             f"Label error rate {100 * self.error_rate:.1f} % [{100 * self.low:.1f},"
-            f" {100 * self.high:.1f}]: of {self.records} records that a second person verified,"
-            f" {self.records - self.confirmed} were not confirmed."
+            f" {100 * self.high:.1f}]: a second person did not confirm"
+            f" {self.records - self.confirmed} of {self.records} verified records."
         )
         if self.agreement is None:
             return text
-        return f"{text} {self.pairs} pairs of persons agreed on {100 * self.agreement:.0f} %."
+        return f"{text} Two persons agreed on {100 * self.agreement:.0f} % of {self.pairs} pairs."
 
 
 class VerificationStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +31,16 @@ _OUR_PREFIX = "saymask-"
 _SUFFIX = "-proposed."
 # In the data of tasks with one expression each: the task they were made from, and the object.
 _SOURCE_FIELD = "saymask_proposed"
+
+# The tab of the Data Manager that shows what waits to be confirmed.
+_VIEW = "Proposed"
+_WAITING = [
+    {"filter": f"filter:tasks:{name}", "operator": operator, "type": "Number", "value": 0}
+    for name, operator in (
+        ("total_predictions", "greater"), ("total_annotations", "equal"),
+        ("cancelled_annotations", "equal"),
+    )
+]  # fmt: skip
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""
@@ -67,7 +77,8 @@ class ProposeReport:
         photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
         empty: photos for which nothing was sure enough.
         annotated: tasks left out, with annotations.
-        current: tasks left out, with proposals of this kind or predictions of others.
+        current: tasks left out, with proposals of this kind or other predictions.
+        url: where the proposals wait in Label Studio; empty where nothing was stored.
         failed: why photos got none.
     """
 
@@ -78,11 +89,12 @@ class ProposeReport:
     annotated: int
     current: int
     failed: tuple[str, ...]
+    url: str = ""
 
 
 @dataclass(frozen=True)
 class _OpenTask:
-    """A task to propose for; ``has_ours`` when it has outdated predictions of ours."""
+    """A task to propose for; ``has_ours`` when it has outdated proposals."""
 
     task: PredictTask
     has_ours: bool
@@ -130,9 +142,10 @@ class ProjectProposer:
         config = project.read_label_config()
         version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
         bodies = list(self._client.iterate_tasks(project_id, include=_FIELDS))
+        proposed = self._requests.load_proposed_versions(project.key)
+        open_tasks, counts = _choose_tasks(bodies, config, version, proposed)
         writer = _Writer(self._client, self._requests, project.key, config, options, version)
-        open_tasks, counts = _choose_tasks(bodies, config, version, options)
-        writer.find_made(bodies)
+        writer.find_made(bodies, proposed)
         failed: list[str] = []
         for finished, (item, outcome) in enumerate(self._ask_all(open_tasks, options), start=1):
             if isinstance(outcome, SaymaskError):
@@ -150,7 +163,13 @@ class ProjectProposer:
             annotated=counts["annotated"],
             current=counts["current"],
             failed=tuple(failed),
+            url="" if dry_run else self._show_waiting(project_id),
         )
+
+    def _show_waiting(self, project_id: int) -> str:
+        """The address of the tab with all proposals; the tab is created if it is missing."""
+        view = self._client.ensure_view(project_id, _VIEW, _WAITING)
+        return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
 
     def _ask_all(
         self, items: Sequence[_OpenTask], options: ProposeOptions
@@ -191,30 +210,31 @@ class ProjectProposer:
 
 
 def _choose_tasks(
-    bodies: Sequence[TaskBody], config: LabelConfig, version: str, options: ProposeOptions
+    bodies: Sequence[TaskBody], config: LabelConfig, version: str, proposed: Mapping[int, str]
 ) -> tuple[list[_OpenTask], Counter[str]]:
-    """The tasks to propose for, and how many are left out and why."""
+    """The tasks to propose for, and how many are left out and why.
+
+    Args:
+        bodies: all tasks of the project.
+        config: of the project.
+        version: of what would be proposed.
+        proposed: version of what was proposed last, by task.
+    """
     counts: Counter[str] = Counter()
-    made_from = {
-        body.data[_SOURCE_FIELD].get("task")
-        for body in bodies
-        if isinstance(body.data.get(_SOURCE_FIELD), dict)
-        and body.data[_SOURCE_FIELD].get("version") == version
-        and body.data[_SOURCE_FIELD].get("is_last")
-    }
+    done = {task_id for task_id, earlier in proposed.items() if earlier == version}
+    sources = [body.data.get(_SOURCE_FIELD) for body in bodies if body.id in done]
+    done |= {s["task"] for s in sources if isinstance(s, dict) and s.get("is_last")}
     open_tasks = []
     for body in bodies:
         if _SOURCE_FIELD in body.data:
             continue
-        names = (body.predictions_model_versions or "").split(",")
-        versions = {name.strip() for name in names if name.strip()}
-        has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
+        has_predictions = bool((body.predictions_model_versions or "").strip(", "))
         if body.total_annotations:
             counts["annotated"] += 1
-        elif version in versions or has_foreign or (options.one_per_task and body.id in made_from):
+        elif body.id in done or (has_predictions and body.id not in proposed):
             counts["current"] += 1
         else:
-            open_tasks.append(_OpenTask(parse_task(body, config), bool(versions)))
+            open_tasks.append(_OpenTask(parse_task(body, config), has_predictions))
     return open_tasks, counts
 
 
@@ -247,14 +267,15 @@ class _Writer:
         self._config = config
         self._options = options
         self._version = version
-        self._made: dict[tuple[int, int], TaskBody] = {}
+        self._made: dict[tuple[int, int], tuple[int, bool]] = {}
 
-    def find_made(self, bodies: Sequence[TaskBody]) -> None:
+    def find_made(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
         """Remember the tasks that an interrupted run made, by source and place."""
         for body in bodies:
             source = body.data.get(_SOURCE_FIELD)
             if isinstance(source, dict) and source.get("version") == self._version:
-                self._made[source["task"], source["place"]] = body
+                is_done = proposed.get(body.id) == self._version
+                self._made[source["task"], source["place"]] = body.id, is_done
 
     def store(self, item: _OpenTask, result: ProposeResult) -> None:
         """Store what was proposed for one image."""
@@ -262,20 +283,20 @@ class _Writer:
             self._replace(item, result, result.pairs)
             return
         for place, pair in enumerate(result.pairs):
-            made = self._made.get((item.task.task_id, place))
-            if made is None:
+            task_id, is_done = self._made.get((item.task.task_id, place), (None, False))
+            if task_id is None:
                 is_last = place == len(result.pairs) - 1
-                made = self._create_task(item.task, place, is_last=is_last)
-            if not made.predictions_model_versions:
-                task = PredictTask(made.id, item.task.image)
+                task_id = self._create_task(item.task, place, is_last=is_last)
+            if not is_done:
+                task = PredictTask(task_id, item.task.image)
                 self._replace(_OpenTask(task, has_ours=False), result, (pair,))
 
-    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> TaskBody:
+    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
         source = {
             "task": task.task_id, "place": place, "version": self._version, "is_last": is_last,
         }  # fmt: skip
         data = {self._config.image_key: task.image, _SOURCE_FIELD: source}
-        return self._client.create_task(self._project.id, data)
+        return self._client.create_task(self._project.id, data).id
 
     def _replace(
         self, item: _OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
@@ -287,7 +308,8 @@ class _Writer:
         ]
         also = [_list_others(pair) for pair in pairs]
         old = self._client.list_predictions(item.task.task_id) if item.has_ours else []
-        prediction = to_proposal_prediction(answers, self._config, also)
+        # The label stream shows predictions of the workers' own model version only.
+        prediction = to_proposal_prediction(answers, self._config, also, result.model_version)
         self._client.create_prediction(item.task.task_id, prediction)
         for earlier in old:
             if (earlier.model_version or "").startswith(_OUR_PREFIX):

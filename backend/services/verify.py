@@ -104,7 +104,7 @@ class Verifier:
         if own_id is not None:
             verifications = []
             records = {record.id: record for record in self._load_records(project_id)}
-            tasks = list(self._client.iterate_tasks(own_id, include="id,data,annotations"))
+            tasks = list(self._client.iterate_tasks(own_id, include=None))
             for done, task in enumerate(tasks, start=1):
                 for annotation in task.annotations:
                     count += 1

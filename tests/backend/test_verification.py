@@ -67,7 +67,7 @@ def test_answers_are_read_from_annotations() -> None:
         return read_answer(AnnotationBody.model_validate(annotation(5, list(entries))))
 
     assert read(click(25.0, 50.0)) == VerifyAnswer(((0.25, 0.5),), None)
-    assert read(choice("none")) == VerifyAnswer((), "none")
+    assert read(choice("nothing fits")) == VerifyAnswer((), "none")
     assert read() == VerifyAnswer((), None)
     assert 'value="$expression"' in load_verify_config()
 

@@ -55,16 +55,55 @@ class Editor:
         self.page.click("button[type=submit]")
         self.page.wait_for_function("!location.pathname.includes('login')", timeout=60_000)
 
-    def open(self, project: int, task: int) -> None:
+    def open(self, project: int, task: int, *, has_expression: bool = True) -> None:
         self.page.goto(f"{self._stack.studio_url}/projects/{project}/data?task={task}")
-        self.wait_open()
+        self.wait_open(has_expression=has_expression)
 
-    def wait_open(self) -> None:
-        self.page.wait_for_selector(".saymask-expression input", timeout=90_000)
+    def wait_open(self, *, has_expression: bool = True) -> None:
+        if has_expression:
+            self.page.wait_for_selector(".saymask-expression input", timeout=90_000)
         self.page.wait_for_function(
             "window.Htx?.annotationStore?.selected?.names?.get('image')?.stageRef", timeout=60_000
         )
         self.page.wait_for_timeout(500)
+
+    def label_as_displayed(self, tab: str) -> None:
+        """Begin the label stream of a tab of the Data Manager, given its address."""
+        self.page.goto(tab)
+        button = self.page.locator("button", has_text="Label All Tasks")
+        button.wait_for(timeout=60_000)
+        box = button.bounding_box()
+        # The menu opens beside the button.
+        self.page.mouse.click(box["x"] + box["width"] + 15, box["y"] + box["height"] / 2)
+        self.page.locator('text="Label Tasks As Displayed"').first.click()
+        self.actions += 3
+        self.wait_open()
+
+    def press_for_next(self, key: str) -> float:
+        """Press a key that ends a task of the label stream; seconds until the next is there."""
+        before = [region["id"] for region in self.state["regions"]]
+        started = time.monotonic()
+        self.page.keyboard.press(key)
+        self.actions += 1
+        while True:
+            state = self.state
+            regions = [region["id"] for region in state["regions"]] if state else before
+            if (regions and regions != before) or self.has_no_more_tasks:
+                return time.monotonic() - started
+            assert time.monotonic() < started + 30, f"{key} brought no other task"
+            self.page.wait_for_timeout(10)
+
+    @property
+    def has_no_more_tasks(self) -> bool:
+        """Whether the label stream is at its end."""
+        return self.page.locator("text=/no more tasks|all tasks .* completed/i").count() > 0
+
+    def click_plain(self, x: float, y: float) -> None:
+        """A click of the active tool at shares of the photo's sides."""
+        left, top, width, height = self.page.evaluate(_IMAGE)
+        self.page.mouse.click(left + x * width, top + y * height)
+        self.actions += 1
+        self.page.wait_for_timeout(300)
 
     @property
     def state(self) -> dict[str, Any]:
