@@ -19,6 +19,7 @@ from benchmarks import (
     clicks,
     exports,
     features,
+    load,
     proposals,
     service,
     stages,
@@ -47,6 +48,13 @@ def _compare_session() -> list[Row]:
     from benchmarks import session
 
     return session.compare()
+
+
+def _compare_confirming() -> list[Row]:
+    # Only here: it needs the tests' packages.
+    from benchmarks import confirming
+
+    return confirming.compare()
 
 
 def _play_day(requests: int) -> list[Row]:
@@ -93,13 +101,17 @@ def main() -> None:
         "crowd": lambda _a: _gather_crowd(),
         "day": lambda a: _play_day(a.requests),
         "session": lambda _a: _compare_session(),
+        "confirming": lambda _a: _compare_confirming(),
+        "load": lambda _a: load.measure(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()
     rows: list[Row] = []
     # What needs photos of yours, or a Label Studio, runs when they are named.
     left_out = set() if arguments.photos else {"clicks"}
-    left_out |= set() if os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM") else {"session"}
+    left_out |= (
+        set() if os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM") else {"session", "confirming"}
+    )
     default = [name for name in parts if name not in left_out]
     for name in arguments.only or default:
         print(f"{name} ...", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measure import show_share
 from saymask.datasets import DatasetImage, load_dataset
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.methods.geometry import compute_geometry
@@ -35,7 +36,6 @@ from worker.resize import to_original_size
 from worker.settings import load_worker_settings
 
 _RIGHT_IOU = 0.5
-_BOOTSTRAPS = 2000
 # Category of COCO to the families that mean it, where the names differ.
 _FAMILIES = {
     "airplane": ("airplane",), "potted plant": ("plant",), "dining table": ("table", "desk"),
@@ -173,7 +173,7 @@ def _is_called(category: str, family: str) -> bool:
     return family in _FAMILIES.get(category, (category,))
 
 
-def summarise(judged: Sequence[Judged], images: Sequence[str], per_image: int) -> str:
+def summarise(judged: Sequence[Judged], images: int, per_image: int) -> str:
     """The table: precision and yield by the least confidence, with 95 % intervals over images."""
     lines = ["| confidence | pairs | an image | right | of those with a category | why not |"]
     lines.append("|---|---|---|---|---|---|")
@@ -182,8 +182,8 @@ def summarise(judged: Sequence[Judged], images: Sequence[str], per_image: int) -
         known = [one for one in chosen if one.why != "no category"]
         why = ", ".join(f"{n} {w}" for w, n in Counter(o.why for o in chosen).items() if w)
         lines.append(
-            f"| {least:.1f} | {len(chosen)} | {len(chosen) / len(images):.2f} |"
-            f" {_show(chosen, images)} | {_show(known, images)} | {why} |"
+            f"| {least:.1f} | {len(chosen)} | {len(chosen) / images:.2f} | {_show(chosen)} |"
+            f" {_show(known)} | {why} |"
         )
     return "\n".join(lines)
 
@@ -198,17 +198,8 @@ def _choose(judged: Sequence[Judged], least: float, per_image: int) -> list[Judg
     return chosen
 
 
-def _show(judged: Sequence[Judged], images: Sequence[str]) -> str:
-    """Share of right pairs with its interval, images drawn with replacement."""
-    if not judged:
-        return ""
-    right, count = Counter(o.image for o in judged if not o.why), Counter(o.image for o in judged)
-    pairs = np.array([(right[name], count[name]) for name in images])
-    drawn = np.random.default_rng(0).integers(0, len(images), (_BOOTSTRAPS, len(images)))
-    sums = pairs[drawn].sum(axis=1)
-    shares = sums[:, 0] / np.maximum(sums[:, 1], 1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return f"{pairs[:, 0].sum() / pairs[:, 1].sum():.3f} [{low:.3f}, {high:.3f}]"
+def _show(judged: Sequence[Judged]) -> str:
+    return show_share([(one.image, not one.why) for one in judged])
 
 
 def main() -> None:
@@ -227,9 +218,8 @@ def main() -> None:
     for number, image in enumerate(dataset.images, start=1):
         judged += judge_image(image, pipeline, families, arguments.seed)
         print(f"{number} of {len(dataset.images)} photos", end="\r", file=sys.stderr, flush=True)
-    names = [image.path.name for image in dataset.images]
     print(pipeline.model_version)
-    print(summarise(judged, names, arguments.per_image))
+    print(summarise(judged, len(dataset.images), arguments.per_image))
     if arguments.json:
         rows = [vars(one) for one in judged]
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")

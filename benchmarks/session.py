@@ -18,7 +18,7 @@ from tests.browser.editor import Editor, open_editor
 from tests.stack.running import Running, running, tasks_of
 
 PHOTOS, COLD = 20, 6
-_SETTINGS = {"SAYMASK_SYNC_EVERY_S": "0", "SAYMASK_ENCODER": "starter"}
+SETTINGS = {"SAYMASK_SYNC_EVERY_S": "0", "SAYMASK_ENCODER": "starter"}
 _SAID = {
     "astronaut": ("the woman", "the american flag"), "chelsea": ("the cat", "the wall"),
     "china": ("the temple", "the sky"), "coffee": ("the cup", "the spoon"),
@@ -26,7 +26,7 @@ _SAID = {
 }  # fmt: skip
 
 
-def _make_photos(folder: Path) -> list[Path]:
+def make_photos(folder: Path) -> list[Path]:
     """The sample photos, mirrored and cropped until there are enough; each is another file."""
     made = []
     for number in range(PHOTOS):
@@ -65,7 +65,7 @@ def _add(client: LabelStudioClient, photos: list[Path]) -> list[int]:
 def _work(stack: Running, folder: Path) -> tuple[list[float], list[float], list[float], float]:
     """Seconds for the first expression on a cold photo, on a prepared one, for the second on any;
     and actions per accepted mask."""
-    photos = _make_photos(folder)
+    photos = make_photos(folder)
     cold, warm, second = [], [], []
     with closing(stack.client()) as client, open_editor(stack, folder / "profile") as editor:
         stack.saymask("prepare", "--project", "1", "--json")
@@ -88,7 +88,7 @@ def compare() -> list[Row]:
     """Medians, and the slowest answer."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with running(folder, _SETTINGS) as stack:
+        with running(folder, SETTINGS) as stack:
             cold, warm, second, actions = _work(stack, folder)
     a, b = statistics.median(cold), statistics.median(warm)
     return [

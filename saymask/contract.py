@@ -55,6 +55,9 @@ PROPOSALS_SOURCE = "proposals"
 """The source of candidates that is always there; ``CLICKS_SOURCE`` that of clicks and boxes."""
 CLICKS_SOURCE = "clicks"
 
+NOTHING_MEANT = "Perhaps the photo shows no such thing; if so, choose no referent."
+"""The notice in a result where probably nothing in the image is meant."""
+
 MAX_EXPRESSION_CHARS = 2000
 MAX_K = 50
 MAX_CLICKS = 100

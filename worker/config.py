@@ -239,8 +239,11 @@ class ScoringConfig:
             with ``lead_slope`` to 213 expressions on 49 images.
         lead_slope: slope of that curve, per nat.
         lead_max: larger leads give no more confidence.
-        no_referent_below: with a lower confidence, people are told that perhaps nothing in the
-            image is meant; 0 never tells.
+        presence_offset: offset of the logistic curve from a noun's log-odds against others to the
+            probability that the image shows it; fitted with ``presence_slope`` to 120 expressions.
+        presence_slope: slope of that curve, per nat.
+        no_referent_below: with a lower probability of that, people are told that perhaps nothing
+            in the image is meant; 0 never tells.
         noun_template: a noun is encoded bare and in this sentence, averaged.
     """
 
@@ -283,7 +286,9 @@ class ScoringConfig:
     lead_offset: float = _constant(-0.51)
     lead_slope: float = _constant(1.32)
     lead_max: float = _constant(7.5)
-    no_referent_below: float = _constant(0.0)
+    presence_offset: float = 4.08
+    presence_slope: float = 1.2
+    no_referent_below: float = 0.5
     noun_template: str = _constant("a photo of a {}")
 
 

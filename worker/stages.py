@@ -222,8 +222,11 @@ class Scores:
         total: (N,) float32.
         terms: named parts that add up to the total, each (N,).
         order: (N,) indices, best first; ties keep the proposals' order.
+        presence: log-odds, nats, of the expression's noun against all other nouns at the proposal
+            that shows it best; None where there is no noun, or the method does not tell.
     """
 
     total: Floats
     terms: dict[str, Floats]
     order: NDArray[np.intp]
+    presence: float | None = None

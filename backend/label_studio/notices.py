@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saymask.contract import SegmentResult
+from saymask.contract import NOTHING_MEANT, SegmentResult
 from saymask.errors import (
     DeadlineExceeded,
     ImageError,
@@ -33,7 +33,9 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
             f"{quoted}, after {after}: {suggestions}. Click again to change it (Alt for outside)."
         )
     doubt = ""
-    if result.confidence is not None and result.confidence < DOUBTFUL_BELOW:
+    is_doubtful = result.confidence is not None and result.confidence < DOUBTFUL_BELOW
+    # That nothing may be meant is said by a notice of its own.
+    if is_doubtful and NOTHING_MEANT not in result.notices:
         doubt = " Doubtful: another object fits almost as well."
     return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])
 

@@ -228,6 +228,39 @@ def test_confidence_is_the_lead_over_another_object() -> None:
     assert second == pytest.approx(1 / (1 + np.exp(0.51 + 1.32 * 0.5)), abs=1e-6), "4.5 trails"
 
 
+def test_confidence_falls_where_the_image_shows_no_such_thing() -> None:
+    masks = np.zeros((1, 20, 40), bool)
+    masks[0, 2:18, 2:18] = True
+    one, config = np.array([5.0], np.float32), ScoringConfig()
+
+    def confidence(presence: float | None) -> float:
+        scores = Scores(one, {}, np.array([0]), presence)
+        return float(compute_probabilities(scores, compute_geometry(masks), config, [0])[0])
+
+    unknown, present, absent = confidence(None), confidence(5.0), confidence(-9.0)
+    assert present == pytest.approx(unknown, abs=1e-2)
+    assert absent < 0.01 < 0.9 < present
+    half = confidence(-config.presence_offset / config.presence_slope)
+    assert half == pytest.approx(unknown / 2)
+
+
+def test_presence_is_of_the_noun_and_not_of_its_place() -> None:
+    """Two nouns, the proposals show the first; four of them do so alike."""
+    view = described(things=[[1.0, 0.2], [0.0, -1.0]])
+    shown, other = np.array([1.0, 0.2], np.float32), np.array([0.0, -1.0], np.float32)
+    config = ScoringConfig(negatives_min=1)
+
+    def presence(noun: np.ndarray, **words: object) -> float | None:
+        return compute_scores(view, TextFeatures(noun, noun), parsed(**words), config).presence
+
+    here, absent = presence(shown), presence(other)
+    assert here is not None
+    assert absent is not None
+    assert here > 0 > absent
+    assert presence(shown, sides=("left",)) == here
+    assert presence(shown, appearance=None, sides=("left",)) is None, "no noun names anything"
+
+
 def test_instances_are_separate_objects() -> None:
     masks, _, _ = scene()
     instances = find_instances(

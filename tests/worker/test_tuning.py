@@ -123,7 +123,8 @@ class Decided:
             "area": to_float32(self.config.scoring.area_weight * area),
         }
         total = appearance + terms["area"]
-        return None, Scores(total, terms, np.argsort(-total, kind="stable"))
+        presence = float(chance.normal(-5 if "unicorn" in text else -1, 1))
+        return None, Scores(total, terms, np.argsort(-total, kind="stable"), presence)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_term_that_helps_gains_weight_and_is_measured_elsewhere(decided: Datas
     assert tuning.scoring.area_weight > 1.5 * ScoringConfig().area_weight
     assert tuning.decisions == (45, 0)
     assert tuning.no_referent is None
-    assert tuning.scoring.no_referent_below == 0.0
+    assert tuning.scoring.no_referent_below == ScoringConfig().no_referent_below
     assert tuning.to_json()["gain"]["mean"] > 0
 
 
@@ -176,7 +177,7 @@ def test_the_threshold_keeps_nine_of_ten_answers(decided: Dataset) -> None:
     assert tuning.no_referent is not None
     n_accuracy, t_accuracy = tuning.no_referent
     assert t_accuracy >= 0.88
-    assert 0 <= n_accuracy <= 1
+    assert n_accuracy >= 0.9, "their log-odds lie four deviations apart"
     assert 0 < tuning.scoring.no_referent_below < 1
 
 

@@ -76,7 +76,7 @@ def _describe(tuning: Tuning, out: Path) -> str:
         lines.append("Too few decisions that nothing was meant: that threshold stays.")
     else:
         lines.append(
-            f"below confidence {tuning.scoring.no_referent_below:.3f} probably nothing is meant:"
+            f"below probability {tuning.scoring.no_referent_below:.3f} nothing is meant:"
             f" right for {tuning.no_referent[0]:.2f} of such expressions, and"
             f" {tuning.no_referent[1]:.2f} of the others stay answered, on these decisions"
         )

@@ -87,12 +87,28 @@ def compute_negatives(image: DescribedImage, noun: Floats, config: ScoringConfig
     """Return how much each proposal looks like other nouns, below the mean: (N,)."""
     if not config.negatives_weight or len(image.visual) == 0:
         return np.zeros(len(image.visual), dtype=np.float32)
+    other = _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
+    return to_float32(-config.negatives_weight * (other - other.mean()))
+
+
+def compute_presence(image: DescribedImage, noun: Floats, config: ScoringConfig) -> float | None:
+    """Return the highest log-odds, nats, of a noun (D,) against all others among the proposals."""
+    if len(image.visual) == 0:
+        return None
+    own = image.visual @ normalise_rows(noun) / config.temperature
+    other = _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
+    return float((own - other).max())
+
+
+def _find_competing(
+    image: DescribedImage, noun: Floats, config: ScoringConfig
+) -> NDArray[np.bool_]:
+    """Which nouns of the vocabulary (V,) mean something else than a noun (D,)."""
     nearness = image.vocabulary.rows @ normalise_rows(noun)
     competes = nearness < config.negatives_cosine_max
     if competes.sum() < config.negatives_min:
         competes[np.argsort(nearness, kind="stable")[: config.negatives_min]] = True
-    other = _log_sum(image.noun_logits[:, competes])
-    return to_float32(-config.negatives_weight * (other - other.mean()))
+    return np.asarray(competes)
 
 
 def compute_noun_odds(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:

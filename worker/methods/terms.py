@@ -16,6 +16,7 @@ from worker.methods.appearance import (
     compute_coherence,
     compute_negatives,
     compute_noun_odds,
+    compute_presence,
     compute_thing,
     compute_unnamed_appearance,
 )
@@ -56,7 +57,8 @@ def compute_scores(
     anchors = _find_anchors(expression, text, image, prior, config)
     terms["comparison"] = compute_comparison(named, geometry, expression, anchors, config)
     total = to_float32(np.sum(list(terms.values()), axis=0))
-    return Scores(total=total, terms=terms, order=np.argsort(-total, kind="stable"))
+    presence = None if is_unnamed else compute_presence(image, text.phrase, config)
+    return Scores(total, terms, np.argsort(-total, kind="stable"), presence)
 
 
 def _compute_pairs(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
+from saymask.contract import MAX_K, NOTHING_MEANT, ProposedPair, SegmentResult, Timings
 from saymask.errors import ConfigError, InvalidRequest
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
@@ -14,6 +14,7 @@ from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
 from worker.methods.appearance import describe_image
+from worker.methods.confidence import compute_presence_probability
 from worker.pipeline.asking import AskedSources, ReadImage
 from worker.pipeline.batches import Shrinkable, ShrinkingBatches
 from worker.pipeline.cache import PreparedCache
@@ -236,8 +237,9 @@ class Pipeline:
             *prepared.notices,
             *build_notices(parsed, prepared, is_cut=self.encoder.text.is_truncated(parsed.text)),
         ]
-        if confidence is not None and confidence < self.config.scoring.no_referent_below:
-            notices.append("Perhaps nothing in the photo is meant.")
+        presence = compute_presence_probability(scores, self.config.scoring)
+        if presence < self.config.scoring.no_referent_below:
+            notices.append(NOTHING_MEANT)
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,

@@ -53,6 +53,11 @@ class Ranked:
     lead: float
     iou: float
 
+    @property
+    def presence(self) -> float | None:
+        """As in ``Scores``."""
+        return self.scores.presence
+
 
 def read_decisions(
     pipeline: Pipeline, dataset: Dataset, progress: Callable[[int, int], None]

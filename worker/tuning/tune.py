@@ -98,13 +98,9 @@ def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
     chosen = apply_factors(scoring, factors) if is_sure else scoring
     # Leads on photos not fitted to: those of the final weights on their own photos are too good.
     leads = after if is_sure else before
-    curve, error = _fit_confidence(before, leads, folds, scoring)
-    chosen = replace(
-        chosen,
-        lead_offset=round(curve.offset, _CURVE_DIGITS),
-        lead_slope=round(curve.slope, _CURVE_DIGITS),
-    )
-    threshold, accuracies = _choose_threshold(decisions, leads, curve, scoring)
+    confidence, error = _fit_confidence(decisions, before, leads, folds, scoring)
+    chosen = confidence.apply_to(chosen)
+    threshold, accuracies = _choose_threshold(decisions, leads, confidence.presence, scoring)
     return Tuning(
         scoring=replace(chosen, no_referent_below=threshold),
         factors={name: round(factor, 3) for name, factor in factors.items()},
@@ -166,45 +162,86 @@ def _compare(
     )
 
 
+@dataclass(frozen=True)
+class _Confidence:
+    """How the confidence follows from a lead and from the noun's log-odds."""
+
+    lead: Curve
+    presence: Curve
+
+    @staticmethod
+    def of(scoring: ScoringConfig) -> _Confidence:
+        return _Confidence(
+            Curve(scoring.lead_offset, scoring.lead_slope),
+            Curve(scoring.presence_offset, scoring.presence_slope),
+        )
+
+    def predict(self, row: Ranked) -> float:
+        present = 1.0 if row.presence is None else self.presence.apply(row.presence)
+        return self.lead.apply(row.lead) * present
+
+    def apply_to(self, scoring: ScoringConfig) -> ScoringConfig:
+        return replace(
+            scoring,
+            lead_offset=round(self.lead.offset, _CURVE_DIGITS),
+            lead_slope=round(self.lead.slope, _CURVE_DIGITS),
+            presence_offset=round(self.presence.offset, _CURVE_DIGITS),
+            presence_slope=round(self.presence.slope, _CURVE_DIGITS),
+        )
+
+
 def _fit_confidence(
+    decisions: Sequence[Decision],
     before: Sequence[Ranked | None],
     leads: Sequence[Ranked | None],
     folds: NDArray[np.intp],
     scoring: ScoringConfig,
-) -> tuple[Curve, tuple[float, float]]:
-    """The curve from lead to probability, and the error of the old and of a new one."""
-    known = [i for i, row in enumerate(leads) if row is not None]
-    values = np.array([row.lead for row in leads if row is not None])
-    is_right = np.array([row.iou > RIGHT_IOU for row in leads if row is not None])
-    predicted = np.zeros(len(known))
-    fold = folds[known]
+) -> tuple[_Confidence, tuple[float, float]]:
+    """The curves of the confidence, and the error of the old and of new ones."""
+    old = _Confidence.of(scoring)
+    rows = [(d, row) for d, row in zip(decisions, leads, strict=True) if row is not None]
+    fold = folds[[index for index, row in enumerate(leads) if row is not None]]
+    predicted = np.zeros(len(rows))
     for held_out in range(_FOLDS):
-        rest = fold != held_out
-        if (~rest).any():
-            curve = fit_curve(values[rest].tolist(), is_right[rest].tolist())
-            predicted[~rest] = [curve.apply(value) for value in values[~rest]]
-    old = Curve(scoring.lead_offset, scoring.lead_slope)
+        fitted = _fit_curves([r for r, f in zip(rows, fold, strict=True) if f != held_out], old)
+        for index in np.flatnonzero(fold == held_out):
+            predicted[index] = fitted.predict(rows[index][1])
     old_rows = [row for row in before if row is not None]
     error_before = compute_calibration_error(
-        np.array([old.apply(row.lead) for row in old_rows]),
+        np.array([old.predict(row) for row in old_rows]),
         np.array([row.iou > RIGHT_IOU for row in old_rows]),
     )
+    is_right = np.array([row.iou > RIGHT_IOU for _, row in rows])
     error_after = compute_calibration_error(predicted, is_right)
-    curve = fit_curve(values.tolist(), is_right.tolist())
-    return curve, (round(error_before, 4), round(error_after, 4))
+    return _fit_curves(rows, old), (round(error_before, 4), round(error_after, 4))
+
+
+def _fit_curves(rows: Sequence[tuple[Decision, Ranked]], old: _Confidence) -> _Confidence:
+    """The lead's curve from decisions with a mask; the presence's where both kinds are recorded."""
+    meant = [row for decision, row in rows if decision.ious is not None]
+    lead = fit_curve([row.lead for row in meant], [row.iou > RIGHT_IOU for row in meant])
+    known = [(d.ious is not None, row.presence) for d, row in rows if row.presence is not None]
+    if sum(not is_meant for is_meant, _ in known) < MIN_NO_REFERENT:
+        return _Confidence(lead, old.presence)
+    presence = fit_curve([value for _, value in known], [is_meant for is_meant, _ in known])
+    return _Confidence(lead, presence)
 
 
 def _choose_threshold(
     decisions: Sequence[Decision],
     leads: Sequence[Ranked | None],
-    curve: Curve,
+    presence: Curve,
     scoring: ScoringConfig,
 ) -> tuple[float, tuple[float, float] | None]:
-    """The confidence below which probably nothing is meant, and its N-acc and T-acc."""
-    rows = [(d, row) for d, row in zip(decisions, leads, strict=True) if row is not None]
-    meant = np.array([curve.apply(row.lead) for d, row in rows if d.ious is not None])
-    nothing = np.array([curve.apply(row.lead) for d, row in rows if d.ious is None])
-    if len(nothing) < MIN_NO_REFERENT:
+    """The probability below which probably nothing is meant, and its N-acc and T-acc."""
+    known = [
+        (decision.ious is not None, presence.apply(row.presence))
+        for decision, row in zip(decisions, leads, strict=True)
+        if row is not None and row.presence is not None
+    ]
+    meant = np.array([probability for is_meant, probability in known if is_meant])
+    nothing = np.array([probability for is_meant, probability in known if not is_meant])
+    if len(nothing) < MIN_NO_REFERENT or len(meant) == 0:
         return scoring.no_referent_below, None
     threshold = float(np.quantile(meant, 1 - _ANSWERED_SHARE))
     accuracies = float((nothing < threshold).mean()), float((meant >= threshold).mean())
