@@ -79,6 +79,7 @@ def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
         "row": parsed.row,
         "order": f"{ordinal.rank} from {ordinal.start}" if ordinal else None,
         "size": parsed.size,
+        "number": str(parsed.count) if parsed.count else None,
         "relations": "; ".join(relations),
         "without": parsed.excluded,
         "spelling": ", ".join(f"{fix.typed} as {fix.read}" for fix in parsed.corrections),

@@ -59,3 +59,18 @@ def test_expressions_are_read_as_the_table_says(
     print("\n".join(wrong))
     assert len(cases) in (100, 200)
     assert len(wrong) <= (1 - right_min) * len(cases), "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("expression", "count"),
+    [
+        ("the two dogs", 2), ("both cups", 2), ("two brown cows on the left", 2),
+        ("three people", 3), ("4 zebras", 4), ("two men in suits", 2),
+        ("the second dog from left", None), ("two story building", None), ("dogs", None),
+        ("the man with two dogs", None), ("glass", None),
+    ],
+)  # fmt: skip
+def test_a_number_before_a_plural_says_how_many_are_meant(
+    parser: LanguageParser, expression: str, count: int | None
+) -> None:
+    assert parser.parse(clean_expression(expression)).count == count

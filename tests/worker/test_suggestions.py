@@ -10,18 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saymask.masks import Mask
-from worker.config import OFFER_ALL, SourcesConfig, SuggestionsConfig
+from worker.config import OFFER_ALL, PipelineConfig, SourcesConfig, SuggestionsConfig
 from worker.methods.geometry import compute_geometry
 from worker.pipeline.candidates import rank_with_offers
 from worker.pipeline.suggestions import (
     are_marks_together,
+    choose_distinct,
     compare_proposals,
     find_mark,
     select_distinct,
 )
 from worker.sources.base import SourceMask
 from worker.sources.offers import Offer
-from worker.stages import Proposals
+from worker.stages import PreparedImage, Proposals, Scores, VisualFeatures
 
 CONFIG = SuggestionsConfig()
 
@@ -94,3 +95,17 @@ def test_sources_offer_different_answers_too() -> None:
         propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), OFFER_ALL
     )
     assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]
+
+
+@pytest.mark.parametrize(("count", "offered"), [(None, [0, 1, 3]), (2, [0, 3, 1])])
+def test_where_two_are_meant_two_objects_come_first(count: int | None, offered: list[int]) -> None:
+    """A dog with its bowl, and the same dog without, are one dog."""
+    masks = DOG, DOG_AND_BOWL, DOG_WITH_TAIL, OTHER_DOG
+    proposals = propose(*masks)
+    one = np.zeros((4, 2), np.float32)
+    prepared = PreparedImage(
+        "a" * 64, proposals, compute_geometry(np.stack(masks)), VisualFeatures(one, one), ()
+    )
+    total = np.array([5.0, 4.9, 4.8, 4.0], np.float32)
+    scores = Scores(total, {}, np.argsort(-total))
+    assert choose_distinct(prepared, scores, PipelineConfig(), 3, count) == offered

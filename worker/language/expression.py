@@ -66,6 +66,7 @@ class ParsedExpression:
         size: or None.
         excluded: what the referent has not, or is not, or None.
         corrections: of spelling, for people to see.
+        count: how many objects are meant, where a number says that several are, else None.
     """
 
     text: str
@@ -79,6 +80,7 @@ class ParsedExpression:
     size: Size | None = None
     excluded: str | None = None
     corrections: tuple[Correction, ...] = ()
+    count: int | None = None
 
     @property
     def names_person(self) -> bool:

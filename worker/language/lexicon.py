@@ -40,6 +40,12 @@ NUMBERS = {
     "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
     "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6, "7": 7, "8": 8,
 }  # fmt: skip
+# Before a plural: "both dogs".
+QUANTITIES = {"both": 2, **NUMBERS}
+IRREGULAR_PLURALS = {
+    "people", "men", "women", "children", "sheep", "mice", "geese", "feet", "teeth", "deer", "fish",
+    "ladies", "skis", "knives", "shelves", "leaves", "loaves", "calves", "wolves",
+}  # fmt: skip
 SIZES: dict[str, Size] = {
     "biggest": "large", "largest": "large", "bigger": "large", "larger": "large", "big": "large",
     "large": "large", "huge": "large",

@@ -15,6 +15,7 @@ from worker.language.lexicon import LEAD_IN
 from worker.language.noun_phrase import find_head_phrase, find_published_phrase
 from worker.language.spatial import (
     drop_gaze,
+    read_count,
     read_ordinal,
     read_row,
     read_sides,
@@ -86,6 +87,7 @@ class LanguageParser:
             size=read_size(others),
             excluded=clauses.excluded,
             corrections=corrections,
+            count=read_count(phrase) if phrase else None,
         )
 
     def _find_referent(self, clauses: Clauses) -> str | None:

@@ -14,9 +14,11 @@ from worker.language.lexicon import (
     FILLER,
     FILLER_BEFORE,
     GAZE,
+    IRREGULAR_PLURALS,
     LINE,
     NUMBERS,
     ORDINALS,
+    QUANTITIES,
     ROW,
     SIDES,
     SIZES,
@@ -129,3 +131,11 @@ def _is_spatial(words: Sequence[str], index: int) -> bool:
 def _is_visible(word: str) -> bool:
     """Whether a word can name an appearance: letters, digits or emoji, not punctuation."""
     return any(c.isalnum() or ord(c) > _FIRST_EMOJI for c in word)
+
+
+def read_count(phrase: str) -> int | None:
+    """Return how many objects a noun phrase means, where it says that there are several."""
+    *before, last = phrase.split()
+    is_plural = last in IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith("ss"))
+    counts = [QUANTITIES[word] for word in before if word in QUANTITIES]
+    return counts[0] if is_plural and counts and counts[0] > 1 else None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from saymask.contract import NOTHING_MEANT
 from worker.language import ParsedExpression
 from worker.stages import PreparedImage
 
 
-def build_notices(parsed: ParsedExpression, prepared: PreparedImage, *, is_cut: bool) -> list[str]:
+def build_notices(
+    parsed: ParsedExpression, prepared: PreparedImage, *, is_cut: bool, is_absent: bool
+) -> list[str]:
     """Return a sentence for each thing that may make the answer worse.
 
     Args:
         parsed: the expression.
         prepared: the image.
         is_cut: whether the model reads only the beginning of the expression.
+        is_absent: whether the image probably shows nothing of the kind.
     """
     notices = []
     if prepared.is_first_look:
@@ -27,4 +31,8 @@ def build_notices(parsed: ParsedExpression, prepared: PreparedImage, *, is_cut: 
         notices.append("No noun names the object; say what it is for a better answer.")
     if len(prepared.proposals) == 0:
         notices.append("No object was found in the photo.")
+    elif is_absent:
+        notices.append(NOTHING_MEANT)
+    elif parsed.count is not None:
+        notices.append(f"{parsed.count} are meant: accept each of them, then submit.")
     return notices

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from saymask.contract import MAX_K, NOTHING_MEANT, ProposedPair, SegmentResult, Timings
+from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
 from saymask.errors import ConfigError, InvalidRequest
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
@@ -29,7 +29,7 @@ from worker.pipeline.clicks import check_prompt
 from worker.pipeline.images import decode_image, draw_example
 from worker.pipeline.notices import build_notices
 from worker.pipeline.preparation import Preparation
-from worker.pipeline.suggestions import compare_proposals, select_distinct
+from worker.pipeline.suggestions import choose_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
@@ -231,15 +231,14 @@ class Pipeline:
         scoring_ms = stopwatch.lap_ms()
         offers = self._batches.run(lambda: self._sources.ask(prepared.sha256, cleaned, read_image))
         sources_ms = stopwatch.lap_ms()
-        ranking = self._rank_candidates(prepared, scores, offers, k)
+        ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
         confidence = ranking.confidence
-        notices = [
-            *prepared.notices,
-            *build_notices(parsed, prepared, is_cut=self.encoder.text.is_truncated(parsed.text)),
-        ]
         presence = compute_presence_probability(scores, self.config.scoring)
-        if presence < self.config.scoring.no_referent_below:
-            notices.append(NOTHING_MEANT)
+        notices = build_notices(
+            parsed, prepared,
+            is_cut=self.encoder.text.is_truncated(parsed.text),
+            is_absent=presence < self.config.scoring.no_referent_below,
+        )  # fmt: skip
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,
@@ -247,7 +246,7 @@ class Pipeline:
             candidates=ranking.candidates,
             confidence=None if confidence is None else round(confidence, _CONFIDENCE_DIGITS),
             head_noun_phrase=parsed.head_noun_phrase,
-            notices=(*notices, *(offers.notices if offers else ())),
+            notices=(*prepared.notices, *notices, *(offers.notices if offers else ())),
             proposals_count=len(prepared.proposals),
             model_version=self._name_version(prepared),
             is_first_look=prepared.is_first_look,
@@ -360,21 +359,31 @@ class Pipeline:
         return row
 
     def _rank_candidates(
-        self, prepared: PreparedImage, scores: Scores, offers: Offers | None, k: int
+        self,
+        prepared: PreparedImage,
+        scores: Scores,
+        offers: Offers | None,
+        k: int,
+        count: int | None,
     ) -> Ranking:
-        distinct = self.choose_offered(prepared, scores, max(k, self.config.sources.considered))
+        k = min(max(k, count or 1), MAX_K)
+        distinct = self.choose_offered(
+            prepared, scores, max(k, self.config.sources.considered), count
+        )
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)
-        if offers is None or probabilities is None:
+        # A source gives one mask for all that is meant.
+        if offers is None or probabilities is None or count is not None:
             return rank_proposals(prepared.proposals, scores, probabilities, distinct[:k])
         return rank_with_offers(
             prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
             self.config.suggestions,
         )  # fmt: skip
 
-    def choose_offered(self, prepared: PreparedImage, scores: Scores, k: int) -> list[int]:
+    def choose_offered(
+        self, prepared: PreparedImage, scores: Scores, k: int, count: int | None = None
+    ) -> list[int]:
         """Return the indices of the k best proposals that a person can tell apart."""
-        is_same = compare_proposals(prepared.proposals, prepared.geometry, self.config.suggestions)
-        return select_distinct(map(int, scores.order), is_same, k)
+        return choose_distinct(prepared, scores, self.config, k, count)
 
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self._parser.parse(cleaned, self.config.noun_phrase)

@@ -8,8 +8,29 @@ from functools import cache
 import numpy as np
 
 from saymask.masks import Mask, compute_box_xywh
-from worker.config import SuggestionsConfig
-from worker.stages import Geometry, Proposals
+from worker.config import PipelineConfig, SuggestionsConfig
+from worker.methods.comparison import find_instances
+from worker.stages import Geometry, PreparedImage, Proposals, Scores
+
+
+def choose_distinct(
+    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: int | None
+) -> list[int]:
+    """Return the indices of the k best proposals that a person can tell apart.
+
+    Args:
+        prepared: with the proposals.
+        scores: of them.
+        config: which are the same answer.
+        k: how many.
+        count: where several objects are meant, so many separate ones come first.
+    """
+    is_same = compare_proposals(prepared.proposals, prepared.geometry, config.suggestions)
+    ranked = list(map(int, scores.order))
+    if count is not None:
+        several = find_instances(scores.total, prepared.geometry, config.scoring)
+        ranked = [*several[:count].tolist(), *ranked]
+    return select_distinct(dict.fromkeys(ranked), is_same, k)
 
 
 def select_distinct(
