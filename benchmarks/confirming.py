@@ -17,7 +17,7 @@ from backend.label_studio.client import LabelStudioClient
 from benchmarks.measure import Row, percentile
 from benchmarks.session import SETTINGS, make_photos
 from tests.browser.editor import Editor, open_editor
-from tests.stack.running import Running, running, tasks_of
+from tests.stack.running import Running, running
 
 SAMPLES = 40
 _TITLES = ("Confirming", "Typing")
@@ -90,10 +90,12 @@ def compare() -> list[Row]:
                 if report["tasks"] <= SAMPLES:
                     raise RuntimeError(f"only {report['tasks']} expressions were proposed")
                 other = _connect(stack, client, _TITLES[1], photos)
-                tasks = [task["id"] for task in tasks_of(client, other)]
+                # A task of its own for every sample.
+                client.import_images(other, photos)
+                tasks = sorted(task.id for task in client.iterate_tasks(other))
                 with open_editor(stack, folder / "profile") as editor:
                     confirmed, texts = _confirm(editor, report["url"])
-                    work = [(tasks[n % len(tasks)], text) for n, text in enumerate(texts)]
+                    work = list(zip(tasks, texts, strict=True))
                     typed = _type(editor, other, work)
             quality = stack.saymask("stats", "--project", str(own), "--json")["quality"]
     count = quality["proposals"].get("confirmed", 0)

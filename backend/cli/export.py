@@ -29,7 +29,7 @@ from backend.context import build_fetcher
 from backend.export.merge import MERGE_RULES
 from backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
 from backend.export.splits import parse_split
-from backend.records.decisions import PROVENANCE_LABELS
+from backend.records.provenance import PROVENANCE_LABELS
 from backend.records.verifications import summarise
 from backend.records.views import RecordFilter
 from backend.services.export import Exporter

@@ -22,7 +22,8 @@ from backend.export.model import (
     to_mask_id,
 )
 from backend.export.plan import ExportSummary
-from backend.records.decisions import OUTCOME_LABELS, PROVENANCE_LABELS
+from backend.records.decisions import OUTCOME_LABELS
+from backend.records.provenance import PROVENANCE_LABELS
 from backend.records.verifications import VerificationSummary
 from saymask.errors import ConfigError
 from saymask.masks import Mask

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.export.model import Referent, Sentence
-from backend.records.decisions import to_key
+from backend.records.provenance import to_key
 from backend.records.views import RecordView
 from saymask.masks import Mask, compute_iou, decode_coco_rle, encode_coco_rle
 

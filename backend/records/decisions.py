@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from backend.records.offers import Offer, OfferedCandidate
+from backend.records.provenance import Provenance, find_provenance, to_key
 from backend.records.submission import Submission, SubmittedRegion
 from saymask.masks import Mask, compute_area, compute_box_xywh, compute_iou
 
@@ -21,13 +22,6 @@ Outcome = Literal[
     "accepted", "edited", "relabelled", "drawn_after_rejection", "drawn", "no_referent",
     "ambiguous", "skipped", "no_mask", "rejected",
 ]  # fmt: skip
-Provenance = Literal["typed", "given", "proposed", "reworded"]
-PROVENANCE_LABELS: dict[Provenance, str] = {
-    "typed": "typed by the annotator",
-    "given": "given in the task's data",
-    "proposed": "proposed, and decided as it was",
-    "reworded": "proposed, and reworded by the annotator",
-}
 OUTCOME_LABELS: dict[Outcome, str] = {
     "accepted": "accepted unchanged",
     "edited": "accepted and edited",
@@ -84,11 +78,6 @@ class Decision:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     provenance: Provenance = "typed"
-
-
-def to_key(expression: str) -> str:
-    """Return a key that is equal for expressions which differ in blanks and capitals only."""
-    return " ".join(expression.split()).casefold()
 
 
 def decide(
@@ -272,7 +261,7 @@ class _Rules:
             region_ids=group.region_ids,
             seconds=seconds,
             notes=tuple(dict.fromkeys(notes)),
-            provenance=_find_provenance(offer, group.expression),
+            provenance=find_provenance(offer, group.expression, group.regions),
         )
 
     def _find_accepted(self, regions: list[SubmittedRegion]) -> list[_Accepted]:
@@ -333,15 +322,6 @@ def _reject(offer: Offer, seconds: float | None) -> Decision:
         seconds=seconds,
         provenance="proposed",
     )
-
-
-def _find_provenance(offer: Offer | None, expression: str) -> Provenance:
-    if offer is None or offer.kind not in ("ahead", "proposed"):
-        return "typed"
-    is_kept = to_key(expression) == to_key(offer.expression)
-    if offer.is_proposed:
-        return "proposed" if is_kept else "reworded"
-    return "given" if is_kept else "typed"
 
 
 def _divide(seconds: float | None, count: int) -> float | None:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from backend.records.decisions import OUTCOME_LABELS, to_key
+from backend.records.decisions import OUTCOME_LABELS
 from backend.records.project_key import ProjectKey
+from backend.records.provenance import to_key
 from backend.records.views import RecordView
 from saymask.masks import compute_iou, decode_coco_rle
 

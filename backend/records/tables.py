@@ -167,7 +167,7 @@ class RecordRow(Base):
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
     mask that has several; ``clicks`` those that led to the accepted candidate, ``source`` what
-    offered it; ``provenance`` is where the expression comes from, see ``decisions.Provenance``.
+    offered it; ``provenance`` is where the expression comes from, see ``provenance.Provenance``.
     ``image_sha256`` alone may be filled in later, when the image of an expression that was never
     sent to a worker is read for the first time.
     """

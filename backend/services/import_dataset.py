@@ -12,6 +12,7 @@ from typing import Any
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_region, build_typed, build_verdict
+from backend.records.provenance import PROPOSED_REGION_PREFIX
 from saymask.datasets import Dataset, DatasetImage, Expression, load_coco, load_dataset
 
 IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco")
@@ -152,10 +153,16 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
         for part, mask in enumerate(expression.parts)
         for entry in build_region(
             config,
-            region_id=f"im{task.key[:12]}_{index}_{part}",
+            region_id=_build_region_id(task, expression, f"{index}_{part}"),
             coco_rle=mask,
             label=label,
             expression=expression.text,
-            meta="imported",
+            meta="proposed" if expression.is_proposed else "imported",
         )
     ]
+
+
+def _build_region_id(task: _NewTask, expression: Expression, place: str) -> str:
+    """An id by which a proposed region is told from one that people made."""
+    prefix = PROPOSED_REGION_PREFIX if expression.is_proposed else "im"
+    return f"{prefix}{task.key[:12]}_{place}"

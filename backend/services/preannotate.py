@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 from backend.call import Call
@@ -15,13 +13,11 @@ from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predict_request import PredictTask, parse_task
 from backend.label_studio.predictions import to_task_prediction
 from backend.label_studio.schema import TaskBody
-from backend.records.project_key import ProjectKey
 from backend.services.answers import TaskSuggestions
+from backend.services.in_flight import ask_in_order
 from backend.services.predict_task import TaskPredictor
-from saymask.errors import DeadlineExceeded, QueueError, SaymaskError
+from saymask.errors import SaymaskError
 
-# This many tasks are sent to the workers at the same time.
-_IN_FLIGHT = 4
 _TASK_TIMEOUT_S = 600.0
 _OUR_PREFIX = "saymask-"
 _FIELDS = "id,data,predictions_model_versions,total_annotations"
@@ -100,7 +96,11 @@ def preannotate(
     made, expressions, failed = len(open_tasks), _count_expressions(open_tasks), list[str]()
     if not dry_run:
         made = expressions = 0
-        results = _predict_all(predictor, project.key, open_tasks)
+
+        def predict(item: _OpenTask) -> TaskSuggestions | None:
+            return predictor.predict_task(project.key, item.task, Call(), _TASK_TIMEOUT_S)
+
+        results = ask_in_order(open_tasks, predict)
         for finished, (item, outcome) in enumerate(results, start=1):
             if isinstance(outcome, SaymaskError):
                 failed.append(f"task {item.task.task_id}: {outcome}")
@@ -130,38 +130,6 @@ def _find_state(task: PredictTask, body: TaskBody, versions: set[str], model_ver
 
 def _count_expressions(items: list[_OpenTask]) -> int:
     return sum(len(item.task.expressions) for item in items)
-
-
-def _predict_all(
-    predictor: TaskPredictor, project: ProjectKey, items: list[_OpenTask]
-) -> Iterator[tuple[_OpenTask, TaskSuggestions | SaymaskError | None]]:
-    """Predict a few tasks at a time, in order.
-
-    Raises:
-        QueueError: no worker answers; the rest is not tried.
-    """
-
-    def predict(item: _OpenTask) -> TaskSuggestions | None:
-        return predictor.predict_task(project, item.task, Call(), _TASK_TIMEOUT_S)
-
-    running: deque[tuple[_OpenTask, Future[TaskSuggestions | None]]] = deque()
-    waiting = iter(items)
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        for _ in items:
-            running.extend(
-                (item, pool.submit(predict, item))
-                for item in islice(waiting, _IN_FLIGHT - len(running))
-            )
-            item, future = running.popleft()
-            try:
-                yield item, future.result()
-            except DeadlineExceeded as error:
-                yield item, error
-            except QueueError:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            except SaymaskError as error:
-                yield item, error
 
 
 def _store(

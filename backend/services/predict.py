@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.call import Call
 from backend.label_studio.predict_request import PredictRequest, PredictTask, VisualPrompt
-from backend.records.decisions import to_key
+from backend.records.provenance import to_key
 from backend.records.requests import LastAnswer, RequestStore
 from backend.services.answers import Answer, Failure, Suggestions
 from backend.services.predict_task import TaskPredictor

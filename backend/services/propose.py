@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from backend.call import Call
 from backend.label_studio.client import LabelStudioClient
@@ -19,12 +17,12 @@ from backend.label_studio.schema import TaskBody
 from backend.queue import JobQueue
 from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest, RequestStore
+from backend.services.in_flight import ask_in_order
 from backend.services.segment import shorten_reference
 from backend.services.upload_image import ImageUploader
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
-from saymask.errors import DeadlineExceeded, QueueError, SaymaskError
+from saymask.errors import SaymaskError
 
-_IN_FLIGHT = 4
 _TASK_TIMEOUT_S = 600.0
 _FIELDS = "id,data,predictions_model_versions,total_annotations"
 _OUR_PREFIX = "saymask-"
@@ -147,7 +145,8 @@ class ProjectProposer:
         writer = _Writer(self._client, self._requests, project.key, config, options, version)
         writer.find_made(bodies, proposed)
         failed: list[str] = []
-        for finished, (item, outcome) in enumerate(self._ask_all(open_tasks, options), start=1):
+        outcomes = ask_in_order(open_tasks, lambda item: self._ask(item, options))
+        for finished, (item, outcome) in enumerate(outcomes, start=1):
             if isinstance(outcome, SaymaskError):
                 failed.append(f"task {item.task.task_id}: {outcome}")
             else:
@@ -171,42 +170,14 @@ class ProjectProposer:
         view = self._client.ensure_view(project_id, _VIEW, _WAITING)
         return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
 
-    def _ask_all(
-        self, items: Sequence[_OpenTask], options: ProposeOptions
-    ) -> Iterator[tuple[_OpenTask, ProposeResult | SaymaskError]]:
-        """Ask for a few images at a time, in order.
-
-        Raises:
-            QueueError: no worker answers; the rest is not tried.
-        """
-
-        def ask(item: _OpenTask) -> ProposeResult:
-            request = ProposeRequest(
-                image_sha256=self._images.upload(item.task),
-                count=options.per_image,
-                confidence_min=options.confidence_min,
-                seed=options.seed,
-            )
-            return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
-
-        running: deque[tuple[_OpenTask, Future[ProposeResult]]] = deque()
-        waiting = iter(items)
-        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-            for _ in items:
-                running.extend(
-                    (item, pool.submit(ask, item))
-                    for item in islice(waiting, _IN_FLIGHT - len(running))
-                )
-                item, future = running.popleft()
-                try:
-                    yield item, future.result()
-                except DeadlineExceeded as error:
-                    yield item, error
-                except QueueError:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-                except SaymaskError as error:
-                    yield item, error
+    def _ask(self, item: _OpenTask, options: ProposeOptions) -> ProposeResult:
+        request = ProposeRequest(
+            image_sha256=self._images.upload(item.task),
+            count=options.per_image,
+            confidence_min=options.confidence_min,
+            seed=options.seed,
+        )
+        return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
 
 
 def _choose_tasks(

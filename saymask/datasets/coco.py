@@ -79,11 +79,15 @@ def _read_expressions(
     for annotation in annotations:
         annotation_id, category = annotation["id"], categories[annotation["category_id"]]
         mask = to_rle(annotation["segmentation"], size_hw, f"annotation {annotation_id} in {path}")
-        sentences = [str(e["raw"]) for e in annotation.get("expressions") or []]
+        sentences = annotation.get("expressions") or []
         expressions += [
-            Expression(f"{annotation_id}.{index}", text, mask, (mask,), category, None)
-            for index, text in enumerate(sentences)
-        ]
+            Expression(
+                f"{annotation_id}.{index}", str(sentence["raw"]), mask, (mask,), category, None,
+                # What an export holds was confirmed; it says how.
+                sentence.get("provenance") == "proposed" and "outcome" not in sentence,
+            )
+            for index, sentence in enumerate(sentences)
+        ]  # fmt: skip
         if not sentences:
             by_category[category].append(mask)
     for category, masks in by_category.items():

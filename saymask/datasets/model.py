@@ -21,6 +21,7 @@ class Expression:
         parts: its objects one by one; empty when there is none.
         category: name of the target's category, or None.
         kind: the entry of ``types.json`` in the root, for a breakdown, or None.
+        is_proposed: the text was proposed by saymask, and nobody has confirmed it.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Expression:
     parts: tuple[Rle, ...]
     category: str | None
     kind: str | None
+    is_proposed: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from backend.export.plan import select_outcomes
@@ -15,6 +16,8 @@ from backend.records.statistics import compute_quality
 from backend.records.stores import Stores
 from backend.records.verifications import Verification, summarise
 from backend.records.views import RecordFilter, RecordView
+from saymask.datasets import load_coco
+from saymask.masks import encode_coco_rle
 from tests.backend.exports import box, export, plan, record
 from tests.backend.submissions import A, B, C, process
 from tests.factories import annotation, brush, event, offer, square, typed, verdict
@@ -126,6 +129,43 @@ def test_expressions_of_the_task_are_given_unless_they_are_changed(stores: Store
     assert fates(records) == [
         ("the cat", "accepted", "given"), ("the puppy", "accepted", "typed"),
     ]  # fmt: skip
+
+
+def test_imported_proposals_are_no_words_of_people(stores: Stores, folder: Path) -> None:
+    records = process(
+        stores,
+        event(1, annotation(5, brush("sp12_0_0", A, "referent", "prediction", "the cat"))),
+        event(2, annotation(6, brush("im12_0_0", A, "referent", "prediction", "the dog"))),
+        event(3, annotation(7, brush("own", A, "referent", "manual", "the bird"))),
+    )
+    assert [r.provenance for r in records] == ["proposed", "given", "typed"]
+    (image,) = load_coco(folder).images
+    assert [(e.text, e.is_proposed) for e in image.expressions] == [
+        ("the cat", True), ("kitty", False), ("a cat", False),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A COCO file with an expression that was proposed, one confirmed, and one of old exports."""
+    sentences = [
+        {"raw": "the cat", "provenance": "proposed"},
+        {"raw": "kitty", "provenance": "proposed", "outcome": "accepted"}, {"raw": "a cat"},
+    ]  # fmt: skip
+    mask = encode_coco_rle(A)
+    annotated = {
+        "id": 1, "image_id": 1, "category_id": 1, "segmentation": mask, "iscrowd": 0,
+        "expressions": sentences,
+    }  # fmt: skip
+    height, width = A.shape
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "annotations": [annotated], "categories": [{"id": 1, "name": "cat"}],
+    }  # fmt: skip
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (width, height)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "instances.json").write_text(json.dumps(content), "utf-8")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
