@@ -120,15 +120,15 @@ def _annotate(
         number = photos.write() if is_new else draw.choice(prepared)
         text = f"the {draw.choice(NOUNS)} of {seed} at {len(answers)}"
         started = time.monotonic()
-        is_answered = _ask(client, base, number, text)
+        is_answered = _ask(client, base, number, text, str(seed))
         seconds = time.monotonic() - started
         answers.append((is_new, seconds if is_answered else None))
         time.sleep(max(0.0, EVERY_S - seconds))
     return answers
 
 
-def _ask(client: httpx.Client, base: str, number: int, text: str) -> bool:
-    body = build_typed_request(base, number, text)
+def _ask(client: httpx.Client, base: str, number: int, text: str, typed_by: str = "x") -> bool:
+    body = build_typed_request(base, number, text, typed_by)
     answer = client.post("/predict", json=body).raise_for_status().json()
     return any(entry["type"] == "brushlabels" for entry in answer["results"][0]["result"])
 

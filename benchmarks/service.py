@@ -45,10 +45,15 @@ def _task(number: int, base: str) -> dict[str, object]:
     return {"id": number, "data": {"image": f"{base}/{number}.jpg"}, "project": 1}
 
 
-def build_typed_request(base: str, number: int, expression: str) -> dict[str, object]:
-    """What the editor sends for an expression about the photo of this number."""
+def build_typed_request(
+    base: str, number: int, expression: str, typed_by: str = "x"
+) -> dict[str, object]:
+    """What the editor sends for an expression about the photo of this number.
+
+    A newer expression of the same ``typed_by`` about a photo replaces an older one.
+    """
     entry = {
-        "id": "x", "type": "textarea", "from_name": "expression", "to_name": "image",
+        "id": typed_by, "type": "textarea", "from_name": "expression", "to_name": "image",
         "value": {"text": [expression]},
     }  # fmt: skip
     return {

@@ -301,12 +301,14 @@ class FirstLookConfig:
         box_rounds: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
         skip_padding: as in ``ProposalsConfig``.
+        closer_count: so many of an expression's best proposals are encoded by all their views.
     """
 
     points_per_side: int = 12
     box_rounds: int = 0
     max_count: int = 80
     skip_padding: bool = True
+    closer_count: int = 10
 
 
 STARTER_SCORING = ScoringConfig()

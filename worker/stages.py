@@ -143,6 +143,8 @@ class PreparedImage:
 
     Attributes:
         is_first_look: prepared quickly, for the time until it is prepared in full.
+        pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, which may be
+            looked at more closely.
     """
 
     sha256: str
@@ -151,6 +153,7 @@ class PreparedImage:
     features: VisualFeatures
     notices: tuple[str, ...]
     is_first_look: bool = False
+    pixels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

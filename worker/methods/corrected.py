@@ -16,6 +16,7 @@ from worker.encoders.dense import encode_regions
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
 from worker.methods.appearance import DescribedImage, describe_image
+from worker.methods.closer_look import CloserLook
 from worker.methods.confidence import compute_probabilities
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
@@ -47,26 +48,31 @@ class Corrected:
         self._scoring = config.scoring
         self._encoder = encoder
         self._vocabulary = vocabulary
+        self._closer_look = CloserLook(self._encode_views, config.first_look.closer_count)
         self._described: WeakKeyDictionary[PreparedImage, DescribedImage] = WeakKeyDictionary()
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode the masked whole image and the masked crops at working size."""
-        visual, config, masks = self._encoder.visual, self._features, proposals.masks
+        config, masks = self._features, proposals.masks
         pixels = resize_to_work(image, masks.shape[1:])
         if config.views == "regions":
             places, region = self._encode_regions(pixels, masks)
             return VisualFeatures(region, region, region, places)
+        regions = self._encode_regions(pixels, masks) if config.places else (None, None)
+        global_context, local_context = self._encode_views(pixels, masks)
+        return VisualFeatures(global_context, local_context, regions[1], regions[0])
+
+    def _encode_views(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[Floats, Floats]:
+        """Each proposal in the context of the whole image, and its crop."""
+        visual, config = self._encoder.visual, self._features
         size_px, device = visual.image_size_px, visual.device
         crops = crop_proposals(pixels, masks, config, size_px=size_px, device=device)
         whole = resize_whole(pixels, config, size_px=size_px, device=device)
         tokens = resize_token_masks(masks, visual.grid_side, config)
-        regions = self._encode_regions(pixels, masks) if config.places else (None, None)
         masking = config.token_masking if visual.is_vit else "multiply"
-        return VisualFeatures(
-            global_context=visual.encode_global(whole, tokens, masking).cpu().numpy(),
-            local_context=visual.encode_images(crops).cpu().numpy(),
-            places=regions[0],
-            region=regions[1],
+        return (
+            visual.encode_global(whole, tokens, masking).cpu().numpy(),
+            visual.encode_images(crops).cpu().numpy(),
         )
 
     def _encode_regions(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[PlacesMap, Floats]:
@@ -99,6 +105,15 @@ class Corrected:
         self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
     ) -> Scores:
         """Return the sum of all terms for every proposal."""
+        if prepared.pixels is not None:
+            return self._closer_look.rank(
+                prepared, lambda image: self._score(image, text, expression)
+            )
+        return self._score(prepared, text, expression)
+
+    def _score(
+        self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
+    ) -> Scores:
         described = self._described.get(prepared)
         if described is None:
             described = describe_image(prepared, self._vocabulary, self._scoring)

@@ -227,7 +227,7 @@ class Pipeline:
         language_ms = stopwatch.lap_ms()
         text = self._batches.run(lambda: self._method.encode_text(parsed))
         text_features_ms = stopwatch.lap_ms()
-        scores = self._method.score(prepared, text, parsed)
+        scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
         scoring_ms = stopwatch.lap_ms()
         offers = self._batches.run(lambda: self._sources.ask(prepared.sha256, cleaned, read_image))
         sources_ms = stopwatch.lap_ms()

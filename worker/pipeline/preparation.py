@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.encoders.base import Encoder
 from worker.methods import Method
@@ -12,6 +13,7 @@ from worker.methods.geometry import compute_geometry
 from worker.pipeline.images import decode_image
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
+from worker.resize import resize_to_work
 from worker.stages import DecodedImage, PreparedImage, Proposals, VisualFeatures
 
 
@@ -56,8 +58,13 @@ class Preparation:
             features=self._encode(image, proposals),
             notices=image.notices,
             is_first_look=self.is_first_look,
+            pixels=self._keep_pixels(image, proposals) if self.is_first_look else None,
         )
         return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+
+    @staticmethod
+    def _keep_pixels(image: DecodedImage, proposals: Proposals) -> NDArray[np.uint8]:
+        return resize_to_work(image, proposals.masks.shape[1:])
 
     def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode as the cache keeps it, so that an image answers alike before and after."""
