@@ -50,7 +50,11 @@ def propose(
     options = ProposeOptions(per_image, confidence, seed, one_per_task)
     with open_services() as services:
         proposer = ProjectProposer(
-            services.client, services.queue, services.images, services.stores.requests
+            services.client,
+            services.queue,
+            services.images,
+            services.stores.requests,
+            services.settings.expression_fields,
         )
         started = time.monotonic()
         with progress_bar("proposing", quiet=as_json) as bar:

@@ -75,7 +75,7 @@ class ProposeReport:
         photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
         empty: photos for which nothing was sure enough.
         annotated: tasks left out, with annotations.
-        current: tasks left out, with proposals of this kind or other predictions.
+        current: tasks left out, with proposals of this kind, expressions or other predictions.
         url: where the proposals wait in Label Studio; empty where nothing was stored.
         failed: why photos got none.
     """
@@ -91,8 +91,8 @@ class ProposeReport:
 
 
 @dataclass(frozen=True)
-class _OpenTask:
-    """A task to propose for; ``has_ours`` when it has outdated proposals."""
+class OpenTask:
+    """A task to propose for; ``has_ours`` when it has predictions of ours, to be replaced."""
 
     task: PredictTask
     has_ours: bool
@@ -106,6 +106,7 @@ class ProjectProposer:
         queue: of the workers.
         images: brings images to the workers.
         requests: where what is offered is stored.
+        expression_fields: fields of a task's data that hold expressions.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class ProjectProposer:
         queue: JobQueue,
         images: ImageUploader,
         requests: RequestStore,
+        expression_fields: Sequence[str],
     ) -> None:
         self._client = client
+        self._expression_fields = expression_fields
         self._queue = queue
         self._images = images
         self._requests = requests
@@ -141,7 +144,9 @@ class ProjectProposer:
         version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
         bodies = list(self._client.iterate_tasks(project_id, include=_FIELDS))
         proposed = self._requests.load_proposed_versions(project.key)
-        open_tasks, counts = _choose_tasks(bodies, config, version, proposed)
+        open_tasks, counts = choose_tasks(
+            bodies, config, self._expression_fields, version, proposed
+        )
         writer = _Writer(self._client, self._requests, project.key, config, options, version)
         writer.find_made(bodies, proposed)
         failed: list[str] = []
@@ -170,7 +175,7 @@ class ProjectProposer:
         view = self._client.ensure_view(project_id, _VIEW, _WAITING)
         return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
 
-    def _ask(self, item: _OpenTask, options: ProposeOptions) -> ProposeResult:
+    def _ask(self, item: OpenTask, options: ProposeOptions) -> ProposeResult:
         request = ProposeRequest(
             image_sha256=self._images.upload(item.task),
             count=options.per_image,
@@ -180,33 +185,50 @@ class ProjectProposer:
         return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
 
 
-def _choose_tasks(
-    bodies: Sequence[TaskBody], config: LabelConfig, version: str, proposed: Mapping[int, str]
-) -> tuple[list[_OpenTask], Counter[str]]:
-    """The tasks to propose for, and how many are left out and why.
+def choose_tasks(
+    bodies: Sequence[TaskBody],
+    config: LabelConfig,
+    expression_fields: Sequence[str],
+    version: str,
+    proposed: Mapping[int, str],
+) -> tuple[list[OpenTask], Counter[str]]:
+    """Return the tasks to propose for, and how many are left out and why.
 
     Args:
         bodies: all tasks of the project.
         config: of the project.
+        expression_fields: fields of a task's data that hold expressions; such tasks need none.
         version: of what would be proposed.
         proposed: version of what was proposed last, by task.
     """
     counts: Counter[str] = Counter()
-    done = {task_id for task_id, earlier in proposed.items() if earlier == version}
+    done = {body.id for body in bodies if _is_done(body, version, proposed)}
     sources = [body.data.get(_SOURCE_FIELD) for body in bodies if body.id in done]
     done |= {s["task"] for s in sources if isinstance(s, dict) and s.get("is_last")}
     open_tasks = []
     for body in bodies:
         if _SOURCE_FIELD in body.data:
             continue
-        has_predictions = bool((body.predictions_model_versions or "").strip(", "))
+        task, versions = parse_task(body, config, expression_fields), _read_versions(body)
+        has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
         if body.total_annotations:
             counts["annotated"] += 1
-        elif body.id in done or (has_predictions and body.id not in proposed):
+        elif body.id in done or has_foreign or task.expressions:
             counts["current"] += 1
         else:
-            open_tasks.append(_OpenTask(parse_task(body, config), has_predictions))
+            # Opening a task makes Label Studio store an empty prediction of ours.
+            open_tasks.append(OpenTask(task, bool(versions)))
     return open_tasks, counts
+
+
+def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
+    """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
+    return proposed.get(body.id) == version and bool(_read_versions(body))
+
+
+def _read_versions(body: TaskBody) -> set[str]:
+    names = (body.predictions_model_versions or "").split(",")
+    return {name.strip() for name in names if name.strip()}
 
 
 def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
@@ -245,10 +267,10 @@ class _Writer:
         for body in bodies:
             source = body.data.get(_SOURCE_FIELD)
             if isinstance(source, dict) and source.get("version") == self._version:
-                is_done = proposed.get(body.id) == self._version
+                is_done = _is_done(body, self._version, proposed)
                 self._made[source["task"], source["place"]] = body.id, is_done
 
-    def store(self, item: _OpenTask, result: ProposeResult) -> None:
+    def store(self, item: OpenTask, result: ProposeResult) -> None:
         """Store what was proposed for one image."""
         if not self._options.one_per_task:
             self._replace(item, result, result.pairs)
@@ -260,7 +282,7 @@ class _Writer:
                 task_id = self._create_task(item.task, place, is_last=is_last)
             if not is_done:
                 task = PredictTask(task_id, item.task.image)
-                self._replace(_OpenTask(task, has_ours=False), result, (pair,))
+                self._replace(OpenTask(task, has_ours=False), result, (pair,))
 
     def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
         source = {
@@ -270,7 +292,7 @@ class _Writer:
         return self._client.create_task(self._project.id, data).id
 
     def _replace(
-        self, item: _OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
+        self, item: OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
     ) -> None:
         """Store the new prediction, then delete what it replaces, so that there is always one."""
         answers = [

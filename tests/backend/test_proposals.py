@@ -12,10 +12,13 @@ from PIL import Image
 from pyarrow import parquet
 
 from backend.export.plan import select_outcomes
+from backend.label_studio.label_config import default_label_config, load_label_config
+from backend.label_studio.schema import TaskBody
 from backend.records.statistics import compute_quality
 from backend.records.stores import Stores
 from backend.records.verifications import Verification, summarise
 from backend.records.views import RecordFilter, RecordView
+from backend.services.propose import choose_tasks
 from saymask.datasets import load_coco
 from saymask.masks import encode_coco_rle
 from tests.backend.exports import box, export, plan, record
@@ -143,6 +146,36 @@ def test_imported_proposals_are_no_words_of_people(stores: Stores, folder: Path)
     assert [(e.text, e.is_proposed) for e in image.expressions] == [
         ("the cat", True), ("kitty", False), ("a cat", False),
     ]  # fmt: skip
+
+
+def test_tasks_are_chosen_that_have_nothing_yet() -> None:
+    def body(task_id: int, versions: str = "", total: int = 0, **data: Any) -> TaskBody:
+        return TaskBody(
+            id=task_id, data={"image": f"/data/{task_id}.png", **data}, total_annotations=total,
+            predictions_model_versions=versions,
+        )  # fmt: skip
+
+    def made(source: int, place: int, *, is_last: bool, version: str = "v2") -> dict[str, Any]:
+        return {"task": source, "place": place, "version": version, "is_last": is_last}
+
+    bodies = [
+        body(1), body(2, "saymask-m"), body(3, "saymask-m"), body(4, "saymask-m"), body(5, "other"),
+        body(6, total=1), body(7, expression="the cat"), body(8), body(9), body(10),
+        body(20, "saymask-m", saymask_proposed=made(8, 0, is_last=False)),
+        body(21, "saymask-m", saymask_proposed=made(9, 0, is_last=True)),
+        body(22, saymask_proposed=made(10, 0, is_last=True)),
+    ]  # fmt: skip
+    proposed = {2: "v1", 3: "v2", 1: "v2", 20: "v2", 21: "v2", 22: "v2"}
+    config = load_label_config(default_label_config())
+    chosen, counts = choose_tasks(bodies, config, ["expression"], "v2", proposed)
+    assert {item.task.task_id: item.has_ours for item in chosen} == {
+        1: False,  # the offer was stored, and then the run ended
+        2: True,  # proposed by an earlier version
+        4: True,  # an empty prediction, from opening the task
+        8: False,  # one of several tasks was made
+        10: False,  # the task was made, without its prediction
+    }
+    assert counts == {"annotated": 1, "current": 4}
 
 
 @pytest.fixture
