@@ -304,11 +304,11 @@ class FirstLookConfig:
         closer_count: so many of an expression's best proposals are encoded by all their views.
     """
 
-    points_per_side: int = 12
+    points_per_side: int = 16
     box_rounds: int = 0
-    max_count: int = 80
+    max_count: int = 100
     skip_padding: bool = True
-    closer_count: int = 10
+    closer_count: int = 12
 
 
 STARTER_SCORING = ScoringConfig()

@@ -282,7 +282,9 @@ class _Writer:
                 task_id = self._create_task(item.task, place, is_last=is_last)
             if not is_done:
                 task = PredictTask(task_id, item.task.image)
-                self._replace(OpenTask(task, has_ours=False), result, (pair,))
+                first = pair.candidate.model_copy(update={"rank": 1})
+                own = pair.model_copy(update={"candidate": first})
+                self._replace(OpenTask(task, has_ours=False), result, (own,))
 
     def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
         source = {
@@ -333,7 +335,8 @@ def to_segment_result(
         image_sha256=result.image_sha256,
         expression=pair.expressions[0],
         size_hw=result.size_hw,
-        candidates=(pair.candidate.model_copy(update={"rank": 1}),),
+        # Of another rank than 1 where a task has several: its colour tells them apart.
+        candidates=(pair.candidate,),
         confidence=pair.confidence,
         head_noun_phrase=pair.noun,
         proposals_count=len(result.pairs),

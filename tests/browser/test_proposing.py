@@ -107,6 +107,7 @@ def test_several_in_one_task_are_reworded_deleted_and_verified(
     task = max(tasks, key=lambda t: len(t["predictions"][0]["result"]))
     editor.open(project, task["id"])
     kept, deleted = editor.state["regions"][:2]
+    assert [kept["label"], deleted["label"]] == ["top-1", "top-2"], "colours tell them apart"
     editor.picture("proposed-together")
     reworded = "whatever it is"
     editor.page.evaluate(_REWORD, [kept["id"], reworded])

@@ -59,6 +59,7 @@ class Pipeline:
         sources: of candidates, beside the proposals.
         strict_sources: a source that fails is an error, instead of a notice.
         quick_proposer: generates the masks of a first look; None for no first looks.
+        looks_first: what it prepares are first looks.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Pipeline:
         *,
         strict_sources: bool = False,
         quick_proposer: Proposer | None = None,
+        looks_first: bool = False,
     ) -> None:
         self.proposer = proposer
         self.encoder = encoder
@@ -93,7 +95,9 @@ class Pipeline:
         models += [quick_proposer] if quick_proposer is not None else []
         self._batches = ShrinkingBatches(device, models)
         self._method = build_method(config, encoder, parser, vocabulary)
-        self._preparation = Preparation(proposer, self._method, encoder, max_megapixels)
+        self._preparation = Preparation(
+            proposer, self._method, encoder, max_megapixels, is_first_look=looks_first
+        )
         self._quick_proposer = quick_proposer
         self._first_look: Preparation | None = None
         if quick_proposer is not None:
@@ -114,7 +118,9 @@ class Pipeline:
     def _name_version(self, prepared: PreparedImage) -> str:
         if not prepared.is_first_look:
             return self.model_version
-        return f"{self.model_version}-first.{to_first_look(self.config).preparation_fingerprint()}"
+        quick = to_first_look(self.config)
+        look = f"{quick.preparation_fingerprint()}.{quick.first_look.closer_count}"
+        return f"{self.model_version}-first.{look}"
 
     @property
     def encoder_description(self) -> str:
@@ -134,11 +140,18 @@ class Pipeline:
             quick_proposer=self._quick_proposer,
         )  # fmt: skip
 
-    def with_config(self, config: PipelineConfig, proposer: Proposer | None = None) -> Pipeline:
+    def with_config(
+        self,
+        config: PipelineConfig,
+        proposer: Proposer | None = None,
+        *,
+        looks_first: bool | None = None,
+    ) -> Pipeline:
         """Return one of the same models with another configuration, without cache and sources."""
+        looks = self._preparation.is_first_look if looks_first is None else looks_first
         return Pipeline(
             proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
-            self._max_megapixels, self.device, self._clicks,
+            self._max_megapixels, self.device, self._clicks, looks_first=looks,
         )  # fmt: skip
 
     def as_first_look(self) -> Pipeline:
@@ -148,7 +161,8 @@ class Pipeline:
                 "These settings allow no first look.",
                 "It needs SAYMASK_METHOD=corrected and a segment-anything model, not exact.",
             )
-        return self.with_config(to_first_look(self.config), self._quick_proposer)
+        quick = to_first_look(self.config)
+        return self.with_config(quick, self._quick_proposer, looks_first=True)
 
     def warm_up(self) -> None:
         """Do what is slow the first time, so that the first expression is as fast as the next.
