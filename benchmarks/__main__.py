@@ -86,6 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
     parser.add_argument("--requests", type=int, default=10_000, help="of the accelerated day")
+    parser.add_argument("--annotators", type=int, default=32, help="at most, of the load")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "answers": lambda _a: answers.measure(),
@@ -102,7 +103,7 @@ def main() -> None:
         "day": lambda a: _play_day(a.requests),
         "session": lambda _a: _compare_session(),
         "confirming": lambda _a: _compare_confirming(),
-        "load": lambda _a: load.measure(),
+        "load": lambda a: load.measure(a.annotators),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()

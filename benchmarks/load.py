@@ -51,8 +51,8 @@ class _Photos:
         return number
 
 
-def measure() -> list[Row]:
-    """Median and 95th percentile of Enter to answer, for each number of annotators.
+def measure(most: int) -> list[Row]:
+    """Median and 95th percentile of Enter to answer, for each number of annotators up to ``most``.
 
     Each begins with new processes and an empty queue; what is prepared stays on disk.
     """
@@ -65,7 +65,8 @@ def measure() -> list[Row]:
         base, photos = f"http://127.0.0.1:{server.server_port}", _Photos(folder / "photos")
         try:
             prepared = [photos.write() for _ in range(_PREPARED)]
-            return [_measure_one(folder, base, photos, prepared, n) for n in ANNOTATORS]
+            numbers = [number for number in ANNOTATORS if number <= most]
+            return [_measure_one(folder, base, photos, prepared, n) for n in numbers]
         finally:
             server.shutdown()
             server.server_close()
