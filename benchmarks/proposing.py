@@ -178,28 +178,28 @@ def summarise(judged: Sequence[Judged], images: int, per_image: int) -> str:
     lines = ["| confidence | pairs | an image | right | of those with a category | why not |"]
     lines.append("|---|---|---|---|---|---|")
     for least in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        chosen = _choose(judged, least, per_image)
-        known = [one for one in chosen if one.why != "no category"]
-        why = ", ".join(f"{n} {w}" for w, n in Counter(o.why for o in chosen).items() if w)
+        selected = _choose(judged, least, per_image)
+        judgeable = [pair for pair in selected if pair.why != "no category"]
+        why = ", ".join(f"{n} {w}" for w, n in Counter(o.why for o in selected).items() if w)
         lines.append(
-            f"| {least:.1f} | {len(chosen)} | {len(chosen) / images:.2f} | {_show(chosen)} |"
-            f" {_show(known)} | {why} |"
+            f"| {least:.1f} | {len(selected)} | {len(selected) / images:.2f} | {_show(selected)} |"
+            f" {_show(judgeable)} | {why} |"
         )
     return "\n".join(lines)
 
 
 def _choose(judged: Sequence[Judged], least: float, per_image: int) -> list[Judged]:
     counts: Counter[str] = Counter()
-    chosen = []
-    for one in sorted(judged, key=lambda one: -one.confidence):
-        if one.confidence >= least and counts[one.image] < per_image:
-            counts[one.image] += 1
-            chosen.append(one)
-    return chosen
+    selected = []
+    for pair in sorted(judged, key=lambda pair: -pair.confidence):
+        if pair.confidence >= least and counts[pair.image] < per_image:
+            counts[pair.image] += 1
+            selected.append(pair)
+    return selected
 
 
 def _show(judged: Sequence[Judged]) -> str:
-    return show_share([(one.image, not one.why) for one in judged])
+    return show_share([(pair.image, not pair.why) for pair in judged])
 
 
 def main() -> None:
@@ -221,7 +221,7 @@ def main() -> None:
     print(pipeline.model_version)
     print(summarise(judged, len(dataset.images), arguments.per_image))
     if arguments.json:
-        rows = [vars(one) for one in judged]
+        rows = [vars(pair) for pair in judged]
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 

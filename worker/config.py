@@ -240,10 +240,9 @@ class ScoringConfig:
         lead_slope: slope of that curve, per nat.
         lead_max: larger leads give no more confidence.
         presence_offset: offset of the logistic curve from a noun's log-odds against others to the
-            probability that the image shows it; fitted with ``presence_slope`` to 120 expressions.
-        presence_slope: slope of that curve, per nat.
-        no_referent_below: with a lower probability of that, people are told that perhaps nothing
-            in the image is meant; 0 never tells.
+            probability that the image shows it, and ...
+        presence_slope: ... its slope, per nat; fitted to 120 expressions.
+        no_referent_below: with a lower probability people are told so; 0 never tells.
         noun_template: a noun is encoded bare and in this sentence, averaged.
     """
 
@@ -298,9 +297,8 @@ class FirstLookConfig:
 
     Attributes:
         points_per_side: side of the grid of point prompts.
-        box_rounds: as in ``ProposalsConfig``.
+        box_rounds, skip_padding: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
-        skip_padding: as in ``ProposalsConfig``.
         closer_count: so many of an expression's best proposals are encoded by all their views.
     """
 

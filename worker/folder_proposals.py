@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from saymask.contract import ProposedPair
-from saymask.errors import DatasetError, SaymaskError
+from saymask.errors import DatasetError, ImageError
 from saymask.masks import compute_area, decode_coco_rle
 from worker.pipeline.pipeline import Pipeline
 from worker.resumable_log import ResumableLog
@@ -72,12 +72,12 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DatasetError: there is none.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    if not found:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    if not files:
         raise DatasetError(
             f"{folder} holds no image.", f"Name a folder of files {', '.join(_SUFFIXES)}."
         )
-    return found
+    return files
 
 
 def propose_folder(
@@ -88,7 +88,8 @@ def propose_folder(
     An interrupted run is continued by the same call; files that could not be read are tried again.
 
     Raises:
-        DatasetError: there is no image, or ``out`` belongs to another run.
+        DatasetError: the folder holds no image, or ``out`` belongs to another run.
+        ConfigError: the method gives no probabilities.
     """
     files = list_images(folder)
     log = ResumableLog(out / LOG_FILE, ProposedImage, _describe_run(pipeline, folder, options))
@@ -128,7 +129,7 @@ def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) 
         pairs = pipeline.propose(
             prepared, data, options.per_image, options.confidence_min, options.seed
         )
-    except (SaymaskError, OSError) as error:
+    except (ImageError, OSError) as error:
         return ProposedImage(file=name, failure=str(error))
     return ProposedImage(file=name, sha256=sha256, size_hw=prepared.proposals.size_hw, pairs=pairs)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import combinations
 from math import sqrt
-from typing import Literal
+from typing import Literal, get_args
 
 from sqlalchemy import delete, select
 
@@ -16,12 +16,7 @@ from backend.records.database import Database
 from backend.records.tables import RecordRow, VerificationRow
 
 Verdict = Literal["confirmed", "elsewhere", "none", "several"]
-VERDICT_LABELS: dict[Verdict, str] = {
-    "confirmed": "clicked in the recorded mask",
-    "elsewhere": "clicked elsewhere",
-    "none": "found nothing that is meant",
-    "several": "found several that could be meant",
-}
+"""Clicked in the recorded mask or elsewhere; found nothing, or several, that could be meant."""
 # Of the 95 % interval.
 _Z = 1.959964
 
@@ -132,7 +127,7 @@ def summarise(verifications: Iterable[Verification]) -> VerificationSummary | No
         error_rate=round((count - confirmed) / count, 4),
         low=round(low, 4),
         high=round(high, 4),
-        verdicts={name: verdicts.count(name) for name in VERDICT_LABELS if name in verdicts},
+        verdicts={name: verdicts.count(name) for name in get_args(Verdict) if name in verdicts},
         pairs=len(pairs),
         agreement=round(sum(pairs) / len(pairs), 4) if pairs else None,
     )

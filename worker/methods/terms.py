@@ -14,9 +14,8 @@ from worker.methods.appearance import (
     DescribedImage,
     compute_appearance,
     compute_coherence,
-    compute_negatives,
+    compute_negatives_and_presence,
     compute_noun_odds,
-    compute_presence,
     compute_thing,
     compute_unnamed_appearance,
 )
@@ -35,12 +34,14 @@ def compute_scores(
     prepared, geometry = image.prepared, image.geometry
     proposals, none = prepared.proposals, np.zeros(len(prepared.proposals), dtype=np.float32)
     is_unnamed = expression.appearance is None and expression.has_spatial_words
+    presence = None
     if is_unnamed:
         terms = {"appearance": compute_unnamed_appearance(image, config), "negatives": none}
     else:
+        negatives, presence = compute_negatives_and_presence(image, text.phrase, config)
         terms = {
             "appearance": compute_appearance(image, text, config),
-            "negatives": compute_negatives(image, text.phrase, config),
+            "negatives": negatives,
             "thing": compute_thing(image, text.phrase, config),
         }
     terms["coherence"] = compute_coherence(prepared, text, config)
@@ -57,7 +58,6 @@ def compute_scores(
     anchors = _find_anchors(expression, text, image, prior, config)
     terms["comparison"] = compute_comparison(named, geometry, expression, anchors, config)
     total = to_float32(np.sum(list(terms.values()), axis=0))
-    presence = None if is_unnamed else compute_presence(image, text.phrase, config)
     return Scores(total, terms, np.argsort(-total, kind="stable"), presence)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.encoders.base import Encoder
 from worker.methods import Method
@@ -58,13 +57,9 @@ class Preparation:
             features=self._encode(image, proposals),
             notices=image.notices,
             is_first_look=self.is_first_look,
-            pixels=self._keep_pixels(image, proposals) if self.is_first_look else None,
+            pixels=resize_to_work(image, proposals.masks.shape[1:]) if self.is_first_look else None,
         )
         return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
-
-    @staticmethod
-    def _keep_pixels(image: DecodedImage, proposals: Proposals) -> NDArray[np.uint8]:
-        return resize_to_work(image, proposals.masks.shape[1:])
 
     def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode as the cache keeps it, so that an image answers alike before and after."""

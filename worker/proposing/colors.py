@@ -47,7 +47,7 @@ def _name_table() -> NDArray[np.intp]:
 
 
 def _name(hue: float, saturation: float, value: float) -> str:
-    """Name a colour; all three from 0 to 1. Borders were chosen by eye on colour charts."""
+    """Name a colour; all three from 0 to 1. The borders were set by hand."""
     if value < 0.2:
         return "black"
     if saturation < 0.16 or (saturation < 0.28 and value < 0.35):

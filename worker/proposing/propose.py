@@ -61,13 +61,13 @@ def propose_expressions(
     """
     own = config.proposing
     families = build_families(image.vocabulary.things)
-    found = find_objects(image, families, own, config.scoring)
-    if not found.objects:
+    things = find_objects(image, families, own, config.scoring)
+    if not things.objects:
         return ()
-    scene = _build_scene(image.prepared, found, pixels, own)
+    scene = _build_scene(image.prepared, things, pixels, own)
     proposed = []
-    for place, item in enumerate(found.objects):
-        description = describe(scene, place, item.noun, _find_distractors(found, place, own), own)
+    for place, item in enumerate(things.objects):
+        description = describe(scene, place, item.noun, _find_distractors(things, place, own), own)
         if description is None:
             continue
         is_same = image.geometry.iou[item.index] >= config.suggestions.same_answer_iou
@@ -81,30 +81,30 @@ def propose_expressions(
             confidence = _compute_confidence(item, kept[0][0], own)
             texts = tuple(text for _, text in kept)
             proposed.append(ProposedExpression(item, description, texts, confidence))
-    return tuple(sorted(proposed, key=lambda one: -one.confidence))
+    return tuple(sorted(proposed, key=lambda item: -item.confidence))
 
 
 def _build_scene(
     prepared: PreparedImage,
-    found: ImageObjects,
+    things: ImageObjects,
     pixels: NDArray[np.uint8],
     config: ProposingConfig,
 ) -> Scene:
-    masks = prepared.proposals.masks[[item.index for item in found.objects]]
+    masks = prepared.proposals.masks[[item.index for item in things.objects]]
     landmarks = tuple(
         Landmark(place, item.noun)
-        for place, item in enumerate(found.objects)
+        for place, item in enumerate(things.objects)
         if item.probability >= config.landmark_probability_min
-        and not _find_distractors(found, place, config)
+        and not _find_distractors(things, place, config)
     )
     return Scene(compute_geometry(masks), measure_colors(pixels, masks), landmarks)
 
 
-def _find_distractors(found: ImageObjects, target: int, config: ProposingConfig) -> Sequence[int]:
+def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig) -> Sequence[int]:
     """The other objects that the target's noun could mean."""
-    item = found.objects[target]
-    could_be = found.families[:, item.family] >= config.distractor_share_min * item.probability
-    could_be |= np.array([other.family == item.family for other in found.objects])
+    item = things.objects[target]
+    could_be = things.families[:, item.family] >= config.distractor_share_min * item.probability
+    could_be |= np.array([other.family == item.family for other in things.objects])
     return [place for place in np.flatnonzero(could_be).tolist() if place != target]
 
 
