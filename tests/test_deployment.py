@@ -190,3 +190,9 @@ def test_no_licence_forbids_use() -> None:
     for row in rows:
         licence = row.rsplit("|", 2)[-2] if row.startswith("|") else ""
         assert not re.search(r"\bA?GPL|non-?commercial|see its files", licence, re.IGNORECASE), row
+
+
+def test_the_default_worker_stays_without_optional_engines() -> None:
+    locked = (DOCKER / "worker.lock").read_text("utf-8")
+    for package in ("transformers", "ray"):
+        assert not re.search(rf"^{package}==", locked, re.MULTILINE)

@@ -17,7 +17,7 @@ from worker.proposing_config import ProposingConfig
 # old code and of the new are not mixed.
 _REVISION = 2
 
-Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "given"]
+Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "sam3", "given"]
 MethodName = Literal["corrected", "faithful"]
 TokenMask = Literal["area", "point"]
 TokenMasking = Literal["multiply", "attention"]

@@ -76,8 +76,8 @@ class WorkerSettings(BaseSettings):
     )
     proposals: Generator = Field(
         "mobile-sam",
-        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`, or"
-        " `given`.",
+        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`,"
+        " `sam3` or `given`.",
     )
     proposals_dir: Path | None = Field(
         None,
@@ -121,7 +121,8 @@ class WorkerSettings(BaseSettings):
         "proposals,trained",
         description="Where candidates come from, comma separated: `proposals`, always; `trained`,"
         " the model that `saymask models` serves; `cris:FOLDER`, a model of `saymask-worker"
-        " train`; and what other packages offer.",
+        " train`; `sam3`, `grounding-dino` and `florence-2` with the extra `hub`; and what other"
+        " packages offer.",
     )
     models_dir: Path | None = Field(
         None,

@@ -31,6 +31,7 @@ from worker.proposals.given import to_proposals
 from worker.proposals.load import load_sam
 from worker.serving.idle import UnloadingPipeline
 from worker.settings import load_worker_settings
+from worker.sources.base import SourceMask
 from worker.stages import DecodedImage, Proposals
 from worker.weights.checkpoints import DEFAULT
 from worker.weights.store import WeightStore
@@ -141,6 +142,42 @@ def test_an_image_without_objects(pipeline: Pipeline, samples: dict[str, Path]) 
     assert result.candidates == ()
     assert result.confidence is None
     assert "No object was found in the photo." in result.notices
+
+
+class WholeFace:
+    """An instance source that finds two boxes in the photo of the cat."""
+
+    name, fingerprint = "boxes", "1"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def find_instances(self, image: DecodedImage, noun_phrase: str) -> list[SourceMask]:
+        self.asked.append(noun_phrase)
+        height, width = image.size_hw
+        left, right = np.zeros((2, height, width), bool)
+        left[height // 4 : height // 2, : width // 4] = True
+        right[height // 4 : height // 2, 3 * width // 4 :] = True
+        return [SourceMask(left, 1.0), SourceMask(right, 1.0)]
+
+
+def test_words_of_place_choose_among_the_instances_of_a_source(
+    pipeline: Pipeline, samples: dict[str, Path]
+) -> None:
+    data = samples["chelsea"].read_bytes()
+    prepared, _ = pipeline.prepare(data)
+    source = WholeFace()
+    asking = pipeline.with_sources([source], strict=True)
+    first = {}
+    for side in ("left", "right"):
+        result = asking.segment(
+            prepared, f"the ear on the {side}", 5, preparation=None, read_image=lambda: data
+        )
+        assert "boxes.1" in result.model_version
+        offered = [c for c in result.candidates if c.source == "boxes"]
+        first[side] = offered[0].box_xywh[0] < result.size_hw[1] // 2
+    assert first == {"left": True, "right": False}
+    assert source.asked == ["ear"], "the noun phrase alone, once"
 
 
 @pytest.mark.parametrize("color", [0, 127, 255])

@@ -189,32 +189,34 @@ def test_the_documented_example_is_found_through_its_entry_point(
         "entry_points",
         lambda group: EntryPoints([mine, nameless, broken]).select(group=group),
     )
-    (source,) = load_sources("proposals,left-edge:0.25", "cpu", tmp_path, None)
+    (source,) = load_sources("proposals,left-edge:0.25", SourceContext("", "cpu", tmp_path))
     assert source.segment(IMAGE, "the box") == []
     (offered,) = source.segment(IMAGE, "what is at the left edge")
     assert offered.mask.sum() == 60 * 50
     offers = collect_offers([source], IMAGE, "what is at the left edge", CONFIG)
     assert [offer.source for offer in offers.masks] == ["left-edge"]
-    assert load_sources(" proposals ", "cpu", tmp_path, None) == ()
+    assert load_sources(" proposals ", SourceContext("", "cpu", tmp_path)) == ()
     with pytest.raises(ConfigError, match="lacks proposals"):
-        load_sources("left-edge:0.25", "cpu", tmp_path, None)
+        load_sources("left-edge:0.25", SourceContext("", "cpu", tmp_path))
     with pytest.raises(ConfigError, match="names 'other'"):
-        load_sources("proposals,other", "cpu", tmp_path, None)
+        load_sources("proposals,other", SourceContext("", "cpu", tmp_path))
     with pytest.raises(ConfigError, match="cannot be built with ''"):
-        load_sources("proposals,left-edge", "cpu", tmp_path, None)
+        load_sources("proposals,left-edge", SourceContext("", "cpu", tmp_path))
     with pytest.raises(ConfigError, match="calls itself ''"):
-        load_sources("proposals,nameless", "cpu", tmp_path, None)
+        load_sources("proposals,nameless", SourceContext("", "cpu", tmp_path))
     with pytest.raises(ConfigError, match=r"broken .* cannot be imported"):
-        load_sources("proposals,broken", "cpu", tmp_path, None)
+        load_sources("proposals,broken", SourceContext("", "cpu", tmp_path))
 
 
 def test_saymask_s_own_sources_are_installed(tmp_path: Path) -> None:
-    (trained,) = load_sources("proposals,trained", "cpu", tmp_path, tmp_path / "models")
+    (trained,) = load_sources(
+        "proposals,trained", SourceContext("", "cpu", tmp_path, tmp_path / "models")
+    )
     assert (trained.name, trained.fingerprint) == ("trained", "")
     with pytest.raises(ConfigError, match="needs a folder"):
-        load_sources("proposals,cris", "cpu", tmp_path, None)
+        load_sources("proposals,cris", SourceContext("", "cpu", tmp_path))
     with pytest.raises(ConfigError, match="no trained model"):
-        load_sources(f"proposals,cris:{tmp_path}", "cpu", tmp_path, None)
+        load_sources(f"proposals,cris:{tmp_path}", SourceContext("", "cpu", tmp_path))
 
 
 def test_the_served_source_follows_the_registry(

@@ -23,6 +23,7 @@ from saymask.errors import SaymaskError
 from saymask.logs import configure_logging
 from worker.cli import evaluation, photos, proposing, training, tuning
 from worker.cli.app import app, console, models
+from worker.hub.models import HUB_MODELS, HubStore
 from worker.settings import load_worker_settings
 from worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
 
@@ -72,7 +73,7 @@ def list_models(
     Example: saymask-worker models list --json
     """
     store = _store()
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "name": c.name,
             "what": c.what,
@@ -85,13 +86,27 @@ def list_models(
         }
         for c in CHECKPOINTS.values()
     ]
+    hub = HubStore(store.directory.parent)
+    rows += [
+        {
+            "name": model.name,
+            "what": model.what,
+            "licence": model.licence,
+            "bytes": None,
+            "sha256": None,
+            "source": f"model hub {model.repository}",
+            "path": str(hub.path(model)),
+            "present": hub.is_present(model),
+        }
+        for model in HUB_MODELS.values()
+    ]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     table = Table("name", "here", "MB", "licence", "what", "source")
     for row in rows:
         here = "yes" if row["present"] else "no"
-        size = f"{CHECKPOINTS[str(row['name'])].bytes / 1e6:.0f}"
+        size = f"{row['bytes'] / 1e6:.0f}" if isinstance(row["bytes"], int) else ""
         table.add_row(
             str(row["name"]), here, size, str(row["licence"]), str(row["what"]), str(row["source"])
         )
@@ -102,13 +117,19 @@ def list_models(
 @models.command()
 def pull(
     names: Annotated[list[str] | None, typer.Argument(help="Default: what CPU use needs.")] = None,
+    accept_licence: Annotated[
+        str | None,
+        typer.Option(help="The licence of a model of the hub, which you have read and accept."),
+    ] = None,
 ) -> None:
     """Fetch weights once.
 
     Example: saymask-worker models pull mobile-sam
+
+    Example: saymask-worker models pull sam3 --accept-licence "SAM License"
     """
     store = _store()
-    wanted = names or list(DEFAULT)
+    wanted = [name for name in names or DEFAULT if name not in HUB_MODELS]
     # Unknown names are reported before anything is downloaded.
     for name in wanted:
         find_checkpoint(name)
@@ -125,6 +146,11 @@ def pull(
 
             store.pull(name, report)
             console.print(f"{name}: {store.path(name)}")
+    hub = HubStore(store.directory.parent)
+    for model in (HUB_MODELS[name] for name in names or () if name in HUB_MODELS):
+        with console.status(f"fetching {model.repository}"):
+            folder = hub.pull(model, accept_licence)
+        console.print(f"{model.name}: {folder}")
 
 
 @models.command()

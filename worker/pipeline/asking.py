@@ -9,10 +9,12 @@ from cachetools import LRUCache
 
 from saymask.errors import SaymaskError
 from worker.config import SourcesConfig
+from worker.language import ParsedExpression
 from worker.pipeline.images import decode_image
-from worker.sources.base import CandidateSource
+from worker.pipeline.instances import InstanceChooser
+from worker.sources.base import CandidateSource, InstanceSource, Source, SourceMask
 from worker.sources.offers import Offers, collect_offers
-from worker.stages import DecodedImage
+from worker.stages import DecodedImage, PreparedImage
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class AskedSources:
 
     Args:
         sources: in the order in which they are asked.
+        chooser: chooses among what instance sources find.
         config: how their masks are cleaned.
         max_megapixels: larger images are refused.
         strict: a source that fails is an error, instead of a notice.
@@ -34,34 +37,75 @@ class AskedSources:
 
     def __init__(
         self,
-        sources: Sequence[CandidateSource],
+        sources: Sequence[Source],
+        chooser: InstanceChooser,
         config: SourcesConfig,
         max_megapixels: float,
         *,
         strict: bool,
     ) -> None:
         self._sources = sources
+        self._chooser = chooser
         self._config = config
         self._max_megapixels = max_megapixels
         self._strict = strict
         self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
 
     @property
-    def active(self) -> tuple[CandidateSource, ...]:
+    def active(self) -> tuple[Source, ...]:
         """Those that have a model."""
         return tuple(source for source in self._sources if source.fingerprint)
 
-    def ask(self, sha256: str, expression: str, read_image: ReadImage | None) -> Offers | None:
-        """Return what the sources offer; None where there is none to ask."""
+    def ask(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        parsed: ParsedExpression,
+        read_image: ReadImage | None,
+    ) -> Offers | None:
+        """Return what the sources offer; None where there is none to ask.
+
+        Args:
+            prepared: the image.
+            expression: cleaned.
+            parsed: the same.
+            read_image: returns the encoded image; with None nobody is asked.
+        """
         sources = self.active
         if not sources or read_image is None:
             return None
-        image = self._decoded.get(sha256)
+        image = self._decoded.get(prepared.sha256)
         if image is None:
             try:
                 image = decode_image(read_image(), self._max_megapixels)
             except SaymaskError as error:
                 log.warning("no source but proposals: %s", error)
                 return Offers(notices=(f"Only proposals were ranked: {error.cause}",))
-            self._decoded[sha256] = image
-        return collect_offers(sources, image, expression, self._config, strict=self._strict)
+            self._decoded[prepared.sha256] = image
+        asked: list[CandidateSource] = [
+            _Chosen(source, self._chooser, prepared, parsed)
+            if isinstance(source, InstanceSource)
+            else source
+            for source in sources
+        ]
+        return collect_offers(asked, image, expression, self._config, strict=self._strict)
+
+
+class _Chosen:
+    """An instance source as one that answers a single expression about a prepared image."""
+
+    def __init__(
+        self,
+        source: InstanceSource,
+        chooser: InstanceChooser,
+        prepared: PreparedImage,
+        parsed: ParsedExpression,
+    ) -> None:
+        self.name, self.fingerprint = source.name, source.fingerprint
+        self._source, self._chooser = source, chooser
+        self._prepared, self._parsed = prepared, parsed
+
+    def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
+        """Return the instances, the most probable referent first."""
+        del expression  # it is the parsed one
+        return self._chooser.choose(self._source, image, self._prepared, self._parsed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -15,6 +14,8 @@ from worker.encoders.build import choose_encoder, load_encoder
 from worker.encoders.calibration import adapt_scoring, load_calibration
 from worker.encoders.scoring_file import load_scoring
 from worker.encoders.vocabulary import load_encoded_nouns
+from worker.hub.loading import require_transformers
+from worker.hub.models import SAM3, HubStore
 from worker.language import LanguageParser
 from worker.nouns import load_nouns
 from worker.pipeline.cache import PreparedCache
@@ -26,7 +27,7 @@ from worker.proposals.given import GivenProposer
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
 from worker.settings import WorkerSettings
-from worker.sources.base import CandidateSource
+from worker.sources.base import Source, SourceContext
 from worker.sources.load import load_sources
 from worker.weights import WeightStore, default_cache_dir, find_checkpoint
 
@@ -96,7 +97,9 @@ def build_pipeline(
         settings.photo_max_megapixels,
         device,
         clicks,
-        _load_sources(settings, device, cache_dir),
+        _load_sources(
+            settings, SourceContext("", device, cache_dir, settings.models_dir, dtype, clicks)
+        ),
         quick_proposer=_build_quick_proposer(settings, config, proposer, device),
     )
 
@@ -111,10 +114,8 @@ def _build_quick_proposer(
     return proposer.with_config(to_first_look(config).proposals)
 
 
-def _load_sources(
-    settings: WorkerSettings, device: str, cache_dir: Path
-) -> tuple[CandidateSource, ...]:
-    sources = load_sources(settings.sources, device, cache_dir, settings.models_dir)
+def _load_sources(settings: WorkerSettings, context: SourceContext) -> tuple[Source, ...]:
+    sources = load_sources(settings.sources, context)
     if settings.method == "faithful":
         log.info("the scores of the method faithful are no probabilities: only proposals compete")
         return ()
@@ -171,13 +172,40 @@ def _build_proposer(
                 "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
             )
         return GivenProposer(settings.proposals_dir, settings.max_proposals), None
+    batch = _PROMPTS_PER_BATCH[_device_type(device)]
+    if settings.proposals == "sam3":
+        return _build_sam3_proposer(settings, config, store, device, dtype, between_batches)
     sam = load_sam(settings.proposals, store.require_verified(settings.proposals))
     fingerprint = find_checkpoint(settings.proposals).sha256[:8]
-    batch = _PROMPTS_PER_BATCH[_device_type(device)]
     if config.proposals.exact:
         exact = ExactProposer(sam, config.proposals, device, batch, fingerprint, between_batches)
         return exact, ClickSegmenter(sam, torch.float32, config.clicks)
     proposer = SamProposer(
         sam, config.proposals, device, dtype, batch, fingerprint, between_batches
     )
+    return proposer, ClickSegmenter(sam, dtype, config.clicks)
+
+
+def _build_sam3_proposer(
+    settings: WorkerSettings,
+    config: PipelineConfig,
+    store: WeightStore,
+    device: str,
+    dtype: torch.dtype,
+    between_batches: Callable[[], None],
+) -> tuple[Proposer, ClickSegmenter]:
+    """SAM 3 generates proposals; clicks are answered by MobileSAM."""
+    require_transformers("SAYMASK_PROPOSALS=sam3")
+    from worker.hub.sam3_proposer import Sam3Proposer
+
+    if config.proposals.exact:
+        raise ConfigError(
+            "SAYMASK_PROPOSALS_EXACT is about segment-anything's own generator.",
+            "Unset it, or set SAYMASK_PROPOSALS to one of its models.",
+        )
+    folder = HubStore(settings.cache_dir).require(SAM3)
+    batch = _PROMPTS_PER_BATCH[_device_type(device)]
+    proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)
+    sam = load_sam("mobile-sam", store.require_verified("mobile-sam")).to(device)
+    sam.image_encoder.to(dtype)
     return proposer, ClickSegmenter(sam, dtype, config.clicks)

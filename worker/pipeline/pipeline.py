@@ -27,6 +27,7 @@ from worker.pipeline.candidates import (
 )
 from worker.pipeline.clicks import check_prompt
 from worker.pipeline.images import decode_image, draw_example
+from worker.pipeline.instances import InstanceChooser
 from worker.pipeline.notices import build_notices
 from worker.pipeline.preparation import Preparation
 from worker.pipeline.suggestions import choose_distinct
@@ -35,7 +36,7 @@ from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
 from worker.proposing.propose import ProposedExpression, propose_expressions
 from worker.resize import resize_to_work
-from worker.sources.base import CandidateSource
+from worker.sources.base import Source
 from worker.sources.offers import Offers
 from worker.stages import Floats, PreparedImage, Scores, VisualPrompt
 
@@ -73,7 +74,7 @@ class Pipeline:
         max_megapixels: float,
         device: str = "cpu",
         clicks: ClickSegmenter | None = None,
-        sources: Sequence[CandidateSource] = (),
+        sources: Sequence[Source] = (),
         *,
         strict_sources: bool = False,
         quick_proposer: Proposer | None = None,
@@ -88,13 +89,14 @@ class Pipeline:
         self._max_megapixels = max_megapixels
         self._clicks = clicks
         self._vocabulary = vocabulary
-        self._sources = AskedSources(
-            tuple(sources), config.sources, max_megapixels, strict=strict_sources
-        )
         models: list[Shrinkable] = [proposer, encoder.visual]
         models += [quick_proposer] if quick_proposer is not None else []
         self._batches = ShrinkingBatches(device, models)
         self._method = build_method(config, encoder, parser, vocabulary)
+        self._sources = AskedSources(
+            tuple(sources), InstanceChooser(self._method), config.sources, max_megapixels,
+            strict=strict_sources,
+        )  # fmt: skip
         self._preparation = Preparation(
             proposer, self._method, encoder, max_megapixels, is_first_look=looks_first
         )
@@ -127,7 +129,7 @@ class Pipeline:
         """The encoder in one line, for people."""
         return self.encoder.description
 
-    def with_sources(self, sources: Sequence[CandidateSource], *, strict: bool) -> Pipeline:
+    def with_sources(self, sources: Sequence[Source], *, strict: bool) -> Pipeline:
         """Return a pipeline of the same models and cache with other sources.
 
         Args:
@@ -243,7 +245,7 @@ class Pipeline:
         text_features_ms = stopwatch.lap_ms()
         scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
         scoring_ms = stopwatch.lap_ms()
-        offers = self._batches.run(lambda: self._sources.ask(prepared.sha256, cleaned, read_image))
+        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, read_image))
         sources_ms = stopwatch.lap_ms()
         ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
         confidence = ranking.confidence

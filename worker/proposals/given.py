@@ -89,17 +89,22 @@ class GivenProposer:
 
 
 def to_proposals(
-    masks: Sequence[Mask], quality: Sequence[float], size_hw: tuple[int, int]
+    masks: Sequence[Mask],
+    quality: Sequence[float],
+    size_hw: tuple[int, int],
+    work_hw: tuple[int, int] | None = None,
 ) -> Proposals:
-    """Convert masks (H, W) at image size to proposals; large images are reduced to 1024 px.
+    """Convert masks (H, W) at image size to proposals; those that vanish are left out.
 
     Args:
         masks: of one image.
         quality: predicted IoU of each, 0 to 1.
         size_hw: of the image.
+        work_hw: of the proposals; None means at most 1024 px.
     """
-    scale = min(1.0, _WORK_SIDE_PX / max(size_hw))
-    work_hw = (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
+    if work_hw is None:
+        scale = min(1.0, _WORK_SIDE_PX / max(size_hw))
+        work_hw = (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
     kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]
     kept = [(mask, q) for mask, q in kept if mask.any()]
     stacked = np.stack([m for m, _ in kept]) if kept else np.zeros((0, *work_hw), dtype=bool)

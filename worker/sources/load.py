@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 from saymask.contract import PROPOSALS_SOURCE
 from saymask.errors import ConfigError
-from worker.sources.base import BuildSource, CandidateSource, SourceContext
+from worker.sources.base import BuildSource, Source, SourceContext
 
 log = logging.getLogger(__name__)
 
@@ -16,16 +16,12 @@ ENTRY_POINTS = "saymask.sources"
 _MAX_NAME_CHARS = 64
 
 
-def load_sources(
-    setting: str, device: str, cache_dir: Path, models_dir: Path | None
-) -> tuple[CandidateSource, ...]:
+def load_sources(setting: str, context: SourceContext) -> tuple[Source, ...]:
     """Build the sources beside the proposals.
 
     Args:
         setting: ``proposals``, then others as ``NAME`` or ``NAME:ARGUMENT``, comma separated.
-        device: where models should be.
-        cache_dir: of weights.
-        models_dir: of models trained from records, or None.
+        context: what each is built with, but for its own argument.
 
     Raises:
         ConfigError: the list is wrong, or a source cannot be loaded.
@@ -41,13 +37,12 @@ def load_sources(
     for name in names:
         if name != PROPOSALS_SOURCE:
             kind, _, argument = name.partition(":")
-            context = SourceContext(argument, device, cache_dir, models_dir)
-            sources.append(_check_name(_build(kind, context)))
+            sources.append(_check_name(_build(kind, replace(context, argument=argument))))
             log.info("source %s", name)
     return tuple(sources)
 
 
-def _build(kind: str, context: SourceContext) -> CandidateSource:
+def _build(kind: str, context: SourceContext) -> Source:
     builder = _load_builder(kind)
     try:
         return builder(context)
@@ -58,7 +53,7 @@ def _build(kind: str, context: SourceContext) -> CandidateSource:
         ) from error
 
 
-def _check_name(source: CandidateSource) -> CandidateSource:
+def _check_name(source: Source) -> Source:
     """Return the source if candidates can carry its name.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Models of the model hub, through transformers; an optional extra: ``saymask[hub]``."""
