@@ -37,7 +37,7 @@ $(VENV)/.installed-worker: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed-worker
 	@echo "installing what the tests need ..."
-	@$(VENV)/bin/python $(PIP) -e '.[worker,train,queue,postgresql,export,hub,dev]' && touch $@
+	@$(VENV)/bin/python $(PIP) -e '.[worker,train,queue,postgresql,export,hub,batch,ray,dev]' && touch $@
 
 $(LABEL_STUDIO_VENV)/.installed: Makefile
 	@echo "installing Label Studio $(LABEL_STUDIO_VERSION) into $(LABEL_STUDIO_VENV) (about 2 minutes the first time) ..."

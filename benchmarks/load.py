@@ -32,7 +32,7 @@ _SECONDS = 80.0
 _PREPARED = 4
 
 
-class _Photos:
+class NewPhotos:
     """Photos that differ from one another, written when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ def measure(most: int) -> list[Row]:
         handler = partial(QuietHandler, directory=str(folder / "photos"))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        base, photos = f"http://127.0.0.1:{server.server_port}", _Photos(folder / "photos")
+        base, photos = f"http://127.0.0.1:{server.server_port}", NewPhotos(folder / "photos")
         try:
             prepared = [photos.write() for _ in range(_PREPARED)]
             numbers = [number for number in ANNOTATORS if number <= most]
@@ -73,7 +73,7 @@ def measure(most: int) -> list[Row]:
 
 
 def _measure_one(
-    folder: Path, base: str, photos: _Photos, prepared: list[int], annotators: int
+    folder: Path, base: str, photos: NewPhotos, prepared: list[int], annotators: int
 ) -> Row:
     stack = ProcessGroup(folder / "logs", lambda _line: None)
     try:
@@ -82,7 +82,7 @@ def _measure_one(
                 # The second answer is that of the prepared photo.
                 for noun in NOUNS[:2]:
                     _ask(client, base, number, f"the {noun}")
-            _await_background(client)
+            await_background(client)
             with ThreadPoolExecutor(annotators) as pool:
                 work = [
                     pool.submit(_annotate, client, base, photos, prepared, seed)
@@ -109,7 +109,7 @@ def _describe(seconds: list[float]) -> str:
 
 
 def _annotate(
-    client: httpx.Client, base: str, photos: _Photos, prepared: list[int], seed: int
+    client: httpx.Client, base: str, photos: NewPhotos, prepared: list[int], seed: int
 ) -> list[tuple[bool, float | None]]:
     """One annotator's answers: whether the photo was new, and seconds, None for none."""
     draw = random.Random(seed)
@@ -134,7 +134,7 @@ def _ask(client: httpx.Client, base: str, number: int, text: str, typed_by: str 
     return any(entry["type"] == "brushlabels" for entry in answer["results"][0]["result"])
 
 
-def _await_background(client: httpx.Client) -> None:
+def await_background(client: httpx.Client) -> None:
     """Wait until nothing is prepared any more."""
     while True:
         state = client.get("/ready").json()

@@ -26,7 +26,7 @@ from worker.resumable_log import ResumableLog
 
 LOG_FILE = "proposals.jsonl"
 INSTANCES_FILE = Path("annotations") / "instances_proposed.json"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _IMAGE_FOLDER = "images"
 
 Progress = Callable[[int, int], None]
@@ -72,10 +72,12 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DatasetError: there is none.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+    )
     if not files:
         raise DatasetError(
-            f"{folder} holds no image.", f"Name a folder of files {', '.join(_SUFFIXES)}."
+            f"{folder} holds no image.", f"Name a folder of files {', '.join(IMAGE_SUFFIXES)}."
         )
     return files
 

@@ -141,7 +141,7 @@ def _run(
     fetcher = build_fetcher(opened.settings)
     exporter = Exporter(opened.stores, fetcher, opened.settings.data_dir / "photos")
     with progress_bar("reading photos", quiet=quiet) as bar:
-        left_out = exporter.hash_unread_images(plan, record_filter, bar)
+        left_out = exporter.hash_unread_images(record_filter, bar, skip_missing=plan.skip_missing)
     with progress_bar("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:
         if dry_run:
             return exporter.count(plan, record_filter, bar)

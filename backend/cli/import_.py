@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -17,13 +18,24 @@ from backend.cli.context import (
     progress_bar,
 )
 from backend.config import load_settings
-from backend.services.import_dataset import IMPORT_FORMATS, import_dataset, read_import
+from backend.services.import_dataset import (
+    IMPORT_FORMATS,
+    PARQUET_FORMAT,
+    import_dataset,
+    read_import,
+)
+from saymask.datasets import RowChoice
 from saymask.errors import InvalidRequest
 
 
 def import_(
     format_: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(IMPORT_FORMATS))],
-    root: Annotated[Path, typer.Argument(help="The dataset's directory, or a COCO file.")],
+    root: Annotated[
+        str,
+        typer.Argument(
+            help="The dataset's directory, a COCO file, or the rows of saymask-worker batch."
+        ),
+    ],
     project: Annotated[int, typer.Option(help="The Label Studio project to import into.")],
     split: Annotated[str | None, typer.Option(help="Only this split of a RefCOCO set.")] = None,
     as_annotations: Annotated[
@@ -32,6 +44,13 @@ def import_(
             "--as-annotations", help="As finished work; by default as predictions to check."
         ),
     ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Of parquet rows: so many, chosen at random.")
+    ] = None,
+    doubtful: Annotated[
+        float | None, typer.Option(help="Of parquet rows: only those of less confidence.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,16 +59,22 @@ def import_(
     It can be repeated at any time; what exists stays as it is.
 
     Example: saymask import refcoco ./refcoco --project 3 --split val
+
+    Example: saymask import parquet rows --project 3 --doubtful 0.6 --sample 200
     """
     if format_ not in IMPORT_FORMATS:
         raise InvalidRequest(
             f"There is no format {format_!r}.", f"Use {', '.join(IMPORT_FORMATS)}."
         )
-    dataset = read_import(format_, root, split)
+    choice = RowChoice(sample, doubtful, seed)
+    if format_ != PARQUET_FORMAT and choice != RowChoice():
+        raise InvalidRequest(f"--sample, --doubtful and --seed are for {PARQUET_FORMAT}.")
     with (
+        TemporaryDirectory() as scratch,
         log_in(load_settings()) as client,
         progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
     ):
+        dataset = read_import(format_, root, split, choice, Path(scratch))
         report = import_dataset(
             client, project, dataset, bar, as_annotations=as_annotations, dry_run=dry_run
         )

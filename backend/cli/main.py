@@ -9,12 +9,14 @@ from rich.markup import escape
 
 from backend.cli import (
     backup,
+    decisions,
     export,
     import_,
     project,
     propose,
     records,
     serve,
+    simulate,
     stats,
     train,
     up,
@@ -40,10 +42,12 @@ app.command()(project.prepare)
 app.command()(propose.propose)
 app.command()(propose.verify)
 app.command()(stats.stats)
+app.command()(simulate.simulate)
 app.command()(stats.sync)
 app.command()(export.export)
 app.command()(train.train)
 app.command("import")(import_.import_)
+app.command()(decisions.decisions)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.add_typer(records.app, name="records")

@@ -33,15 +33,15 @@ class Exporter:
         self._image_dir = image_dir
 
     def hash_unread_images(
-        self, plan: ExportPlan, record_filter: RecordFilter, progress: Progress
+        self, record_filter: RecordFilter, progress: Progress, *, skip_missing: bool
     ) -> list[str]:
         """Hash images that no worker ever read: split and name depend on the content.
 
         Returns:
-            The images that the plan allows to leave out, with the reason.
+            The images that were left out, with the reason.
 
         Raises:
-            ImageError: an image cannot be read, and the plan does not leave such out.
+            ImageError: an image cannot be read, and such are not to be left out.
         """
         records = self._stores.records
         unread = records.list_unread_images(record_filter)
@@ -50,7 +50,7 @@ class Exporter:
             try:
                 data = self._fetcher.fetch(image.reference, image.task_id)
             except SaymaskError as error:
-                if not plan.skip_missing:
+                if not skip_missing:
                     raise
                 left_out.append(f"{strip_secrets(image.reference)[:120]}: {error.cause}")
             else:

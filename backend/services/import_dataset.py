@@ -13,9 +13,18 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_region, build_typed, build_verdict
 from backend.records.provenance import PROPOSED_REGION_PREFIX
-from saymask.datasets import Dataset, DatasetImage, Expression, load_coco, load_dataset
+from saymask.datasets import (
+    Dataset,
+    DatasetImage,
+    Expression,
+    RowChoice,
+    load_coco,
+    load_dataset,
+)
+from saymask.errors import ConfigError
 
-IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco")
+PARQUET_FORMAT = "parquet"
+IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco", PARQUET_FORMAT)
 MODEL_VERSION = "imported"
 # In the task's data: image and expressions of the dataset, so that a repeated import adds nothing.
 _SOURCE_FIELD = "saymask_import"
@@ -47,16 +56,37 @@ class _NewTask:
         return bool(self.expressions[0].parts)
 
 
-def read_import(format_: str, root: Path, split: str | None) -> Dataset:
+def read_import(
+    format_: str, place: str, split: str | None, choice: RowChoice, scratch: Path
+) -> Dataset:
     """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
+
+    Args:
+        format_: one of ``IMPORT_FORMATS``.
+        place: folder or file; with ``parquet`` whatever fsspec reads.
+        split: of a RefCOCO set, or None.
+        choice: of the rows of ``parquet``.
+        scratch: a folder for copies of images that are elsewhere.
 
     Raises:
         DatasetError: names the file that is wrong.
+        ConfigError: a package for ``parquet`` is missing.
     """
+    if format_ == PARQUET_FORMAT:
+        return _read_parquet(place, choice, scratch)
+    root = Path(place)
     if format_ == "coco":
         return load_coco(root)
     is_export = any((root / name).is_file() for name in _EXPORT_FILES)
     return load_dataset("export" if is_export else format_, root, split)
+
+
+def _read_parquet(place: str, choice: RowChoice, scratch: Path) -> Dataset:
+    try:
+        from saymask.datasets.parquet import load_parquet
+    except ImportError as error:
+        raise ConfigError(f"{error}.", "pip install 'saymask[batch]'") from error
+    return load_parquet(place, choice, scratch)
 
 
 def import_dataset(

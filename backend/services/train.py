@@ -149,5 +149,7 @@ class TrainingStarter:
             skip_missing=True,
         )
         report = progress or (lambda _done, _total: None)
-        left_out = self._exporter.hash_unread_images(plan, record_filter, report)
+        left_out = self._exporter.hash_unread_images(
+            record_filter, report, skip_missing=plan.skip_missing
+        )
         return self._exporter.write(plan, record_filter, report, left_out)

@@ -2,7 +2,14 @@
 
 from saymask.datasets.coco import load_coco
 from saymask.datasets.load import DATASETS, DatasetName, load_dataset
-from saymask.datasets.model import Dataset, DatasetImage, Expression, Instance, Rle
+from saymask.datasets.model import (
+    Dataset,
+    DatasetImage,
+    Expression,
+    Instance,
+    Rle,
+    RowChoice,
+)
 
 __all__ = [
     "DATASETS",
@@ -12,6 +19,7 @@ __all__ = [
     "Expression",
     "Instance",
     "Rle",
+    "RowChoice",
     "load_coco",
     "load_dataset",
 ]

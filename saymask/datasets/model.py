@@ -67,3 +67,18 @@ class Dataset:
     def count(self) -> int:
         """Number of expressions."""
         return sum(len(image.expressions) for image in self.images)
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """Which rows of a batch.
+
+    Attributes:
+        sample: at most so many, chosen at random; None for all.
+        doubtful: only rows of less confidence than this; None for all.
+        seed: of the sample; the same gives the same rows of the same batch.
+    """
+
+    sample: int | None = None
+    doubtful: float | None = None
+    seed: int = 0

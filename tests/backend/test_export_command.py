@@ -18,6 +18,7 @@ from backend.label_studio.events import to_new_event
 from backend.records.stores import Stores
 from backend.services.import_dataset import read_import
 from backend.services.record import Recorder
+from saymask.datasets import RowChoice
 from saymask.datasets.coco import load_coco
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
@@ -108,7 +109,7 @@ def read_back(dataset: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("format_", ["coco", "refcoco", "grefcoco"])
 def test_what_was_exported_is_read_again(format_: str, tmp_path: Path) -> None:
     export(CATS, plan(format_, tmp_path / "out"))
-    masks = read_back(read_import(format_, tmp_path / "out", None))
+    masks = read_back(read_import(format_, str(tmp_path / "out"), None, RowChoice(), tmp_path))
     for (_, text), mask in truth(CATS).items():
         assert np.array_equal(masks[text], mask), text
     assert ("a unicorn" in masks) == (format_ == "grefcoco")

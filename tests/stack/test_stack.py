@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,17 +15,22 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from backend.label_studio.client import LabelStudioClient
 from backend.records.views import RecordFilter
 from saymask.datasets.load import load_dataset
-from saymask.masks import decode_brush_rle
+from saymask.datasets.parquet import BatchRows
+from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import await_state, free_port
 from tests.factories import brush
 from tests.stack import annotating_day
 from tests.stack.running import PROGRAM, SAYMASK, Running, connect, running, start_up, tasks_of
+from worker.batch.places import Target
+from worker.batch.rows import ImageRows
 
 pytestmark = pytest.mark.stack
 
@@ -215,6 +221,62 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
     stack.saymask("export", "grefcoco", str(second), *arguments, "--project", str(project))
     assert read_grefs(first) == read_grefs(second)
     assert len(read_grefs(first)) == 8
+
+
+def write_rows(folder: Path, samples: dict[str, Path]) -> None:
+    """Rows as a batch writes them: one sure, one doubtful, each with a square."""
+    target = Target(str(folder))
+    target.begin({"source": str(samples["chelsea"].parent), "model_version": "batch"})
+    parts = []
+    for name, text, confidence in (("chelsea", "the cat", 0.9), ("coffee", "the cup", 0.3)):
+        height, width = np.array(Image.open(samples[name])).shape[:2]
+        mask = np.zeros((height, width), bool)
+        mask[40:140, 60:200] = True
+        rle = encode_coco_rle(mask)
+        sha256 = hashlib.sha256(samples[name].read_bytes()).hexdigest()
+        candidate = {
+            "rank": 1, "score": 2.0, **rle, "box_xywh": [60, 40, 140, 100],
+            "predicted_iou": 0.9, "stability_score": 0.9, "source": "proposals",
+        }  # fmt: skip
+        row = {
+            "image": samples[name].name, "sha256": sha256, "height": height, "width": width,
+            "expression": text, "provenance": "proposed", "noun_phrase": text.split()[-1],
+            "confidence": confidence, "notices": [], "model_version": "batch",
+            "candidates": [candidate],
+        }  # fmt: skip
+        parts.append(ImageRows(samples[name].name, sha256, (row,)))
+    target.write_part(parts)
+
+
+def test_doubtful_rows_of_a_batch_are_reviewed_and_decisions_join_them(
+    stack: Running, samples: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows"
+    write_rows(rows, samples)
+    with closing(stack.client()) as client:
+        project, _ = client.find_or_create_project("Rows of a batch")
+        connect(client, project, stack)
+        chosen = ("--project", str(project), "--doubtful", "0.5", "--json")
+        report = stack.saymask("import", "parquet", str(rows), *chosen)
+        assert (report["tasks"], report["expressions"]) == (1, 1)
+        (task,) = tasks_of(client, project)
+        assert task["data"]["expressions"] == ["the cup"]
+        body = {"result": task["predictions"][0]["result"], "lead_time": 3}
+        client.request("POST", f"/api/tasks/{task['id']}/annotations", json=body)
+    stack.saymask("sync", "--project", str(project))
+    out = tmp_path / "decisions.parquet"
+    written = stack.saymask(
+        "decisions", str(rows), "--project", str(project), "--out", str(out), "--json"
+    )
+    assert written == {"decisions": 1, "unmatched": 0}
+    (decision,) = pq.read_table(out).to_pylist()
+    (row,) = (r for r in BatchRows(str(rows)).iterate() if r["expression"] == "the cup")
+    for name in ("image", "sha256", "expression"):
+        assert decision[name] == row[name]
+    assert decision["outcome"] == "accepted"
+    mask = {"size": decision["size"], "counts": decision["counts"]}
+    offered = {name: row["candidates"][0][name] for name in ("size", "counts")}
+    assert (decode_coco_rle(mask) == decode_coco_rle(offered)).all()
 
 
 def read_grefs(folder: Path) -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from saymask.errors import SaymaskError
 from saymask.logs import configure_logging
-from worker.cli import evaluation, photos, proposing, training, tuning
+from worker.cli import batch, evaluation, photos, proposing, training, tuning
 from worker.cli.app import app, console, models
 from worker.hub.models import HUB_MODELS, HubStore
 from worker.settings import load_worker_settings
@@ -171,7 +171,7 @@ def _store() -> WeightStore:
 
 
 # Imported for the commands they declare.
-_COMMANDS = (evaluation, photos, proposing, training, tuning)
+_COMMANDS = (batch, evaluation, photos, proposing, training, tuning)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from worker.stages import PreparedImage
 
 # Images of open tasks: their next expression need not read the cache again.
 _MAX_OPEN = 2
+# One for each annotator whom one worker can answer; some 80 MB each.
+_MAX_FIRST_LOOKS = 4
 
 
 class PreparedImages:
@@ -35,7 +37,7 @@ class PreparedImages:
         self._worker_name = worker_name
         self._claims = PreparationClaims(connection, worker_name)
         self._open: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
-        self._first_looks: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
+        self._first_looks: LRUCache[str, PreparedImage] = LRUCache(_MAX_FIRST_LOOKS)
 
     def open(
         self, sha256: str, *, accepts_first_look: bool

@@ -1,0 +1,40 @@
+"""The rows that ``saymask-worker batch`` writes and ``saymask import parquet`` reads.
+
+One row per image and expression, with its candidates, best first; a row is found again by
+``sha256`` and ``expression``. Masks are compressed COCO RLE at the image's own size.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+RUN_FILE = "_run.json"
+PARTS = "part-*.parquet"
+
+_CANDIDATE = pa.struct(
+    [
+        ("rank", pa.int32()),
+        ("score", pa.float64()),
+        ("size", pa.list_(pa.int32())),
+        ("counts", pa.string()),
+        ("box_xywh", pa.list_(pa.int32())),
+        ("predicted_iou", pa.float64()),
+        ("stability_score", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("expression", pa.string()),
+        ("provenance", pa.string()),
+        ("noun_phrase", pa.string()),
+        ("confidence", pa.float64()),
+        ("notices", pa.list_(pa.string())),
+        ("model_version", pa.string()),
+        ("candidates", pa.list_(_CANDIDATE)),
+    ]
+)

@@ -1,0 +1,116 @@
+"""A batch in this process: one image after the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.batch.places import Source, Target
+from worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run, read_image
+from worker.batch.rows import Failed, ImageRows, Key
+from worker.pipeline.pipeline import Pipeline
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished images and of all."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What was done.
+
+    Attributes:
+        images: in all.
+        before: of these were done by an earlier run.
+        rows: that this run wrote.
+        failed: name of each image that gave nothing, and why.
+    """
+
+    images: int
+    before: int
+    rows: int
+    failed: tuple[str, ...]
+
+
+def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> list[tuple[str, bytes, str]]:
+    """Read the images of a chunk that are not done: name, bytes, and why there are none."""
+    images = []
+    for name, _ in chunk.images:
+        data, failure = read_image(source, name)
+        if failure or (name, hashlib.sha256(data).hexdigest()) not in done:
+            images.append((name, data, failure))
+    return images
+
+
+def answer_chunk(
+    pipeline: Pipeline, plan: BatchPlan, chunk: Chunk, images: list[tuple[str, bytes, str]]
+) -> list[ImageRows]:
+    """Answer the images of a chunk that were read."""
+    expressions = dict(chunk.images)
+    return [
+        ImageRows(name, failure=failure)
+        if failure
+        else answer_image(pipeline, plan, name, data, expressions[name])
+        for name, data, failure in images
+    ]
+
+
+def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progress) -> BatchReport:
+    """Run a batch, or continue one.
+
+    Raises:
+        DatasetError: the target belongs to another run, or cannot be read.
+        ConfigError: the method gives no probabilities, by which expressions are proposed.
+    """
+    source, target = Source(plan.source), Target(plan.out)
+    target.begin(describe_run(plan, work, pipeline.model_version))
+    done = frozenset(target.read_done())
+    collected = Collected()
+    for chunk in work.chunks:
+        answered = answer_chunk(pipeline, plan, chunk, read_chunk(source, chunk, done))
+        target.write_part(answered)
+        collected.add(report_chunk(chunk, answered))
+        progress(collected.finished, work.images_count)
+    return collected.finish(target)
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What came of a chunk: its ``size``, how many images were ``answered`` now, ``rows``."""
+
+    size: int
+    answered: int
+    rows: int
+    failed: tuple[Failed, ...]
+
+
+def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> ChunkReport:
+    """Count a chunk."""
+    return ChunkReport(
+        size=len(chunk.images),
+        answered=len(answered),
+        rows=sum(len(image.rows) for image in answered),
+        failed=tuple((image.image, image.failure) for image in answered if image.failure),
+    )
+
+
+class Collected:
+    """Counts what the chunks of a run came to."""
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self._before = self._rows = 0
+        self._failed: list[Failed] = []
+
+    def add(self, chunk: ChunkReport) -> None:
+        """Count a chunk."""
+        self.finished += chunk.size
+        self._before += chunk.size - chunk.answered
+        self._rows += chunk.rows
+        self._failed += chunk.failed
+
+    def finish(self, target: Target) -> BatchReport:
+        """Write what failed, and return the report."""
+        target.write_failures(self._failed)
+        lines = (f"{image}: {why}" for image, why in self._failed)
+        return BatchReport(self.finished, self._before, self._rows, tuple(lines))
