@@ -30,7 +30,7 @@ from tests.factories import brush
 from tests.stack import annotating_day
 from tests.stack.running import PROGRAM, SAYMASK, Running, connect, running, start_up, tasks_of
 from worker.batch.places import Target
-from worker.batch.rows import ImageRows
+from worker.batch.rows import ImageRows, build_part
 
 pytestmark = pytest.mark.stack
 
@@ -245,7 +245,7 @@ def write_rows(folder: Path, samples: dict[str, Path]) -> None:
             "candidates": [candidate],
         }  # fmt: skip
         parts.append(ImageRows(samples[name].name, sha256, (row,)))
-    target.write_part(parts)
+    target.write(*build_part(parts))
 
 
 def test_doubtful_rows_of_a_batch_are_reviewed_and_decisions_join_them(

@@ -303,6 +303,13 @@ def test_the_command_refuses_what_does_not_fit(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "rows").exists()
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.slow
 class TestRay:
     """Real actors, real weights, a coarse grid."""
@@ -320,11 +327,9 @@ class TestRay:
         folder = tmp_path / "photos"
         folder.mkdir()
         image = Image.open(samples["chelsea"]).convert("RGB").resize((320, 240))
-        for number in range(12):
+        for number in range(8):
             image.rotate(number * 3).save(folder / f"{number:02}.png")
-        rows = [
-            {"image": f"{n:02}.png", "expression": t} for n in range(12) for t in ("cat", "ear")
-        ]
+        rows = [{"image": f"{n:02}.png", "expression": t} for n in range(8) for t in ("cat", "ear")]
         (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
         return folder
 
@@ -353,27 +358,27 @@ class TestRay:
         assert children, "Ray's own processes"
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        await_state(
-            lambda: not any(c.is_running() and c.status() != "zombie" for c in children),
-            "the end of Ray's processes", 60,
-        )  # fmt: skip
+        actors = [c for c in children if "MapWorker" in " ".join(c.cmdline())]
+        await_state(lambda: not any(map(is_alive, actors)), "the end of Ray's actors", 60)
         before = len(list(out.glob("part-*")))
-        assert 3 <= before < 12
+        assert 3 <= before < 8
         report = self.finish(self.start(photos, out, "ray", "--actors", "2"))
-        assert (report["images"], report["failed"]) == (12, [])
+        assert (report["images"], report["failed"]) == (8, [])
         assert report["before"] == before
-        assert report["rows"] == 2 * (12 - before)
+        assert report["rows"] == 2 * (8 - before)
         rows = read_rows(out)
         assert Counter((r["image"], r["expression"]) for r in rows) == Counter(
-            (f"{n:02}.png", t) for n in range(12) for t in ("cat", "ear")
+            (f"{n:02}.png", t) for n in range(8) for t in ("cat", "ear")
         ), "none twice, none missing"
         local = tmp_path / "local"
-        assert self.finish(self.start(photos, local, "local"))["rows"] == 24
+        assert self.finish(self.start(photos, local, "local"))["rows"] == 16
 
         def by_key(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return sorted(rows, key=lambda r: (r["image"], r["expression"]))
 
         assert by_key(read_rows(local)) == by_key(rows), "masks and scores are equal to the byte"
+        # Ray's agents notice after a minute that their driver is gone.
+        await_state(lambda: not any(map(is_alive, children)), "the end of Ray's processes", 120)
 
     def test_rows_are_what_an_annotator_would_be_offered(
         self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

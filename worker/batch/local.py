@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from worker.batch.places import Source, Target
 from worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run, read_image
-from worker.batch.rows import Failed, ImageRows, Key
+from worker.batch.rows import Failed, ImageRows, Key, build_part
 from worker.pipeline.pipeline import Pipeline
 
 Progress = Callable[[int, int], None]
@@ -68,7 +69,9 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
     collected = Collected()
     for chunk in work.chunks:
         answered = answer_chunk(pipeline, plan, chunk, read_chunk(source, chunk, done))
-        target.write_part(answered)
+        name, part = build_part(answered)
+        if name:
+            target.write(name, part)
         collected.add(report_chunk(chunk, answered))
         progress(collected.finished, work.images_count)
     return collected.finish(target)
@@ -82,6 +85,12 @@ class ChunkReport:
     answered: int
     rows: int
     failed: tuple[Failed, ...]
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> ChunkReport:
+        """Build one from what ``dataclasses.asdict`` gave."""
+        failed = tuple((str(image), str(why)) for image, why in values["failed"])
+        return ChunkReport(values["size"], values["answered"], values["rows"], failed)
 
 
 def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> ChunkReport:

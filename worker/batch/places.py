@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from saymask.batch_rows import PARTS, RUN_FILE
 from saymask.errors import DatasetError
-from worker.batch.rows import Failed, ImageRows, Key, decode_done, encode_part, name_part
+from worker.batch.rows import Failed, Key, decode_done
 from worker.folder_proposals import IMAGE_SUFFIXES
 
 _FAILURES_FILE = "_failures.jsonl"
@@ -98,7 +98,7 @@ class Target:
         try:
             if not self._system.exists(path):
                 self._system.makedirs(self._root, exist_ok=True)
-                self._write(RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+                self.write(RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
                 return
             before = json.loads(self._system.cat_file(path))
         except (OSError, ValueError) as error:
@@ -131,18 +131,13 @@ class Target:
         """Return the paths of all parts, sorted."""
         return sorted(str(path) for path in self._system.glob(f"{self._root}/{PARTS}"))
 
-    def write_part(self, images: Sequence[ImageRows]) -> None:
-        """Write the images that went well, if any, in one step: a part is there whole or not."""
-        good = [image for image in images if not image.failure]
-        if good:
-            self._write(name_part(good), encode_part(good))
-
     def write_failures(self, failed: Sequence[Failed]) -> None:
         """Write which images failed in this run, and why; the next run tries them again."""
         lines = (json.dumps({"image": image, "failure": why}) + "\n" for image, why in failed)
-        self._write(_FAILURES_FILE, "".join(lines).encode())
+        self.write(_FAILURES_FILE, "".join(lines).encode())
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in one step: it is there whole or not."""
         unfinished = f"{self._root}/{_UNFINISHED}{name}"
         self._system.pipe_file(unfinished, data)
         self._system.mv(unfinished, f"{self._root}/{name}")

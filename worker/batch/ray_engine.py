@@ -6,18 +6,21 @@ a chunk whose actor dies is answered again by another and gives the part of the 
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from saymask.errors import DatasetError, SaymaskError
 from worker.batch.local import (
     BatchReport,
+    ChunkReport,
     Collected,
     Progress,
     answer_chunk,
@@ -26,7 +29,7 @@ from worker.batch.local import (
 )
 from worker.batch.places import Source, Target
 from worker.batch.plan import BatchPlan, Chunk, Work, describe_run
-from worker.batch.rows import ImageRows, Key
+from worker.batch.rows import Key, build_part
 from worker.settings import WorkerSettings
 
 # A share of a processor: reading and writing mostly wait.
@@ -62,22 +65,38 @@ class _Actor:
         Target(plan.out).begin(run)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        chunk: Chunk = row["chunk"]
-        answered = answer_chunk(self._pipeline, self._plan, chunk, row["images"])
-        return {"chunk": chunk, "answered": answered}
+        chunk = _decode_chunk(row["chunk"])
+        images = list(zip(row["names"], row["data"], row["failures"], strict=True))
+        answered = answer_chunk(self._pipeline, self._plan, chunk, images)
+        name, part = build_part(answered)
+        report = json.dumps(asdict(report_chunk(chunk, answered)))
+        return {"name": name, "part": part, "report": report}
+
+
+def _encode_chunk(chunk: Chunk) -> str:
+    return json.dumps(chunk.images)
+
+
+def _decode_chunk(text: str) -> Chunk:
+    return Chunk(tuple((str(name), tuple(texts)) for name, texts in json.loads(text)))
 
 
 def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
     known: frozenset[Key] = ray.get(done)
-    chunk: Chunk = row["item"]
-    return {"chunk": chunk, "images": read_chunk(source, chunk, known)}
+    images = read_chunk(source, _decode_chunk(row["chunk"]), known)
+    return {
+        "chunk": row["chunk"],
+        "names": [name for name, _, _ in images],
+        "data": [data for _, data, _ in images],
+        "failures": [failure for _, _, failure in images],
+    }
 
 
 def _write(row: dict[str, Any], out: str) -> dict[str, Any]:
-    """Write a chunk where it was answered; masks do not travel to the driver."""
-    answered: list[ImageRows] = row["answered"]
-    Target(out).write_part(answered)
-    return {"report": report_chunk(row["chunk"], answered)}
+    """Write a part where it was answered; masks do not travel to the driver."""
+    if row["name"]:
+        Target(out).write(row["name"], row["part"])
+    return {"report": row["report"]}
 
 
 def run_ray(
@@ -93,7 +112,8 @@ def run_ray(
     try:
         target = Target(plan.out)
         done = ray.put(frozenset(target.read_done()))
-        rows = ray.data.from_items(list(work.chunks), override_num_blocks=len(work.chunks))
+        items = [{"chunk": _encode_chunk(chunk)} for chunk in work.chunks]
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
         answered = (
             rows.map(partial(_read, source=Source(plan.source), done=done), num_cpus=_LIGHT_CPUS)
             .map(
@@ -107,7 +127,7 @@ def run_ray(
         )
         collected = Collected()
         for row in answered.iter_rows():
-            collected.add(row["report"])
+            collected.add(ChunkReport.from_json(json.loads(row["report"])))
             progress(collected.finished, work.images_count)
         return collected.finish(target)
     except RayError as error:
@@ -118,12 +138,19 @@ def run_ray(
 
 def _connect(cluster: Cluster) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The command shows its own progress.
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if cluster.address:
-        ray.init(address=cluster.address, log_to_driver=False)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
         return
     # Logical processors: the actors' own, and one for reading and writing.
     processors = int(cluster.actors * cluster.cpus_per_actor) + 1
-    ray.init(num_cpus=processors, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=processors, include_dashboard=False, log_to_driver=False,
+        logging_level=logging.WARNING,
+    )  # fmt: skip
 
 
 def _find_cause(error: BaseException) -> SaymaskError:

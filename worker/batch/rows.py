@@ -117,6 +117,12 @@ def encode_part(images: Sequence[ImageRows]) -> bytes:
     return buffer.getvalue()
 
 
+def build_part(images: Sequence[ImageRows]) -> tuple[str, bytes]:
+    """Return name and content of the part of those images that went well; empty for none."""
+    good = [image for image in images if not image.failure]
+    return (name_part(good), encode_part(good)) if good else ("", b"")
+
+
 def decode_done(file: Any) -> list[Key]:
     """Read from a part's footer which images are done."""
     metadata = pq.read_metadata(file).metadata or {}

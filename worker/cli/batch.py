@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.progress import (
@@ -79,7 +80,8 @@ def batch(
     from worker.batch.plan import BatchPlan, ProposeOptions, list_work
 
     options = ProposeOptions(per_image, confidence, seed)
-    plan = BatchPlan(source, out, expressions, k, options, images_per_part)
+    places = (_to_absolute(place) for place in (source, out, expressions))
+    plan = BatchPlan(*places, k, options, images_per_part)
     work = list_work(plan)
     if dry_run:
         count = work.images_count
@@ -119,7 +121,12 @@ def batch(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _require_packages(engine: Literal["local", "ray"] | str) -> None:
+def _to_absolute(place: str) -> str:
+    """Make a path independent of the folder in which a process runs; addresses stay."""
+    return place if not place or "://" in place else str(Path(place).expanduser().resolve())
+
+
+def _require_packages(engine: str) -> None:
     """Raise ConfigError where a package of the extra ``batch`` is missing."""
     try:
         import fsspec  # noqa: F401

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
 from saymask.errors import WeightsError
 from worker.weights import default_cache_dir
@@ -63,6 +61,8 @@ Fetch = Callable[[str, Path], None]
 
 def fetch_snapshot(repository: str, folder: Path) -> None:
     """Fetch the newest files of a repository."""
+    from huggingface_hub import snapshot_download
+
     snapshot_download(repository, local_dir=folder, allow_patterns=list(_WANTED))
 
 
@@ -138,6 +138,8 @@ class HubStore:
         return target
 
     def _fetch_or_explain(self, model: HubModel, folder: Path) -> None:
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+
         try:
             self._fetch(model.repository, folder)
         except GatedRepoError as error:

@@ -91,7 +91,7 @@ class Sam3Proposer:
         self._between_batches()
         outputs = self._model(
             image_embeddings=embeddings,
-            input_points=points[None, :, None].to(self._dtype),
+            input_points=points[None, :, None],
             input_labels=torch.ones(1, len(points), 1, dtype=torch.int64, device=self._device),
             multimask_output=True,
         )
