@@ -69,15 +69,15 @@ def import_(
     choice = RowChoice(sample, doubtful, seed)
     if format_ != PARQUET_FORMAT and choice != RowChoice():
         raise InvalidRequest(f"--sample, --doubtful and --seed are for {PARQUET_FORMAT}.")
-    with (
-        TemporaryDirectory() as scratch,
-        log_in(load_settings()) as client,
-        progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
-    ):
+    with TemporaryDirectory() as scratch:
         dataset = read_import(format_, root, split, choice, Path(scratch))
-        report = import_dataset(
-            client, project, dataset, bar, as_annotations=as_annotations, dry_run=dry_run
-        )
+        with (
+            log_in(load_settings()) as client,
+            progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
+        ):
+            report = import_dataset(
+                client, project, dataset, bar, as_annotations=as_annotations, dry_run=dry_run
+            )
     if as_json:
         print_json(asdict(report))
         return

@@ -193,14 +193,22 @@ def _find_size_hw(records: list[RecordView]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _list_files(folder: Path) -> list[Path]:
+    """All files but the images, sorted; images may be a million, which are not even listed."""
+    beside = [path for path in folder.iterdir() if path.name != IMAGE_FOLDER]
+    files = [path for path in beside if path.is_file()]
+    for inner in (path for path in beside if path.is_dir()):
+        files += [path for path in inner.rglob("*") if path.is_file()]
+    return sorted(files)
+
+
 def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> None:
     """Write what was asked, the counts, and the hash of every file but the images."""
     files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and name.parts[0] != IMAGE_FOLDER:
-            with path.open("rb") as file:
-                files[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in _list_files(folder):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        files[path.relative_to(folder).as_posix()] = digest
     manifest = {
         "format": plan.format,
         "saymask": version("saymask"),
