@@ -9,9 +9,6 @@ from backend.simulation.model import Machines, StageTimes, Waits, Workload
 from backend.simulation.simulate import simulate
 from saymask.errors import InvalidRequest
 
-_MAX_HOSTS = 4096
-
-
 @dataclass(frozen=True)
 class Row:
     """One simulated size.
@@ -84,7 +81,8 @@ def find_hosts(
 
     high = 1
     while (row := measure(high)).p95_s > p95_s:
-        if high >= max(_MAX_HOSTS, workload.annotators):
+        # More hosts than annotators change nothing.
+        if high >= workload.annotators:
             raise InvalidRequest(
                 f"{high} hosts are not enough for a 95th percentile of {p95_s} s: even then it is"
                 f" {row.p95_s:.2f} s.",

@@ -8,21 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError, InvalidRequest
-from worker.cli.app import app, console
+from worker.cli.app import app, print_failed, show_progress
 from worker.settings import load_worker_settings
-
-_MAX_LINES = 20
 
 
 @app.command()
@@ -80,8 +70,8 @@ def batch(
     from worker.batch.plan import BatchPlan, ProposeOptions, list_work
 
     options = ProposeOptions(per_image, confidence, seed)
-    places = (_to_absolute(place) for place in (source, out, expressions))
-    plan = BatchPlan(*places, k, options, images_per_part)
+    source, out, expressions = map(_to_absolute, (source, out, expressions))
+    plan = BatchPlan(source, out, expressions, k, options, images_per_part)
     work = list_work(plan)
     if dry_run:
         count = work.images_count
@@ -89,16 +79,7 @@ def batch(
         return
     settings = load_worker_settings()
     settings = settings.model_copy(update={"threads": settings.threads or 1})
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=as_json) as progress:
-        task = progress.add_task("photos", total=work.images_count)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with show_progress("photos", quiet=as_json) as update:
         if engine == "ray":
             from worker.batch.ray_engine import Cluster, run_ray
 
@@ -116,8 +97,7 @@ def batch(
             f"{report.rows} rows of {report.images} photos ({report.before} were done before) in"
             f" {out}"
         )
-        for line in report.failed[:_MAX_LINES]:
-            console.print(f"[red]failed:[/red] {line}", highlight=False)
+        print_failed(report.failed)
     raise typer.Exit(1 if report.failed else 0)
 
 

@@ -8,20 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from saymask.contract import MAX_K
-from worker.cli.app import app, console
+from worker.cli.app import app, console, print_failed, show_progress
 from worker.settings import load_worker_settings
-
-_MAX_LINES = 20
 
 
 @app.command()
@@ -57,19 +47,9 @@ def propose(
 
     with console.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=as_json) as progress:
-        task = progress.add_task("photos", total=None)
-        report = propose_folder(
-            pipeline,
-            folder,
-            out,
-            FolderOptions(per_image, confidence, seed),
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with show_progress("photos", quiet=as_json) as update:
+        options = FolderOptions(per_image, confidence, seed)
+        report = propose_folder(pipeline, folder, out, options, update)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -77,6 +57,5 @@ def propose(
             f"{report.expressions} expressions proposed for {report.photos} photos ({report.before}"
             f" were done before); of {report.empty} nothing is sure enough; in {out}"
         )
-        for line in report.failed[:_MAX_LINES]:
-            console.print(f"[red]failed:[/red] {line}", highlight=False)
+        print_failed(report.failed)
     raise typer.Exit(1 if report.failed else 0)
