@@ -9,6 +9,7 @@ from backend.simulation.model import Machines, StageTimes, Waits, Workload
 from backend.simulation.simulate import simulate
 from saymask.errors import InvalidRequest
 
+
 @dataclass(frozen=True)
 class Row:
     """One simulated size.
