@@ -34,7 +34,8 @@ def decisions(
     record_filter = RecordFilter(project_id=project)
     with open_records() as opened:
         records = opened.stores.records
-        exporter = Exporter(opened.stores, build_fetcher(opened.settings), opened.settings.data_dir)
+        image_dir = opened.settings.data_dir / "photos"
+        exporter = Exporter(opened.stores, build_fetcher(opened.settings), image_dir)
         with progress_bar("reading photos", quiet=as_json) as bar:
             exporter.hash_unread_images(record_filter, bar, skip_missing=True)
         report = write_decisions(rows, records.iterate_records(record_filter), out)

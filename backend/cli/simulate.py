@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -63,14 +63,13 @@ def simulate(
     for count in annotators or (10, 100, 1000):
         workload = Workload(count, every, not steady, new, prepared)
         if hosts is None:
-            rows.append(find_hosts(workload, machines, stage_times, seconds, p95))
+            rows.append(find_hosts(workload, machines, stage_times, seconds, p95, seed))
         else:
             waits = run_simulation(workload, machines, stage_times, seconds, seed)
             rows.append(summarise(workload, machines, waits))
     single = Workload(1, every, not steady, new, prepared)
-    served = find_annotators(
-        single, Machines(1, interactive, background), stage_times, seconds, p95
-    )
+    one_host = replace(machines, hosts=1)
+    served = find_annotators(single, one_host, stage_times, seconds, p95, seed)
     if as_json:
         print_json({"rows": [asdict(row) for row in rows], "annotators_per_host": served})
         return
@@ -93,7 +92,7 @@ def load_times(path: Path | None) -> StageTimes:
         return StageTimes(**columns)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InvalidRequest(
-            f"{path} is no file of stage times: {error}",
+            f"{path} is not a file of stage times: {error}",
             f"It needs lists of seconds named {', '.join(f.name for f in fields(StageTimes))}.",
         ) from error
 

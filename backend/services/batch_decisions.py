@@ -55,7 +55,8 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
     Raises:
         DatasetError: the batch cannot be read.
     """
-    known = {(row["sha256"], row["expression"]): row["image"] for row in BatchRows(place).iterate()}
+    keys = BatchRows(place).iterate(columns=("image", "sha256", "expression"))
+    image_of_row = {(row["sha256"], row["expression"]): row["image"] for row in keys}
     unfinished = out.with_name(f".{out.name}.partial")
     decisions = unmatched = 0
     with pq.ParquetWriter(unfinished, _SCHEMA, compression="zstd") as writer:
@@ -65,7 +66,7 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
                 (
                     text
                     for text in (record.expression, record.typed_expression)
-                    if (record.image_sha256, text) in known
+                    if (record.image_sha256, text) in image_of_row
                 ),
                 None,
             )
@@ -73,7 +74,7 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
                 unmatched += 1
                 continue
             decisions += 1
-            image = known[str(record.image_sha256), expression]
+            image = image_of_row[str(record.image_sha256), expression]
             rows.append(_to_row(record, image, expression))
             if len(rows) == _ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))

@@ -68,7 +68,12 @@ def summarise(workload: Workload, machines: Machines, waits: Waits) -> Row:
 
 
 def find_hosts(
-    workload: Workload, machines: Machines, times: StageTimes, seconds: float, p95_s: float
+    workload: Workload,
+    machines: Machines,
+    times: StageTimes,
+    seconds: float,
+    p95_s: float,
+    seed: int = 0,
 ) -> Row:
     """Find the fewest hosts with which 95 % of all answers take at most ``p95_s``.
 
@@ -78,7 +83,7 @@ def find_hosts(
 
     def measure(hosts: int) -> Row:
         sized = replace(machines, hosts=hosts)
-        return summarise(workload, sized, simulate(workload, sized, times, seconds))
+        return summarise(workload, sized, simulate(workload, sized, times, seconds, seed))
 
     high = 1
     while (row := measure(high)).p95_s > p95_s:
@@ -103,13 +108,18 @@ def find_hosts(
 
 
 def find_annotators(
-    workload: Workload, machines: Machines, times: StageTimes, seconds: float, p95_s: float
+    workload: Workload,
+    machines: Machines,
+    times: StageTimes,
+    seconds: float,
+    p95_s: float,
+    seed: int = 0,
 ) -> int:
     """Find how many annotators such machines serve at that 95th percentile; 0 for none."""
 
     def is_served(annotators: int) -> bool:
         people = replace(workload, annotators=annotators)
-        row = summarise(people, machines, simulate(people, machines, times, seconds))
+        row = summarise(people, machines, simulate(people, machines, times, seconds, seed))
         return row.p95_s <= p95_s
 
     if not is_served(1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,16 @@ class BatchRows:
                 f"It holds {RUN_FILE} and part-*.parquet.",
             ) from error
 
-    def iterate(self, doubtful: float | None = None) -> Iterator[dict[str, Any]]:
-        """Yield rows as ``SCHEMA`` has them, in a fixed order; of a repeated one the first.
+    def iterate(
+        self, doubtful: float | None = None, columns: Sequence[str] = tuple(SCHEMA.names)
+    ) -> Iterator[dict[str, Any]]:
+        """Yield rows as ``SCHEMA`` has them, in a fixed order.
+
+        An image that changed between two runs of the batch has rows of both contents.
 
         Args:
-            doubtful: only rows of less confidence than this.
+            doubtful: only rows of less confidence than this; needs the column ``confidence``.
+            columns: to read.
 
         Raises:
             DatasetError: a part is damaged; names it.
@@ -56,7 +61,7 @@ class BatchRows:
             try:
                 with self._system.open(path, "rb") as file:
                     for batch in pq.ParquetFile(file).iter_batches(
-                        _ROWS_AT_ONCE, columns=SCHEMA.names
+                        _ROWS_AT_ONCE, columns=list(columns)
                     ):
                         for row in batch.to_pylist():
                             if doubtful is None or (row["confidence"] or 0.0) < doubtful:
@@ -124,21 +129,23 @@ def load_parquet(place: str, choice: RowChoice, folder: Path) -> Dataset:
     images = []
     for name, rows in sorted(by_image.items()):
         path = batch_rows.fetch_image(name, folder)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != rows[0]["sha256"]:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        current = [row for row in rows if row["sha256"] == sha256]
+        if not current:
             raise DatasetError(
                 f"The photo {name} has changed since its rows were written.",
                 "Run the batch again: it does changed photos anew.",
             )
-        size_hw = (rows[0]["height"], rows[0]["width"])
-        expressions = tuple(_to_expression(number, row) for number, row in enumerate(rows))
+        size_hw = (current[0]["height"], current[0]["width"])
+        expressions = tuple(_to_expression(place, row) for place, row in enumerate(current))
         images.append(DatasetImage(path, size_hw, expressions, ()))
     return Dataset("parquet", "all", tuple(images))
 
 
-def _to_expression(number: int, row: dict[str, Any]) -> Expression:
+def _to_expression(place: int, row: dict[str, Any]) -> Expression:
     best = row["candidates"][0]
     mask = {"size": best["size"], "counts": best["counts"]}
     return Expression(
-        str(number), row["expression"], mask, (mask,), row["noun_phrase"], None,
+        str(place), row["expression"], mask, (mask,), row["noun_phrase"], None,
         row["provenance"] == "proposed",
     )  # fmt: skip

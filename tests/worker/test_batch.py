@@ -39,7 +39,7 @@ from worker.weights import DEFAULT, WeightStore
 
 
 class FakePipeline:
-    """Answers at once; of the bytes ``killed`` it dies, ``broken`` are no image."""
+    """Answers at once; of the bytes ``killed`` it dies, ``broken`` are not an image."""
 
     model_version = "fake-1"
 
@@ -276,6 +276,8 @@ def test_rows_to_review_are_chosen_alike_each_time(folder: Path, tmp_path: Path)
     (folder / "a.jpg").write_bytes(b"changed")
     with pytest.raises(DatasetError, match=r"a\.jpg has changed"):
         choose()
+    run(plan)
+    assert sorted(choose()) == sorted(text for _, text in TEXTS), "rows of what it shows now"
     (folder / "a.jpg").unlink()
     with pytest.raises(DatasetError, match="cannot be read"):
         choose()

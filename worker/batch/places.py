@@ -157,7 +157,7 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
         text = system.cat_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{place} cannot be read: {error}") from error
-    found: dict[str, dict[str, None]] = {}
+    texts_by_image: dict[str, dict[str, None]] = {}
     for number, row in _read_rows(text, place):
         image, expression = row.get("image"), row.get("expression")
         if not isinstance(image, str) or not isinstance(expression, str) or not image:
@@ -165,10 +165,10 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
                 f"Row {number} of {place} lacks image or expression.",
                 'Expected rows like {"image": "a.jpg", "expression": "the cat"}.',
             )
-        found.setdefault(image, {})[expression] = None
-    if not found:
+        texts_by_image.setdefault(image, {})[expression] = None
+    if not texts_by_image:
         raise DatasetError(f"{place} holds no expression.")
-    return {image: tuple(texts) for image, texts in sorted(found.items())}
+    return {image: tuple(texts) for image, texts in sorted(texts_by_image.items())}
 
 
 def _read_rows(text: str, place: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -82,8 +82,8 @@ def _decode_chunk(text: str) -> Chunk:
 
 
 def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
-    known: frozenset[Key] = ray.get(done)
-    images = read_chunk(source, _decode_chunk(row["chunk"]), known)
+    done_images: frozenset[Key] = ray.get(done)
+    images = read_chunk(source, _decode_chunk(row["chunk"]), done_images)
     return {
         "chunk": row["chunk"],
         "names": [name for name, _, _ in images],
@@ -160,7 +160,7 @@ def _find_cause(error: BaseException) -> SaymaskError:
         if isinstance(cause, SaymaskError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    reason = str(error).strip().splitlines()[-1]
+    reason = (str(error).strip() or repr(error)).splitlines()[-1]
     return DatasetError(
         f"Ray could not finish the batch: {reason}", "Run the same command again: it continues."
     )

@@ -104,7 +104,7 @@ class Sam3Proposer:
         """Indices of stable masks, without duplicates, the largest within the budget."""
         config = self._config
         masks = logits > 0
-        area = masks.flatten(1).float().mean(dim=1) if len(masks) else quality
+        area = masks.flatten(1).float().mean(dim=1)
         passed = torch.nonzero(
             (stability >= config.stability_min) & (area >= config.min_area_share)
         )[:, 0]

@@ -74,19 +74,21 @@ class InstanceChooser:
         noun_phrase = expression.appearance or expression.head_noun_phrase
         if noun_phrase is None:
             return []
-        found = self._find(source, image, prepared, noun_phrase)
-        if found is None:
+        instances = self._find(source, image, prepared, noun_phrase)
+        if instances is None:
             return []
         text = self._method.encode_text(expression)
-        count = len(found.masks)
-        scores = _take_first(self._method.score(found.together, text, expression), count)
+        count = len(instances.masks)
+        scores = _take_first(self._method.score(instances.together, text, expression), count)
         order = [int(index) for index in scores.order]
-        probabilities = self._method.compute_probabilities(scores, found.alone, order)
+        probabilities = self._method.compute_probabilities(scores, instances.alone, order)
         if probabilities is None:
             return []
         return [
-            replace(found.masks[index], probability=found.masks[index].probability * float(chosen))
-            for index, chosen in zip(order, probabilities, strict=True)
+            SourceMask(mask.mask, mask.probability * float(probability))
+            for mask, probability in zip(
+                (instances.masks[index] for index in order), probabilities, strict=True
+            )
         ]
 
     def _find(
