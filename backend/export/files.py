@@ -6,8 +6,13 @@ import io
 import json
 import pickle
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from saymask.masks import Mask
 
 _PROTOCOL = 2
 _HEAD = pickle.PROTO + bytes([_PROTOCOL])
@@ -145,10 +150,13 @@ class Table:
         self._writer.close()
 
 
-def to_png(pixels: Any, mode: str = "L") -> bytes:
-    """Encode an 8-bit image as PNG; equal images give equal bytes."""
+def to_png(mask: Mask) -> bytes:
+    """Encode a mask (H, W) as 8-bit PNG, 255 inside; equal masks give equal bytes."""
     from PIL import Image
 
+    # Pillow is three times slower at masks in column order, as they come from COCO RLE. Runs alone
+    # make smaller files of masks than zlib's search for repetitions, in less time.
+    pixels = np.ascontiguousarray(mask).astype(np.uint8) * 255
     buffer = io.BytesIO()
-    Image.fromarray(pixels, mode).save(buffer, "PNG", optimize=False, compress_level=6)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_type=zlib.Z_RLE, compress_level=1)
     return buffer.getvalue()

@@ -168,7 +168,7 @@ class HuggingFaceWriter:
         """One row, and its size in bytes."""
         height, width = image.size_hw
         mask, columns = _describe_mask(image, referent)
-        png = to_png(mask.astype(np.uint8) * 255)
+        png = to_png(mask)
         row: dict[str, Any] = {
             "mask": {"bytes": png, "path": None},
             "has_referent": referent.coco_rle is not None,

@@ -49,7 +49,7 @@ class YoloWriter:
                 points = np.array(polygon).reshape(-1, 2) / (width, height)
                 lines.append(f"{class_id} " + " ".join(f"{value:.6f}" for value in points.ravel()))
             name = f"{stem}-{to_mask_id(image, referent.coco_rle):012x}.png"
-            png = to_png(mask.astype(np.uint8) * 255)
+            png = to_png(mask)
             (self._folder / "masks" / image.split / name).write_bytes(png)
             self._expressions.add(
                 {

@@ -87,7 +87,7 @@ def load_encoder(
         name: of ``choose_encoder``.
         store: of the starter's weights.
         device: where to run.
-        dtype: of the image tower's products.
+        dtype: of the products of the image tower and of the starter text tower.
         batch: images per forward pass.
         between_batches: called before each batch of images; it may wait.
 
@@ -139,6 +139,7 @@ def _load_starter(
         store.require_verified("starter-tokenizer"),
         head,
         device,
+        dtype,
     )
     combined = f"{visual.weights_hash}{hash_file(head)}"
     return Encoder(

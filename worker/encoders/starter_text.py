@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from worker.stages import Floats
 _LAYERS = 6
 _HEADS = 12
 _EPSILON = 1e-12
+# Attention grows with the square of what is encoded at once.
+_TEXTS_AT_ONCE = 16
 # BERT's names of one layer's parameters, and those of torch's encoder layer.
 _LAYER_NAMES = {
     "self_attn.out_proj": "attention.output.dense",
@@ -66,18 +69,51 @@ class MiniLm(nn.Module):
         model.load_state_dict(_to_torch_names(state))
         return model.eval()
 
-    def forward(self, ids: Tensor, is_token: Tensor) -> Tensor:
-        """Encode token ids (B, L) to (B, C); ``is_token`` (B, L) is False for padding."""
-        x = self.encode_words(ids, is_token)
-        weights = is_token[..., None]
-        pooled: Tensor = (x * weights).sum(dim=1) / weights.sum(dim=1)
-        return pooled
+    def cast_products(self, dtype: torch.dtype) -> None:
+        """Let matrix products run in ``dtype``; norms and the residual sum stay float32."""
+        for layer in self.encoder.layers:
+            for part in (layer.self_attn, layer.linear1, layer.linear2):
+                part.to(dtype)
+
+    def encode_texts(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Encode n texts of token ids to (n, C), the mean over each one's tokens.
+
+        They run as one sequence without padding, in which a token sees its own text alone.
+        """
+        device = self.segment.device
+        lengths = torch.tensor([len(text) for text in texts])
+        owners = torch.repeat_interleave(torch.arange(len(texts)), lengths).to(device)
+        ids = torch.tensor([token for text in texts for token in text], device=device)
+        places = torch.cat([torch.arange(len(text)) for text in texts]).to(device)
+        words = self._encode(ids[None], places, owners[:, None] == owners)[0]
+        sums = words.new_zeros(len(texts), words.shape[1]).index_add_(0, owners, words)
+        return sums / lengths.to(device)[:, None]
 
     def encode_words(self, ids: Tensor, is_token: Tensor) -> Tensor:
-        """Encode every token of (B, L): (B, L, C)."""
-        x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.segment
-        words: Tensor = self.encoder(self.norm(x), src_key_padding_mask=~is_token)
+        """Encode every token of (B, L): (B, L, C); ``is_token`` (B, L) is False for padding."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return self._encode(ids, places, is_token[:, None, None])
+
+    def _encode(self, ids: Tensor, places: Tensor, sees: Tensor) -> Tensor:
+        """Encode (B, L) at ``places`` (L,); ``sees`` is bool, (L, L) or (B, 1, 1, L)."""
+        x = self.words(ids) + self.positions(places) + self.segment
+        words: Tensor = self.norm(x)
+        for layer in self.encoder.layers:
+            words = _run_layer(layer, words, sees)
         return words
+
+
+def _run_layer(layer: Any, x: Tensor, sees: Tensor) -> Tensor:
+    """Run a ``TransformerEncoderLayer``, whose own way knows one precision for all it does."""
+    attention = layer.self_attn
+    dtype = attention.in_proj_weight.dtype
+    projected = F.linear(x.to(dtype), attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.view(*x.shape[:2], 3, _HEADS, -1).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=sees)
+    x = layer.norm1(x + attention.out_proj(mixed.transpose(1, 2).flatten(2)))
+    hidden = F.gelu(layer.linear1(x.to(dtype)))
+    output: Tensor = layer.norm2(x + layer.linear2(hidden))
+    return output
 
 
 class StarterHead(nn.Module):
@@ -116,16 +152,19 @@ class StarterText:
         tokenizer: its ``tokenizer.json``.
         head: ``starter_head.safetensors``; its ``.json`` lies beside it.
         device: where to run.
+        dtype: of the text encoder's products; the head stays float32.
     """
 
-    def __init__(self, minilm: Path, tokenizer: Path, head: Path, device: str) -> None:
+    def __init__(
+        self, minilm: Path, tokenizer: Path, head: Path, device: str, dtype: torch.dtype
+    ) -> None:
         description = json.loads(head.with_suffix(".json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._max_length = int(description["max_length"])
-        self._device = device
         self._minilm = MiniLm.load(minilm).to(device)
+        self._minilm.cast_products(dtype)
         self._head = StarterHead.load(head).to(device)
         self._cached = CachedTexts(self._encode_batch)
 
@@ -144,12 +183,11 @@ class StarterText:
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> Tensor:
         rows = [self._cut(self._tokenize(text)) for text in texts]
-        longest = max(len(row) for row in rows)
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows])
-        is_token = torch.arange(longest)[None] < lengths[:, None]
-        pooled = self._minilm(ids.to(self._device), is_token.to(self._device))
-        features: Tensor = self._head(pooled)
+        parts = [
+            self._minilm.encode_texts(rows[start : start + _TEXTS_AT_ONCE])
+            for start in range(0, len(rows), _TEXTS_AT_ONCE)
+        ]
+        features: Tensor = self._head(torch.cat(parts))
         return features
 
     def _cut(self, ids: list[int]) -> list[int]:
