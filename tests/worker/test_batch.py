@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
-import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from saymask.batch_rows import SCHEMA
 from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask.datasets import RowChoice
-from saymask.datasets.parquet import BatchRows, load_parquet
-from saymask.errors import DatasetError, ImageUnreadable, InvalidExpression
+from saymask.datasets.parquet import load_parquet
+from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
-from tests.conftest import await_state
 from tests.fake_worker import build_candidate
+from tests.worker.batch_files import read_rows, write_texts
 from worker.batch.local import run_local
 from worker.batch.places import Source, Target, read_expressions
 from worker.batch.plan import BatchPlan, ProposeOptions, list_work
 from worker.batch.rows import ImageRows, decode_done, encode_part
 from worker.cli.main import app
-from worker.pipeline.build import build_pipeline
-from worker.settings import load_worker_settings
-from worker.weights import DEFAULT, WeightStore
 
 
 class FakePipeline:
@@ -60,8 +50,6 @@ class FakePipeline:
     def segment(
         self, prepared: str, text: str, k: int, *, preparation: None, read_image: Any
     ) -> SegmentResult:
-        if text == "?":
-            raise InvalidExpression("no word")
         assert hashlib.sha256(read_image()).hexdigest() == prepared
         candidates = tuple(build_candidate(rank) for rank in range(1, k + 1))
         size_hw = candidates[0].mask.size
@@ -105,13 +93,6 @@ def folder(tmp_path: Path) -> Path:
     return photos
 
 
-def write_texts(folder: Path, rows: list[tuple[str, str]]) -> str:
-    path = folder.parent / "texts.jsonl"
-    lines = [json.dumps({"image": i, "expression": e}) for i, e in rows]
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
 TEXTS = [("a.jpg", "the cat"), ("more/c.jpg", "a red cup"), ("a.jpg", "left"), ("b.png", "dog")]
 
 
@@ -119,16 +100,14 @@ def run(plan: BatchPlan, pipeline: FakePipeline | None = None) -> Any:
     return run_local(pipeline or FakePipeline(), plan, list_work(plan), lambda *_: None)  # type: ignore[arg-type]
 
 
-def read_rows(out: str | Path) -> list[dict[str, Any]]:
-    return list(BatchRows(str(out)).iterate())
-
-
 @pytest.mark.parametrize("out", ["{tmp}/rows", "memory://bucket/rows"])
 def test_every_expression_has_one_row_wherever_it_goes(
     out: str, folder: Path, tmp_path: Path
 ) -> None:
     out = out.format(tmp=tmp_path)
-    plan = BatchPlan(str(folder), out, write_texts(folder, TEXTS), k=2, images_per_part=2)
+    plan = BatchPlan(
+        str(folder), out, write_texts(folder.parent / "texts.jsonl", TEXTS), k=2, images_per_part=2
+    )
     report = run(plan)
     assert (report.images, report.before, report.rows, report.failed) == (3, 0, 4, ())
     rows = read_rows(out)
@@ -165,7 +144,10 @@ def test_an_interrupted_run_goes_on_and_only_changed_or_failed_images_are_done_a
     (folder / "more/c.jpg").write_bytes(b"killed")
     texts = [*TEXTS, ("broken.jpg", "the cat"), ("missing.jpg", "the cat")]
     plan = BatchPlan(
-        str(folder), str(tmp_path / "rows"), write_texts(folder, texts), images_per_part=1
+        str(folder),
+        str(tmp_path / "rows"),
+        write_texts(folder.parent / "texts.jsonl", texts),
+        images_per_part=1,
     )
     with pytest.raises(KeyboardInterrupt):
         run(plan)
@@ -186,17 +168,21 @@ def test_an_interrupted_run_goes_on_and_only_changed_or_failed_images_are_done_a
 
 def test_the_same_bytes_under_two_names_are_two_images(folder: Path, tmp_path: Path) -> None:
     (folder / "b.png").write_bytes(b"a.jpg")
-    plan = BatchPlan(str(folder), str(tmp_path / "rows"), write_texts(folder, TEXTS))
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS)
+    )
     run(plan)
     assert {r["image"] for r in read_rows(plan.out)} == {"a.jpg", "b.png", "more/c.jpg"}
 
 
 def test_another_run_does_not_mix_with_it(folder: Path, tmp_path: Path) -> None:
-    plan = BatchPlan(str(folder), str(tmp_path / "rows"), write_texts(folder, TEXTS))
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS)
+    )
     run(plan)
     for other in (
         BatchPlan(str(folder), plan.out, plan.expressions, k=5),
-        BatchPlan(str(folder), plan.out, write_texts(folder, TEXTS[:2])),
+        BatchPlan(str(folder), plan.out, write_texts(folder.parent / "texts.jsonl", TEXTS[:2])),
         BatchPlan(str(folder), plan.out),
     ):
         with pytest.raises(DatasetError, match="belongs to another run"):
@@ -204,7 +190,9 @@ def test_another_run_does_not_mix_with_it(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_part_is_named(folder: Path, tmp_path: Path) -> None:
-    plan = BatchPlan(str(folder), str(tmp_path / "rows"), write_texts(folder, TEXTS))
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS)
+    )
     run(plan)
     (part,) = (tmp_path / "rows").glob("part-*.parquet")
     part.write_bytes(part.read_bytes()[:50])
@@ -220,6 +208,8 @@ def test_a_damaged_part_is_named(folder: Path, tmp_path: Path) -> None:
         ("t.jsonl", '{"image": "a.jpg"}', "Row 1"),
         ("t.jsonl", "[1]", "Row 1"),
         ("t.jsonl", "{", "not valid JSON"),
+        ("t.jsonl", '{"image": "a.jpg", "expression": "?!"}', "Row 1 .* a.jpg: .* no word"),
+        ("t.csv", "image,expression\na.jpg,the cat\nb.jpg,\n", "Row 2 .* b.jpg: .* empty"),
         ("t.jsonl", "\n", "no expression"),
         ("t.csv", "image,expression\n", "no expression"),
     ],
@@ -261,7 +251,9 @@ def test_a_part_says_which_images_are_done(tmp_path: Path) -> None:
 
 
 def test_rows_to_review_are_chosen_alike_each_time(folder: Path, tmp_path: Path) -> None:
-    plan = BatchPlan(str(folder), str(tmp_path / "rows"), write_texts(folder, TEXTS))
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS)
+    )
     run(plan)
 
     def choose(**choice: Any) -> list[str]:
@@ -303,116 +295,3 @@ def test_the_command_refuses_what_does_not_fit(folder: Path, tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*base, "--propose", "--dry-run", "--json"])
     assert json.loads(done.stdout) == {"photos": 3}
     assert not (tmp_path / "rows").exists()
-
-
-def read_title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return ""
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.mark.slow
-class TestRay:
-    """Real actors, real weights, a coarse grid."""
-
-    SETTINGS: ClassVar[dict[str, str]] = {
-        "SAYMASK_ENCODER": "starter", "SAYMASK_POINTS_PER_SIDE": "4",
-        "SAYMASK_MAX_PROPOSALS": "8", "SAYMASK_FIRST_LOOK": "off", "SAYMASK_DEVICE": "cpu",
-    }  # fmt: skip
-
-    @pytest.fixture
-    def photos(self, samples: dict[str, Path], tmp_path: Path) -> Path:
-        missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
-        if missing:
-            pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
-        folder = tmp_path / "photos"
-        folder.mkdir()
-        image = Image.open(samples["chelsea"]).convert("RGB").resize((320, 240))
-        for number in range(8):
-            image.rotate(number * 3).save(folder / f"{number:02}.png")
-        rows = [{"image": f"{n:02}.png", "expression": t} for n in range(8) for t in ("cat", "ear")]
-        (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        return folder
-
-    def start(self, photos: Path, out: Path, *engine: str) -> subprocess.Popen[str]:
-        program = Path(sys.executable).parent / "saymask-worker"
-        return subprocess.Popen(
-            [program, "batch", photos, "--expressions", photos.parent / "texts.jsonl", "--out", out,
-             "--images-per-part", "1", "--json", "--engine", *engine],
-            env={**os.environ, **self.SETTINGS, "SAYMASK_PREPARED_DIR": str(out) + "-prepared"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        stdout, stderr = process.communicate(timeout=400)
-        assert process.returncode == 0, stderr[-3000:]
-        report: dict[str, Any] = json.loads(stdout)
-        return report
-
-    def test_killed_in_the_middle_it_goes_on_and_both_engines_give_the_same(
-        self, photos: Path, tmp_path: Path
-    ) -> None:
-        out = tmp_path / "ray"
-        process = self.start(photos, out, "ray", "--actors", "2")
-        await_state(lambda: len(list(out.glob("part-*"))) >= 3, "three parts", 300)
-        children = psutil.Process(process.pid).children(recursive=True)
-        actors = [c for c in children if "MapWorker" in read_title(c)]
-        assert len(actors) == 2
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        await_state(lambda: not any(map(is_alive, actors)), "the end of Ray's actors", 60)
-        before = len(list(out.glob("part-*")))
-        assert 3 <= before < 8
-        report = self.finish(self.start(photos, out, "ray", "--actors", "2"))
-        assert (report["images"], report["failed"]) == (8, [])
-        assert report["before"] == before
-        assert report["rows"] == 2 * (8 - before)
-        rows = read_rows(out)
-        assert Counter((r["image"], r["expression"]) for r in rows) == Counter(
-            (f"{n:02}.png", t) for n in range(8) for t in ("cat", "ear")
-        ), "none twice, none missing"
-        local = tmp_path / "local"
-        assert self.finish(self.start(photos, local, "local"))["rows"] == 16
-
-        def by_key(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return sorted(rows, key=lambda r: (r["image"], r["expression"]))
-
-        assert by_key(read_rows(local)) == by_key(rows), "masks and scores are equal to the byte"
-        # Ray's agents notice after a minute that their driver is gone.
-        await_state(lambda: not any(map(is_alive, children)), "the end of Ray's processes", 120)
-
-    def test_rows_are_what_an_annotator_would_be_offered(
-        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name, value in self.SETTINGS.items():
-            monkeypatch.setenv(name, value)
-        pipeline = build_pipeline(load_worker_settings(prepared_dir=tmp_path / "prepared"))
-        texts = write_texts(photos, [("00.png", "the cat"), ("05.png", "the ear on the left")])
-        plan = BatchPlan(str(photos), str(tmp_path / "rows"), texts)
-        run_local(pipeline, plan, list_work(plan), lambda *_: None)
-        for row in read_rows(plan.out):
-            data = (photos / row["image"]).read_bytes()
-            prepared, timings = pipeline.prepare(data)
-            result = pipeline.segment(prepared, row["expression"], 3, preparation=timings)
-            assert row["confidence"] == result.confidence
-            assert row["noun_phrase"] == result.head_noun_phrase
-            offered = [(c["counts"], c["score"]) for c in row["candidates"]]
-            assert offered == [(c.mask.counts, c.score) for c in result.candidates]
-            shape = np.array(Image.open(photos / row["image"])).shape[:2]
-            assert tuple(row["candidates"][0]["size"]) == shape
-
-    def test_an_actor_that_cannot_start_says_why(self, photos: Path, tmp_path: Path) -> None:
-        out = tmp_path / "rows"
-        Target(str(out)).begin({"model_version": "another"})
-        process = self.start(photos, out, "ray")
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 2
-        assert "belongs to another run" in stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,6 @@ def test_prompts_that_fit_no_photo(
 
 def test_without_a_model_it_says_so(pipeline: Pipeline, samples: dict[str, Path]) -> None:
     bare = pipeline.with_config(pipeline.config)
-    bare._clicks = None
+    bare._clicks = replace(bare._clicks, segmenter=None)
     with pytest.raises(ConfigError, match="no segment-anything model"):
         bare.embed(samples["chelsea"].read_bytes())

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,13 @@ import torch
 from PIL import Image
 
 from saymask.contract import SegmentResult
-from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest, WeightsError
+from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
-from worker.config import ProposalsConfig
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.pipeline import Pipeline
-from worker.proposals.exact import ExactProposer
 from worker.proposals.given import to_proposals
-from worker.proposals.load import load_sam
 from worker.serving.idle import UnloadingPipeline
 from worker.settings import load_worker_settings
 from worker.sources.base import SourceMask
@@ -306,74 +302,6 @@ def test_evaluation_by_command_alone_and_in_two_processes(
     assert json.loads(compared.stdout)["expressions"] == 4
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
-    import torch
-
-    wrong = tmp_path / "x.pt"
-    torch.save({"a": torch.zeros(1)}, wrong)
-    for generator in ("mobile-sam", "sam-vit-b"):
-        with pytest.raises(WeightsError, match="not a checkpoint"):
-            load_sam(generator, wrong)
-    wrong.write_bytes(b"garbage")
-    with pytest.raises(WeightsError):
-        load_sam("mobile-sam", wrong)
-
-
-def test_stock_segment_anything_agrees_with_our_encoder_and_decoder(
-    pipeline: Pipeline, samples: dict[str, Path]
-) -> None:
-    """The same prompts through segment-anything's own predictor, float32, MobileSAM weights."""
-    import torch
-    from segment_anything import SamPredictor
-
-    from worker.proposals.decoder import PromptDecoder
-
-    sam = load_sam("mobile-sam", WeightStore().require("mobile-sam"))
-    predictor = SamPredictor(sam)
-    predictor.set_image(np.asarray(Image.open(samples["coffee"])))
-    points = torch.tensor([[300.0, 200.0], [500.0, 400.0], [620.0, 450.0]])
-    decoder = PromptDecoder(sam, torch.float32)
-    image = decoder.attach(predictor.features)
-    decoded = decoder.decode(image, decoder.embed_points(points))
-    for index, point in enumerate(points):
-        masks, quality, _ = predictor.predict_torch(
-            point[None, None], torch.ones(1, 1), multimask_output=True, return_logits=True
-        )
-        torch.testing.assert_close(decoded.predicted_iou[index, 1:], quality[0], atol=1e-4, rtol=0)
-        drawn = decoder.upscale(image, decoded, torch.full((3,), index), torch.tensor([1, 2, 3]))
-        ours = sam.postprocess_masks(drawn[:, None], predictor.input_size, predictor.original_size)[
-            :, 0
-        ]
-        differing = ((ours > 0) != (masks[0] > 0)).float().mean()
-        assert differing < 1e-5
-
-
-@pytest.mark.parametrize(("photo", "turned"), [("coffee", False), ("rocket", True)])
-def test_exact_proposals_equal_the_stock_generator_bit_for_bit(
-    photo: str, turned: bool, samples: dict[str, Path]
-) -> None:
-    from segment_anything import SamAutomaticMaskGenerator
-
-    pixels = np.asarray(Image.open(samples[photo]))
-    pixels = np.ascontiguousarray(np.rot90(pixels) if turned else pixels)
-    sam = load_sam("mobile-sam", WeightStore().require("mobile-sam"))
-    stock = SamAutomaticMaskGenerator(
-        sam, points_per_side=5, pred_iou_thresh=0.75, stability_score_thresh=0.85
-    ).generate(pixels)
-    config = ProposalsConfig(points_per_side=5, exact=True)
-    ours = ExactProposer(sam, config, "cpu", 4, "x").propose(DecodedImage(pixels, "0" * 64))
-    assert len(ours) == len(stock) > 5
-    np.testing.assert_array_equal(ours.masks, [mask["segmentation"] for mask in stock])
-    # The score counts pixels at two more thresholds, where rounding may move one or two.
-    np.testing.assert_allclose(
-        ours.stability_score, [mask["stability_score"] for mask in stock], atol=3e-4
-    )
-    few = ExactProposer(sam, replace(config, max_count=3), "cpu", 4, "x").propose(
-        DecodedImage(pixels, "0" * 64)
-    )
-    assert few.masks.sum() == sum(sorted(ours.masks.sum(axis=(1, 2)))[-3:])
-
-
 def test_a_full_device_gets_smaller_batches_and_then_an_error(
     tmp_path: Path, samples: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,13 +325,12 @@ def test_a_full_device_gets_smaller_batches_and_then_an_error(
     assert sizes[-1] <= limit
     assert np.allclose(prepared.features.local_context, expected.features.local_context, atol=2e-2)
     assert (prepared.proposals.masks == expected.proposals.masks).all()
-    clicks = small._clicks
-    assert clicks is not None
+    segmenter = small._clicks.segmenter
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
-    monkeypatch.setattr(clicks, "embed", full)
+    monkeypatch.setattr(segmenter, "embed", full)
     with pytest.raises(DeviceMemoryExhausted):
         small.embed(data)
     limit = 0

@@ -13,9 +13,10 @@ import fsspec
 import pyarrow as pa
 
 from saymask.batch_rows import PARTS, RUN_FILE
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, InvalidExpression
 from worker.batch.rows import Failed, Key, decode_done
 from worker.folder_proposals import IMAGE_SUFFIXES
+from worker.language import clean_expression
 
 _FAILURES_FILE = "_failures.jsonl"
 _UNFINISHED = "_unfinished-"
@@ -165,6 +166,13 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
                 f"Row {number} of {place} lacks image or expression.",
                 'Expected rows like {"image": "a.jpg", "expression": "the cat"}.',
             )
+        try:
+            clean_expression(expression)
+        except InvalidExpression as error:
+            raise DatasetError(
+                f"Row {number} of {place}, about {image}: {error.cause}",
+                "Mend the row, or delete it.",
+            ) from error
         texts_by_image.setdefault(image, {})[expression] = None
     if not texts_by_image:
         raise DatasetError(f"{place} holds no expression.")

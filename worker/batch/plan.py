@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from saymask.errors import ImageError, InvalidExpression
+from saymask.errors import ImageError
 from worker.batch.places import Source, read_expressions
 from worker.batch.rows import ImageRows, build_given_row, build_proposed_rows
 from worker.pipeline.pipeline import Pipeline
@@ -115,7 +115,7 @@ def answer_image(
 ) -> ImageRows:
     """Segment the expressions about an image, or propose some: what an annotator would be offered.
 
-    An image that cannot be decoded, or an expression without a word, is a failure of that image.
+    An image that cannot be decoded is a failure of that image.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     try:
@@ -140,6 +140,6 @@ def answer_image(
             rows = build_proposed_rows(
                 name, sha256, prepared.proposals.size_hw, pairs, pipeline.model_version
             )
-    except (ImageError, InvalidExpression) as error:
+    except ImageError as error:
         return ImageRows(name, sha256, failure=str(error))
     return ImageRows(name, sha256, tuple(rows))

@@ -19,6 +19,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from saymask.errors import ConfigError
+from worker.batch_size import Batched
 from worker.config import TokenMasking
 from worker.encoders.vit_blocks import (
     cast_products,
@@ -32,7 +33,7 @@ from worker.encoders.vit_blocks import (
 MASKED_BLOCKS = 3
 
 
-class ClipVisual:
+class ClipVisual(Batched):
     """An image tower with access to its inside.
 
     Args:
@@ -56,6 +57,7 @@ class ClipVisual:
         batch: int,
         between_batches: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(batch)
         plain_vit = isinstance(tower, VisionTransformer) and ends_in_class_token(tower)
         if not plain_vit and not isinstance(tower, ModifiedResNet):
             raise ConfigError(
@@ -75,7 +77,6 @@ class ClipVisual:
         else:
             self.tower.to(dtype)
         self.device = device
-        self._batch = batch
         self._between_batches = between_batches
         self.name = name
         size: Any = self.tower.image_size
@@ -100,12 +101,6 @@ class ClipVisual:
         if isinstance(self.tower, VisionTransformer):
             return int(self.tower.grid_size[0])
         return self.image_size_px // 32
-
-    def shrink_batch(self) -> bool:
-        """Encode half as many images at once from now on; False when it is one already."""
-        smaller = max(1, self._batch // 2)
-        is_smaller, self._batch = smaller < self._batch, smaller
-        return is_smaller
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:

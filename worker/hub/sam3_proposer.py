@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam3TrackerModel, Sam3TrackerProcessor
 
+from worker.batch_size import Batched
 from worker.config import ProposalsConfig
 from worker.hub.loading import load_pretrained
 from worker.hub.models import SAM3, compute_fingerprint
@@ -24,7 +25,7 @@ from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.stages import DecodedImage, Proposals
 
 
-class Sam3Proposer:
+class Sam3Proposer(Batched):
     """Proposals from SAM 3.
 
     Args:
@@ -50,18 +51,13 @@ class Sam3Proposer:
         batch: int,
         between_batches: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(batch)
         self.fingerprint = compute_fingerprint(folder)
         self._model, self._processor = load_pretrained(
             Sam3TrackerModel, Sam3TrackerProcessor, folder, device, dtype
         )
         self._config, self._device, self._dtype = config, device, dtype
-        self._batch, self._between_batches = batch, between_batches
-
-    def shrink_batch(self) -> bool:
-        """Decode half as many points at once from now on; False when it is one already."""
-        smaller = max(1, self._batch // 2)
-        is_smaller, self._batch = smaller < self._batch, smaller
-        return is_smaller
+        self._between_batches = between_batches
 
     @torch.inference_mode()
     def propose(self, image: DecodedImage) -> Proposals:

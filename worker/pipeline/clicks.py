@@ -1,9 +1,60 @@
-"""Checking clicks and boxes before a model sees them."""
+"""Answering clicks and boxes, which are checked before a model sees them."""
 
 from __future__ import annotations
 
-from saymask.errors import InvalidRequest
+from dataclasses import dataclass
+
+from saymask.contract import Candidate
+from saymask.errors import ConfigError, InvalidRequest
+from worker.pipeline.batches import ShrinkingBatches
+from worker.pipeline.candidates import build_clicked
+from worker.pipeline.images import decode_image
+from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
 from worker.stages import VisualPrompt
+
+
+@dataclass(frozen=True)
+class ClickAnswers:
+    """Masks for clicks and boxes.
+
+    Attributes:
+        segmenter: of a segment-anything model; None where there is none.
+        batches: of the device.
+        max_megapixels: larger images are refused.
+    """
+
+    segmenter: ClickSegmenter | None
+    batches: ShrinkingBatches
+    max_megapixels: float
+
+    def embed(self, data: bytes) -> EmbeddedImage:
+        """Compute what answering clicks on an image needs; seconds on a CPU, once per image.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+            ConfigError: there is no segment-anything model here.
+        """
+        segmenter, image = self._require_segmenter(), decode_image(data, self.max_megapixels)
+        return self.batches.run(lambda: segmenter.embed(image))
+
+    def answer(self, image: EmbeddedImage, prompt: VisualPrompt, k: int) -> tuple[Candidate, ...]:
+        """Return at most ``k`` masks, scored by the decoder's own estimate of them.
+
+        Raises:
+            InvalidRequest: nothing was clicked, or outside the image.
+            ConfigError: there is no segment-anything model here.
+        """
+        check_prompt(prompt, image.size_hw)
+        segmenter = self._require_segmenter()
+        return build_clicked(self.batches.run(lambda: segmenter.answer(image, prompt))[:k])
+
+    def _require_segmenter(self) -> ClickSegmenter:
+        if self.segmenter is None:
+            raise ConfigError(
+                "This worker has no segment-anything model, so it cannot answer clicks.",
+                "Set SAYMASK_PROPOSALS to another generator than given.",
+            )
+        return self.segmenter
 
 
 def check_prompt(prompt: VisualPrompt, size_hw: tuple[int, int]) -> None:

@@ -20,12 +20,11 @@ from worker.pipeline.batches import Shrinkable, ShrinkingBatches
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.candidates import (
     Ranking,
-    build_clicked,
     build_pair,
     rank_proposals,
     rank_with_offers,
 )
-from worker.pipeline.clicks import check_prompt
+from worker.pipeline.clicks import ClickAnswers
 from worker.pipeline.images import decode_image, draw_example
 from worker.pipeline.instances import InstanceChooser
 from worker.pipeline.notices import build_notices
@@ -87,11 +86,11 @@ class Pipeline:
         self.device = device
         self._parser = parser
         self._max_megapixels = max_megapixels
-        self._clicks = clicks
         self._vocabulary = vocabulary
         models: list[Shrinkable] = [proposer, encoder.visual]
         models += [quick_proposer] if quick_proposer is not None else []
         self._batches = ShrinkingBatches(device, models)
+        self._clicks = ClickAnswers(clicks, self._batches, max_megapixels)
         self._method = build_method(config, encoder, parser, vocabulary)
         self._sources = AskedSources(
             tuple(sources), InstanceChooser(self._method), config.sources, max_megapixels,
@@ -138,8 +137,8 @@ class Pipeline:
         """
         return Pipeline(
             self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
-            self._max_megapixels, self.device, self._clicks, sources, strict_sources=strict,
-            quick_proposer=self._quick_proposer,
+            self._max_megapixels, self.device, self._clicks.segmenter, sources,
+            strict_sources=strict, quick_proposer=self._quick_proposer,
         )  # fmt: skip
 
     def with_config(
@@ -153,7 +152,7 @@ class Pipeline:
         looks = self._preparation.is_first_look if looks_first is None else looks_first
         return Pipeline(
             proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
-            self._max_megapixels, self.device, self._clicks, looks_first=looks,
+            self._max_megapixels, self.device, self._clicks.segmenter, looks_first=looks,
         )  # fmt: skip
 
     def as_first_look(self) -> Pipeline:
@@ -278,14 +277,8 @@ class Pipeline:
         )
 
     def embed(self, data: bytes) -> EmbeddedImage:
-        """Compute what answering clicks on an image needs; seconds on a CPU, once per image.
-
-        Raises:
-            ImageUnreadable, ImageTooLarge.
-            ConfigError: there is no segment-anything model here.
-        """
-        clicks, image = self._require_clicks(), decode_image(data, self._max_megapixels)
-        return self._batches.run(lambda: clicks.embed(image))
+        """Compute what answering clicks on an image needs; see ``ClickAnswers.embed``."""
+        return self._clicks.embed(data)
 
     def refine(
         self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
@@ -293,16 +286,10 @@ class Pipeline:
     ) -> SegmentResult:  # fmt: skip
         """Return at most ``k`` masks for clicks or a box, the most fitting first.
 
-        Their score is the decoder's own estimate of the mask.
-
-        Raises:
-            InvalidRequest: nothing was clicked, or outside the image.
+        Raises what ``ClickAnswers.answer`` does.
         """
-        check_prompt(prompt, image.size_hw)
         stopwatch = Stopwatch()
-        clicks = self._require_clicks()
-        answers = self._batches.run(lambda: clicks.answer(image, prompt))[:k]
-        candidates = build_clicked(answers)
+        candidates = self._clicks.answer(image, prompt, k)
         return SegmentResult(
             image_sha256=image.sha256,
             expression=expression,
@@ -403,11 +390,3 @@ class Pipeline:
 
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self._parser.parse(cleaned, self.config.noun_phrase)
-
-    def _require_clicks(self) -> ClickSegmenter:
-        if self._clicks is None:
-            raise ConfigError(
-                "This worker has no segment-anything model, so it cannot answer clicks.",
-                "Set SAYMASK_PROPOSALS to another generator than given.",
-            )
-        return self._clicks

@@ -28,7 +28,7 @@ class Proposer(Protocol):
         ...
 
     def shrink_batch(self) -> bool:
-        """Decode half as many prompts at once from now on; False when it is one already."""
+        """See ``worker.batch_size.Batched``."""
         ...
 
 

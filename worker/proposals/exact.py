@@ -20,6 +20,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torchvision.ops import nms
 
+from worker.batch_size import Batched
 from worker.config import ProposalsConfig
 from worker.proposals.consensus import Votes, count_votes
 from worker.proposals.decoder import AttachedImage, PromptDecoder
@@ -33,7 +34,7 @@ STOCK_BOX_IOU_MAX = 0.7
 _FULL_SIZE_AT_ONCE_PX = 64_000_000
 
 
-class ExactProposer:
+class ExactProposer(Batched):
     """Proposals as segment-anything's own generator makes them, at the image's size.
 
     Args:
@@ -55,19 +56,13 @@ class ExactProposer:
         fingerprint: str,
         between_batches: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(batch)
         self.name = f"{config.generator}-exact"
         self.fingerprint = fingerprint
         self._config = config
         self._sam = sam.to(device)
         self._decoder = PromptDecoder(sam, torch.float32)
-        self._batch = batch
         self._between_batches = between_batches
-
-    def shrink_batch(self) -> bool:
-        """Decode half as many prompts at once from now on; False when it is one already."""
-        smaller = max(1, self._batch // 2)
-        is_smaller, self._batch = smaller < self._batch, smaller
-        return is_smaller
 
     @torch.inference_mode()
     def propose(self, image: DecodedImage) -> Proposals:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from worker.batch_size import Batched
 from worker.config import ProposalsConfig
 from worker.proposals.consensus import Votes, count_votes
 from worker.proposals.decoder import AttachedImage, PromptDecoder
@@ -82,7 +83,7 @@ class _MaskSet:
         return self.predicted_iou * self.stability * self.consensus
 
 
-class SamProposer:
+class SamProposer(Batched):
     """Proposals from one SAM model.
 
     Args:
@@ -105,13 +106,13 @@ class SamProposer:
         fingerprint: str,
         between_batches: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(batch)
         self.name: str = config.generator
         self.fingerprint = fingerprint
         self._config = config
         self._sam = sam.to(device)
         self._decoder = PromptDecoder(sam, dtype)
         sam.image_encoder.to(dtype)
-        self._batch = batch
         self._between_batches = between_batches
 
     def with_config(self, config: ProposalsConfig) -> SamProposer:
@@ -119,12 +120,6 @@ class SamProposer:
         other = copy.copy(self)
         other._config = config
         return other
-
-    def shrink_batch(self) -> bool:
-        """Decode half as many prompts at once from now on; False when it is one already."""
-        smaller = max(1, self._batch // 2)
-        is_smaller, self._batch = smaller < self._batch, smaller
-        return is_smaller
 
     @torch.inference_mode()
     def propose(self, image: DecodedImage) -> Proposals:
