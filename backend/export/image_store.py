@@ -37,7 +37,7 @@ class ImageStore:
         """Remove what an interrupted export wrote, but not the images it read."""
         for path in self._partial.iterdir():
             if path.is_dir() and path.name != _READ_FOLDER:
-                shutil.rmtree(path)
+                _remove_folder(path)
             elif not path.is_dir():
                 path.unlink()
 
@@ -79,4 +79,17 @@ class ImageStore:
 
     def forget(self) -> None:
         """Remove the images that only this export kept."""
-        shutil.rmtree(self._partial / _READ_FOLDER, ignore_errors=True)
+        folder = self._partial / _READ_FOLDER
+        if folder.exists():
+            _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder file by file; ``shutil.rmtree`` first lists what may be a million images."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_folder(Path(entry.path))
+            else:
+                os.unlink(entry.path)
+    folder.rmdir()
