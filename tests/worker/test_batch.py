@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,33 @@ def test_an_interrupted_run_goes_on_and_only_changed_or_failed_images_are_done_a
     run(plan, changed)
     assert changed.prepared == ["b"]
     assert not list((tmp_path / "rows").glob("_unfinished*"))
+
+
+def test_the_next_images_are_read_while_one_is_answered(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image but the last is answered only when the next one has been read."""
+    names = ["a.jpg", "b.png", "more/c.jpg"]
+    was_read = {name: threading.Event() for name in names}
+    read = Source.read
+
+    def note(source: Source, name: str) -> bytes:
+        data = read(source, name)
+        was_read[name].set()
+        return data
+
+    class Waiting(FakePipeline):
+        def prepare(self, data: bytes, name: str) -> tuple[Any, None]:
+            for following in names[len(self.prepared) + 1 :][:1]:
+                assert was_read[following].wait(20), f"{following} is not read ahead"
+            return super().prepare(data, name)
+
+    monkeypatch.setattr(Source, "read", note)
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS),
+        images_per_part=1,
+    )  # fmt: skip
+    assert run(plan, Waiting()).failed == ()
 
 
 def test_the_same_bytes_under_two_names_are_two_images(folder: Path, tmp_path: Path) -> None:

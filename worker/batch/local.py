@@ -1,10 +1,12 @@
-"""A batch in this process: one image after the other."""
+"""A batch in this process: one image after the other, the next ones read meanwhile."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from worker.batch.places import Source, Target
@@ -12,6 +14,8 @@ from worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run
 from worker.batch.rows import Failed, ImageRows, Key, build_part
 from worker.pipeline.pipeline import Pipeline
 
+ReadImages = list[tuple[str, bytes, str]]
+"""Name, bytes, and why there are none."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished images and of all."""
 
@@ -33,8 +37,8 @@ class BatchReport:
     failed: tuple[str, ...]
 
 
-def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> list[tuple[str, bytes, str]]:
-    """Read the images of a chunk that are not done: name, bytes, and why there are none."""
+def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
+    """Read the images of a chunk that are not done."""
     images = []
     for name, _ in chunk.images:
         data, failure = read_image(source, name)
@@ -44,7 +48,7 @@ def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> list[tuple
 
 
 def answer_chunk(
-    pipeline: Pipeline, plan: BatchPlan, chunk: Chunk, images: list[tuple[str, bytes, str]]
+    pipeline: Pipeline, plan: BatchPlan, chunk: Chunk, images: ReadImages
 ) -> list[ImageRows]:
     """Answer the images of a chunk that were read."""
     expressions = dict(chunk.images)
@@ -67,14 +71,26 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
     target.begin(describe_run(plan, work, pipeline.model_version))
     done = frozenset(target.read_done())
     collected = Collected()
-    for chunk in work.chunks:
-        answered = answer_chunk(pipeline, plan, chunk, read_chunk(source, chunk, done))
+    for chunk, images in _read_ahead(source, work.chunks, done):
+        answered = answer_chunk(pipeline, plan, chunk, images)
         name, part = build_part(answered)
         if name:
             target.write(name, part)
         collected.add(report_chunk(chunk, answered))
         progress(collected.finished, work.images_count)
     return collected.finish(target)
+
+
+def _read_ahead(
+    source: Source, chunks: tuple[Chunk, ...], done: frozenset[Key]
+) -> Iterator[tuple[Chunk, ReadImages]]:
+    """Each chunk with its images, which are read while the chunk before is answered."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        following: Future[ReadImages] | None = None
+        for chunk, after in zip_longest(chunks, chunks[1:]):
+            images = following.result() if following else read_chunk(source, chunk, done)
+            following = reader.submit(read_chunk, source, after, done) if after else None
+            yield chunk, images
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saymask.masks import Masks, compute_box_xywh
+from worker.cells import cover_square_grid
 from worker.config import FeaturesConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -129,8 +130,7 @@ def resize_token_masks(masks: Masks, grid_side: int, config: FeaturesConfig) -> 
     """
     if config.token_mask == "point":
         return sample_token_masks(masks, grid_side)
-    soft = torch.from_numpy(masks).float()[:, None]
-    area = F.interpolate(soft, (grid_side, grid_side), mode="area")[:, 0]
+    area = torch.from_numpy(cover_square_grid(masks, grid_side))
     best = area.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
     return (area * (config.token_floor / best).clamp(min=1)).clamp(max=1)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saymask.masks import Masks
+from worker.cells import cover_square_grid
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
 
@@ -57,16 +58,13 @@ def encode_regions(
     Returns:
         Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.
     """
-    soft = torch.from_numpy(masks).float()[:, None]
     scales = {*region_tiles, HEAT_TILES}
     places = {tiles: encode_places(visual, pixels, tiles).cpu() for tiles in sorted(scales)}
-    regions = torch.stack([_average_places(places[tiles], soft) for tiles in region_tiles]).sum(
-        dim=0
-    )
-    return places[HEAT_TILES].numpy(), regions.numpy()
+    regions = [_average_places(places[tiles], masks) for tiles in region_tiles]
+    return places[HEAT_TILES].numpy(), torch.stack(regions).sum(dim=0).numpy()
 
 
-def _average_places(places: Tensor, soft: Tensor) -> Tensor:
-    """Mean of places (g, g, D) under masks (N, 1, h, w), by the share each covers: (N, D)."""
-    covered = F.interpolate(soft, places.shape[:2], mode="area").flatten(1)
+def _average_places(places: Tensor, masks: Masks) -> Tensor:
+    """Mean of places (g, g, D) under masks (N, h, w), by the share of each covered: (N, D)."""
+    covered = torch.from_numpy(cover_square_grid(masks, len(places))).flatten(1)
     return (covered / covered.sum(dim=1, keepdim=True)) @ places.flatten(0, 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from saymask.masks import Masks
+from worker.cells import cover_cells, divide_by_rounding
 from worker.methods.features import to_float32
-from worker.stages import Floats, Geometry
+from worker.stages import Geometry
 
 # Overlaps of pairs are measured at about 256 x 256.
 _OVERLAP_PX = 65_536
@@ -34,16 +35,7 @@ def compute_geometry(masks: Masks) -> Geometry:
         area=to_float32(areas / (height * width)),
         containment=to_float32(shared / small_areas[:, None]),
         iou=to_float32(shared / np.maximum(small_areas[:, None] + small_areas[None] - shared, 1)),
-        cells=_cover_cells(masks),
+        cells=cover_cells(
+            masks, divide_by_rounding(height, GRID_SIDE), divide_by_rounding(width, GRID_SIDE)
+        ),
     )
-
-
-def _cover_cells(masks: Masks) -> Floats:
-    """Covered share (N, G, G) of each cell of a square grid."""
-    _, height, width = masks.shape
-    rows = np.linspace(0, height, GRID_SIDE + 1).round().astype(int)
-    columns = np.linspace(0, width, GRID_SIDE + 1).round().astype(int)
-    sums = np.add.reduceat(masks, rows[:-1].clip(max=height - 1), axis=1, dtype=np.float32)
-    sums = np.add.reduceat(sums, columns[:-1].clip(max=width - 1), axis=2)
-    sizes = np.maximum(np.diff(rows), 1)[:, None] * np.maximum(np.diff(columns), 1)[None]
-    return to_float32(sums / sizes)

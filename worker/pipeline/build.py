@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from saymask.errors import ConfigError
 from worker.config import PipelineConfig, to_first_look
@@ -56,6 +57,9 @@ def build_pipeline(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    # PyTorch has threads of its own. NumPy's products are small here, and sharing one of them with
+    # a processor that is busy takes five times as long.
+    threadpool_limits(1, user_api="blas")
     device = choose_device(settings.device)
     dtype = choose_precision(settings.precision, device)
     cache_dir = settings.cache_dir or default_cache_dir()
