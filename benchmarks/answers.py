@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, seconds
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
+from worker.pipeline.opening import open_image
 from worker.settings import load_worker_settings
 
 EXPRESSIONS = ("the cat", "the red thing on the left", "the biggest one", "a photo of the sky")
@@ -34,8 +34,7 @@ def measure() -> list[Row]:
             data = path.read_bytes()
 
             def answer(expression: str, data: bytes = data) -> None:
-                kept = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-                prepared, timings = (kept, None) if kept else pipeline.prepare(data)
+                prepared, timings = open_image(pipeline, data)
                 pipeline.segment(prepared, expression, 3, preparation=timings)
 
             cold.append(seconds(lambda run=answer: run("the first thing")))

@@ -11,7 +11,6 @@ Example: python -m benchmarks.no_referent --root ROOT --split val
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import defaultdict
@@ -26,6 +25,7 @@ from saymask.contract import NOTHING_MEANT
 from saymask.datasets import load_dataset
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.pipeline.build import build_pipeline
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.settings import load_worker_settings
 from worker.stages import PreparedImage
@@ -73,8 +73,7 @@ def measure(pipeline: Pipeline, root: Path, split: str) -> list[_Answer]:
     answers = []
     for number, image in enumerate(dataset.images, start=1):
         data = image.path.read_bytes()
-        prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-        prepared = pipeline.prepare(data)[0] if prepared is None else prepared
+        prepared, _ = open_image(pipeline, data)
         name = image.path.name
         asked: list[tuple[str, Mask | None]] = [
             (e.text, decode_coco_rle(e.target)) for e in image.expressions

@@ -11,7 +11,6 @@ Example: python -m benchmarks.proposing --root ROOT --split val
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.methods.geometry import compute_geometry
 from worker.nouns import load_nouns
 from worker.pipeline.build import build_pipeline
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.proposing.families import NounFamilies, build_families
 from worker.proposing.generation import FINDERS, Description, Landmark, Scene
@@ -65,9 +65,7 @@ def judge_image(
 ) -> list[Judged]:
     """Propose expressions for an image and judge each."""
     data = image.path.read_bytes()
-    prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-    if prepared is None:
-        prepared, _ = pipeline.prepare(data)
+    prepared, _ = open_image(pipeline, data)
     proposed = pipeline.propose_expressions(prepared, data, seed)
     instances = [(i.category, decode_coco_rle(i.mask)) for i in image.instances]
     truth = _Truth(instances, families, pipeline.config.proposing)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from saymask.contract import ProposedPair
 from saymask.errors import DatasetError, ImageError
 from saymask.masks import compute_area, decode_coco_rle
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.resumable_log import ResumableLog
 
@@ -127,7 +128,7 @@ def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) 
     try:
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
-        prepared = pipeline.load_prepared(sha256) or pipeline.prepare(data, path.stem)[0]
+        prepared, _ = open_image(pipeline, data, path.stem)
         pairs = pipeline.propose(
             prepared, data, options.per_image, options.confidence_min, options.seed
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.proposals.given import to_proposals
 from worker.serving.idle import UnloadingPipeline
@@ -79,9 +79,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def segment(pipeline: Pipeline, data: bytes, expression: str, k: int = 3) -> SegmentResult:
-    prepared, timings = pipeline.load_prepared(hashlib.sha256(data).hexdigest()), None
-    if prepared is None:
-        prepared, timings = pipeline.prepare(data)
+    prepared, timings = open_image(pipeline, data)
     return pipeline.segment(prepared, expression, k, preparation=timings)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from saymask.errors import ImageError
 from worker.batch.places import Source, read_expressions
 from worker.batch.rows import ImageRows, build_given_row, build_proposed_rows
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 
 
@@ -119,9 +120,8 @@ def answer_image(
     """
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        prepared = pipeline.load_prepared(sha256)
-        if prepared is None:
-            prepared, _ = pipeline.prepare(data, name.rpartition("/")[2].rpartition(".")[0])
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        prepared, _ = open_image(pipeline, data, stem)
         if plan.expressions:
             rows = [
                 build_given_row(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +84,7 @@ def _prepare_photo(
     """Load the models, and a photo from the cache or anew."""
     # PyTorch is imported by those commands that need it.
     from worker.pipeline.build import build_pipeline
+    from worker.pipeline.opening import open_image
 
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
@@ -95,9 +95,7 @@ def _prepare_photo(
     with console.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
     with console.status("preparing the photo"):
-        prepared, timings = pipeline.load_prepared(hashlib.sha256(data).hexdigest()), None
-        if prepared is None:
-            prepared, timings = pipeline.prepare(data)
+        prepared, timings = open_image(pipeline, data)
     return pipeline, prepared, timings, data
 
 

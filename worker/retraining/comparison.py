@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from saymask.errors import InvalidExpression
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import Verdict
 from worker.evaluation.metrics import bootstrap_difference
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.sources.base import CandidateSource
 from worker.stages import PreparedImage
@@ -43,7 +43,7 @@ def compare_sources(
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():
         data = path.read_bytes()
-        prepared = _open_image(pipeline, data)
+        prepared, _ = open_image(pipeline, data)
         for sample in samples:
             if sample.image == path:
                 for sentence in sample.sentences:
@@ -53,11 +53,6 @@ def compare_sources(
     old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
     interval = bootstrap_difference(new_ious, old_ious, groups)
     return Verdict(against, interval.mean, interval.low, interval.high, len(rows), len(images))
-
-
-def _open_image(pipeline: Pipeline, data: bytes) -> PreparedImage:
-    prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-    return prepared if prepared is not None else pipeline.prepare(data)[0]
 
 
 def _answer(

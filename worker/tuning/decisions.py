@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from saymask.errors import DatasetError, InvalidExpression
 from saymask.masks import compute_ious, decode_coco_rle
 from worker.config import ScoringConfig
 from worker.methods.confidence import compute_lead
+from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.resize import to_original_size
 from worker.stages import Floats, PreparedImage, Scores
@@ -80,8 +80,7 @@ def read_decisions(
             data = image.path.read_bytes()
         except OSError as error:
             raise DatasetError(f"{image.path} cannot be read: {error}.") from error
-        prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
-        prepared = pipeline.prepare(data, image.path.stem)[0] if prepared is None else prepared
+        prepared, _ = open_image(pipeline, data, image.path.stem)
         masks = [to_original_size(mask, image.size_hw) for mask in prepared.proposals.masks]
         slim = _drop_masks(prepared)
         for expression in image.expressions:
