@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks import (
     answers,
+    busy,
     clicks,
     exports,
     features,
@@ -95,6 +96,7 @@ def main() -> None:
         "stages": lambda a: stages.compare(a.rounds),
         "features": lambda a: features.compare(a.rounds),
         "workers": lambda _a: workers.compare(),
+        "busy": lambda _a: busy.compare(),
         "service": lambda _a: service.compare(),
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),

@@ -20,6 +20,7 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
+import worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
 from backend.records.stores import Stores
 from saymask.contract import WORKER_KEY_PATTERN, WorkerStatus
 
