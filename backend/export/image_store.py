@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from backend.export.model import ExportImage
@@ -15,6 +16,7 @@ from saymask.image_files import strip_secrets
 
 IMAGE_FOLDER = "images"
 _READ_FOLDER = ".read"
+_REMOVED_AT_ONCE = 10_000
 ReadImage = Callable[[RecordView], bytes]
 """Fetches the bytes of a record's image."""
 
@@ -85,9 +87,13 @@ class ImageStore:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a folder file by file; ``shutil.rmtree`` first lists what may be a million images."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
+    """Remove a folder some files at a time; ``shutil.rmtree`` lists a million images at once."""
+    while True:
+        with os.scandir(folder) as entries:
+            some = list(islice(entries, _REMOVED_AT_ONCE))
+        if not some:
+            break
+        for entry in some:
             if entry.is_dir(follow_symlinks=False):
                 _remove_folder(Path(entry.path))
             else:

@@ -238,6 +238,7 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path) -> None:
 def test_interrupted_exports_leave_nothing_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backend.export.image_store._REMOVED_AT_ONCE", 1)
     asked = plan("coco", tmp_path / "out")
     read: list[int] = []
 
