@@ -8,7 +8,6 @@ import uuid
 from datetime import UTC, datetime
 
 import redis
-from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
@@ -18,6 +17,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from backend.call import Call
+from backend.queue_replies import raise_failure, read_reply, read_success
 from backend.queue_state import REDIS_CURE, QueueState, redis_errors
 from backend.training_queue import TrainingQueue
 from backend.waiters import Waiter, Waiters
@@ -30,6 +30,7 @@ from saymask.contract import (
     JOB_SEGMENT,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
+    QUICK_KEY,
     JobReply,
     PrepareRequest,
     ProposeRequest,
@@ -46,7 +47,6 @@ from saymask.errors import (
     JobLost,
     WorkerEnded,
     WorkerUnavailable,
-    from_code,
 )
 from saymask.logs import call_id
 
@@ -168,7 +168,7 @@ class JobQueue(QueueState):
             job = self._fetch(job_id)
             result = job.latest_result() if job is not None else None
             if result is not None:
-                return _read_reply(result)
+                return read_reply(result)
             if job is None or not self._is_usable(job):
                 raise JobLost("A worker was lost while it prepared a photo.", _WORKER_CURE)
         return None
@@ -209,7 +209,8 @@ class JobQueue(QueueState):
             if isinstance(request, SegmentRequest) and self._had_first_look(request, job_id):
                 request = request.model_copy(update={"accepts_first_look": False})
                 job_id = build_job_id(kind, version, request)
-            reply = self._ask(queue, name, job_id, request, waiter)
+            overtakes = not background and self._is_quick(request)
+            reply = self._ask(queue, name, job_id, request, waiter, overtakes=overtakes)
         if reply.segment is None:
             raise InternalError("The worker's reply holds no segmentation.")
         return reply.segment
@@ -236,17 +237,24 @@ class JobQueue(QueueState):
         return reply.propose
 
     def _ask(
-        self, queue: Queue, name: str, job_id: str, request: Request, waiter: Waiter
+        self,
+        queue: Queue,
+        name: str,
+        job_id: str,
+        request: Request,
+        waiter: Waiter,
+        *,
+        overtakes: bool = False,
     ) -> JobReply:
         """Enqueue a job and wait for its reply; a job that was lost is enqueued again."""
         self._withdraw(self._waiters.add(waiter, job_id))
         reply, is_reachable = None, True
         try:
             for _ in range(_ATTEMPTS):
-                job = self._ensure_job(queue, name, job_id, request)
+                job = self._ensure_job(queue, name, job_id, request, overtakes=overtakes)
                 reply = self._wait(job, waiter)
                 if reply is not None:
-                    return _raise_failure(reply)
+                    return raise_failure(reply)
                 log.warning("job %s was lost with its worker, enqueuing it again", job_id)
         except redis.exceptions.RedisError:
             is_reachable = False
@@ -259,10 +267,15 @@ class JobQueue(QueueState):
             "See the workers' logs; save the photo again in another format or smaller.",
         )
 
+    def _is_quick(self, request: SegmentRequest | RefineRequest) -> bool:
+        """Whether a request takes milliseconds: nobody waits longer when it overtakes others."""
+        key = QUICK_KEY.format(sha256=request.image_sha256)
+        return isinstance(request, SegmentRequest) and bool(self._redis.exists(key))
+
     def _had_first_look(self, request: SegmentRequest, job_id: str) -> bool:
         """Whether a request was answered with a first look, so that who asks again wants more."""
         job = self._fetch(job_id) if request.accepts_first_look else None
-        reply = _read_success(job) if job is not None else None
+        reply = read_success(job) if job is not None else None
         return reply is not None and reply.segment is not None and reply.segment.is_first_look
 
     def _withdraw(self, job_id: str | None) -> None:
@@ -280,7 +293,9 @@ class JobQueue(QueueState):
         except NoSuchJobError:
             return None
 
-    def _ensure_job(self, queue: Queue, name: str, job_id: str, request: Request) -> Job:
+    def _ensure_job(
+        self, queue: Queue, name: str, job_id: str, request: Request, *, overtakes: bool = False
+    ) -> Job:
         """Return the job of this id: the one that runs or ran, else a new one.
 
         RQ's unique jobs refuse a second job of an id, but do not replace a lost one atomically;
@@ -302,13 +317,14 @@ class JobQueue(QueueState):
                 timeout=_JOB_TIMEOUT_S,
                 result_ttl=RESULT_TTL_S,
                 failure_ttl=RESULT_TTL_S,
+                at_front=overtakes,
                 meta={CALL_META: call_id.get()},
             )
 
     def _is_usable(self, job: Job) -> bool:
         status = _find_status(job)
         if status == JobStatus.FINISHED:
-            return _read_success(job) is not None
+            return read_success(job) is not None
         return status in (JobStatus.QUEUED, JobStatus.STARTED) and self._is_pending(job)
 
     def _is_alive(self, worker_name: str | None) -> bool:
@@ -323,7 +339,7 @@ class JobQueue(QueueState):
             timeout_s = max(1, round(min(_POLL_S, left_s)))
             result = Result.fetch_latest(job, serializer=JSONSerializer, timeout=timeout_s)
             if result is not None:
-                return _read_reply(result)
+                return read_reply(result)
             self._waiters.check_wanted(waiter)
             if not self._is_pending(job):
                 return None
@@ -364,37 +380,3 @@ def _is_queued_or_popped(job: Job) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def _read_success(job: Job) -> JobReply | None:
-    """Return the reply of a finished job if it can be shared.
-
-    A failure is worth another try: the image may have arrived, the bug been fixed.
-    """
-    result = job.latest_result()
-    try:
-        reply = _read_reply(result) if result is not None else None
-    except InternalError as error:
-        log.info("the result of job %s cannot be used: %s", job.id, error)
-        return None
-    return reply if reply is not None and reply.failure is None else None
-
-
-def _raise_failure(reply: JobReply) -> JobReply:
-    if reply.failure is not None:
-        raise from_code(reply.failure.code, reply.failure.cause, reply.failure.cure)
-    return reply
-
-
-def _read_reply(result: Result) -> JobReply:
-    if result.type == Result.Type.SUCCESSFUL:
-        try:
-            return JobReply.model_validate(result.return_value)
-        except ValidationError as error:
-            raise InternalError(
-                "The worker's reply has an unknown shape.",
-                "Backend and worker must be of the same saymask version.",
-            ) from error
-    trace = (result.exc_string or "no trace").strip()
-    log.error("worker failed:\n%s", trace)
-    raise InternalError(f"The worker failed: {trace.splitlines()[-1]}", "See the worker's log.")

@@ -35,6 +35,10 @@ IMAGE_KEY = "saymask:photo:{sha256}"
 ANSWERING_KEY = "saymask:answering:{host}"
 # Name of the worker that prepares an image, per host.
 PREPARING_KEY = "saymask:preparing:{host}:{sha256}"
+# There while an image is known to be prepared: expressions about it take milliseconds, and overtake
+# those about others.
+QUICK_KEY = "saymask:quick:{sha256}"
+QUICK_TTL_S = 1800
 # Hash: number of images ``prepared`` and ``failed`` in the background, and the ``last_failure``.
 PREPARED_KEY = "saymask:prepared"
 # JSON: the ``TrainingStatus`` of the newest run.

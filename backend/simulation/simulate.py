@@ -1,9 +1,9 @@
 """The discrete events of annotators who type, a queue with two priorities, and workers.
 
-As the real ones: expressions are answered in the order in which they were typed, before any image
-is prepared ahead; an image that was looked at first is prepared in full afterwards; background
-workers pause while their host answers somebody; an annotator types the next expression after the
-answer to the last one, at the earliest.
+As the real ones: expressions are answered in the order in which they were typed, but those about
+prepared images first, and all before any image is prepared ahead; an image that was looked at first
+is prepared in full afterwards; background workers pause while their host answers somebody; an
+annotator types the next expression after the answer to the last one, at the earliest.
 """
 
 from __future__ import annotations
@@ -128,7 +128,11 @@ class _Run:
         if self._draw.random() < self._workload.new_share:
             is_prepared = self._draw.random() < self._workload.prepared_share
             self._current[annotator] = _Image(is_prepared)
-        self._typed.append(_Typed(annotator, self._now_s, self._current[annotator]))
+        typed = _Typed(annotator, self._now_s, self._current[annotator])
+        if typed.image.is_prepared:
+            self._typed.appendleft(typed)
+        else:
+            self._typed.append(typed)
         self._assign()
 
     def _assign(self) -> None:

@@ -184,6 +184,37 @@ def test_a_typed_expression_does_not_wait_for_images_being_prepared(
         time.sleep(0.05)
 
 
+def test_expressions_about_prepared_images_overtake_the_others(
+    queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    queue.segment(request_for("cat"), "1:1", Call())
+    unseen = b"another image"
+    sha256 = hashlib.sha256(unseen).hexdigest()
+    queue.put_image(sha256, unseen)
+    asked = [
+        request_for("sleep 4 first"),
+        SegmentRequest(image_sha256=sha256, expression="slow", k=2),
+        request_for("quick"),
+    ]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = []
+        for number, request in enumerate(asked):
+            answers.append(pool.submit(queue.segment, request, f"2:{number}", Call()))
+            # The first is at work, the others wait behind it.
+            await_state(
+                lambda n=number: (
+                    f"segment {asked[0].expression}" in log_of(valkey) and count_queued(valkey) == n
+                ),
+                "queued",
+                10,
+            )
+        assert [answer.result().expression for answer in answers] == [r.expression for r in asked]
+    assert log_of(valkey) == [
+        f"segment {said}" for said in ("cat", "sleep 4 first", "quick", "slow")
+    ]
+
+
 def test_deadline(valkey: Valkey, start_worker: Callable[..., Any]) -> None:
     start_worker()
     queue = JobQueue(valkey.url, deadline_s=1)

@@ -57,6 +57,15 @@ def test_a_new_image_is_looked_at_then_prepared_while_nobody_is_answered() -> No
     assert waits.backlog == pytest.approx(100 * (1 - 6 / 10), abs=3)
 
 
+def test_answers_about_prepared_images_do_not_wait_behind_first_looks() -> None:
+    """At the most they wait for one that has begun, and for each other."""
+    workload = Workload(12, 8.0, new_share=0.3, prepared_share=0.9)
+    slow = replace(QUICK, first_look_s=(3.0,), looked_at_s=(3.0,))
+    waits = simulate(workload, Machines(background=1), slow, 4000.0)
+    assert max(waits.prepared_s) < 3.0 + 12 * 0.1
+    assert max(waits.new_s) > 6.0
+
+
 def test_without_first_looks_the_image_is_prepared_before_the_answer() -> None:
     times = replace(QUICK, first_look_s=(), looked_at_s=())
     waits = simulate(Workload(1, 20.0, new_share=1.0), Machines(background=0), times, 2000.0)

@@ -27,6 +27,8 @@ from saymask.contract import (
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
+    QUICK_KEY,
+    QUICK_TTL_S,
     JobFailure,
     JobReply,
     PrepareRequest,
@@ -182,6 +184,8 @@ class JobHandler:
                 preparation=timings,
                 read_image=partial(self._images.read, request.image_sha256),
             )
+        if not result.is_first_look:
+            self._note_prepared(request.image_sha256)
         return JobReply(segment=result)
 
     def _refine(self, message: Message) -> JobReply:
@@ -205,6 +209,7 @@ class JobHandler:
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
         prepared, timings = self._images.prepare(request.image_sha256)
+        self._note_prepared(request.image_sha256)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -218,6 +223,7 @@ class JobHandler:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
         prepared, timings = self._images.prepare(sha256)
+        self._note_prepared(sha256)
         pairs = self._pipeline.propose(
             prepared,
             self._images.read(sha256),
@@ -234,6 +240,9 @@ class JobHandler:
             timings=Timings(**(asdict(timings) if timings else {})),
         )
         return JobReply(propose=result)
+
+    def _note_prepared(self, sha256: str) -> None:
+        self._redis.set(QUICK_KEY.format(sha256=sha256), 1, ex=QUICK_TTL_S)
 
 
 def _adopt_call_id() -> None:
