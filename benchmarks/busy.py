@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 
 from backend.local_stack.up import sample_images
@@ -44,12 +44,9 @@ def _measure(waiting: dict[str, str]) -> float:
 def compare() -> list[Row]:
     """Median seconds of a photo with the default settings and threads."""
     rows = []
-    for where in ("alone", "beside one busy process"):
-        if where == "alone":
+    for where, beside in (("alone", nullcontext), ("beside one busy process", _busy_process)):
+        with beside():
             spinning, sleeping = _measure(_SPINNING), _measure({})
-        else:
-            with _busy_process():
-                spinning, sleeping = _measure(_SPINNING), _measure({})
         rows.append(
             Row(
                 f"preparing a photo {where}: threads that spin / sleep while they wait",

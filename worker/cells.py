@@ -30,7 +30,7 @@ def divide_by_touching(length: int, count: int) -> Bins:
 def cover_cells(masks: Masks, rows: Bins, columns: Bins) -> NDArray[np.float32]:
     """Compute the covered share (N, R, C), 0 to 1, of each cell of masks (N, h, w).
 
-    Ten times as fast as pooling them as numbers: bytes are added while they are bytes.
+    Bytes are added as bytes, which is far quicker than pooling them as floating-point numbers.
     """
     pixels = masks.view(np.uint8)
     bands = [pixels[:, start:stop].sum(axis=1, dtype=np.uint32) for start, stop in rows]

@@ -57,8 +57,8 @@ def build_pipeline(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    # PyTorch has threads of its own. NumPy's products are small here, and sharing one of them with
-    # a processor that is busy takes five times as long.
+    # PyTorch has threads of its own. NumPy's products are small here: dividing one among processors
+    # that have other work costs more than it saves.
     threadpool_limits(1, user_api="blas")
     device = choose_device(settings.device)
     dtype = choose_precision(settings.precision, device)
