@@ -20,8 +20,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connect import ConnectOptions, Connector
 from backend.records.stores import Stores
 from tests.conftest import free_port
-from worker.weights.checkpoints import DEFAULT
-from worker.weights.store import WeightStore
+from tests.weights import require_weights
 
 PROGRAM = os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM", "")
 SAYMASK = str(Path(sys.executable).parent / "saymask")
@@ -122,9 +121,7 @@ def running(root: Path, settings: Mapping[str, str] = QUICK) -> Iterator[Running
     """Everything up, and stopped again."""
     if not PROGRAM:
         pytest.skip("no Label Studio: set SAYMASK_LABEL_STUDIO_PROGRAM (make test does)")
-    missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
-    if missing:
-        pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
+    require_weights()
     one = start_up(root / "data", [free_port() for _ in range(3)], settings)
     try:
         one.wait_until_up()

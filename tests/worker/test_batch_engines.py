@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import await_state
+from tests.weights import require_weights
 from tests.worker.batch_files import read_rows, write_texts
 from worker.batch.local import run_local
 from worker.batch.places import Target
 from worker.batch.plan import BatchPlan, list_work
 from worker.pipeline.build import build_pipeline
 from worker.settings import load_worker_settings
-from worker.weights import DEFAULT, WeightStore
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +37,7 @@ TEXTS = [(f"{number:02}.png", text) for number in range(8) for text in ("cat", "
 
 @pytest.fixture
 def photos(samples: dict[str, Path], tmp_path: Path) -> Path:
-    missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
-    if missing:
-        pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
+    require_weights()
     folder = tmp_path / "photos"
     folder.mkdir()
     image = Image.open(samples["chelsea"]).convert("RGB").resize((320, 240))

@@ -14,6 +14,7 @@ from segment_anything.modeling import Sam
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError, InvalidRequest
 from saymask.masks import Mask, compute_iou, decode_coco_rle
+from tests.weights import require_weights
 from tests.worker.test_pipeline import build
 from worker.config import ClicksConfig
 from worker.pipeline.images import decode_image
@@ -21,7 +22,6 @@ from worker.pipeline.pipeline import Pipeline
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
 from worker.proposals.load import load_sam
 from worker.stages import DecodedImage, VisualPrompt
-from worker.weights.checkpoints import DEFAULT
 from worker.weights.store import WeightStore
 
 pytestmark = pytest.mark.slow
@@ -32,8 +32,7 @@ BACKGROUND = (448.0, 10.0)
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
-    if any(not WeightStore().is_present(name) for name in DEFAULT):
-        pytest.skip("weights not pulled (saymask-worker models pull)")
+    require_weights()
     return load_sam("mobile-sam", WeightStore().require("mobile-sam"))
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from saymask.masks import compute_iou, decode_coco_rle
+from tests.weights import require_weights
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.pipeline import Pipeline
 from worker.settings import load_worker_settings
-from worker.weights import DEFAULT, WeightStore
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,9 +28,7 @@ ASKED = (
 
 
 def load(device: str, precision: str = "auto") -> Pipeline:
-    missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
-    if missing:
-        pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
+    require_weights()
     settings = load_worker_settings(
         encoder="starter", device=device, precision=precision, points_per_side=10
     )

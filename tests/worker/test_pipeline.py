@@ -20,6 +20,7 @@ from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
+from tests.weights import require_weights
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.opening import open_image
@@ -29,8 +30,6 @@ from worker.serving.idle import UnloadingPipeline
 from worker.settings import load_worker_settings
 from worker.sources.base import SourceMask
 from worker.stages import DecodedImage, Proposals
-from worker.weights.checkpoints import DEFAULT
-from worker.weights.store import WeightStore
 
 pytestmark = pytest.mark.slow
 
@@ -59,9 +58,7 @@ def box_iou(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 
 def build(directory: Path, **settings: object) -> Pipeline:
-    missing = [name for name in DEFAULT if not WeightStore().is_present(name)]
-    if missing:
-        pytest.skip(f"weights not pulled: {missing} (saymask-worker models pull)")
+    require_weights()
     pipeline = build_pipeline(load_worker_settings(encoder="starter", **settings))
     pipeline.cache = PreparedCache(directory, "key", 10**9)
     return pipeline

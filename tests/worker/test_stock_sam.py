@@ -12,6 +12,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from saymask.errors import WeightsError
+from tests.weights import require_weights
 from worker.config import ProposalsConfig
 from worker.proposals.decoder import PromptDecoder
 from worker.proposals.exact import ExactProposer
@@ -24,10 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    store = WeightStore()
-    if not store.is_present("mobile-sam"):
-        pytest.skip("weights not pulled: mobile-sam (saymask-worker models pull)")
-    return store.require("mobile-sam")
+    require_weights()
+    return WeightStore().require("mobile-sam")
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
