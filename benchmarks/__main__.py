@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--photos",
         type=Path,
-        help="for recall: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
+        help="for recall and points: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
     )
     parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
     parser.add_argument("--requests", type=int, default=10_000, help="of the accelerated day")
@@ -94,6 +94,7 @@ def main() -> None:
         "answers": lambda _a: answers.measure(),
         "proposals": lambda a: proposals.compare(a.grid, a.rounds),
         "recall": lambda a: proposals.compare_quality(a.grid, a.photos),
+        "points": lambda a: proposals.compare_points(a.photos),
         "stages": lambda a: stages.compare(a.rounds),
         "device": lambda _a: device.measure(),
         "features": lambda a: features.compare(a.rounds),

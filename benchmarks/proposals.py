@@ -47,6 +47,7 @@ class _Makers:
         batch = 64 if device.startswith("cuda") else 4
         config = ProposalsConfig(
             points_per_side=grid,
+            points_share=1.0,
             min_area_share=0.0,  # stock drops no small masks
             box_rounds=0,
             max_count=10_000,
@@ -140,6 +141,54 @@ def compare_quality(grid: int, folder: Path | None) -> list[Row]:
                     f" {len(photos)} photos / found by fast mode {words} (IoU {RECALL_IOU})",
                     f"{total} masks", f"{found[name]}", f"{found[name] / total:.3f}", ".95")
             )  # fmt: skip
+    return rows
+
+
+def compare_points(folder: Path | None) -> list[Row]:
+    """Of the masks of a whole grid, how many the chosen points find, and how many a regular grid of
+    about as many points."""
+    config = ProposalsConfig(max_count=10_000)
+    side = config.points_per_side
+    sparse = round(side * config.points_share**0.5)
+    device = choose_device("auto")
+    makers = [
+        SamProposer(
+            load_sam("mobile-sam", WeightStore().require("mobile-sam")), each, device,
+            choose_precision("auto", device), 64 if device.startswith("cuda") else 4, "bench",
+        )
+        for each in (
+            replace(config, points_share=1.0),
+            config,
+            replace(config, points_per_side=sparse, points_share=1.0),
+        )
+    ]  # fmt: skip
+    photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
+    spent: list[list[float]] = [[], [], []]
+    total, found = 0, [0, 0]
+    for path in photos:
+        photo = decode_image(path.read_bytes(), 120)
+        masks = []
+        for index, maker in enumerate(makers):
+            started = time.perf_counter()
+            masks.append(maker.propose(photo).masks)
+            spent[index].append(time.perf_counter() - started)
+        total += len(masks[0])
+        found = [
+            sum_ + count_found(masks[0], each) for sum_, each in zip(found, masks, strict=True)
+        ]
+    whole, *others = (statistics.median(times) for times in spent)
+    names = (
+        f"the {round(config.points_share * side**2)} that differ most",
+        f"a regular grid of {sparse} x {sparse}",
+    )
+    rows = []
+    for name, taken, count in zip(names, others, found, strict=True):
+        rows += [
+            Row(f"proposals, {len(photos)} photos: {side} x {side} points / {name}",
+                f"{whole:.2f} s", f"{taken:.2f} s", f"{whole / taken:.2f}x"),
+            Row(f"the same: masks / found at IoU {RECALL_IOU}",
+                f"{total}", f"{count}", f"{count / total:.3f}"),
+        ]  # fmt: skip
     return rows
 
 

@@ -64,5 +64,5 @@ def test_fingerprints_stay() -> None:
     A change here means that every image is prepared again: it must be meant.
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
-    assert config.fingerprint() == "0ab48203a8"
-    assert config.preparation_fingerprint() == "6fd732e397"
+    assert config.fingerprint() == "a695a78f00"
+    assert config.preparation_fingerprint() == "58ff1b6645"

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from worker.proposing_config import ProposingConfig
 
-# Raised when the same configuration comes to prepare images differently, so that results of the
-# old code and of the new are not mixed.
+# Raised when the same configuration comes to prepare images differently, by other code or by other
+# nouns in ``worker/data/nouns.txt``, so that results of the old and of the new are not mixed.
 _REVISION = 2
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "sam3", "given"]
@@ -47,7 +47,10 @@ class ProposalsConfig:
 
     Attributes:
         generator: which segment-anything model.
-        points_per_side: side of the regular grid of point prompts.
+        points_per_side: side of the regular grid of points.
+        points_share: share of these points that become prompts, those that differ most; see
+            ``worker.proposals.point_prompts``.
+        points_place_weight: of their place, beside the embedding, when points are compared.
         predicted_iou_min: a mask whose predicted IoU is lower is dropped.
         stability_min: a mask whose stability score is lower is dropped.
         duplicate_iou_max: of two masks that overlap more than this, the better one stays.
@@ -56,8 +59,8 @@ class ProposalsConfig:
         box_rounds: how often the boxes of masks are used as prompts, which finds wholes where
             points found parts.
         exact: generate the masks of the stock generator, pixel for pixel; then duplicates are
-            dropped by box, and ``duplicate_iou_max``, ``min_area_share`` and ``box_rounds`` are
-            not used.
+            dropped by box, and ``points_share``, ``points_place_weight``, ``duplicate_iou_max``,
+            ``min_area_share`` and ``box_rounds`` are not used.
         stability_offset: logit by which the threshold is shifted for the stability score; as in
             segment-anything.
         voter_predicted_iou_min: masks of point prompts whose predicted IoU is higher count for
@@ -77,6 +80,8 @@ class ProposalsConfig:
 
     generator: Generator = "mobile-sam"
     points_per_side: int = 20
+    points_share: float = 0.65
+    points_place_weight: float = 6.0
     predicted_iou_min: float = 0.75
     stability_min: float = 0.85
     duplicate_iou_max: float = 0.85
@@ -170,6 +175,15 @@ class FeaturesConfig:
             a third scale costs as much as two and decides nothing.
         views: ``all``; or ``regions``: the region token stands for all views of a proposal, which
             costs one pass over the image and none over its proposals.
+        crops_max: at most this many proposals, one or more, are cropped, and without ``places``
+            all; for the others the feature of the crop is predicted, see
+            ``worker.methods.crop_budget``.
+        crop_area_weight: of a proposal's area, per factor of ten, where it is decided which are
+            cropped, beside ...
+        crop_consensus_weight: ... its consensus, ...
+        crop_level_weight: ... its level and ...
+        crop_thing_weight: ... its log-probability of showing a thing, by its region's token.
+        crop_ridge: strength of the penalty of that regression, above 0.
         statistics: mean and deviation of ``clip``, filled with the mean; or of ``imagenet``.
     """
 
@@ -182,6 +196,12 @@ class FeaturesConfig:
     places: bool = True
     region_tiles: tuple[int, ...] = (1, 2)
     views: Views = field(default="all", metadata={_OMIT_DEFAULT: True})
+    crops_max: int = 36
+    crop_area_weight: float = 0.75
+    crop_consensus_weight: float = 3.0
+    crop_level_weight: float = 0.5
+    crop_thing_weight: float = 1.0
+    crop_ridge: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -296,13 +316,14 @@ class FirstLookConfig:
     """How an image is looked at before it is prepared; chosen on 25 development images.
 
     Attributes:
-        points_per_side: side of the grid of point prompts.
-        box_rounds, skip_padding: as in ``ProposalsConfig``.
+        points_per_side: side of the regular grid of points.
+        points_share, box_rounds, skip_padding: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
         closer_count: so many of an expression's best proposals are encoded by all their views.
     """
 
-    points_per_side: int = 16
+    points_per_side: int = 20
+    points_share: float = 0.4
     box_rounds: int = 0
     max_count: int = 100
     skip_padding: bool = True
@@ -358,10 +379,18 @@ class PipelineConfig:
         return _hash(to_values(self))
 
     def preparation_fingerprint(self) -> str:
-        """Return a short hash of what a prepared image depends on: no scoring weights."""
-        values = {"proposals": to_values(self.proposals), "method": self.method}
+        """Return a short hash of what a prepared image depends on.
+
+        It does not depend on the weights of the score, so that these can be tuned.
+        """
+        values: dict[str, Any] = {"proposals": to_values(self.proposals), "method": self.method}
         if self.method == "corrected":
             values["features"] = to_values(self.features)
+            # By these it is decided which proposals are cropped.
+            scoring = self.scoring
+            values["thing"] = [
+                scoring.temperature, scoring.thing_temperature, scoring.thing_floor, self.nouns
+            ]  # fmt: skip
         return _hash(values)
 
 
@@ -373,6 +402,7 @@ def to_first_look(config: PipelineConfig) -> PipelineConfig:
         proposals=replace(
             full,
             points_per_side=min(full.points_per_side, quick.points_per_side),
+            points_share=min(full.points_share, quick.points_share),
             box_rounds=min(full.box_rounds, quick.box_rounds),
             max_count=min(full.max_count, quick.max_count),
             skip_padding=quick.skip_padding,

@@ -90,7 +90,11 @@ class WorkerSettings(BaseSettings):
         " photo's size; slower, and fewer wholes.",
     )
     points_per_side: int = Field(
-        20, ge=2, le=64, description="Grid of point prompts; more finds smaller things, slower."
+        20,
+        ge=2,
+        le=64,
+        description="Side of the grid of points; those that differ most become prompts. More finds"
+        " smaller things, slower.",
     )
     max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
     first_look: Literal["auto", "on", "off"] = Field(

@@ -71,7 +71,7 @@ class Proposals:
         masks: (N, h, w) bool at working size: the image's, or smaller with the same aspect.
         predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
         stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
-        consensus: (N,) float32, share of the point prompts inside the mask that yield it, 0 to 1;
+        consensus: (N,) float32, share of the grid's points inside the mask that yield it, 0 to 1;
             0.5 when nothing is known.
         level: (N,) float32, from 0, a subpart, to 2, a whole; 1 when nothing is known.
         size_hw: original image size, pixels.
@@ -162,7 +162,8 @@ class VisualFeatures:
 
     Attributes:
         global_context: (N, D) whole image, tokens masked by the proposal.
-        local_context: (N, D) crop of the box, filled outside the mask.
+        local_context: (N, D) crop of the box, filled outside the mask; for some proposals
+            predicted, see ``worker.methods.crop_budget``.
         region: (N, D) mean over the proposal's places; None in images prepared without.
         places: of the image itself, (G, G, D); None in images prepared without.
     """

@@ -16,7 +16,7 @@ from saymask.datasets.load import load_dataset
 from saymask.errors import ConfigError, DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
-from worker.config import FAITHFUL_SCORING, PipelineConfig, ScoringConfig
+from worker.config import FAITHFUL_SCORING, FeaturesConfig, PipelineConfig, ScoringConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
@@ -42,14 +42,15 @@ def tiny_vocabulary(encoder: Encoder) -> EncodedNouns:
     return load_encoded_nouns(encoder, nouns, None)
 
 
-def tiny_evaluator(kind: str, methods: str) -> Evaluator:
+def tiny_evaluator(kind: str, methods: str, crops_max: int = 36) -> Evaluator:
     model = load_model(kind)
     visual = ClipVisual(model.visual, kind, "cpu", torch.float32, 8)
     text = OpenClipText(model, open_clip.get_tokenizer("ViT-B-32"), "cpu")
     encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
     truth = TruthProposer()
+    config = PipelineConfig(features=FeaturesConfig(crops_max=crops_max))
     pipeline = Pipeline(
-        truth, encoder, LanguageParser(), tiny_vocabulary(encoder), PipelineConfig(), None, 1.0
+        truth, encoder, LanguageParser(), tiny_vocabulary(encoder), config, None, 1.0
     )
     variants = choose_variants(pipeline.config, encoder.scoring, methods)
     return Evaluator(pipeline, variants, None, 1.0, truth)
@@ -86,6 +87,27 @@ def test_all_methods_run_on_both_architectures(kind: str, tmp_path: Path) -> Non
     page = to_html(results, dataset, images)
     assert page.count("data:image/jpeg;base64,") == 4 + 4 + 4
     assert "THE CAT" in page
+
+
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_only_the_default_predicts_crops(kind: str, tmp_path: Path) -> None:
+    """Baselines and the parts of features are measured on crops that were all encoded."""
+    root = write_refcoco(tmp_path / "set")
+    names = ("corrected", "every proposal cropped", "cropping", "local only", "published boxes")
+    scores: list[dict[str, list[float]]] = []
+    for crops_max in (36, 1):
+        _, _, images = run_evaluation(
+            request_for(root, methods=",".join(names)), load_worker_settings(),
+            tmp_path / str(crops_max), 1, Console(quiet=True),
+            lambda *_, n=crops_max: tiny_evaluator(kind, ",".join(names), n),
+        )  # fmt: skip
+        answers = [e.answers for image in images for e in image.expressions]
+        scores.append({name: [answer[name].score for answer in answers] for name in names})
+    budget, one = scores
+    assert one["corrected"] != budget["corrected"]
+    assert budget["corrected"] == budget["every proposal cropped"]
+    for name in names[1:]:
+        assert one[name] == budget[name], name
 
 
 def test_faithful_uses_the_published_weights() -> None:

@@ -20,6 +20,7 @@ from worker.proposals.filters import (
     compute_stability,
     suppress_duplicates,
 )
+from worker.proposals.point_prompts import PointPrompts, prompt_every
 from worker.resize import to_original_size
 
 
@@ -105,9 +106,30 @@ def test_votes_tell_objects_from_groups() -> None:
     votes = Votes(
         masks[[0, 0, 1, 1, 2]], torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 1, 2])
     )
-    consensus, level = count_votes(masks, votes, points, (8, 12), CONFIG.vote_iou_min)
+    consensus, level = count_votes(masks, votes, prompt_every(points), (8, 12), CONFIG.vote_iou_min)
     assert consensus.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
     assert level.tolist() == [1, 1, 2]
     none = Votes(masks[:0], votes.point[:0], votes.level[:0])
-    consensus, level = count_votes(masks, none, points + 100, (8, 12), CONFIG.vote_iou_min)
+    far = prompt_every(points + 100)
+    consensus, level = count_votes(masks, none, far, (8, 12), CONFIG.vote_iou_min)
     assert level.tolist() == [1, 1, 1]
+
+
+def test_points_that_are_no_prompts_vote_like_their_representative() -> None:
+    masks = torch.zeros(2, 8, 12, dtype=torch.bool)
+    masks[0, 2:6, 1:5] = True
+    masks[1, 2:6, 1:11] = True
+    points = torch.tensor([[2.0, 3.0], [4.0, 3.0], [4.0, 5.0], [8.0, 3.0], [10.0, 5.0]])
+    every = Votes(masks[[0, 0, 0, 1, 1]], torch.arange(5), torch.tensor([1, 1, 1, 2, 0]))
+    part = PointPrompts(points, torch.tensor([0, 3, 4]), torch.tensor([0, 0, 0, 1, 2]))
+    some = Votes(masks[[0, 1, 1]], torch.arange(3), torch.tensor([1, 2, 0]))
+    whole = count_votes(masks, every, prompt_every(points), (8, 12), CONFIG.vote_iou_min)
+    fewer = count_votes(masks, some, part, (8, 12), CONFIG.vote_iou_min)
+    for expected, got in zip(whole, fewer, strict=True):
+        assert got.tolist() == pytest.approx(expected.tolist())
+    assert fewer[0].tolist() == pytest.approx([3.5 / 4, 2.5 / 6])
+    outside = PointPrompts(points, torch.tensor([0, 3, 4]), torch.tensor([0, 0, 1, 1, 2]))
+    consensus, _ = count_votes(masks, some, outside, (8, 12), CONFIG.vote_iou_min)
+    assert consensus[0] == pytest.approx(2.5 / 3), (
+        "one of its points has its representative outside"
+    )

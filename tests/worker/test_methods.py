@@ -278,5 +278,11 @@ def test_fingerprints_name_what_matters() -> None:
     scored = PipelineConfig(scoring=ScoringConfig(area_weight=0.5))
     assert scored.fingerprint() != config.fingerprint()
     assert scored.preparation_fingerprint() == config.preparation_fingerprint()
+    # What decides which proposals are cropped.
+    for scoring in ({"temperature": 0.03}, {"thing_temperature": 0.4}, {"thing_floor": 0.1}):
+        other = PipelineConfig(scoring=ScoringConfig(**scoring))
+        assert other.preparation_fingerprint() != config.preparation_fingerprint(), scoring
+    named = PipelineConfig(nouns="mine")
+    assert named.preparation_fingerprint() != config.preparation_fingerprint()
     denser = PipelineConfig(proposals=ProposalsConfig(points_per_side=32))
     assert denser.preparation_fingerprint() != config.preparation_fingerprint()

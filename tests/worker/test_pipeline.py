@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,17 @@ from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequ
 from saymask.masks import decode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
+from worker.methods.features import normalise_rows
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
+from worker.proposals.base import LastImageProposer
 from worker.proposals.given import to_proposals
 from worker.serving.idle import UnloadingPipeline
 from worker.settings import load_worker_settings
 from worker.sources.base import SourceMask
-from worker.stages import DecodedImage, Proposals
+from worker.stages import DecodedImage, PreparedImage, Proposals
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +93,27 @@ def test_ten_expressions_on_the_sample_photos(
         ranks[expression] = hits[0] if hits else None
     print("ranks:", ranks)
     assert sum(rank == 1 for rank in ranks.values()) >= 8, ranks
+
+
+def test_crops_beyond_the_budget_are_predicted_from_regions(
+    pipeline: Pipeline, samples: dict[str, Path]
+) -> None:
+    def prepare(crops_max: int) -> PreparedImage:
+        features = replace(pipeline.config.features, crops_max=crops_max)
+        other = pipeline.with_config(
+            replace(pipeline.config, features=features), LastImageProposer(pipeline.proposer)
+        )
+        return other.prepare(samples["coffee"].read_bytes())[0]
+
+    every, some = prepare(1000), prepare(8)
+    assert len(every.proposals) > 12
+    true, predicted = (normalise_rows(p.features.local_context) for p in (every, some))
+    is_cropped = np.isclose(true, predicted, atol=1e-3).all(axis=1)
+    assert is_cropped.sum() == 8
+    mean = normalise_rows(true[is_cropped].mean(axis=0)[None])
+    likeness = (true * predicted)[~is_cropped].sum(axis=1).mean()
+    assert likeness > (true @ mean[0])[~is_cropped].mean(), "nearer than the mean crop"
+    assert np.array_equal(every.features.region, some.features.region)
 
 
 def test_masks_have_the_photo_s_size_and_come_from_the_cache_unchanged(

@@ -29,7 +29,7 @@ def evaluate(
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
     methods: Annotated[
         str,
-        typer.Option(help="Names or groups: main, terms, mixing, repairs, baselines, all."),
+        typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
     ] = "main",
     proposals: Annotated[
         str,

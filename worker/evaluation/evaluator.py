@@ -18,7 +18,7 @@ from worker.evaluation.baselines import BASELINES, BaselineInputs
 from worker.evaluation.error_kinds import ErrorKind, classify_answer, find_category
 from worker.evaluation.metrics import count_pixels
 from worker.evaluation.truth import TruthProposer
-from worker.evaluation.variants import Variant
+from worker.evaluation.variants import Variant, with_every_crop
 from worker.pipeline.images import decode_image
 from worker.pipeline.pipeline import Pipeline
 from worker.proposals.base import LastImageProposer
@@ -96,7 +96,7 @@ class Evaluator:
         inputs: BaselineInputs | None = None
         proposer = LastImageProposer(self.truth or self.pipeline.proposer)
         for variant in self.variants:
-            config = variant.config or self.pipeline.config
+            config = variant.config or with_every_crop(self.pipeline.config)
             key = config.preparation_fingerprint()
             pipeline = self.pipeline.with_config(config, proposer)
             if key not in prepared:

@@ -35,7 +35,8 @@ _TERMS = {
     "thing": "thing_weight",
 }
 _NEW = ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")
-_NEW = ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")
+# More proposals than there are.
+_EVERY = 1_000_000
 _OBJECT_TERMS = {"area", "consensus", "level", "person", "thing"}
 
 
@@ -45,7 +46,7 @@ class Variant:
 
     Attributes:
         name: of its row.
-        group: ``main``, ``terms``, ``mixing``, ``repairs`` or ``baselines``.
+        group: ``main``, ``terms``, ``mixing``, ``repairs``, ``crops`` or ``baselines``.
         config: of the pipeline that ranks; None for a baseline.
     """
 
@@ -57,8 +58,9 @@ class Variant:
 GROUPS = {
     "main": "the default, and the published method step by step",
     "terms": "the default with one term of the score switched off",
-    "mixing": "global against local, sentence against phrase; no other term",
-    "repairs": "the default with one repair of the published code undone",
+    "crops": "the default with every proposal cropped, no feature predicted",
+    "mixing": "global against local, sentence against phrase; no other term; all crops",
+    "repairs": "the default with one repair of the published code undone; all crops",
     "baselines": "the published baselines, and three that look at no text",
 }
 
@@ -71,6 +73,8 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
         scoring: the encoder's own, from which ``corrected`` and its variants start.
     """
     config = replace(config, method="corrected", scoring=scoring, suggestions=SuggestionsConfig())
+    # What the parts of a feature are worth is measured on features that were all computed.
+    every_crop = with_every_crop(config)
     rows = [
         Variant("corrected", "main", config),
         Variant("without all new terms", "main", _without_new(config)),
@@ -80,8 +84,9 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
             replace(config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=OFFER_ALL),
         ),
         *_terms(config),
-        *_mixing(config),
-        *_repairs(config),
+        *_mixing(every_crop),
+        *_repairs(every_crop),
+        Variant("every proposal cropped", "crops", every_crop),
         *(Variant(name, "baselines", None) for name in BASELINES),
     ]
     return {row.name: row for row in rows}
@@ -113,6 +118,11 @@ def _with_scoring(config: PipelineConfig, **changes: float | bool) -> PipelineCo
 def without_terms(scoring: ScoringConfig) -> ScoringConfig:
     """Return a scoring by appearance alone: every other term is off."""
     return replace(scoring, **dict.fromkeys(_TERMS.values(), 0.0))  # type: ignore[arg-type]
+
+
+def with_every_crop(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration in which every proposal is cropped."""
+    return _with_features(config, crops_max=_EVERY)
 
 
 def _terms(config: PipelineConfig) -> list[Variant]:
@@ -151,15 +161,16 @@ def _mixing(config: PipelineConfig) -> list[Variant]:
     return [Variant(name, "mixing", changed) for name, changed in rows.items()]
 
 
-def _repairs(config: PipelineConfig) -> list[Variant]:
-    def with_features(**changes: str) -> PipelineConfig:
-        return replace(config, features=replace(config.features, **changes))  # type: ignore[arg-type]
+def _with_features(config: PipelineConfig, **changes: str | float) -> PipelineConfig:
+    return replace(config, features=replace(config.features, **changes))  # type: ignore[arg-type]
 
+
+def _repairs(config: PipelineConfig) -> list[Variant]:
     rows = {
-        "published token masks": with_features(token_mask="point"),
-        "published token masking": with_features(token_masking="multiply"),
-        "published boxes": with_features(crop="published"),
-        "published statistics": with_features(statistics="imagenet"),
+        "published token masks": _with_features(config, token_mask="point"),
+        "published token masking": _with_features(config, token_masking="multiply"),
+        "published boxes": _with_features(config, crop="published"),
+        "published statistics": _with_features(config, statistics="imagenet"),
         "published mixing": _with_scoring(config, normalise_first=False),
         "published noun phrase": replace(config, noun_phrase="published"),
     }

@@ -44,11 +44,22 @@ def describe_image(
 ) -> DescribedImage:
     """Compare every proposal with every noun, once per image."""
     visual = mix_views(prepared.features, config)
-    logits = to_float32(visual @ vocabulary.rows.T / config.temperature)
+    logits = compute_noun_logits(visual, vocabulary, config)
+    return DescribedImage(
+        prepared, visual, vocabulary, logits, compute_log_thing(logits, vocabulary, config)
+    )
+
+
+def compute_noun_logits(visual: Floats, vocabulary: EncodedNouns, config: ScoringConfig) -> Floats:
+    """Return the cosines of unit vectors (N, D) and V nouns by the temperature: (N, V)."""
+    return to_float32(visual @ vocabulary.rows.T / config.temperature)
+
+
+def compute_log_thing(logits: Floats, vocabulary: EncodedNouns, config: ScoringConfig) -> Floats:
+    """Return the log-probability (N,) of a thing, not stuff or a part, from logits (N, V)."""
     sharp = logits / config.thing_temperature
     thing = _log_sum(sharp[:, vocabulary.is_thing]) - _log_sum(sharp)
-    floor = np.log(config.thing_floor)
-    return DescribedImage(prepared, visual, vocabulary, logits, to_float32(thing.clip(min=floor)))
+    return to_float32(thing.clip(min=np.log(config.thing_floor)))
 
 
 def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:

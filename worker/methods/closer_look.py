@@ -1,7 +1,7 @@
 """Looking closer at what a first look ranks high: the views that preparing left out.
 
 A first look knows only the region's token of each proposal. For the expression at hand the best
-proposals are encoded as a full preparation encodes all, and ranked again.
+proposals are cropped and seen in their context as in a full preparation, and ranked again.
 """
 
 from __future__ import annotations

@@ -15,9 +15,15 @@ from worker.encoders.crops import crop_proposals, resize_token_masks, resize_who
 from worker.encoders.dense import encode_regions
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
-from worker.methods.appearance import DescribedImage, describe_image
+from worker.methods.appearance import (
+    DescribedImage,
+    compute_log_thing,
+    compute_noun_logits,
+    describe_image,
+)
 from worker.methods.closer_look import CloserLook
 from worker.methods.confidence import compute_probabilities
+from worker.methods.crop_budget import choose_cropped, predict_crops
 from worker.methods.features import normalise_rows
 from worker.methods.terms import compute_scores
 from worker.places import PlacesMap, build_places_map
@@ -52,28 +58,51 @@ class Corrected:
         self._described: WeakKeyDictionary[PreparedImage, DescribedImage] = WeakKeyDictionary()
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
-        """Encode the masked whole image and the masked crops at working size."""
+        """Encode each proposal in its context, as a region and as a crop, at working size.
+
+        Crops beyond the budget are predicted, see ``worker.methods.crop_budget``.
+        """
         config, masks = self._features, proposals.masks
         pixels = resize_to_work(image, masks.shape[1:])
         if config.views == "regions":
             places, region = self._encode_regions(pixels, masks)
             return VisualFeatures(region, region, region, places)
-        regions = self._encode_regions(pixels, masks) if config.places else (None, None)
-        global_context, local_context = self._encode_views(pixels, masks)
-        return VisualFeatures(global_context, local_context, regions[1], regions[0])
+        global_context = self._encode_context(pixels, masks)
+        if not config.places:
+            return VisualFeatures(global_context, self._encode_crops(pixels, masks))
+        places, region = self._encode_regions(pixels, masks)
+        cropped = choose_cropped(proposals, self._compute_log_thing(region), config)
+        crops = self._encode_crops(pixels, masks[cropped])
+        local_context = predict_crops(region, crops, cropped, config.crop_ridge)
+        return VisualFeatures(global_context, local_context, region, places)
+
+    def _compute_log_thing(self, region: Floats) -> Floats:
+        """Log-probability (N,) of showing a thing, by the regions' tokens (N, D) alone."""
+        logits = compute_noun_logits(normalise_rows(region), self._vocabulary, self._scoring)
+        return compute_log_thing(logits, self._vocabulary, self._scoring)
 
     def _encode_views(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[Floats, Floats]:
         """Each proposal in the context of the whole image, and its crop."""
+        return self._encode_context(pixels, masks), self._encode_crops(pixels, masks)
+
+    def _encode_context(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
+        """The whole image as seen through each proposal (N, D)."""
         visual, config = self._encoder.visual, self._features
         size_px, device = visual.image_size_px, visual.device
-        crops = crop_proposals(pixels, masks, config, size_px=size_px, device=device)
         whole = resize_whole(pixels, config, size_px=size_px, device=device)
         tokens = resize_token_masks(masks, visual.grid_side, config)
         masking = config.token_masking if visual.is_vit else "multiply"
-        return (
-            visual.encode_global(whole, tokens, masking).cpu().numpy(),
-            visual.encode_images(crops).cpu().numpy(),
+        context: Floats = visual.encode_global(whole, tokens, masking).cpu().numpy()
+        return context
+
+    def _encode_crops(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
+        """The masked crop of each proposal (N, D)."""
+        visual = self._encoder.visual
+        crops = crop_proposals(
+            pixels, masks, self._features, size_px=visual.image_size_px, device=visual.device
         )
+        features: Floats = visual.encode_images(crops).cpu().numpy()
+        return features
 
     def _encode_regions(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[PlacesMap, Floats]:
         places, regions = encode_regions(

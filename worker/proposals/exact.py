@@ -26,6 +26,7 @@ from worker.proposals.consensus import Votes, count_votes
 from worker.proposals.decoder import AttachedImage, PromptDecoder
 from worker.proposals.filters import compute_stability
 from worker.proposals.frame import crop_coarse
+from worker.proposals.point_prompts import prompt_every
 from worker.proposals.upscaling import to_coarse
 from worker.stages import DecodedImage, Proposals
 
@@ -87,7 +88,11 @@ class ExactProposer(Batched):
         kept = nms(full.boxes.float(), full.predicted_iou, STOCK_BOX_IOU_MAX)
         kept = self._within_budget(full, kept)
         consensus, level = count_votes(
-            full.coarse[kept], Votes.join(votes), points, frame_hw, self._config.vote_iou_min
+            full.coarse[kept],
+            Votes.join(votes),
+            prompt_every(points),
+            frame_hw,
+            self._config.vote_iou_min,
         )
         return full.to_proposals(kept, consensus, level, size_hw)
 

@@ -1,8 +1,9 @@
 """Automatic masks from any segment-anything model: a grid of points, then boxes.
 
-Follows Kirillov et al., "Segment Anything" (2023), with the decoder of ``decoder.py`` and two
-changes: duplicates are found by mask IoU, not box IoU; and the boxes around masks are used as
-prompts in turn, because a box asks for the whole object where a point often yields a part.
+Follows Kirillov et al., "Segment Anything" (2023), with the decoder of ``decoder.py`` and three
+changes: only the points of the grid that differ become prompts; duplicates are found by mask IoU,
+not box IoU; and the boxes around masks are used as prompts in turn, because a box asks for the
+whole object where a point often yields a part.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from worker.proposals.frame import (
     to_frame_hw,
 )
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
+from worker.proposals.point_prompts import PointPrompts, build_grid, choose_points
 from worker.stages import DecodedImage, Proposals
 
 _UPSAMPLED_AT_ONCE = 16
@@ -129,8 +131,8 @@ class SamProposer(Batched):
         if self._config.skip_padding:
             embedding = crop_embedding(embedding, frame_hw)
         attached = self._decoder.attach(embedding)
-        points = self._build_grid(frame_hw)
-        masks, votes = self._decode(attached, self._decoder.embed_points(points), frame_hw)
+        points = self._choose_points(embedding, frame_hw)
+        masks, votes = self._decode(attached, self._decoder.embed_points(points.xy), frame_hw)
         masks = self._deduplicate(self._count_votes(masks, votes, points, frame_hw))
         for _ in range(self._config.box_rounds):
             if len(masks) == 0:
@@ -141,12 +143,12 @@ class SamProposer(Batched):
             masks = self._deduplicate(_MaskSet.join([masks, boxed]))
         return _to_proposals(self._within_budget(masks), image.size_hw, frame_hw)
 
-    def _build_grid(self, frame_hw: tuple[int, int]) -> Tensor:
-        """Point prompts (P, 2) xy in SAM's frame."""
-        side = self._config.points_per_side
-        steps = (torch.arange(side, device=self._sam.device) + 0.5) / side
-        y, x = torch.meshgrid(steps * frame_hw[0], steps * frame_hw[1], indexing="ij")
-        return torch.stack([x.flatten(), y.flatten()], dim=1)
+    def _choose_points(self, embedding: Tensor, frame_hw: tuple[int, int]) -> PointPrompts:
+        config = self._config
+        grid = build_grid(config.points_per_side, frame_hw, self._sam.device)
+        return choose_points(
+            grid, embedding, frame_hw, config.points_share, config.points_place_weight
+        )
 
     def _decode(
         self, attached: AttachedImage, prompts: Tensor, frame_hw: tuple[int, int]
@@ -200,7 +202,7 @@ class SamProposer(Batched):
         return torch.nonzero(is_stable & (share >= self._config.min_area_share))[:, 0]
 
     def _count_votes(
-        self, masks: _MaskSet, votes: Votes, points: Tensor, frame_hw: tuple[int, int]
+        self, masks: _MaskSet, votes: Votes, points: PointPrompts, frame_hw: tuple[int, int]
     ) -> _MaskSet:
         consensus, level = count_votes(
             masks.coarse, votes, points, frame_hw, self._config.vote_iou_min
