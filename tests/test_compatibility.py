@@ -22,6 +22,7 @@ from tests.conftest import DATA
 from tests.factories import square
 from tests.worker.scenes import prepared_image
 from worker.config import STARTER_SCORING, PipelineConfig
+from worker.nouns import load_nouns
 from worker.pipeline.cache import PreparedCache
 from worker.settings import load_worker_settings
 
@@ -66,3 +67,5 @@ def test_fingerprints_stay() -> None:
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
     assert config.fingerprint() == "a695a78f00"
     assert config.preparation_fingerprint() == "58ff1b6645"
+    # By the nouns it is decided which proposals are cropped: with others, raise the revision.
+    assert load_nouns().fingerprint == "f41d214b"
