@@ -13,7 +13,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from backend.local_stack.up import sample_images
 from benchmarks.measure import Row, interleave
 from saymask.masks import Masks, compute_iou
-from worker.config import ProposalsConfig
+from worker.config import FirstLookConfig, ProposalsConfig
 from worker.pipeline.build import choose_device, choose_precision
 from worker.pipeline.images import decode_image
 from worker.proposals.exact import ExactProposer
@@ -145,11 +145,12 @@ def compare_quality(grid: int, folder: Path | None) -> list[Row]:
 
 
 def compare_points(folder: Path | None) -> list[Row]:
-    """Of the masks of a whole grid, how many the chosen points find, and how many a regular grid of
-    about as many points."""
-    config = ProposalsConfig(max_count=10_000)
+    """Of the masks of a whole grid, how many a first look's points find, and how many a regular
+    grid of about as many."""
+    share = FirstLookConfig.points_share
+    config = ProposalsConfig(max_count=10_000, points_share=share)
     side = config.points_per_side
-    sparse = round(side * config.points_share**0.5)
+    sparse = round(side * share**0.5)
     device = choose_device("auto")
     makers = [
         SamProposer(
@@ -173,12 +174,11 @@ def compare_points(folder: Path | None) -> list[Row]:
             masks.append(maker.propose(photo).masks)
             spent[index].append(time.perf_counter() - started)
         total += len(masks[0])
-        found = [
-            sum_ + count_found(masks[0], each) for sum_, each in zip(found, masks, strict=True)
-        ]
+        for index, each in enumerate(masks[1:]):
+            found[index] += count_found(masks[0], each)
     whole, *others = (statistics.median(times) for times in spent)
     names = (
-        f"the {round(config.points_share * side**2)} that differ most",
+        f"the {round(share * side**2)} that differ most",
         f"a regular grid of {sparse} x {sparse}",
     )
     rows = []

@@ -80,7 +80,7 @@ class ProposalsConfig:
 
     generator: Generator = "mobile-sam"
     points_per_side: int = 20
-    points_share: float = 0.65
+    points_share: float = 0.9
     points_place_weight: float = 6.0
     predicted_iou_min: float = 0.75
     stability_min: float = 0.85
