@@ -19,7 +19,7 @@ from PIL import Image
 
 from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
-from saymask.masks import decode_coco_rle
+from saymask.masks import compute_iou, decode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
 from worker.methods.features import normalise_rows
@@ -110,9 +110,10 @@ def test_crops_beyond_the_budget_are_predicted_from_regions(
     true, predicted = (normalise_rows(p.features.local_context) for p in (every, some))
     is_cropped = np.isclose(true, predicted, atol=1e-3).all(axis=1)
     assert is_cropped.sum() == 8
-    mean = normalise_rows(true[is_cropped].mean(axis=0)[None])
-    likeness = (true * predicted)[~is_cropped].sum(axis=1).mean()
-    assert likeness > (true @ mean[0])[~is_cropped].mean(), "nearer than the mean crop"
+    likeness = predicted[~is_cropped] @ true[~is_cropped].T
+    assert np.diag(likeness).mean() > likeness.mean() + 0.02, (
+        "nearer to their own crop than to others"
+    )
     assert np.array_equal(every.features.region, some.features.region)
 
 
@@ -342,8 +343,11 @@ def test_a_full_device_gets_smaller_batches_and_then_an_error(
     prepared, _ = small.prepare(data)
     assert max(sizes) > limit
     assert sizes[-1] <= limit
-    assert np.allclose(prepared.features.local_context, expected.features.local_context, atol=2e-2)
-    assert (prepared.proposals.masks == expected.proposals.masks).all()
+    # In bfloat16 a product's rounding depends on the size of the batch.
+    rows = (normalise_rows(p.features.local_context) for p in (prepared, expected))
+    assert np.multiply(*rows).sum(axis=1).min() > 0.999
+    pairs = zip(prepared.proposals.masks, expected.proposals.masks, strict=True)
+    assert min(compute_iou(*pair) for pair in pairs) > 0.98
     segmenter = small._clicks.segmenter
 
     def full(*_: object) -> None:
