@@ -148,7 +148,7 @@ def compare_points(folder: Path | None) -> list[Row]:
     """Of the masks of a whole grid, how many a first look's points find, and how many a regular
     grid of about as many."""
     share = FirstLookConfig.points_share
-    config = ProposalsConfig(max_count=10_000, points_share=share)
+    config = ProposalsConfig(points_share=share)
     side = config.points_per_side
     sparse = round(side * share**0.5)
     device = choose_device("auto")
