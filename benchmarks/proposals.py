@@ -152,17 +152,15 @@ def compare_points(folder: Path | None) -> list[Row]:
     side = config.points_per_side
     sparse = round(side * share**0.5)
     device = choose_device("auto")
+    chosen = SamProposer(
+        load_sam("mobile-sam", WeightStore().require("mobile-sam")), config, device,
+        choose_precision("auto", device), 64 if device.startswith("cuda") else 4, "bench",
+    )  # fmt: skip
     makers = [
-        SamProposer(
-            load_sam("mobile-sam", WeightStore().require("mobile-sam")), each, device,
-            choose_precision("auto", device), 64 if device.startswith("cuda") else 4, "bench",
-        )
-        for each in (
-            replace(config, points_share=1.0),
-            config,
-            replace(config, points_per_side=sparse, points_share=1.0),
-        )
-    ]  # fmt: skip
+        chosen.with_config(replace(config, points_share=1.0)),
+        chosen,
+        chosen.with_config(replace(config, points_per_side=sparse, points_share=1.0)),
+    ]
     photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
     spent: list[list[float]] = [[], [], []]
     total, found = 0, [0, 0]

@@ -36,7 +36,7 @@ def test_small_things_are_prompted_before_the_middle_of_large_ones() -> None:
     assert seen == {0, 1, 2}
 
 
-def test_a_point_is_representative_one_that_looks_like_it() -> None:
+def test_a_representative_looks_like_its_points() -> None:
     grid = build_grid(12, FRAME_HW, "cpu")
     embedding = make_embedding((0, 0, 48, 32))
     points = choose_points(grid, embedding, FRAME_HW, share=0.1, place_weight=0.01)

@@ -22,6 +22,7 @@ from worker.hub.models import SAM3, compute_fingerprint
 from worker.proposals.filters import compute_stability, suppress_duplicates
 from worker.proposals.frame import to_frame_hw
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
+from worker.proposals.point_prompts import build_grid
 from worker.stages import DecodedImage, Proposals
 
 
@@ -65,22 +66,14 @@ class Sam3Proposer(Batched):
         encoded = self._processor.image_processor(image.pixels, return_tensors="pt")
         pixels = encoded["pixel_values"].to(self._device, self._dtype)
         embeddings = self._model.get_image_embeddings(pixels)
+        # The model sees the image squashed to a square.
         side_px = pixels.shape[-1]
-        parts = [
-            self._decode(embeddings, points)
-            for points in torch.split(self._build_grid(side_px), self._batch)
-        ]
+        grid = build_grid(self._config.points_per_side, (side_px, side_px), self._device)
+        parts = [self._decode(embeddings, points) for points in torch.split(grid, self._batch)]
         logits, quality = (torch.cat(column) for column in zip(*parts, strict=True))
         stability = compute_stability(logits, self._config.stability_offset)
         kept = self._select(logits, quality, stability)
         return _to_proposals(logits[kept], quality[kept], stability[kept], image.size_hw)
-
-    def _build_grid(self, side_px: int) -> Tensor:
-        """Points (P, 2) xy. The model sees the image squashed to a square of ``side_px``."""
-        count = self._config.points_per_side
-        steps = (torch.arange(count, device=self._device) + 0.5) / count * side_px
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        return torch.stack([x.flatten(), y.flatten()], dim=1)
 
     def _decode(self, embeddings: list[Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, h, w) and predicted IoU (n,) of the masks good enough to look at."""

@@ -30,7 +30,7 @@ def choose_cropped(
 
     Args:
         proposals: N of one image.
-        log_thing: (N,) log-probability of showing a thing, as far as it is known by now.
+        log_thing: (N,) log-probability of showing a thing, by what is known before any crop.
         config: how many, and the weights.
     """
     area = proposals.masks.mean(axis=(1, 2))
@@ -60,15 +60,15 @@ def predict_crops(
     """
     if len(cropped) == len(regions):
         return crops
-    known, seen = normalise_rows(crops), normalise_rows(regions)
+    unit_crops, unit_regions = normalise_rows(crops), normalise_rows(regions)
     length = np.linalg.norm(crops, axis=1).mean()
-    mean_crop, mean_seen = known.mean(axis=0), seen[cropped].mean(axis=0)
-    centred = seen[cropped] - mean_seen
+    mean_crop, mean_region = unit_crops.mean(axis=0), unit_regions[cropped].mean(axis=0)
+    centred = unit_regions[cropped] - mean_region
     kernel = centred @ centred.T
     # All alike: nothing to learn from, and the mean is what is predicted.
     penalty = ridge * np.maximum(np.trace(kernel) / len(cropped), _SMALLEST_SPREAD)
-    weights = np.linalg.solve(kernel + penalty * np.eye(len(cropped)), known - mean_crop)
-    predicted = mean_crop + (seen - mean_seen) @ centred.T @ weights
+    weights = np.linalg.solve(kernel + penalty * np.eye(len(cropped)), unit_crops - mean_crop)
+    predicted = mean_crop + (unit_regions - mean_region) @ centred.T @ weights
     features = to_float32(length * normalise_rows(to_float32(predicted)))
     features[cropped] = crops
     return features
