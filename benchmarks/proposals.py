@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,48 +147,55 @@ def compare_quality(grid: int, folder: Path | None) -> list[Row]:
 
 def compare_points(folder: Path | None) -> list[Row]:
     """Of the masks of a whole grid, how many a first look's points find, and how many a regular
-    grid of about as many."""
-    share = FirstLookConfig.points_share
-    config = ProposalsConfig(points_share=share)
-    side = config.points_per_side
+    grid of about as many; of those with all tokens, how many with a sample of the padding."""
+    share, side = FirstLookConfig.points_share, ProposalsConfig.points_per_side
     sparse = round(side * share**0.5)
-    device = choose_device("auto")
-    chosen = SamProposer(
-        load_sam("mobile-sam", WeightStore().require("mobile-sam")), config, device,
-        choose_precision("auto", device), 64 if device.startswith("cuda") else 4, "bench",
-    )  # fmt: skip
-    makers = [
-        chosen.with_config(replace(config, points_share=1.0)),
-        chosen,
-        chosen.with_config(replace(config, points_per_side=sparse, points_share=1.0)),
-    ]
+    whole = ProposalsConfig(points_share=1.0)
+    variants = {
+        "whole": whole,
+        "chosen": replace(whole, points_share=share),
+        "regular": replace(whole, points_per_side=sparse),
+        "padded": replace(whole, padding_step=1),
+    }
     photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
-    spent: list[list[float]] = [[], [], []]
-    total, found = 0, [0, 0]
-    for path in photos:
-        photo = decode_image(path.read_bytes(), 120)
-        masks = []
-        for index, maker in enumerate(makers):
-            started = time.perf_counter()
-            masks.append(maker.propose(photo).masks)
-            spent[index].append(time.perf_counter() - started)
-        total += len(masks[0])
-        for index, each in enumerate(masks[1:]):
-            found[index] += count_found(masks[0], each)
-    whole, *others = (statistics.median(times) for times in spent)
-    names = (
-        f"the {round(share * side**2)} that differ most",
-        f"a regular grid of {sparse} x {sparse}",
-    )
+    masks, seconds = _propose(variants, photos)
+    grid, step = f"{side} x {side} points", whole.padding_step
     rows = []
-    for name, taken, count in zip(names, others, found, strict=True):
+    for first, second, names in (
+        ("whole", "chosen", f"{grid} / the {round(share * side**2)} that differ most"),
+        ("whole", "regular", f"{grid} / a regular grid of {sparse} x {sparse}"),
+        ("padded", "whole", f"all tokens of the padding / one in {step} x {step}"),
+    ):
+        total = sum(map(len, masks[first]))
+        count = sum(map(count_found, masks[first], masks[second]))
+        a, b = (statistics.median(seconds[name]) for name in (first, second))
         rows += [
-            Row(f"proposals, {len(photos)} photos: {side} x {side} points / {name}",
-                f"{whole:.2f} s", f"{taken:.2f} s", f"{whole / taken:.2f}x"),
+            Row(f"proposals, {len(photos)} photos: {names}",
+                f"{a:.2f} s", f"{b:.2f} s", f"{a / b:.2f}x"),
             Row(f"the same: masks / found at IoU {RECALL_IOU}",
                 f"{total}", f"{count}", f"{count / total:.3f}"),
         ]  # fmt: skip
     return rows
+
+
+def _propose(
+    variants: dict[str, ProposalsConfig], photos: Sequence[Path]
+) -> tuple[dict[str, list[Masks]], dict[str, list[float]]]:
+    """The masks of each variant on each photo, and the seconds they took; asked in turn."""
+    device = choose_device("auto")
+    proposer = SamProposer(
+        load_sam("mobile-sam", WeightStore().require("mobile-sam")), ProposalsConfig(), device,
+        choose_precision("auto", device), 64 if device.startswith("cuda") else 8, "bench",
+    )  # fmt: skip
+    masks: dict[str, list[Masks]] = {name: [] for name in variants}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for path in photos:
+        photo = decode_image(path.read_bytes(), 120)
+        for name, config in variants.items():
+            started = time.perf_counter()
+            masks[name].append(proposer.with_config(config).propose(photo).masks)
+            seconds[name].append(time.perf_counter() - started)
+    return masks, seconds
 
 
 def _load(stem: str) -> DecodedImage:

@@ -60,7 +60,7 @@ class ProposalsConfig:
             points found parts.
         exact: generate the masks of the stock generator, pixel for pixel; then duplicates are
             dropped by box, and ``points_share``, ``points_place_weight``, ``duplicate_iou_max``,
-            ``min_area_share`` and ``box_rounds`` are not used.
+            ``min_area_share``, ``box_rounds`` and ``padding_step`` are not used.
         stability_offset: logit by which the threshold is shifted for the stability score; as in
             segment-anything.
         voter_predicted_iou_min: masks of point prompts whose predicted IoU is higher count for
@@ -74,8 +74,8 @@ class ProposalsConfig:
             the earlier mask's by more than this.
         outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
             the mask's edge.
-        skip_padding: the decoder does not see what pads the image to a square; a third less work
-            for a photo of 3 : 2, and outlines that are a little worse.
+        padding_step: of what pads the image to a square the decoder sees one token in so many,
+            each way; see ``worker.proposals.image_tokens``.
     """
 
     generator: Generator = "mobile-sam"
@@ -96,7 +96,7 @@ class ProposalsConfig:
     coarse_min_shared_px: int = _constant(40)
     coarse_quality_tolerance: float = _constant(0.02)
     outline_logit: float = _constant(2.0)
-    skip_padding: bool = _constant(False)
+    padding_step: int = 4
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class FeaturesConfig:
     places: bool = True
     region_tiles: tuple[int, ...] = (1, 2)
     views: Views = field(default="all", metadata={_OMIT_DEFAULT: True})
-    crops_max: int = 36
+    crops_max: int = 26
     crop_area_weight: float = 0.75
     crop_consensus_weight: float = 3.0
     crop_level_weight: float = 0.5
     crop_thing_weight: float = 1.0
-    crop_ridge: float = 1.0
+    crop_ridge: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class FirstLookConfig:
 
     Attributes:
         points_per_side: side of the regular grid of points.
-        points_share, box_rounds, skip_padding: as in ``ProposalsConfig``.
+        points_share, box_rounds: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
         closer_count: so many of an expression's best proposals are encoded by all their views.
     """
@@ -326,7 +326,6 @@ class FirstLookConfig:
     points_share: float = 0.4
     box_rounds: int = 0
     max_count: int = 100
-    skip_padding: bool = True
     closer_count: int = 12
 
 
@@ -405,7 +404,6 @@ def to_first_look(config: PipelineConfig) -> PipelineConfig:
             points_share=min(full.points_share, quick.points_share),
             box_rounds=min(full.box_rounds, quick.box_rounds),
             max_count=min(full.max_count, quick.max_count),
-            skip_padding=quick.skip_padding,
         ),
         features=replace(config.features, views="regions"),
     )

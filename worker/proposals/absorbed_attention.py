@@ -34,16 +34,23 @@ class AbsorbedAttention:
         self.wo = out.view(out.shape[0], heads, -1).permute(1, 2, 0).contiguous()
         self.bo = attention.out_proj.bias.detach().to(dtype)
 
-    def tokens_to_image(self, tokens: Tensor, image_keys: Tensor, image_values: Tensor) -> Tensor:
+    def tokens_to_image(
+        self,
+        tokens: Tensor,
+        image_keys: Tensor,
+        image_values: Tensor,
+        log_counts: Tensor | None = None,
+    ) -> Tensor:
         """Let queries (B, T, C) attend to per-prompt image tokens (B, P, C): (B, T, C).
 
-        The key bias shifts all scores of one query alike, so softmax removes it.
+        The key bias shifts all scores of one query alike, so softmax removes it. ``log_counts``
+        (P,) is added to the scores.
         """
         batch, count, _ = tokens.shape
         query = torch.einsum("btc,hdc->bhtd", tokens, self.wq) + self.bq[None, :, None]
         absorbed = torch.einsum("bhtd,hdc->bhtc", query * self.scale, self.wk)
         scores = absorbed.flatten(1, 2) @ image_keys.transpose(1, 2)
-        mixed = scores.softmax(dim=-1) @ image_values
+        mixed = _weigh(scores, log_counts) @ image_values
         mixed = mixed.view(batch, self.heads, count, -1)
         value = torch.einsum("bhtc,hdc->bhtd", mixed, self.wv) + self.bv[None, :, None]
         output: Tensor = torch.einsum("bhtd,hdc->btc", value, self.wo) + self.bo
@@ -55,23 +62,29 @@ class AbsorbedAttention:
         value = torch.einsum("pc,hdc->hpd", values, self.wv) + self.bv[:, None]
         return key, value
 
-    def tokens_to_shared_image(self, tokens: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+    def tokens_to_shared_image(
+        self, tokens: Tensor, keys_values: tuple[Tensor, Tensor], log_counts: Tensor | None = None
+    ) -> Tensor:
         """Let queries (B, T, C) attend to the projected tokens of one image: (B, T, C)."""
         key, value = keys_values
         batch, count, _ = tokens.shape
         # One product per head for all prompts: a batch of products would copy the image's keys.
         query = torch.einsum("btc,hdc->hbtd", tokens, self.wq) + self.bq[:, None, None]
         scores = (query * self.scale).flatten(1, 2) @ key.transpose(1, 2)
-        mixed = scores.softmax(dim=-1) @ value
+        mixed = _weigh(scores, log_counts) @ value
         mixed = mixed.view(self.heads, batch, count, -1)
         output: Tensor = torch.einsum("hbtd,hdc->btc", mixed, self.wo) + self.bo
         return output
 
     def _token_values(self, values: Tensor) -> Tensor:
-        """Output-projected values of the prompt tokens: (B, H * T, C)."""
+        """Output-projected values of the prompt tokens: (B, H * T, C).
+
+        Weights sum to one in each head, so each head's values carry their share of the bias.
+        """
         value = torch.einsum("btc,hdc->bhtd", values, self.wv) + self.bv[None, :, None]
-        projected: Tensor = torch.einsum("bhtd,hdc->bhtc", value, self.wo)
-        return projected.flatten(1, 2)
+        projected = torch.einsum("bhtd,hdc->bhtc", value, self.wo) + self.bo / self.heads
+        output: Tensor = projected.flatten(1, 2)
+        return output
 
     def _token_keys(self, keys: Tensor) -> Tensor:
         key = torch.einsum("btc,hdc->bhtd", keys, self.wk) + self.bk[None, :, None]
@@ -83,27 +96,45 @@ class AbsorbedAttention:
         projected: Tensor = torch.einsum("pc,hdc->hpd", queries, self.wq) + self.bq[:, None]
         return projected
 
-    def shared_image_to_tokens(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Let image tokens, shared queries (H, P, D), attend to prompt tokens: (B, P, C)."""
+    def add_shared_image_to_tokens(
+        self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """Let image tokens, shared queries (H, P, D), attend to prompt tokens.
+
+        Returns:
+            The tokens of one image (P, C) plus the output: (B, P, C).
+        """
         batch, count, _ = keys.shape
         key = self._token_keys(keys).transpose(0, 1).flatten(1, 2)
         scores = (key @ queries.transpose(1, 2)).view(self.heads, batch, count, -1)
-        return self._mix(scores.transpose(0, 1), values)
+        return self._add_mixed(image[None], scores.transpose(0, 1), values)
 
-    def image_to_tokens(self, image_queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Let per-prompt image tokens (B, P, C) attend to prompt tokens (B, T, C): (B, P, C)."""
+    def add_image_to_tokens(
+        self, image: Tensor, image_queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """Let image tokens, as queries (B, P, C), attend to prompt tokens (B, T, C).
+
+        Returns:
+            The image tokens (B, P, C) plus the output.
+        """
         key = self._token_keys(keys)
         absorbed = torch.einsum("bhtd,hdc->bhtc", key, self.wq).flatten(1, 2)
         offset = torch.einsum("bhtd,hd->bht", key, self.bq).flatten(1)
         scores = absorbed @ image_queries.transpose(1, 2) + offset[..., None]
-        return self._mix(scores.view(len(keys), self.heads, keys.shape[1], -1), values)
+        return self._add_mixed(image, scores.view(len(keys), self.heads, keys.shape[1], -1), values)
 
-    def _mix(self, scores: Tensor, values: Tensor) -> Tensor:
-        """Scores (B, H, T, P) over prompt tokens to (B, P, C).
+    def _add_mixed(self, image: Tensor, scores: Tensor, values: Tensor) -> Tensor:
+        """Image tokens (B or 1, P, C) plus values (B, T, C) mixed by scores (B, H, T, P).
 
         The few prompt tokens stand before the many image tokens in memory: a softmax over a last
         axis of seven is twenty times slower.
         """
         weights = scores.softmax(dim=2).flatten(1, 2)
-        output: Tensor = weights.transpose(1, 2) @ self._token_values(values) + self.bo
+        # The sum within the product: a pass of its own over all image tokens takes as long.
+        output: Tensor = torch.baddbmm(image, weights.transpose(1, 2), self._token_values(values))
         return output
+
+
+def _weigh(scores: Tensor, log_counts: Tensor | None) -> Tensor:
+    """Attention weights (..., P) over image tokens, each counted as often as it stands for."""
+    return (scores if log_counts is None else scores + log_counts).softmax(dim=-1)

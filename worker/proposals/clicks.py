@@ -120,7 +120,7 @@ class ClickSegmenter:
     ) -> list[ClickedMask]:
         """The masks of some of the decoder's four outputs, best predicted IoU first."""
         dense = self._embed_mask(start, image.frame_hw) if start is not None else None
-        attached = self._decoder.attach(image.embedding.float(), dense)
+        attached = self._decoder.attach(image.embedding.float(), dense=dense)
         decoded = self._decoder.decode(attached, sparse)
         output = torch.tensor(outputs, device=self._decoder.device)
         logits = self._decoder.upscale(attached, decoded, torch.zeros_like(output), output)

@@ -18,6 +18,7 @@ from segment_anything.modeling.transformer import TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from worker.proposals.absorbed_attention import AbsorbedAttention
+from worker.proposals.image_tokens import ImageTokens
 from worker.proposals.upscaling import COARSE_STEP, Upscaling, is_near_outline
 
 # Tokens are upscaled in multiples of this: for each new shape oneDNN compiles anew.
@@ -49,7 +50,7 @@ class DecodedPrompts:
 
     Attributes:
         mask_tokens: (B, 4, 256), one per output mask; mask 0 is the single-mask output.
-        image_tokens: (B, 4096, 256), updated by the prompts.
+        image_tokens: (B, h * w, 256), updated by the prompts, without padding.
         predicted_iou: (B, 4) float32.
     """
 
@@ -87,26 +88,32 @@ class PromptDecoder:
         self._iou_head = cast_module(stock.iou_prediction_head, torch.float32)
 
     @torch.inference_mode()
-    def attach(self, embedding: Tensor, dense: Tensor | None = None) -> AttachedImage:
+    def attach(
+        self, embedding: Tensor, chosen: ImageTokens | None = None, dense: Tensor | None = None
+    ) -> AttachedImage:
         """Project the image side, which does not depend on points and boxes.
 
         Args:
             embedding: (1, 256, 64, 64).
-            dense: the same for a mask to start from; None for none.
+            chosen: the tokens to see; None for all, as in stock.
+            dense: (1, 256, 64, 64) of a mask to start from; None for none.
         """
         if dense is None:
             dense = self._prompts.no_mask_embed.weight.view(1, -1, 1, 1)
-        height, width = embedding.shape[2:]
-        keys = (embedding + dense).flatten(2).transpose(1, 2)[0]
-        positions = self._prompts.get_dense_pe()[..., :height, :width]
-        positions = positions.flatten(2).transpose(1, 2)[0]
-        keys = keys.to(self._dtype)
-        positions = positions.to(self._dtype)
+        keys = (embedding + dense).flatten(2).transpose(1, 2)[0].to(self._dtype)
+        positions = self._prompts.get_dense_pe().flatten(2).transpose(1, 2)[0].to(self._dtype)
+        grid_hw, log_counts = (embedding.shape[2], embedding.shape[3]), None
+        if chosen is not None:
+            grid_hw = chosen.inside_hw
+            keys, positions = keys[chosen.index], positions[chosen.index]
+            if chosen.log_counts is not None:
+                log_counts = chosen.log_counts.to(self._dtype)
         first = self._layers[0]
         return AttachedImage(
             keys=keys,
             positions=positions,
-            grid_hw=(height, width),
+            log_counts=log_counts,
+            grid_hw=grid_hw,
             first_keys_values=first.to_image.shared_keys_values(keys + positions, keys),
             first_queries=first.to_tokens.shared_queries(keys + positions),
         )
@@ -137,12 +144,14 @@ class PromptDecoder:
             queries, keys = layer(queries, keys, tokens, image)
         if keys is None:
             raise ValueError("a SAM mask decoder has at least one layer")
-        with_positions = keys + image.positions
-        queries = queries + self._final.tokens_to_image(queries + tokens, with_positions, keys)
+        queries = queries + self._final.tokens_to_image(
+            queries + tokens, keys + image.positions, keys, image.log_counts
+        )
         queries = self._final_norm(queries)
+        height, width = image.grid_hw
         return DecodedPrompts(
             mask_tokens=queries[:, 1:5],
-            image_tokens=keys,
+            image_tokens=keys[:, : height * width],
             predicted_iou=self._iou_head(queries[:, 0].float()),
         )
 
@@ -150,7 +159,7 @@ class PromptDecoder:
     def upscale(
         self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
     ) -> Tensor:
-        """Compute low-resolution logits (M, 256, 256) of selected masks.
+        """Compute low-resolution logits (M, 4 h, 4 w) of selected masks.
 
         Args:
             image: from ``attach``.
@@ -167,7 +176,7 @@ class PromptDecoder:
     def upscale_coarse(
         self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
     ) -> Tensor:
-        """Compute one pixel of sixteen of the same logits: (M, 64, 64), see ``to_coarse``."""
+        """Compute one pixel of sixteen of the same logits: (M, h, w), see ``to_coarse``."""
         height, width = image.grid_hw
         blocks = self._upscale_masks(decoded, prompt, output, self._upscaling.upscale_coarse)
         return blocks.view(len(prompt), height, width).float()
@@ -205,7 +214,7 @@ class PromptDecoder:
     ) -> Tensor:
         """Compute the logits of ``upscale`` near the outlines only.
 
-        Elsewhere cells of 4 x 4 pixels have the one logit of their coarse mask (M, 64, 64); holes
+        Elsewhere cells of 4 x 4 pixels have the one logit of their coarse mask (M, h, w); holes
         and specks smaller than a cell are lost there. A GPU upscales everything, which is cheaper
         there than to select.
 
@@ -230,32 +239,43 @@ class PromptDecoder:
             place = F.pad(place, (0, -len(place) % _TOKENS_AT_ONCE))
             owner, cell = place // (height * width), place % (height * width)
             cells = self._upscale_cells(decoded, used, owner, cell)
-            for index, slot in enumerate(zip(position.tolist(), output.tolist(), strict=True)):
-                mine = torch.nonzero(owner == slot[0])[:, 0]
-                at = cell[mine]
-                upscaled[index, at // width, :, at % width] = cells[mine, slot[0], slot[1]]
+            mask, token = torch.nonzero(position[:, None] == owner[None], as_tuple=True)
+            pixels = cells[token, :, position[mask], output[mask]].float()
+            # Rows and columns of a 2 x 2 block, then those within: see ``Upscaling``.
+            blocks = pixels.view(-1, 2, 2, 2, 2).transpose(2, 3)
+            y, x = cell[token] // width, cell[token] % width
+            upscaled[mask, y, :, x] = blocks.reshape(-1, COARSE_STEP, COARSE_STEP)
         return upscaled.view(len(prompt), height * COARSE_STEP, width * COARSE_STEP)
 
     def _upscale_cells(
         self, decoded: DecodedPrompts, used: Tensor, owner: Tensor, cell: Tensor
     ) -> Tensor:
-        """Logits (T, U, 4, 4, 4) of cells of the prompts ``used``, for all their masks.
+        """Logits (T, 16, U, 4) of cells, for all masks of the prompts ``used``.
 
         One product for all is cheaper than leaving out the superfluous ones.
         """
         tokens = decoded.image_tokens[used[owner], cell]
         weights = self._weights(decoded, used).transpose(1, 2).reshape(-1, self._upscaling.width)
-        upscaled = F.linear(self._upscaling(tokens[None])[0], weights).float()
-        blocks = upscaled.view(len(cell), 2, 2, 2, 2, len(used), 4).permute(0, 5, 6, 1, 3, 2, 4)
-        return blocks.flatten(5, 6).flatten(3, 4)
+        upscaled = F.linear(self._upscaling(tokens[None])[0], weights)
+        return upscaled.view(len(cell), COARSE_STEP**2, len(used), 4)
 
 
 @dataclass(frozen=True)
 class AttachedImage:
-    """What the decoder computes once for an image; tokens are (4096, 256)."""
+    """What the decoder computes once for an image.
+
+    Attributes:
+        keys: (P, 256) the tokens that are seen, the h * w of the image's own first.
+        positions: (P, 256) encodings of their places.
+        log_counts: (P,) see ``ImageTokens``, or None.
+        grid_hw: h and w.
+        first_keys_values: of the first layer's attention to them, two of (H, P, D).
+        first_queries: of its attention from them, (H, P, D).
+    """
 
     keys: Tensor
     positions: Tensor
+    log_counts: Tensor | None
     grid_hw: tuple[int, int]
     first_keys_values: tuple[Tensor, Tensor]
     first_queries: Tensor
@@ -292,19 +312,21 @@ class _Layer:
         queries = norm1(queries)
         if keys is None:
             attended = self.to_image.tokens_to_shared_image(
-                queries + positions, image.first_keys_values
+                queries + positions, image.first_keys_values, image.log_counts
             )
         else:
             placed_keys = keys + image.positions
-            attended = self.to_image.tokens_to_image(queries + positions, placed_keys, keys)
+            attended = self.to_image.tokens_to_image(
+                queries + positions, placed_keys, keys, image.log_counts
+            )
         queries = norm2(queries + attended)
         queries = norm3(queries + self.mlp(queries))
         if keys is None:
-            update = self.to_tokens.shared_image_to_tokens(
-                image.first_queries, queries + positions, queries
+            updated = self.to_tokens.add_shared_image_to_tokens(
+                image.keys, image.first_queries, queries + positions, queries
             )
-            keys = norm4(image.keys + update)
         else:
-            update = self.to_tokens.image_to_tokens(placed_keys, queries + positions, queries)
-            keys = norm4(keys + update)
-        return queries, keys
+            updated = self.to_tokens.add_image_to_tokens(
+                keys, placed_keys, queries + positions, queries
+            )
+        return queries, norm4(updated)

@@ -35,12 +35,6 @@ def embed_image(sam: Sam, image: DecodedImage, frame_hw: tuple[int, int]) -> Ten
     return embedding.float()
 
 
-def crop_embedding(embedding: Tensor, frame_hw: tuple[int, int]) -> Tensor:
-    """Remove what lies outside the image from an embedding (1, C, 64, 64)."""
-    height, width = (-(-side // EMBEDDING_STEP) for side in frame_hw)
-    return embedding[..., :height, :width].contiguous()
-
-
 def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     """Remove what lies outside the image from low-resolution logits (N, 256, 256)."""
     return _crop(logits, frame_hw, LOW_RESOLUTION_STEP)

@@ -31,12 +31,11 @@ from worker.proposals.filters import (
 )
 from worker.proposals.frame import (
     LOW_RESOLUTION_STEP,
-    crop_coarse,
-    crop_embedding,
     crop_padding,
     embed_image,
     to_frame_hw,
 )
+from worker.proposals.image_tokens import choose_image_tokens
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.point_prompts import PointPrompts, build_grid, choose_points
 from worker.stages import DecodedImage, Proposals
@@ -128,9 +127,9 @@ class SamProposer(Batched):
         """Generate all masks of an image that pass the filters, best first, at working size."""
         frame_hw = to_frame_hw(image.size_hw)
         embedding = embed_image(self._sam, image, frame_hw)
-        if self._config.skip_padding:
-            embedding = crop_embedding(embedding, frame_hw)
-        attached = self._decoder.attach(embedding)
+        grid_hw = (embedding.shape[2], embedding.shape[3])
+        chosen = choose_image_tokens(grid_hw, frame_hw, self._config.padding_step, self._sam.device)
+        attached = self._decoder.attach(embedding, chosen)
         points = self._choose_points(embedding, frame_hw)
         masks, votes = self._decode(attached, self._decoder.embed_points(points.xy), frame_hw)
         masks = self._deduplicate(self._count_votes(masks, votes, points, frame_hw))
@@ -174,10 +173,9 @@ class SamProposer(Batched):
         decoded = decoder.decode(attached, prompts)
         answers = decoded.select(min(config.predicted_iou_min, config.voter_predicted_iou_min))
         logits = decoder.upscale_coarse(attached, decoded, answers.prompt, answers.level + 1)
-        inside = crop_coarse(logits, frame_hw)
-        coarse = inside > 0
+        coarse = logits > 0
         votes = Votes(coarse, answers.prompt, answers.level)
-        quality = answers.predicted_iou * compute_stability(inside, config.stability_offset)
+        quality = answers.predicted_iou * compute_stability(logits, config.stability_offset)
         kept = torch.nonzero(answers.predicted_iou > config.predicted_iou_min)[:, 0]
         kept = kept[seen.select_new(coarse[kept], quality[kept])]
         selected = answers.take(kept)
