@@ -317,15 +317,16 @@ class FirstLookConfig:
 
     Attributes:
         points_per_side: side of the regular grid of points.
-        points_share, box_rounds: as in ``ProposalsConfig``.
+        points_share: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
-        closer_count: so many of an expression's best proposals are encoded by all their views.
+        closer_first: so many of an expression's best proposals are cropped at once, and ...
+        closer_count: ... so many in all, when the features of the other crops are predicted.
     """
 
     points_per_side: int = 20
     points_share: float = 0.4
-    box_rounds: int = 0
     max_count: int = 100
+    closer_first: int = 8
     closer_count: int = 12
 
 
@@ -402,7 +403,6 @@ def to_first_look(config: PipelineConfig) -> PipelineConfig:
             full,
             points_per_side=min(full.points_per_side, quick.points_per_side),
             points_share=min(full.points_share, quick.points_share),
-            box_rounds=min(full.box_rounds, quick.box_rounds),
             max_count=min(full.max_count, quick.max_count),
         ),
         features=replace(config.features, views="regions"),

@@ -1,4 +1,4 @@
-"""A closer look at the best proposals of a first look: each once, and they go first."""
+"""A closer look at a first look: the best proposals are cropped, the other crops predicted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ from numpy.typing import NDArray
 
 from saymask.masks import Masks
 from tests.worker.scenes import prepared_image
+from worker.config import FirstLookConfig
 from worker.methods.closer_look import CloserLook
+from worker.methods.crop_budget import predict_crops
 from worker.stages import Floats, PreparedImage, Scores
+
+RIDGE = 0.5
 
 
 class Eye:
     """Encodes a proposal as where it lies; remembers how many it saw."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.contexts = 0
+        self.crops: list[int] = []
 
-    def encode(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[Floats, Floats]:
+    def encode_context(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
         assert pixels.shape[:2] == masks.shape[1:]
-        self.seen += len(masks)
-        x = np.array([[mask.any(axis=0).argmax(), 0] for mask in masks], np.float32)
-        return x, x
+        self.contexts += 1
+        return np.array([[mask.any(axis=1).argmax(), 1] for mask in masks], np.float32)
+
+    def encode_crops(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
+        assert pixels.shape[:2] == masks.shape[1:]
+        left = [int(mask.any(axis=0).argmax()) for mask in masks]
+        self.crops += left
+        return np.array([[x, 1] for x in left], np.float32)
+
+    def closer_look(self, first: int, count: int) -> CloserLook:
+        config = FirstLookConfig(closer_first=first, closer_count=count)
+        return CloserLook(self.encode_context, self.encode_crops, config, RIDGE)
 
 
 @pytest.fixture
@@ -32,38 +46,74 @@ def look() -> PreparedImage:
     image = prepared_image()
     height, width = image.proposals.masks.shape[1:]
     pixels = np.zeros((height, width, 3), np.uint8)
-    return replace(image, is_first_look=True, pixels=pixels)
+    rows = np.array([[x, 1] for x in range(5)], np.float32)
+    features = replace(image.features, global_context=rows, local_context=rows, region=rows)
+    return replace(image, features=features, is_first_look=True, pixels=pixels)
 
 
 def score(image: PreparedImage) -> Scores:
-    """Proposals look the better, the further right they lie; before that the first is best."""
-    total = image.features.local_context[:, 0] + np.linspace(0.5, 0.1, 5, dtype=np.float32)
+    """The first is the best before a closer look, then the one whose crop lies furthest right."""
+    total = -image.features.local_context[:, 0]
     return Scores(total, {}, np.argsort(-total, kind="stable"))
 
 
-def test_the_best_are_ranked_by_what_is_seen_of_them(look: PreparedImage) -> None:
-    # At a first look the fifth, whose row is (0, 1), is the worst.
-    assert score(look).order.tolist() == [0, 1, 2, 3, 4]
-    eye = Eye()
-    scores = CloserLook(eye.encode, 3).rank(look, score)
-    assert scores.order.tolist() == [2, 1, 0, 3, 4], "the furthest right of the three comes first"
-    assert eye.seen == 3
-    assert (np.diff(scores.total[scores.order]) <= 0).all(), "the order is that of the totals"
+def find_lefts(look: PreparedImage) -> list[int]:
+    return [int(mask.any(axis=0).argmax()) for mask in look.proposals.masks]
 
 
-def test_a_proposal_is_encoded_once(look: PreparedImage) -> None:
+def test_the_others_are_predicted_from_what_was_looked_at(look: PreparedImage) -> None:
+    seen: list[PreparedImage] = []
+
+    def remember(image: PreparedImage) -> Scores:
+        seen.append(image)
+        return score(image)
+
     eye = Eye()
-    closer = CloserLook(eye.encode, 2)
-    assert closer.rank(look, score).order.tolist()[:2] == [1, 0]
-    assert closer.rank(look, score).order.tolist()[:2] == [1, 0]
-    assert eye.seen == 2
-    closer.rank(look, lambda image: Scores(-score(image).total, {}, np.array([4, 3, 2, 1, 0])))
-    assert eye.seen == 4, "another expression has other best ones"
+    scores = eye.closer_look(3, 3).rank(look, remember)
+    first, last = seen
+    assert first is look
+    lefts = find_lefts(look)
+    crops = np.array([[x, 1] for x in lefts], np.float32)
+    assert look.features.region is not None
+    expected = predict_crops(look.features.region, crops[:3], np.arange(3), RIDGE)
+    assert np.array_equal(last.features.local_context, expected)
+    assert np.array_equal(expected[:3], crops[:3])
+    assert last.features.global_context.shape == (5, 2)
+    assert scores.order.tolist() == score(last).order.tolist()
+    assert (eye.contexts, eye.crops) == (1, lefts[:3])
+
+
+def test_what_comes_up_then_is_looked_at_too(look: PreparedImage) -> None:
+    """Orders before a closer look, after the first two crops, and after two more."""
+    orders = iter(([0, 1, 2, 3, 4], [4, 3, 0, 1, 2], [4, 0, 3, 1, 2]))
+    eye = Eye()
+    scores = eye.closer_look(2, 4).rank(
+        look, lambda image: Scores(score(image).total, {}, np.array(next(orders)))
+    )
+    lefts = find_lefts(look)
+    assert eye.crops == [lefts[0], lefts[1], lefts[3], lefts[4]]
+    assert scores.order.tolist() == [4, 0, 3, 1, 2]
+
+
+def test_a_proposal_is_encoded_once_and_an_answer_depends_on_nothing_else(
+    look: PreparedImage,
+) -> None:
+    eye = Eye()
+    closer = eye.closer_look(2, 2)
+    first = closer.rank(look, score)
+    reverse = closer.rank(look, lambda image: Scores(-score(image).total, {}, np.arange(5)[::-1]))
+    lefts = find_lefts(look)
+    assert eye.crops == [lefts[0], lefts[1], lefts[3], lefts[4]]
+    assert reverse.order.tolist() == [4, 3, 2, 1, 0]
+    again = closer.rank(look, score)
+    assert np.array_equal(again.total, first.total)
+    assert eye.contexts == 1
+    assert len(eye.crops) == 4
 
 
 def test_nothing_to_look_at(look: PreparedImage) -> None:
     eye = Eye()
-    assert CloserLook(eye.encode, 0).rank(look, score).order.tolist() == [0, 1, 2, 3, 4]
+    assert eye.closer_look(0, 0).rank(look, score).order.tolist() == [0, 1, 2, 3, 4]
     without = replace(look, pixels=None)
-    assert CloserLook(eye.encode, 3).rank(without, score).order.tolist() == [0, 1, 2, 3, 4]
-    assert eye.seen == 0
+    assert eye.closer_look(3, 3).rank(without, score).order.tolist() == [0, 1, 2, 3, 4]
+    assert (eye.contexts, eye.crops) == (0, [])

@@ -1,12 +1,13 @@
 """Looking closer at what a first look ranks high: the views that preparing left out.
 
 A first look knows only the region's token of each proposal. For the expression at hand the best
-proposals are cropped and seen in their context as in a full preparation, and ranked again.
+proposals are cropped, and the features of all other crops predicted from these, as in a full
+preparation (``worker.methods.crop_budget``). Then others may be among the best, and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
@@ -14,69 +15,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Masks
-from worker.methods.features import to_float32
+from worker.config import FirstLookConfig
+from worker.methods.crop_budget import predict_crops
 from worker.stages import Floats, PreparedImage, Scores
 
-EncodeViews = Callable[[NDArray[np.uint8], Masks], tuple[Floats, Floats]]
-"""Encodes proposals (N, h, w) of pixels (h, w, 3): global and local context, each (N, D)."""
+EncodeMasks = Callable[[NDArray[np.uint8], Masks], Floats]
+"""Encodes proposals (N, h, w) of pixels (h, w, 3): (N, D)."""
 ScoreAll = Callable[[PreparedImage], Scores]
 
 
 @dataclass
 class _Views:
-    """The views (D,) of the proposals of one image that were looked at so far."""
+    """The views of one image's proposals that were computed so far.
 
-    rows: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    Attributes:
+        context: (N, D) of all.
+        crops: (D,) of some.
+    """
+
+    context: Floats
+    crops: dict[int, Floats] = field(default_factory=dict)
 
 
 class CloserLook:
     """Encodes the best proposals of first looks, each once.
 
     Args:
-        encode: encodes proposals.
-        count: so many are looked at for an expression.
+        encode_context: encodes proposals in the context of the whole image.
+        encode_crops: encodes their crops.
+        config: how many are cropped for an expression.
+        ridge: see ``predict_crops``.
     """
 
-    def __init__(self, encode: EncodeViews, count: int) -> None:
-        self._encode = encode
-        self._count = count
+    def __init__(
+        self,
+        encode_context: EncodeMasks,
+        encode_crops: EncodeMasks,
+        config: FirstLookConfig,
+        ridge: float,
+    ) -> None:
+        self._encode_context = encode_context
+        self._encode_crops = encode_crops
+        self._first, self._count = config.closer_first, config.closer_count
+        self._ridge = ridge
         self._seen: WeakKeyDictionary[PreparedImage, _Views] = WeakKeyDictionary()
 
     def rank(self, look: PreparedImage, score: ScoreAll) -> Scores:
-        """Score the proposals of a first look, the best of them by all their views.
+        """Score the proposals of a first look by all their views.
+
+        Only the crops of this expression's best proposals count, so that the answer does not
+        depend on what was asked before.
 
         Args:
             look: with pixels.
             score: scores all proposals of an image.
         """
-        quick = score(look)
-        best = quick.order[: self._count]
-        if look.pixels is None or len(best) == 0:
-            return quick
-        scores = score(self._with_views(look, look.pixels, best.tolist()))
-        # Views of other kinds are not compared: what was looked at goes first.
-        total = scores.total.copy()
-        is_seen = np.zeros(len(total), dtype=bool)
-        is_seen[best] = True
-        total[~is_seen] = np.minimum(quick.total[~is_seen], total[is_seen].min())
-        order = np.concatenate(
-            [best[np.argsort(-total[best], kind="stable")], quick.order[self._count :]]
-        )
-        return replace(scores, total=to_float32(total), order=order)
+        scores = score(look)
+        chosen: list[int] = []
+        for total in (self._first, self._count):
+            best = scores.order[: self._count].tolist()
+            new = [index for index in best if index not in chosen][: total - len(chosen)]
+            if look.pixels is None or not new:
+                break
+            chosen = sorted(chosen + new)
+            scores = score(self._with_views(look, look.pixels, chosen))
+        return scores
 
     def _with_views(
-        self, look: PreparedImage, pixels: NDArray[np.uint8], indices: Sequence[int]
+        self, look: PreparedImage, pixels: NDArray[np.uint8], chosen: list[int]
     ) -> PreparedImage:
-        """The image with the views of these and all earlier proposals."""
-        views = self._seen.setdefault(look, _Views())
-        new = [index for index in indices if index not in views.rows]
+        """The image with the context of all proposals, their crops computed or predicted."""
+        masks, features = look.proposals.masks, look.features
+        if features.region is None:
+            raise ValueError("a first look has a region's token for each proposal")
+        views = self._seen.get(look)
+        if views is None:
+            views = self._seen[look] = _Views(self._encode_context(pixels, masks))
+        new = [index for index in chosen if index not in views.crops]
         if new:
-            rows = zip(*self._encode(pixels, look.proposals.masks[new]), strict=True)
-            views.rows.update(zip(new, rows, strict=True))
-        features = look.features
-        context = features.global_context.copy(), features.local_context.copy()
-        for index in indices:
-            for array, row in zip(context, views.rows[index], strict=True):
-                array[index] = row
-        return replace(look, features=replace(features, global_context=context[0],
-                                              local_context=context[1]))  # fmt: skip
+            views.crops.update(zip(new, self._encode_crops(pixels, masks[new]), strict=True))
+        crops = np.stack([views.crops[index] for index in chosen])
+        local_context = predict_crops(features.region, crops, np.array(chosen), self._ridge)
+        return replace(
+            look,
+            features=replace(features, global_context=views.context, local_context=local_context),
+        )

@@ -54,7 +54,9 @@ class Corrected:
         self._scoring = config.scoring
         self._encoder = encoder
         self._vocabulary = vocabulary
-        self._closer_look = CloserLook(self._encode_views, config.first_look.closer_count)
+        self._closer_look = CloserLook(
+            self._encode_context, self._encode_crops, config.first_look, config.features.crop_ridge
+        )
         self._described: WeakKeyDictionary[PreparedImage, DescribedImage] = WeakKeyDictionary()
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
@@ -80,10 +82,6 @@ class Corrected:
         """Log-probability (N,) of showing a thing, by the regions' tokens (N, D) alone."""
         logits = compute_noun_logits(normalise_rows(region), self._vocabulary, self._scoring)
         return compute_log_thing(logits, self._vocabulary, self._scoring)
-
-    def _encode_views(self, pixels: NDArray[np.uint8], masks: Masks) -> tuple[Floats, Floats]:
-        """Each proposal in the context of the whole image, and its crop."""
-        return self._encode_context(pixels, masks), self._encode_crops(pixels, masks)
 
     def _encode_context(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
         """The whole image as seen through each proposal (N, D)."""

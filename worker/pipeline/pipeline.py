@@ -120,7 +120,8 @@ class Pipeline:
         if not prepared.is_first_look:
             return self.model_version
         quick = to_first_look(self.config)
-        look = f"{quick.preparation_fingerprint()}.{quick.first_look.closer_count}"
+        crops = f"{quick.first_look.closer_first}.{quick.first_look.closer_count}"
+        look = f"{quick.preparation_fingerprint()}.{crops}"
         return f"{self.model_version}-first.{look}"
 
     @property
