@@ -187,6 +187,8 @@ def _propose(
         load_sam("mobile-sam", WeightStore().require("mobile-sam")), ProposalsConfig(), device,
         choose_precision("auto", device), 64 if device.startswith("cuda") else 8, "bench",
     )  # fmt: skip
+    for config in variants.values():  # the first call chooses kernels
+        proposer.with_config(config).propose(decode_image(photos[0].read_bytes(), 120))
     masks: dict[str, list[Masks]] = {name: [] for name in variants}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for path in photos:
