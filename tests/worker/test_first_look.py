@@ -5,25 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from saymask.errors import ConfigError
 from tests.worker.test_pipeline import TEN, box_iou, build, segment
+from worker.config import FeaturesConfig, FirstLookConfig
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_first_look_answers_from_a_fraction_of_the_work(
-    samples: dict[str, Path], tmp_path: Path
+    samples: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = build(tmp_path)
+    visual = pipeline.encoder.visual
+    encode, encoded = visual.encode_images, []
+
+    def count_crops(images: Tensor) -> Tensor:
+        encoded.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(visual, "encode_images", count_crops)
     ranks = []
     for photo, expression, box in TEN[4:5] + TEN[7:]:
+        encoded.clear()
         data = samples[photo].read_bytes()
         look = pipeline.look_first(data)
         assert look is not None
         result = pipeline.segment(look[0], expression, 5, preparation=look[1])
         hits = [c.rank for c in result.candidates if box_iou(c.box_xywh, box) > 0.5]
         ranks.append(hits[0] if hits else None)
+        assert sum(encoded) <= FirstLookConfig.closer_count
+    encoded.clear()
     assert sum(rank == 1 for rank in ranks) >= 3, ranks
     assert result.is_first_look
     assert "First look" in result.notices[0]
@@ -31,7 +44,7 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
     assert not full.is_first_look
     assert full.notices == ()
     assert result.model_version.startswith(f"{full.model_version}-first.")
-    assert result.proposals_count < full.proposals_count
+    assert sum(encoded) == FeaturesConfig.crops_max
     assert build(tmp_path, first_look="off").look_first(data) is None
     with pytest.raises(ConfigError, match="no first look"):
         build(tmp_path, proposals_exact=True).as_first_look()
