@@ -32,9 +32,9 @@ class Eye:
 
     def encode_crops(self, pixels: NDArray[np.uint8], masks: Masks) -> Floats:
         assert pixels.shape[:2] == masks.shape[1:]
-        left = [int(mask.any(axis=0).argmax()) for mask in masks]
-        self.crops += left
-        return np.array([[x, 1] for x in left], np.float32)
+        lefts = find_lefts(masks)
+        self.crops += lefts
+        return np.array([[x, 1] for x in lefts], np.float32)
 
     def closer_look(self, first: int, count: int) -> CloserLook:
         config = FirstLookConfig(closer_first=first, closer_count=count)
@@ -52,13 +52,13 @@ def look() -> PreparedImage:
 
 
 def score(image: PreparedImage) -> Scores:
-    """The first is the best before a closer look, then the one whose crop lies furthest right."""
+    """The first is the best before a closer look, then the one whose crop lies furthest left."""
     total = -image.features.local_context[:, 0]
     return Scores(total, {}, np.argsort(-total, kind="stable"))
 
 
-def find_lefts(look: PreparedImage) -> list[int]:
-    return [int(mask.any(axis=0).argmax()) for mask in look.proposals.masks]
+def find_lefts(masks: Masks) -> list[int]:
+    return [int(mask.any(axis=0).argmax()) for mask in masks]
 
 
 def test_the_others_are_predicted_from_what_was_looked_at(look: PreparedImage) -> None:
@@ -72,7 +72,7 @@ def test_the_others_are_predicted_from_what_was_looked_at(look: PreparedImage) -
     scores = eye.closer_look(3, 3).rank(look, remember)
     first, last = seen
     assert first is look
-    lefts = find_lefts(look)
+    lefts = find_lefts(look.proposals.masks)
     crops = np.array([[x, 1] for x in lefts], np.float32)
     assert look.features.region is not None
     expected = predict_crops(look.features.region, crops[:3], np.arange(3), RIDGE)
@@ -90,7 +90,7 @@ def test_what_comes_up_then_is_looked_at_too(look: PreparedImage) -> None:
     scores = eye.closer_look(2, 4).rank(
         look, lambda image: Scores(score(image).total, {}, np.array(next(orders)))
     )
-    lefts = find_lefts(look)
+    lefts = find_lefts(look.proposals.masks)
     assert eye.crops == [lefts[0], lefts[1], lefts[3], lefts[4]]
     assert scores.order.tolist() == [4, 0, 3, 1, 2]
 
@@ -102,7 +102,7 @@ def test_a_proposal_is_encoded_once_and_an_answer_depends_on_nothing_else(
     closer = eye.closer_look(2, 2)
     first = closer.rank(look, score)
     reverse = closer.rank(look, lambda image: Scores(-score(image).total, {}, np.arange(5)[::-1]))
-    lefts = find_lefts(look)
+    lefts = find_lefts(look.proposals.masks)
     assert eye.crops == [lefts[0], lefts[1], lefts[3], lefts[4]]
     assert reverse.order.tolist() == [4, 3, 2, 1, 0]
     again = closer.rank(look, score)

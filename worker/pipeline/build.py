@@ -34,7 +34,7 @@ from worker.weights import WeightStore, default_cache_dir, find_checkpoint
 
 log = logging.getLogger(__name__)
 
-# On a CPU the 26 crops of an image are two batches of the size that takes least time per crop.
+# On a CPU the 26 crops of an image are two equal batches.
 _CROPS_PER_BATCH = {"cuda": 128, "cpu": 13}
 # On a CPU small batches keep the decoder's activations in cache, and smaller ones pay too often for
 # its many small products.

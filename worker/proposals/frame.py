@@ -35,6 +35,11 @@ def embed_image(sam: Sam, image: DecodedImage, frame_hw: tuple[int, int]) -> Ten
     return embedding.float()
 
 
+def count_cells_hw(frame_hw: tuple[int, int], step: int) -> tuple[int, int]:
+    """Return rows and columns of cells of ``step`` x ``step`` pixels that cover a frame."""
+    return -(-frame_hw[0] // step), -(-frame_hw[1] // step)
+
+
 def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     """Remove what lies outside the image from low-resolution logits (N, 256, 256)."""
     return _crop(logits, frame_hw, LOW_RESOLUTION_STEP)
@@ -46,4 +51,5 @@ def crop_coarse(coarse: Tensor, frame_hw: tuple[int, int]) -> Tensor:
 
 
 def _crop(maps: Tensor, frame_hw: tuple[int, int], step: int) -> Tensor:
-    return maps[:, : -(-frame_hw[0] // step), : -(-frame_hw[1] // step)]
+    rows, columns = count_cells_hw(frame_hw, step)
+    return maps[:, :rows, :columns]

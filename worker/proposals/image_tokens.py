@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.proposals.frame import EMBEDDING_STEP
+from worker.proposals.frame import EMBEDDING_STEP, count_cells_hw
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def choose_image_tokens(
         padding_step: 1 keeps all tokens.
         device: of the result.
     """
-    height, width = (-(-side // EMBEDDING_STEP) for side in frame_hw)
+    height, width = count_cells_hw(frame_hw, EMBEDDING_STEP)
     grid = torch.arange(grid_hw[0] * grid_hw[1], device=device).view(grid_hw)
     parts, log_counts = [grid[:height, :width].flatten()], [torch.zeros(height * width)]
     for region in (grid[height:], grid[:height, width:]):
