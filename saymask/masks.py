@@ -57,8 +57,27 @@ def _run_lengths(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 def encode_coco_rle(mask: Mask) -> dict[str, Any]:
     """Encode a mask (H, W) as compressed COCO RLE, byte for byte as pycocotools does."""
     array = _require_mask(mask)
-    counts = _run_lengths(array.ravel(order="F"))
+    counts = _column_run_lengths(array)
     return {"size": [int(array.shape[0]), int(array.shape[1])], "counts": _pack_counts(counts)}
+
+
+def _column_run_lengths(mask: Mask) -> NDArray[np.int64]:
+    """``_run_lengths`` of the mask read column by column.
+
+    Only the box around it is read: bringing a whole photo into this order takes most of the time.
+    """
+    height = mask.shape[0]
+    x, y, box_width, box_height = compute_box_xywh(mask)
+    if box_width == 0:
+        return np.array([mask.size])
+    # Columns of the box are apart, by at least one zero, unless they are those of the mask.
+    stride = box_height + (box_height < height)
+    columns = np.zeros((box_width, stride), dtype=np.bool_)
+    columns[:, :box_height] = mask[y : y + box_height, x : x + box_width].T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
+    edges = (changes // stride + x) * height + changes % stride + y
+    end = [mask.size] if edges[-1] < mask.size else []
+    return np.diff(np.concatenate(([0], edges, end))).astype(np.int64)
 
 
 def decode_coco_rle(coco_rle: dict[str, Any]) -> Mask:
@@ -148,6 +167,12 @@ def _unpack_counts(text: str) -> NDArray[np.int64]:
 def compute_area(mask: Mask) -> int:
     """Return the number of pixels inside a mask (H, W)."""
     return int(np.count_nonzero(mask))
+
+
+def compute_areas(masks: Masks) -> NDArray[np.int64]:
+    """Return the number of pixels (N,) inside each of masks (N, H, W)."""
+    # One at a time: counting along axes is ten times slower.
+    return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
 
 
 def compute_box_xywh(mask: Mask) -> tuple[int, int, int, int]:

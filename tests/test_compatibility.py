@@ -65,7 +65,7 @@ def test_fingerprints_stay() -> None:
     A change here means that every image is prepared again: it must be meant.
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
-    assert config.fingerprint() == "e92bef9612"
-    assert config.preparation_fingerprint() == "f56687782e"
+    assert config.fingerprint() == "29ef9bb7f5"
+    assert config.preparation_fingerprint() == "461d2296d2"
     # By the nouns it is decided which proposals are cropped: with others, raise the revision.
     assert load_nouns().fingerprint == "f41d214b"

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from saymask.masks import Masks
 
+_LARGEST_BYTE = 255
+
 Bins = tuple[tuple[int, int], ...]
 """First pixel of each bin and the one after its last, along one axis; no bin is empty."""
 
@@ -32,14 +34,29 @@ def cover_cells(masks: Masks, rows: Bins, columns: Bins) -> NDArray[np.float32]:
 
     Bytes are added as bytes, which is far quicker than pooling them as floating-point numbers.
     """
-    pixels = masks.view(np.uint8)
-    bands = [pixels[:, start:stop].sum(axis=1, dtype=np.uint32) for start, stop in rows]
-    stacked = np.stack(bands, axis=1)
-    sums = [stacked[:, :, start:stop].sum(axis=2, dtype=np.uint32) for start, stop in columns]
+    bands = _add_rows(masks, rows)
+    sums = [bands[:, :, start:stop].sum(axis=2, dtype=np.uint32) for start, stop in columns]
     heights = np.array([stop - start for start, stop in rows])
     widths = np.array([stop - start for start, stop in columns])
     shares = np.stack(sums, axis=2) / (heights[:, None] * widths)
     return np.asarray(shares, dtype=np.float32)
+
+
+def count_in_columns(masks: Masks) -> NDArray[np.uint32]:
+    """Count the pixels (N, w) inside each column of masks (N, h, w)."""
+    height = masks.shape[1]
+    bands = _add_rows(masks, divide_by_rounding(height, -(-height // _LARGEST_BYTE)))
+    return np.asarray(bands.sum(axis=1), dtype=np.uint32)
+
+
+def _add_rows(masks: Masks, rows: Bins) -> NDArray[np.unsignedinteger]:
+    """Add the rows of each bin: (N, R, w), as bytes where their sums are."""
+    pixels = masks.view(np.uint8)
+    is_small = all(stop - start <= _LARGEST_BYTE for start, stop in rows)
+    dtype = np.uint8 if is_small else np.uint32
+    return np.stack(
+        [pixels[:, start:stop].sum(axis=1, dtype=dtype) for start, stop in rows], axis=1
+    )
 
 
 def cover_square_grid(masks: Masks, side: int) -> NDArray[np.float32]:

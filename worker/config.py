@@ -15,7 +15,7 @@ from worker.proposing_config import ProposingConfig
 
 # Raised when the same configuration comes to prepare images differently, by other code or by other
 # nouns in ``worker/data/nouns.txt``, so that results of the old and of the new are not mixed.
-_REVISION = 2
+_REVISION = 3
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "sam3", "given"]
 MethodName = Literal["corrected", "faithful"]

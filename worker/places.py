@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -60,9 +61,14 @@ def build_places_map(places: Floats) -> PlacesMap:
     rows = places.reshape(-1, places.shape[-1]).astype(np.float32)
     mean = rows.mean(axis=0)
     centred = rows - mean
-    # Eigenvectors of the covariance: half the time of a singular value decomposition.
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    directions = vectors[:, ::-1][:, : min(_RANK, *centred.shape)]
+    width = centred.shape[1]
+    rank = min(_RANK, *centred.shape)
+    # The last eigenvectors of the covariance: a fraction of the time of all of them.
+    _, vectors = scipy.linalg.eigh(
+        centred.T @ centred, subset_by_index=(width - rank, width - 1), check_finite=False
+    )
+    # Columns in reverse are no matrix to a product of NumPy's: fifty times slower.
+    directions = np.ascontiguousarray(vectors[:, ::-1])
     codes, code_scale = _quantise(centred @ directions, axis=0)
     basis, basis_scale = _quantise(directions.T, axis=1)
     return PlacesMap(codes, code_scale[0], basis, basis_scale, mean)

@@ -24,16 +24,18 @@ class DecodedImage:
     """A decoded image, upright.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, EXIF orientation applied.
+        pixels: (h, w, 3) uint8 RGB, EXIF orientation applied.
         sha256: of the encoded bytes.
         notices: conversions to RGB that changed the image, for people.
         name: of its file, without suffix, where that is known.
+        original_hw: size of the image where the pixels were reduced; None for theirs.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
     notices: tuple[str, ...] = ()
     name: str | None = None
+    original_hw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -42,8 +44,8 @@ class DecodedImage:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return (self.pixels.shape[0], self.pixels.shape[1])
+        """Height and width of the image, pixels."""
+        return self.original_hw or (self.pixels.shape[0], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)

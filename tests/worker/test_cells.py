@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.cells import cover_cells, cover_square_grid, divide_by_rounding
+from worker.cells import (
+    count_in_columns,
+    cover_cells,
+    cover_square_grid,
+    divide_by_rounding,
+)
 from worker.places import build_places_map
 
 SIDES = st.integers(1, 90)
@@ -40,6 +45,18 @@ def test_rounded_bins_add_what_lies_between_their_limits(
         for j, (left, right) in enumerate(columns):
             expected = masks[:, top:below, left:right].mean(axis=(1, 2))
             np.testing.assert_allclose(got[:, i, j], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [1, 254, 255, 256, 511, 1019, 2000])
+def test_sums_of_bytes_do_not_overflow(height: int) -> None:
+    full = np.ones((2, height, 7), dtype=np.bool_)
+    full[1, ::3] = False
+    assert np.array_equal(count_in_columns(full), full.sum(axis=1))
+    for count in (1, 2, 3):
+        rows, columns = divide_by_rounding(height, count), divide_by_rounding(7, 2)
+        shares = cover_cells(full, rows, columns)
+        assert (shares[0] == 1).all()
+        assert np.allclose(shares[1, 0], full[1, slice(*rows[0])].mean())
 
 
 @given(st.integers(1, 400), st.integers(1, 40))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,7 +22,7 @@ from worker.proposals.filters import (
     suppress_duplicates,
 )
 from worker.proposals.point_prompts import PointPrompts, prompt_every
-from worker.resize import to_original_size
+from worker.resize import draw_at_original_size, to_original_size
 
 
 def test_a_mask_seen_before_is_skipped_unless_it_is_better() -> None:
@@ -45,6 +46,14 @@ def test_a_mask_seen_before_is_skipped_unless_it_is_better() -> None:
     seen.add(many, torch.full((300,), 0.9))
     assert seen.select_new(many[:200], torch.full((200,), 0.8)).tolist() == []
     assert seen.select_new(mask, torch.tensor([0.9])).tolist() == []
+
+
+def test_many_masks_at_once_are_remembered_before_any_other() -> None:
+    """A GPU's first batch of prompts gives more masks than there is room for at first."""
+    many = torch.rand(200, 64, 64) > 0.5
+    seen = SeenMasks(CONFIG)
+    seen.add(many, torch.full((200,), 0.9))
+    assert seen.select_new(many, torch.full((200,), 0.8)).tolist() == []
 
 
 CONFIG = ProposalsConfig()
@@ -94,6 +103,26 @@ def test_resize_to_original_size_keeps_area_and_place() -> None:
     assert abs(large.mean() - mask.mean()) < 0.002
     assert large[210:590, 310:890].all()
     assert to_original_size(mask, (100, 150)) is mask
+
+
+@given(
+    arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))),
+    st.tuples(st.integers(1, 600), st.integers(1, 40)),
+)
+def test_resizing_is_bilinear_though_only_a_box_of_it_is_computed(
+    mask: np.ndarray, size_hw: tuple[int, int]
+) -> None:
+    logits = torch.from_numpy(mask).float()
+    whole = F.interpolate(logits[None, None], size_hw, mode="bilinear")[0, 0].numpy()
+    is_clear = np.abs(whole - 0.5) > 1e-5
+    smooth = to_original_size(mask, size_hw)
+    if (whole >= 0.5).any() and mask.shape != size_hw:
+        assert np.array_equal(smooth[is_clear], (whole >= 0.5)[is_clear])
+    elif mask.shape != size_hw:
+        hard = F.interpolate(logits[None, None], size_hw, mode="nearest-exact")[0, 0].numpy()
+        assert np.array_equal(smooth, hard > 0)
+    drawn = draw_at_original_size(logits - 0.5, size_hw)
+    assert np.array_equal(drawn[is_clear], (whole > 0.5)[is_clear])
 
 
 def test_votes_tell_objects_from_groups() -> None:

@@ -8,10 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from saymask.errors import ImageTooLarge, ImageUnreadable
 from worker.pipeline.images import decode_image
+from worker.resize import resize_pixels
 
 LIMIT = 120.0
 
@@ -135,3 +136,44 @@ def test_sizes_at_the_limits() -> None:
     assert decode_image(large, LIMIT).size_hw == (9000, 12000)
     with pytest.raises(ImageTooLarge, match="108 megapixels"):
         decode_image(large, 100.0)
+
+
+def landscape(height: int, width: int) -> np.ndarray:
+    """Smooth colours without a symmetry, so that a turned or shifted one differs."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return (255 * np.stack([x, y, (x * y) ** 0.5], axis=2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 7, 8])
+@pytest.mark.parametrize(("kind", "size_hw"), [("JPEG", (403, 801)), ("PNG", (170, 90))])
+def test_a_large_photo_is_reduced_and_keeps_its_own_size(
+    kind: str, size_hw: tuple[int, int], orientation: int
+) -> None:
+    """As if it was decoded in full and reduced then, whichever way the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(landscape(*size_hw))
+    options = {"quality": 95} if kind == "JPEG" else {}
+    data = encoded(stored, kind, exif=exif, **options)
+    full, reduced = decode_image(data, LIMIT), decode_image(data, LIMIT, 64)
+    assert reduced.size_hw == full.size_hw
+    assert max(reduced.pixels.shape) == 64
+    expected = resize_pixels(full.pixels, reduced.pixels.shape[:2])
+    # A shift of half a pixel would be a difference of 2.
+    assert np.abs(reduced.pixels.astype(int) - expected).mean() < 1.5
+    assert decode_image(data, LIMIT, 4000).pixels.shape == full.pixels.shape
+
+
+def test_a_jpeg_is_decoded_no_larger_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(landscape(600, 800)), "JPEG")
+    decoded: list[tuple[int, int]] = []
+    transpose = ImageOps.exif_transpose
+
+    def note(image: Image.Image) -> Image.Image:
+        decoded.append(image.size)
+        return transpose(image)
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", note)
+    for longer_px in (None, 401, 400, 100, 50):
+        decode_image(data, LIMIT, longer_px)
+    assert decoded == [(800, 600), (800, 600), (400, 300), (100, 75), (100, 75)]

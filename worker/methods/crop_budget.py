@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from saymask.masks import compute_areas
 from worker.config import FeaturesConfig
 from worker.methods.features import normalise_rows, to_float32
 from worker.stages import Floats, Proposals
@@ -33,7 +34,7 @@ def choose_cropped(
         log_thing: (N,) log-probability of showing a thing, by what is known before any crop.
         config: how many, and the weights.
     """
-    area = proposals.masks.mean(axis=(1, 2))
+    area = compute_areas(proposals.masks) / np.prod(proposals.masks.shape[1:])
     plausible = (
         config.crop_area_weight * np.log10(np.maximum(area, _SMALLEST_AREA))
         + config.crop_consensus_weight * proposals.consensus

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from saymask.masks import Masks
-from worker.cells import cover_cells, divide_by_rounding
+from worker.cells import count_in_columns, cover_cells, divide_by_rounding
 from worker.methods.features import to_float32
 from worker.stages import Geometry
 
@@ -24,7 +24,8 @@ def compute_geometry(masks: Masks) -> Geometry:
     flat = masks[:, ::step, ::step].reshape(count, -1).astype(np.float32)
     shared = flat @ flat.T
     small_areas = np.maximum(flat.sum(axis=1), 1)
-    rows, columns = masks.sum(axis=2), masks.sum(axis=1)
+    rows = masks.view(np.uint8).sum(axis=2, dtype=np.uint32)
+    columns = count_in_columns(masks)
     areas = rows.sum(axis=1)
     filled = rows > 0
     return Geometry(

@@ -10,6 +10,7 @@ from worker.pipeline.batches import ShrinkingBatches
 from worker.pipeline.candidates import build_clicked
 from worker.pipeline.images import decode_image
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
+from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.stages import VisualPrompt
 
 
@@ -34,7 +35,8 @@ class ClickAnswers:
             ImageUnreadable, ImageTooLarge.
             ConfigError: there is no segment-anything model here.
         """
-        segmenter, image = self._require_segmenter(), decode_image(data, self.max_megapixels)
+        segmenter = self._require_segmenter()
+        image = decode_image(data, self.max_megapixels, IMAGE_SIZE_PX)
         return self.batches.run(lambda: segmenter.embed(image))
 
     def answer(self, image: EmbeddedImage, prompt: VisualPrompt, k: int) -> tuple[Candidate, ...]:

@@ -10,13 +10,15 @@ import hashlib
 import io
 import struct
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from saymask.errors import ImageTooLarge, ImageUnreadable
+from worker.resize import fit_hw, resize_pixels
 from worker.stages import DecodedImage
 
 MIN_SIDE_PX = 8
@@ -24,11 +26,19 @@ MIN_SIDE_PX = 8
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MEGA = 1_000_000
 _STRIP_ROWS = 256
+# Orientations of EXIF in which rows and columns are exchanged.
+_TURNED = (5, 6, 7, 8)
 _EXAMPLE_SIDE_PX = 64
 
 
-def decode_image(data: bytes, max_megapixels: float) -> DecodedImage:
+def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = None) -> DecodedImage:
     """Decode the bytes of an image.
+
+    Args:
+        data: the encoded image.
+        max_megapixels: larger ones are refused.
+        longer_px: one whose longer side has more pixels is reduced to so many. A JPEG is then
+            decoded at a half, a quarter or an eighth of its size, which takes less time and memory.
 
     Raises:
         ImageUnreadable: empty, of an unknown format, damaged, animated, or below 8 px a side.
@@ -44,7 +54,11 @@ def decode_image(data: bytes, max_megapixels: float) -> DecodedImage:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, max_megapixels)
                 _check_still(image)
-                return _to_decoded(image, hashlib.sha256(data).hexdigest())
+                size_hw = _read_upright_hw(image)
+                if longer_px is not None:
+                    _decode_smaller(image, longer_px)
+                decoded = _to_decoded(image, hashlib.sha256(data).hexdigest())
+                return _reduce(decoded, size_hw, longer_px or max(size_hw))
     except UnidentifiedImageError as error:
         raise ImageUnreadable(
             "The file is not an image that saymask can read.", f"Use one of {', '.join(_FORMATS)}."
@@ -77,6 +91,25 @@ def _check_size(image: Image.Image, max_megapixels: float) -> None:
             f"The photo has {width} x {height} pixels; the shorter side needs {MIN_SIDE_PX}.",
             "Use a larger photo.",
         )
+
+
+def _read_upright_hw(image: Image.Image) -> tuple[int, int]:
+    """Height and width of what ``ImageOps.exif_transpose`` will give."""
+    width, height = image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return (width, height) if is_turned else (height, width)
+
+
+def _decode_smaller(image: Image.Image, longer_px: int) -> None:
+    """Have a JPEG decoded at a fraction of its size that is still large enough."""
+    width, height = image.size
+    wanted = fit_hw((height, width), min(longer_px, max(width, height)))
+    image.draft(None, wanted[::-1])
+
+
+def _reduce(image: DecodedImage, size_hw: tuple[int, int], longer_px: int) -> DecodedImage:
+    reduced_hw = fit_hw(size_hw, min(longer_px, max(size_hw)))
+    return replace(image, pixels=resize_pixels(image.pixels, reduced_hw), original_hw=size_hw)
 
 
 def _check_still(image: Image.Image) -> None:

@@ -28,7 +28,7 @@ from worker.pipeline.clicks import ClickAnswers
 from worker.pipeline.images import decode_image, draw_example
 from worker.pipeline.instances import InstanceChooser
 from worker.pipeline.notices import build_notices
-from worker.pipeline.preparation import Preparation
+from worker.pipeline.preparation import Preparation, choose_longer_px
 from worker.pipeline.suggestions import choose_distinct
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
@@ -96,15 +96,16 @@ class Pipeline:
             tuple(sources), InstanceChooser(self._method), config.sources, max_megapixels,
             strict=strict_sources,
         )  # fmt: skip
+        longer_px = choose_longer_px(config)
         self._preparation = Preparation(
-            proposer, self._method, encoder, max_megapixels, is_first_look=looks_first
+            proposer, self._method, encoder, max_megapixels, longer_px, is_first_look=looks_first
         )
         self._quick_proposer = quick_proposer
         self._first_look: Preparation | None = None
         if quick_proposer is not None:
             quick = build_method(to_first_look(config), encoder, parser, vocabulary)
             self._first_look = Preparation(
-                quick_proposer, quick, encoder, max_megapixels, is_first_look=True
+                quick_proposer, quick, encoder, max_megapixels, longer_px, is_first_look=True
             )
 
     @property
@@ -345,7 +346,7 @@ class Pipeline:
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self._vocabulary, self.config.scoring)
-        decoded = decode_image(data, self._max_megapixels)
+        decoded = decode_image(data, self._max_megapixels, choose_longer_px(self.config))
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
         return propose_expressions(image, pixels, find_first, self.config, seed)

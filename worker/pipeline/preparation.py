@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from worker.config import PipelineConfig
 from worker.encoders.base import Encoder
 from worker.methods import Method
 from worker.methods.geometry import compute_geometry
 from worker.pipeline.images import decode_image
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
+from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.resize import resize_to_work
 from worker.stages import DecodedImage, PreparedImage, Proposals, VisualFeatures
 
@@ -25,6 +27,7 @@ class Preparation:
         method: encodes them.
         encoder: of the method.
         max_megapixels: larger images are refused.
+        longer_px: larger images are reduced to this longer side; None for methods that need all.
         is_first_look: whether what they give is meant for the time until the image is prepared in
             full.
     """
@@ -33,6 +36,7 @@ class Preparation:
     method: Method
     encoder: Encoder
     max_megapixels: float
+    longer_px: int | None
     is_first_look: bool = False
 
     def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
@@ -46,7 +50,8 @@ class Preparation:
             ImageUnreadable, ImageTooLarge.
         """
         stopwatch = Stopwatch()
-        image = replace(decode_image(data, self.max_megapixels), name=name)
+        decoded = decode_image(data, self.max_megapixels, self.longer_px)
+        image = replace(decoded, name=name)
         decode_ms = stopwatch.lap_ms()
         proposals = self.proposer.propose(image)
         proposals_ms = stopwatch.lap_ms()
@@ -68,3 +73,12 @@ class Preparation:
             none = np.zeros((0, width), dtype=np.float32)
             return VisualFeatures(none, none)
         return self.method.encode_proposals(image, proposals).rounded()
+
+
+def choose_longer_px(config: PipelineConfig) -> int | None:
+    """Return to what longer side images are reduced at once; None where all pixels are looked at.
+
+    SAM, and CLIP's crops beside it, see no more than SAM's frame.
+    """
+    is_reduced = config.method == "corrected" and not config.proposals.exact
+    return IMAGE_SIZE_PX if is_reduced else None

@@ -27,6 +27,7 @@ from worker.proposals.frame import (
     to_frame_hw,
 )
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
+from worker.resize import draw_at_original_size
 from worker.stages import DecodedImage, VisualPrompt
 
 _LOW_SIDE = IMAGE_SIZE_PX // LOW_RESOLUTION_STEP
@@ -129,11 +130,10 @@ class ClickSegmenter:
         padded_hw = [side * LOW_RESOLUTION_STEP for side in logits.shape[1:]]
         frame = F.interpolate(logits[:, None], padded_hw, mode="bilinear")
         frame = frame[:, :, : image.frame_hw[0], : image.frame_hw[1]]
-        masks = F.interpolate(frame, image.size_hw, mode="bilinear")[:, 0] > 0
         stability = compute_stability(logits, self._config.stability_offset)
         clicked = [
-            ClickedMask(mask.cpu().numpy(), float(iou), float(stable))
-            for mask, iou, stable in zip(masks, predicted_iou, stability, strict=True)
+            ClickedMask(draw_at_original_size(drawn, image.size_hw), float(iou), float(stable))
+            for drawn, iou, stable in zip(frame[:, 0], predicted_iou, stability, strict=True)
         ]
         return sorted((c for c in clicked if c.mask.any()), key=lambda c: -c.predicted_iou)
 

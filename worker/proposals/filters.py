@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torch import Tensor
@@ -34,9 +35,9 @@ def suppress_duplicates(masks: Tensor, quality: Tensor, iou_max: float) -> Tenso
     both stay.
     """
     order = torch.argsort(quality, descending=True, stable=True)
-    overlap = (compute_pairwise_iou(masks[order]) > iou_max).cpu()
+    overlap = (compute_pairwise_iou(masks[order]) > iou_max).cpu().numpy()
     kept: list[int] = []
-    suppressed = torch.zeros(len(order), dtype=torch.bool)
+    suppressed = np.zeros(len(order), dtype=np.bool_)
     for index in range(len(order)):
         if not suppressed[index]:
             kept.append(index)
@@ -73,12 +74,15 @@ class SeenMasks:
         if len(coarse) == 0:
             return
         total = self._count + len(coarse)
-        while len(self._coarse) < total:
+        if len(self._coarse) < total:
             # Twice the room: growing by a few rows would copy everything every time.
-            more = max(_INITIAL_ROOM, len(self._coarse))
-            room = coarse.new_zeros(more, coarse[0].numel(), dtype=torch.float32)
-            self._coarse = torch.cat([self._coarse, room]) if self._count else room
-            self._quality = torch.cat([self._quality.to(quality), quality.new_zeros(more)])
+            rows = max(_INITIAL_ROOM, 2 * total)
+            room = coarse.new_zeros(rows, coarse[0].numel(), dtype=torch.float32)
+            qualities = quality.new_zeros(rows)
+            if self._count:
+                room[: self._count] = self._coarse[: self._count]
+                qualities[: self._count] = self._quality[: self._count]
+            self._coarse, self._quality = room, qualities
         self._coarse[self._count : total] = coarse.flatten(1)
         self._quality[self._count : total] = quality
         self._count = total

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.upscaling import COARSE_STEP
+from worker.resize import fit_hw
 from worker.stages import DecodedImage
 
 # A low-resolution mask has one pixel for this many of the frame, in each direction.
@@ -19,9 +20,7 @@ EMBEDDING_STEP = LOW_RESOLUTION_STEP * COARSE_STEP
 
 def to_frame_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of an image in SAM's frame, without padding."""
-    height, width = size_hw
-    scale = IMAGE_SIZE_PX / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return fit_hw(size_hw, IMAGE_SIZE_PX)
 
 
 def embed_image(sam: Sam, image: DecodedImage, frame_hw: tuple[int, int]) -> Tensor:

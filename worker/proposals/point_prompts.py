@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.proposals.frame import EMBEDDING_STEP
@@ -67,8 +69,8 @@ def choose_points(
     if wanted >= len(grid_xy):
         return prompt_every(grid_xy)
     distance = _compute_distances(grid_xy, embedding, frame_hw, place_weight)
-    # On the CPU: a step for each point is too little work for another device.
-    chosen = sorted(_sample_farthest(distance.cpu(), wanted))
+    # On the CPU and in NumPy: the work of a step is less than what PyTorch adds to it.
+    chosen = sorted(_sample_farthest(distance.cpu().numpy(), wanted))
     prompted = torch.tensor(chosen, device=grid_xy.device)
     return PointPrompts(grid_xy, prompted, distance[:, prompted].argmin(dim=1))
 
@@ -85,12 +87,12 @@ def _compute_distances(
     return 1 - rows @ rows.T + place_weight * torch.cdist(places, places) ** 2
 
 
-def _sample_farthest(distance: Tensor, count: int) -> list[int]:
+def _sample_farthest(distance: NDArray[np.float32], count: int) -> list[int]:
     """Indices of ``count`` points, beginning at the one nearest to all others."""
-    chosen = [int(distance.sum(dim=1).argmin())]
-    nearest = distance[chosen[0]].clone()
+    chosen = [int(distance.sum(axis=1).argmin())]
+    nearest = distance[chosen[0]].copy()
     while len(chosen) < count:
-        nearest[chosen[-1]] = -torch.inf
+        nearest[chosen[-1]] = -np.inf
         chosen.append(int(nearest.argmax()))
-        nearest = torch.minimum(nearest, distance[chosen[-1]])
+        np.minimum(nearest, distance[chosen[-1]], out=nearest)
     return chosen

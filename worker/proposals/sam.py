@@ -40,7 +40,8 @@ from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.point_prompts import PointPrompts, build_grid, choose_points
 from worker.stages import DecodedImage, Proposals
 
-_UPSAMPLED_AT_ONCE = 16
+# More of them do not fit into a processor's cache.
+_UPSAMPLED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
