@@ -1,7 +1,7 @@
 """An earlier revision (A) against this one (B), both loaded at once and asked in turn.
 
-A photo never seen: prepared in full, and until the first suggestions; then expressions never typed
-on prepared photos. Timings of one machine only tell ratios.
+A photo never seen: prepared in full, and until the first suggestions; prepared photos read from
+disk; then expressions never typed on them. Timings of one machine only tell ratios.
 
 Example: python -m benchmarks.against 24bb01a --photos PHOTOS
 """
@@ -87,6 +87,7 @@ def compare(revision: str, photos: list[Path]) -> list[Row]:
                 )
                 for photo in photos
             ]
+            opened = [(old.measure("open", p), new.measure("open", p)) for p in photos]
             texts = [f"the {size} {noun}" for size in _SIZES for noun in _NOUNS]
             places = [(photos[i % len(photos)], text) for i, text in enumerate(texts)]
             warm = [(old.measure("ask", *p), new.measure("ask", *p)) for p in places]
@@ -94,10 +95,12 @@ def compare(revision: str, photos: list[Path]) -> list[Row]:
             old.stop()
             new.stop()
     a, b, first = (list(column) for column in zip(*cold, strict=True))
+    opened_a, opened_b = (list(column) for column in zip(*opened, strict=True))
     asked_a, asked_b = (list(column) for column in zip(*warm, strict=True))
     return [
         _row("a photo prepared in full, median", a, b, 0.5, "0.5x"),
         _row("Enter to first suggestions on a photo never seen, median", a, first, 0.5, "0.33x"),
+        _row("a prepared photo read from disk, median", opened_a, opened_b, 0.5, ""),
         _row("an expression never typed on a prepared photo, median", asked_a, asked_b, 0.5, ""),
         _row("the same, 95th percentile", asked_a, asked_b, 0.95, "1x"),
     ]  # fmt: skip

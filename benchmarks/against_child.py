@@ -1,18 +1,20 @@
 """One of two checkouts, asked line by line by ``benchmarks.against``; not meant to be run by hand.
 
-Each line is ``prepare PATH``, ``first PATH`` or ``ask PATH EXPRESSION``; the answer is seconds.
+Each line is ``prepare PATH``, ``first PATH``, ``open PATH`` or ``ask PATH EXPRESSION``; the answer
+is seconds.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 
-def _load() -> Any:
-    """The pipeline of whichever checkout comes first on the path, without a cache."""
+def _load(directory: Path) -> tuple[Any, Any]:
+    """The pipeline of whichever checkout comes first on the path, and a cache apart from it."""
     try:
         from worker.pipeline.build import build_pipeline
         from worker.settings import load_worker_settings
@@ -20,12 +22,17 @@ def _load() -> Any:
         from worker.config import load_worker_settings  # type: ignore[attr-defined,no-redef]
         from worker.pipeline import build_pipeline  # type: ignore[attr-defined,no-redef]
     pipeline = build_pipeline(load_worker_settings(encoder="starter"))
+    cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None
-    return pipeline
+    return pipeline, cache
 
 
 def main() -> None:
-    pipeline = _load()
+    with tempfile.TemporaryDirectory() as directory:
+        _answer(*_load(Path(directory)))
+
+
+def _answer(pipeline: Any, cache: Any) -> None:
     prepared: dict[str, Any] = {}
     print("ready", flush=True)
     for line in sys.stdin:
@@ -35,6 +42,10 @@ def main() -> None:
         if how == "prepare":
             answer = pipeline.prepare(data)
             prepared[path] = answer[0] if isinstance(answer, tuple) else answer
+        elif how == "open":
+            cache.store(prepared[path])
+            started = time.perf_counter()
+            cache.load(prepared[path].sha256)
         elif how == "first":
             look, timings = pipeline.look_first(data)
             pipeline.segment(look, rest[0], 5, preparation=timings)

@@ -146,7 +146,8 @@ class PreparedCache:
 def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     proposals = prepared.proposals
     meta = {
-        "masks": [encode_coco_rle(mask) for mask in proposals.masks],
+        # Transposed: their rows lie one after the other in memory, as the code's columns do.
+        "masks": [encode_coco_rle(mask.T) for mask in proposals.masks],
         "work_hw": list(proposals.masks.shape[1:]),
         "size_hw": list(proposals.size_hw),
         "notices": list(prepared.notices),
@@ -161,7 +162,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
 def _read(path: Path, sha256: str) -> PreparedImage:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(arrays["meta"].tobytes())
-        masks = [decode_coco_rle(mask) for mask in meta["masks"]]
+        masks = [decode_coco_rle(mask).T for mask in meta["masks"]]
         height, width = meta["work_hw"]
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
