@@ -99,8 +99,7 @@ def _find_samples(
     length: int, new_length: int, start: int, stop: int, device: torch.device
 ) -> _Samples | None:
     """Sample an axis where the old pixels from ``start`` to ``stop`` are seen; None if nowhere."""
-    places = torch.arange(new_length, device=device) + 0.5
-    position = (length / new_length * places - 0.5).clamp(min=0)
+    position = (length / new_length * (torch.arange(new_length) + 0.5) - 0.5).clamp(min=0)
     lower = position.long()
     upper = (lower + 1).clamp(max=length - 1)
     seen = torch.nonzero((upper >= start) & (lower < stop))[:, 0].tolist()
@@ -108,7 +107,8 @@ def _find_samples(
         return None
     place = slice(seen[0], seen[-1] + 1)
     weight = (position - lower)[place, None]
-    return _Samples(place, lower[place], upper[place], weight)
+    parts = (part.to(device) for part in (lower[place], upper[place], weight))
+    return _Samples(place, *parts)
 
 
 def resize_to_work(image: DecodedImage, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:

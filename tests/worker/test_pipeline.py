@@ -361,6 +361,21 @@ def test_a_full_device_gets_smaller_batches_and_then_an_error(
         small.prepare(data)
 
 
+def test_a_large_photo_answers_as_the_same_photo_in_small(
+    tmp_path: Path, default_pipeline: Pipeline, samples: dict[str, Path]
+) -> None:
+    small = Image.open(samples["coffee"])
+    path = tmp_path / "large.jpg"
+    small.resize((small.width * 6, small.height * 6), Image.Resampling.BICUBIC).save(path)
+    masks = []
+    for photo in (samples["coffee"], path):
+        prepared, timings = default_pipeline.prepare(photo.read_bytes())
+        result = default_pipeline.segment(prepared, "the spoon", 1, preparation=timings)
+        masks.append(decode_coco_rle(result.candidates[0].mask.as_dict()))
+    assert masks[1].shape == (small.height * 6, small.width * 6)
+    assert compute_iou(masks[0], masks[1][3::6, 3::6]) > 0.9
+
+
 def test_idle_models_leave_the_memory(tmp_path: Path, samples: dict[str, Path]) -> None:
     process = psutil.Process()
     data = samples["coffee"].read_bytes()
