@@ -11,32 +11,18 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from backend.records.views import RecordFilter, RecordView
 from saymask.masks import decode_coco_rle
 from saymask.model_registry import ModelRegistry
 from tests.browser.editor import Editor
-from tests.stack.running import Running, tasks_of
+from tests.stack.running import Running, records_of, tasks_of, workers_of
 from tests.worker.left_half import SENTENCE as LEFT_HALF
 from tests.worker.left_half import train_left_half
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
 CAT = (0.3, 0.5)
-
-
-def records_of(stack: Running, task: int, count: int) -> list[RecordView]:
-    """As soon as there are so many."""
-    deadline = time.monotonic() + 20
-    with closing(stack.open_stores()) as stores:
-        while True:
-            found = [r for r in stores.records.iterate_records(RecordFilter()) if r.task_id == task]
-            if len(found) >= count:
-                return found
-            assert time.monotonic() < deadline, found
-            time.sleep(0.2)
 
 
 def test_first_use_from_login_to_submit(stack: Running, editor: Editor) -> None:
@@ -147,11 +133,6 @@ def test_no_referent(stack: Running, editor: Editor, new_task: Callable[..., int
     editor.submit()
     (record,) = records_of(stack, task, 1)
     assert (record.outcome, record.coco_rle) == ("no_referent", None)
-
-
-def workers_of(stack: Running) -> list[psutil.Process]:
-    family = psutil.Process(stack.process.pid).children(recursive=True)
-    return [p for p in family if any("saymask-worker" in part for part in p.cmdline())]
 
 
 def test_worker_away_while_searching(

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connect import ConnectOptions, Connector
 from backend.records.stores import Stores
+from backend.records.views import RecordFilter, RecordView
 from tests.conftest import free_port
 from tests.weights import require_weights
 
@@ -140,3 +142,20 @@ def connect(client: LabelStudioClient, project: int, stack: Running) -> None:
 def tasks_of(client: LabelStudioClient, project: int = 1) -> list[dict[str, Any]]:
     answer = client.request("GET", "/api/tasks", params={"project": project, "fields": "all"})
     return sorted(answer["tasks"], key=lambda task: task["id"])
+
+
+def records_of(stack: Running, task: int, count: int) -> list[RecordView]:
+    """As soon as there are so many."""
+    deadline = time.monotonic() + 20
+    with closing(stack.open_stores()) as stores:
+        while True:
+            found = [r for r in stores.records.iterate_records(RecordFilter()) if r.task_id == task]
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+
+def workers_of(stack: Running) -> list[psutil.Process]:
+    family = psutil.Process(stack.process.pid).children(recursive=True)
+    return [p for p in family if any("saymask-worker" in part for part in p.cmdline())]
