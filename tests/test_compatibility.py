@@ -21,9 +21,10 @@ from saymask.masks import decode_coco_rle
 from tests.conftest import DATA
 from tests.factories import square
 from tests.worker.scenes import prepared_image
-from worker.config import STARTER_SCORING, PipelineConfig
+from worker.config import PipelineConfig
 from worker.nouns import load_nouns
 from worker.pipeline.cache import PreparedCache
+from worker.scoring_config import STARTER_SCORING
 from worker.settings import load_worker_settings
 
 

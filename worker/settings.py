@@ -13,15 +13,14 @@ from saymask.errors import ConfigError
 from saymask.logs import LogFormat
 from saymask.settings_file import find_settings_file
 from worker.config import (
-    FAITHFUL_SCORING,
     OFFER_ALL,
     Generator,
     MethodName,
     PipelineConfig,
     ProposalsConfig,
-    ScoringConfig,
     SuggestionsConfig,
 )
+from worker.scoring_config import FAITHFUL_SCORING, ScoringConfig
 
 
 class WorkerSettings(BaseSettings):

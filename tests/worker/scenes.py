@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from worker.config import ScoringConfig
 from worker.encoders.vocabulary import EncodedNouns
 from worker.language.expression import ParsedExpression
 from worker.methods.appearance import DescribedImage, describe_image
 from worker.methods.features import normalise_rows
 from worker.methods.geometry import compute_geometry
+from worker.scoring_config import ScoringConfig
 from worker.stages import PreparedImage, Proposals, TextFeatures, VisualFeatures
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.worker.test_golden import load_model
-from worker.config import GENUINE_SCORING, STARTER_SCORING
 from worker.encoders.base import Encoder
 from worker.encoders.calibration import (
     REFERENCE_SPREAD,
@@ -25,6 +24,7 @@ from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
 from worker.encoders.vocabulary import load_encoded_nouns
 from worker.nouns import Nouns
+from worker.scoring_config import GENUINE_SCORING, STARTER_SCORING
 
 NOUNS = Nouns(("cat", "rocket", "flower"), ("sky",), ("face", "wheel"))
 

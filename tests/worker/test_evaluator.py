@@ -16,7 +16,7 @@ from saymask.datasets.load import load_dataset
 from saymask.errors import ConfigError, DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
-from worker.config import FAITHFUL_SCORING, FeaturesConfig, PipelineConfig, ScoringConfig
+from worker.config import FeaturesConfig, PipelineConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
@@ -34,6 +34,7 @@ from worker.evaluation.variants import build_variants, choose_variants
 from worker.language.parser import LanguageParser
 from worker.nouns import Nouns
 from worker.pipeline.pipeline import Pipeline
+from worker.scoring_config import FAITHFUL_SCORING, ScoringConfig
 from worker.settings import load_worker_settings
 
 

@@ -21,13 +21,14 @@ from segment_anything.modeling import (
 )
 
 from saymask.errors import ConfigError, WeightsError
-from worker.config import GENUINE_SCORING, ProposalsConfig, TokenMasking
+from worker.config import ProposalsConfig, TokenMasking
 from worker.encoders import build
 from worker.encoders.build import choose_encoder, load_encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.proposals import load
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
+from worker.scoring_config import GENUINE_SCORING
 from worker.stages import DecodedImage
 from worker.weights.store import WeightStore
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.worker.scenes import described, parsed, prepared_image, scene
-from worker.config import PipelineConfig, ProposalsConfig, ScoringConfig
+from worker.config import PipelineConfig, ProposalsConfig
 from worker.encoders.vocabulary import EncodedNouns
 from worker.evaluation.variants import without_terms
 from worker.language import Side
@@ -18,6 +18,7 @@ from worker.methods.comparison import find_instances, find_row
 from worker.methods.confidence import compute_probabilities
 from worker.methods.geometry import compute_geometry
 from worker.methods.terms import compute_scores
+from worker.scoring_config import ScoringConfig
 from worker.stages import Proposals, Scores, TextFeatures, VisualFeatures
 
 

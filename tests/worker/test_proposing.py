@@ -19,7 +19,6 @@ from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
-from worker.config import ScoringConfig
 from worker.folder_proposals import FolderOptions, propose_folder
 from worker.language import LanguageParser
 from worker.methods.geometry import compute_geometry
@@ -37,6 +36,7 @@ from worker.proposing.generation import (
 from worker.proposing.objects import find_objects
 from worker.proposing.wording import word
 from worker.proposing_config import ProposingConfig
+from worker.scoring_config import ScoringConfig
 
 CONFIG = ProposingConfig()
 HEIGHT, WIDTH = 100, 200

@@ -14,7 +14,6 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 
 from tests.worker.scenes import described, parsed, prepared_image
-from worker.config import ScoringConfig
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.dense import encode_places, encode_regions
 from worker.methods.appearance import mix_views
@@ -23,6 +22,7 @@ from worker.methods.geometry import GRID_SIDE, compute_geometry
 from worker.methods.terms import compute_scores
 from worker.pipeline.cache import PreparedCache
 from worker.places import build_places_map, quantise_rows, restore_rows, round_rows
+from worker.scoring_config import ScoringConfig
 from worker.stages import PreparedImage, Scores, TextFeatures, VisualFeatures
 
 CONFIG = ScoringConfig()

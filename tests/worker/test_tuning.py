@@ -18,9 +18,10 @@ from saymask.errors import ConfigError, DatasetError
 from saymask.masks import encode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.worker.scenes import prepared_image
-from worker.config import PipelineConfig, ScoringConfig
+from worker.config import PipelineConfig
 from worker.encoders.scoring_file import load_scoring, write_scoring
 from worker.methods.features import to_float32
+from worker.scoring_config import ScoringConfig
 from worker.stages import Scores
 from worker.tuning.fit import TERMS, Observation, apply_factors, fit_factors, observe
 from worker.tuning.tune import compute_calibration_error, tune

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.config import ScoringConfig
 from worker.encoders.clip_visual import ClipVisual
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats
 
 

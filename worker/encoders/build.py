@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saymask.errors import ConfigError, WeightsError
-from worker.config import GENUINE_SCORING, STARTER_SCORING
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
 from worker.encoders.starter_text import StarterText
+from worker.scoring_config import GENUINE_SCORING, STARTER_SCORING
 from worker.weights import WeightStore, hash_file
 from worker.weights.starter_image import OPEN_CLIP_NAME
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from worker.config import STARTER_SCORING, ScoringConfig
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
 from worker.encoders.vocabulary import EncodedNouns, encode_nouns
+from worker.scoring_config import STARTER_SCORING, ScoringConfig
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saymask.errors import ConfigError
-from worker.config import ScoringConfig
+from worker.scoring_config import ScoringConfig
 
 _CURE = "Fit the weights anew: saymask-worker tune --data EXPORT_DIR --out FILE"
 

@@ -18,7 +18,7 @@ import torch
 
 from saymask.datasets.model import DatasetImage
 from saymask.errors import ConfigError, DatasetError
-from worker.config import to_values
+from worker.config_values import to_values
 from worker.evaluation.answers import ImageAnswers
 from worker.evaluation.evaluator import Evaluator, TrainedModel
 from worker.evaluation.request import EvaluationRequest

@@ -21,13 +21,14 @@ from rich.progress import (
 from saymask.datasets.load import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
-from worker.config import PipelineConfig, ScoringConfig
+from worker.config import PipelineConfig
 from worker.evaluation.answer_log import open_answers
 from worker.evaluation.answers import ImageAnswers
 from worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
 from worker.evaluation.request import EvaluationRequest
 from worker.evaluation.results import Results, build_results
 from worker.evaluation.variants import choose_variants
+from worker.scoring_config import ScoringConfig
 from worker.settings import WorkerSettings
 
 RESULTS_FILE = "results.json"

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saymask.errors import DatasetError
-from worker.config import (
-    FAITHFUL_SCORING,
-    OFFER_ALL,
-    PipelineConfig,
-    ScoringConfig,
-    SuggestionsConfig,
-)
+from worker.config import OFFER_ALL, PipelineConfig, SuggestionsConfig
 from worker.evaluation.baselines import BASELINES
+from worker.scoring_config import FAITHFUL_SCORING, ScoringConfig
 
 _STEPS = (0.25, 0.5, 0.75)
 # A term of the score, and the weight that switches it off.

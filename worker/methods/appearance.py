@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.config import ScoringConfig
 from worker.encoders.vocabulary import EncodedNouns
 from worker.methods.features import mix, normalise_rows, to_float32
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, Geometry, PreparedImage, TextFeatures, VisualFeatures
 
 _TINY = 1e-6

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.config import ScoringConfig
 from worker.language import ParsedExpression, RelationKind, Side, Size
 from worker.methods.features import to_float32
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, Geometry
 
 _TINY = 1e-6

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worker.config import ScoringConfig
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, Geometry, Scores
 
 

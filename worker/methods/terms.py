@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.config import ScoringConfig
 from worker.language import ParsedExpression, Relation, Side
 from worker.methods.appearance import (
     DescribedImage,
@@ -22,6 +21,7 @@ from worker.methods.appearance import (
 from worker.methods.comparison import Anchors, compute_comparison, find_instances, toward
 from worker.methods.features import to_float32
 from worker.methods.pairs import compute_pair_evidence
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, Geometry, Scores, TextFeatures
 
 _SMALLEST_AREA = 1e-6

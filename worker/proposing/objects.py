@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.config import ScoringConfig
 from worker.methods.appearance import DescribedImage
 from worker.methods.features import to_float32
 from worker.proposing.families import NounFamilies
 from worker.proposing_config import ProposingConfig
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, Geometry
 
 _TINY = 1e-6

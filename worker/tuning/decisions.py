@@ -10,11 +10,11 @@ import numpy as np
 from saymask.datasets import Dataset
 from saymask.errors import DatasetError, InvalidExpression
 from saymask.masks import compute_ious, decode_coco_rle
-from worker.config import ScoringConfig
 from worker.methods.confidence import compute_lead
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.resize import to_original_size
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats, PreparedImage, Scores
 
 MIN_EXPRESSIONS = 40

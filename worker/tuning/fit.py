@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from worker.config import ScoringConfig
+from worker.scoring_config import ScoringConfig
 from worker.stages import Floats
 
 # A term of the score to the weights that scale it. The appearance sets the scale of the others.

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets import Dataset
-from worker.config import ScoringConfig
 from worker.evaluation.metrics import Interval, bootstrap_difference
 from worker.methods.logistic import Curve, fit_curve
 from worker.pipeline.pipeline import Pipeline
+from worker.scoring_config import ScoringConfig
 from worker.tuning.decisions import (
     RIGHT_IOU,
     Decision,
