@@ -51,7 +51,7 @@ def test_a_first_look_at_a_large_photo_and_then_the_full_answer(
         editor.open(1, task)
         editor.type("the cat")
         assert editor.notice is not None
-        assert "First look; press Enter again" in editor.notice
+        assert "First look; type it again" in editor.notice
         editor.page.wait_for_timeout(700)
         editor.picture("first-look")
     finally:

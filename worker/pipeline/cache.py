@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.errors import InvalidMask
-from saymask.masks import decode_coco_rle, encode_coco_rle
+from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from worker.methods.geometry import compute_geometry
 from worker.places import PlacesMap, quantise_rows, restore_rows
 from worker.stages import PreparedImage, Proposals, VisualFeatures
@@ -147,7 +147,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     proposals = prepared.proposals
     meta = {
         # Transposed: their rows lie one after the other in memory, as the code's columns do.
-        "masks": [encode_coco_rle(mask.T) for mask in proposals.masks],
+        "transposed_masks": [encode_coco_rle(mask.T) for mask in proposals.masks],
         "work_hw": list(proposals.masks.shape[1:]),
         "size_hw": list(proposals.size_hw),
         "notices": list(prepared.notices),
@@ -162,7 +162,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
 def _read(path: Path, sha256: str) -> PreparedImage:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(arrays["meta"].tobytes())
-        masks = [decode_coco_rle(mask).T for mask in meta["masks"]]
+        masks = _decode_masks(meta)
         height, width = meta["work_hw"]
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
@@ -178,6 +178,13 @@ def _read(path: Path, sha256: str) -> PreparedImage:
         features=features,
         notices=tuple(meta["notices"]),
     )
+
+
+def _decode_masks(meta: dict[str, Any]) -> list[Mask]:
+    """Masks (h, w) of an entry; those of earlier versions are not transposed."""
+    if "masks" in meta:
+        return [decode_coco_rle(mask) for mask in meta["masks"]]
+    return [decode_coco_rle(mask).T for mask in meta["transposed_masks"]]
 
 
 def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:

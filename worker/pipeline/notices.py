@@ -20,7 +20,7 @@ def build_notices(
     """
     notices = []
     if prepared.is_first_look:
-        notices.append("First look; press Enter again in a moment for a better one.")
+        notices.append("First look; type it again in a moment for a better one.")
     notices += [
         f"{fix.typed!r} was read as {fix.read!r}; if it is right, say it in other words."
         for fix in parsed.corrections
