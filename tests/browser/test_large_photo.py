@@ -28,7 +28,9 @@ def write_phone_photo(sample: Path, path: Path) -> None:
     large = Image.open(sample).convert("RGB").resize(LARGE_HW[::-1], Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = TURNED_RIGHT
-    large.transpose(Image.Transpose.ROTATE_90).save(path, quality=90, exif=exif)
+    # The comment makes it another file each time: prepared images outlive a test run.
+    stored = large.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, quality=90, exif=exif, comment=os.urandom(8).hex())
 
 
 def test_a_first_look_at_a_large_photo_and_then_the_full_answer(
