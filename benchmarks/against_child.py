@@ -19,7 +19,7 @@ def _load(directory: Path) -> tuple[Any, Any]:
         from worker.pipeline.build import build_pipeline
         from worker.settings import load_worker_settings
     except ModuleNotFoundError:  # before the packages were reorganised
-        from worker.config import load_worker_settings  # type: ignore[attr-defined, no-redef]
+        from worker.config import load_worker_settings  # type: ignore[attr-defined,no-redef]
         from worker.pipeline import build_pipeline  # type: ignore[attr-defined,no-redef]
     pipeline = build_pipeline(load_worker_settings(encoder="starter"))
     cache = type(pipeline.cache)(directory, "bench", 10**10)

@@ -171,8 +171,8 @@ def compute_area(mask: Mask) -> int:
 
 def compute_areas(masks: Masks) -> NDArray[np.int64]:
     """Return the number of pixels (N,) inside each of masks (N, H, W)."""
-    # One at a time: counting along axes is ten times slower.
-    return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+    # One at a time: counting along axes is far slower.
+    return np.array([compute_area(mask) for mask in masks], dtype=np.int64)
 
 
 def compute_box_xywh(mask: Mask) -> tuple[int, int, int, int]:

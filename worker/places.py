@@ -67,7 +67,7 @@ def build_places_map(places: Floats) -> PlacesMap:
     _, vectors = scipy.linalg.eigh(
         centred.T @ centred, subset_by_index=(width - rank, width - 1), check_finite=False
     )
-    # Columns in reverse are no matrix to a product of NumPy's: fifty times slower.
+    # Columns in reverse are no matrix to NumPy's fast products.
     directions = np.ascontiguousarray(vectors[:, ::-1])
     codes, code_scale = _quantise(centred @ directions, axis=0)
     basis, basis_scale = _quantise(directions.T, axis=1)

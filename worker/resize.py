@@ -25,6 +25,11 @@ def fit_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def shrink_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
+    """``fit_hw`` of a larger image; a smaller one keeps its size."""
+    return fit_hw(size_hw, min(longer_px, max(size_hw)))
+
+
 def to_original_size(mask: Mask, size_hw: tuple[int, int]) -> Mask:
     """Resize a mask (h, w) to (H, W) with smooth edges; exact when the sizes agree.
 

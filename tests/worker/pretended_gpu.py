@@ -121,15 +121,15 @@ def _run(operation: Any, args: Any, named: Any) -> Any:
     if to_cpu or not (inputs or _is_gpu(target)):
         return result
     operations += 1
-    known = {id(leaf.held): leaf for leaf in inputs}
+    holders = {id(leaf.held): leaf for leaf in inputs}
     return tree_map(
-        lambda leaf: _put_on_device(leaf, known) if isinstance(leaf, Tensor) else leaf, result
+        lambda leaf: _put_on_device(leaf, holders) if isinstance(leaf, Tensor) else leaf, result
     )
 
 
-def _put_on_device(tensor: Tensor, known: dict[int, OnDevice]) -> OnDevice:
+def _put_on_device(tensor: Tensor, holders: dict[int, OnDevice]) -> OnDevice:
     """As the input it is, where an operation changed one in place."""
-    return known[id(tensor)] if id(tensor) in known else OnDevice(tensor)
+    return holders[id(tensor)] if id(tensor) in holders else OnDevice(tensor)
 
 
 def _move_module(module: nn.Module, move: Any, recurse: bool = True) -> nn.Module:

@@ -20,9 +20,9 @@ from worker.config import ProposalsConfig
 from worker.hub.loading import load_pretrained
 from worker.hub.models import SAM3, compute_fingerprint
 from worker.proposals.filters import compute_stability, suppress_duplicates
-from worker.proposals.frame import to_frame_hw
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.point_prompts import build_grid
+from worker.resize import shrink_hw
 from worker.stages import DecodedImage, Proposals
 
 
@@ -111,7 +111,7 @@ def _to_proposals(
     logits: Tensor, quality: Tensor, stability: Tensor, size_hw: tuple[int, int]
 ) -> Proposals:
     """Upsample logits (N, h, w), which cover the whole image, to the working size."""
-    work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else to_frame_hw(size_hw)
+    work_hw = shrink_hw(size_hw, IMAGE_SIZE_PX)
     masks = [
         (F.interpolate(part[None, None], work_hw, mode="bilinear")[0, 0] > 0).cpu().numpy()
         for part in logits

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from saymask.errors import ImageTooLarge, ImageUnreadable
-from worker.resize import fit_hw, resize_pixels
+from worker.resize import fit_hw, resize_pixels, shrink_hw
 from worker.stages import DecodedImage
 
 MIN_SIDE_PX = 8
@@ -56,9 +56,10 @@ def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = Non
                 _check_still(image)
                 size_hw = _read_upright_hw(image)
                 if longer_px is not None:
-                    _decode_smaller(image, longer_px)
+                    # Of a JPEG that is larger; of others it changes nothing.
+                    image.draft(None, fit_hw(image.size, longer_px))
                 decoded = _to_decoded(image, hashlib.sha256(data).hexdigest())
-                return _reduce(decoded, size_hw, longer_px or max(size_hw))
+                return decoded if longer_px is None else _reduce(decoded, size_hw, longer_px)
     except UnidentifiedImageError as error:
         raise ImageUnreadable(
             "The file is not an image that saymask can read.", f"Use one of {', '.join(_FORMATS)}."
@@ -100,16 +101,9 @@ def _read_upright_hw(image: Image.Image) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def _decode_smaller(image: Image.Image, longer_px: int) -> None:
-    """Have a JPEG decoded at a fraction of its size that is still large enough."""
-    width, height = image.size
-    wanted = fit_hw((height, width), min(longer_px, max(width, height)))
-    image.draft(None, wanted[::-1])
-
-
 def _reduce(image: DecodedImage, size_hw: tuple[int, int], longer_px: int) -> DecodedImage:
-    reduced_hw = fit_hw(size_hw, min(longer_px, max(size_hw)))
-    return replace(image, pixels=resize_pixels(image.pixels, reduced_hw), original_hw=size_hw)
+    pixels = resize_pixels(image.pixels, shrink_hw(size_hw, longer_px))
+    return replace(image, pixels=pixels, original_hw=size_hw)
 
 
 def _check_still(image: Image.Image) -> None:

@@ -346,7 +346,7 @@ class Pipeline:
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self._vocabulary, self.config.scoring)
-        decoded = decode_image(data, self._max_megapixels, choose_longer_px(self.config))
+        decoded = decode_image(data, self._max_megapixels, self._preparation.longer_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
         return propose_expressions(image, pixels, find_first, self.config, seed)

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from worker.config import ProposalsConfig
 
-_INITIAL_ROOM = 64
-
 
 def compute_pairwise_iou(masks: Tensor) -> Tensor:
     """Compute the IoU of every pair of masks (N, h, w) bool: (N, N) float32."""
@@ -76,9 +74,8 @@ class SeenMasks:
         total = self._count + len(coarse)
         if len(self._coarse) < total:
             # Twice the room: growing by a few rows would copy everything every time.
-            rows = max(_INITIAL_ROOM, 2 * total)
-            room = coarse.new_zeros(rows, coarse[0].numel(), dtype=torch.float32)
-            qualities = quality.new_zeros(rows)
+            room = coarse.new_zeros(2 * total, coarse[0].numel(), dtype=torch.float32)
+            qualities = quality.new_zeros(2 * total)
             if self._count:
                 room[: self._count] = self._coarse[: self._count]
                 qualities[: self._count] = self._quality[: self._count]

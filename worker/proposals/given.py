@@ -14,7 +14,7 @@ from PIL import Image
 
 from saymask.errors import ConfigError, InvalidMask
 from saymask.masks import Mask, decode_coco_rle
-from worker.resize import fit_hw
+from worker.resize import shrink_hw
 from worker.stages import DecodedImage, Proposals
 
 _WORK_SIDE_PX = 1024
@@ -104,7 +104,7 @@ def to_proposals(
         work_hw: of the proposals; None means at most 1024 px.
     """
     if work_hw is None:
-        work_hw = fit_hw(size_hw, min(_WORK_SIDE_PX, max(size_hw)))
+        work_hw = shrink_hw(size_hw, _WORK_SIDE_PX)
     kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]
     kept = [(mask, q) for mask, q in kept if mask.any()]
     stacked = np.stack([m for m, _ in kept]) if kept else np.zeros((0, *work_hw), dtype=bool)

@@ -38,6 +38,7 @@ from worker.proposals.frame import (
 from worker.proposals.image_tokens import choose_image_tokens
 from worker.proposals.mobile_sam import IMAGE_SIZE_PX
 from worker.proposals.point_prompts import PointPrompts, build_grid, choose_points
+from worker.resize import shrink_hw
 from worker.stages import DecodedImage, Proposals
 
 # More of them do not fit into a processor's cache.
@@ -228,7 +229,7 @@ def _to_proposals(
     masks: _MaskSet, size_hw: tuple[int, int], frame_hw: tuple[int, int]
 ) -> Proposals:
     """Upsample low resolution to SAM's frame, then reduce to a smaller image."""
-    work_hw = size_hw if max(size_hw) <= IMAGE_SIZE_PX else frame_hw
+    work_hw = shrink_hw(size_hw, IMAGE_SIZE_PX)
     upsampled: list[NDArray[np.bool_]] = []
     for logits in torch.split(masks.logits, _UPSAMPLED_AT_ONCE):
         padded_hw = [side * LOW_RESOLUTION_STEP for side in logits.shape[1:]]
