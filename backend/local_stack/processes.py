@@ -106,10 +106,12 @@ class ProcessGroup:
                 if not managed.restart:
                     raise _died(managed, managed.name)
                 self._say(f"{managed.name} stopped with exit status {status}; starting it again")
-                managed.process = _spawn(
-                    managed.name, managed.command, managed.environment, managed.log
-                )
+                self.restart(managed)
             time.sleep(0.5)
+
+    def restart(self, managed: ManagedProcess) -> None:
+        """Start a process again that has ended; it keeps its place in the order of stopping."""
+        managed.process = _spawn(managed.name, managed.command, managed.environment, managed.log)
 
     def stop(self) -> None:
         """Stop every process, last started first; one that does not react is killed."""
