@@ -25,8 +25,8 @@ check: $(VENV)/.installed-dev
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
-	@SAYMASK_LABEL_STUDIO_PROGRAM=$(LABEL_STUDIO_VENV)/bin/label-studio $(VENV)/bin/python -m benchmarks
+bench: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m benchmarks
 
 $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "Python 3.11 or newer is needed: make up PYTHON=/path/to/python3.11"; exit 1; }

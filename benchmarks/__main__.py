@@ -1,9 +1,11 @@
-"""``python -m benchmarks``: every speed-up as A, B and ratio from one run, as a Markdown table."""
+"""``python -m benchmarks``: what speed-ups, long days and many annotators cost, as Markdown.
+
+Where two ways are compared, A and B come from one run.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -14,20 +16,7 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import (
-    answers,
-    busy,
-    clicks,
-    device,
-    exports,
-    features,
-    load,
-    proposals,
-    service,
-    stages,
-    webhooks,
-    workers,
-)
+from benchmarks import day, exports, load, recall, stages
 from benchmarks.measure import Row, to_markdown
 
 
@@ -45,73 +34,30 @@ def describe_machine() -> str:
     )
 
 
-def _compare_session() -> list[Row]:
-    # Only here: it needs the tests' packages.
-    from benchmarks import session
-
-    return session.compare()
-
-
-def _compare_confirming() -> list[Row]:
-    # Only here: it needs the tests' packages.
-    from benchmarks import confirming
-
-    return confirming.compare()
-
-
-def _play_day(minutes: float) -> list[Row]:
-    # Only here: it needs the tests' packages.
-    from benchmarks import day
-
-    return day.run(minutes)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="Example: python -m benchmarks --only proposals --grid 32 --rounds 1",
+        epilog="Example: python -m benchmarks --only load --annotators 8."
+        " An earlier revision against this one: python -m benchmarks.against --help.",
     )
-    parser.add_argument("--grid", type=int, default=16, help="points per side (default 16)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        help="for recall and points: a folder of .jpg files; for clicks: a set in RefCOCO's layout",
-    )
-    parser.add_argument("--postgresql", help="for webhooks: URL of an empty PostgreSQL database")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the day (default 30)")
-    parser.add_argument("--annotators", type=int, default=32, help="at most, of the load")
+    parser.add_argument("--grid", type=int, default=16, help="recall: points per side (default 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="stages: rounds (default 3)")
+    parser.add_argument("--photos", type=Path, help="recall: a folder of .jpg files")
+    parser.add_argument("--minutes", type=float, default=30.0, help="day: minutes (default 30)")
+    parser.add_argument("--annotators", type=int, default=32, help="load: at most (default 32)")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
-        "answers": lambda _a: answers.measure(),
-        "proposals": lambda a: proposals.compare(a.grid, a.rounds),
-        "recall": lambda a: proposals.compare_quality(a.grid, a.photos),
-        "points": lambda a: proposals.compare_points(a.photos),
         "stages": lambda a: stages.compare(a.rounds),
-        "device": lambda _a: device.measure(),
-        "features": lambda a: features.compare(a.rounds),
-        "workers": lambda _a: workers.compare(),
-        "busy": lambda _a: busy.compare(),
-        "service": lambda _a: service.compare(),
-        "webhooks": lambda a: webhooks.compare(a.postgresql),
-        "exports": lambda _a: exports.compare(),
-        "clicks": lambda a: clicks.compare(a.photos),
-        "day": lambda a: _play_day(a.minutes),
-        "session": lambda _a: _compare_session(),
-        "confirming": lambda _a: _compare_confirming(),
+        "recall": lambda a: recall.compare(a.grid, a.photos),
         "load": lambda a: load.measure(a.annotators),
+        "day": lambda a: day.run(a.minutes),
+        "exports": lambda _a: exports.compare(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    # What needs photos of yours, or a Label Studio, runs when they are named.
-    left_out = set() if arguments.photos else {"clicks"}
-    left_out |= (
-        set() if os.environ.get("SAYMASK_LABEL_STUDIO_PROGRAM") else {"session", "confirming"}
-    )
-    default = [name for name in parts if name not in left_out]
-    for name in arguments.only or default:
+    for name in arguments.only or parts:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += parts[name](arguments)
     text = f"{describe_machine()}\n\n{to_markdown(rows)}\n"

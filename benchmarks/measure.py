@@ -5,14 +5,10 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-_BOOTSTRAPS = 2000
-
+NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
 COLUMNS = ("what", "A", "B", "A / B", "goal")
 
 
@@ -53,22 +49,6 @@ def percentile(values: list[float], share: float) -> float:
     """The value below which ``share`` of the values lie (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def show_share(outcomes: Sequence[tuple[str, bool]]) -> str:
-    """The share of outcomes that are true, with its 95 % interval: images drawn with replacement.
-
-    Args:
-        outcomes: the image of each, and whether it is true.
-    """
-    if not outcomes:
-        return ""
-    true, counts = Counter(i for i, is_true in outcomes if is_true), Counter(i for i, _ in outcomes)
-    pairs = np.array([(true[image], count) for image, count in sorted(counts.items())])
-    drawn = np.random.default_rng(0).integers(0, len(pairs), (_BOOTSTRAPS, len(pairs)))
-    sums = pairs[drawn].sum(axis=1)
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
-    return f"{pairs[:, 0].sum() / pairs[:, 1].sum():.3f} [{low:.3f}, {high:.3f}]"
 
 
 def to_markdown(rows: list[Row]) -> str:

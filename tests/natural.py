@@ -12,7 +12,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-EXPRESSIONS = Path(__file__).parents[1] / "tests" / "data" / "natural_expressions.json"
+EXPRESSIONS = Path(__file__).parent / "data" / "natural_expressions.json"
 SPLIT = "val"
 
 
@@ -51,9 +51,9 @@ def write_set(root: Path, out: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.natural",
+        prog="python -m tests.natural",
         description=__doc__,
-        epilog="Example: python -m benchmarks.natural ROOT natural && saymask-worker evaluate"
+        epilog="Example: python -m tests.natural ROOT natural && saymask-worker evaluate"
         " --dataset refcoco --root natural --split val --methods main,terms --out evaluation",
     )
     parser.add_argument("root", type=Path, help="a set in RefCOCO's layout, with its photos")

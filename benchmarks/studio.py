@@ -18,7 +18,7 @@ from backend.label_studio.label_config import default_label_config
 from backend.local_stack.up import sample_images
 
 PROJECT: dict[str, Any] = {
-    "id": 1, "title": "day", "label_config": default_label_config(),
+    "id": 1, "title": "benchmark", "label_config": default_label_config(),
     "created_at": "2026-11-21T01:29:22.900539Z",
 }  # fmt: skip
 _PAGE_OF_NONE: dict[str, Any] = {"tasks": [], "total": 0}
@@ -42,7 +42,7 @@ class _QuietServer(ThreadingHTTPServer):
         """Clients that are killed close their connections; that is part of the benchmark."""
 
 
-class DayStudio:
+class FakeStudio:
     """A server that keeps annotations and can be down for a while.
 
     Attributes:
@@ -94,10 +94,15 @@ class DayStudio:
             "id": task_id, "data": {"image": f"/data/upload/1/{self._photos[task_id]}.jpg"},
         }  # fmt: skip
 
-    def build_typed(self, task_id: int, expression: str) -> dict[str, Any]:
-        """The predict request of an annotator who typed an expression."""
+    def build_typed(
+        self, task_id: int, expression: str, entry_id: str | None = None
+    ) -> dict[str, Any]:
+        """The predict request of an annotator who typed an expression.
+
+        A newer expression of the same ``entry_id`` replaces an older one; by default each is new.
+        """
         entry = {
-            "id": f"f{task_id}-{time.monotonic_ns()}", "type": "textarea",
+            "id": entry_id or f"f{task_id}-{time.monotonic_ns()}", "type": "textarea",
             "from_name": "expression", "to_name": "image", "value": {"text": [expression]},
         }  # fmt: skip
         return {
