@@ -48,9 +48,6 @@ class ProposalsConfig:
         max_count: at most this many proposals; beyond that the smallest are dropped.
         box_rounds: how often the boxes of masks are used as prompts, which finds wholes where
             points found parts.
-        exact: generate the masks of the stock generator, pixel for pixel; then duplicates are
-            dropped by box, and ``points_share``, ``points_place_weight``, ``duplicate_iou_max``,
-            ``min_area_share``, ``box_rounds`` and ``padding_step`` are not used.
         stability_offset: logit by which the threshold is shifted for the stability score; as in
             segment-anything.
         voter_predicted_iou_min: masks of point prompts whose predicted IoU is higher count for
@@ -78,7 +75,6 @@ class ProposalsConfig:
     min_area_share: float = 0.0005
     max_count: int = 100
     box_rounds: int = 1
-    exact: bool = False
     stability_offset: float = constant(1.0)
     voter_predicted_iou_min: float = constant(0.5)
     vote_iou_min: float = constant(0.8)

@@ -83,11 +83,6 @@ class WorkerSettings(BaseSettings):
         description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
         " masks.",
     )
-    proposals_exact: bool = Field(
-        False,
-        description="The masks of segment-anything's own generator, pixel for pixel, at the"
-        " photo's size; slower, and fewer wholes.",
-    )
     points_per_side: int = Field(
         20,
         ge=2,
@@ -150,7 +145,6 @@ class WorkerSettings(BaseSettings):
                 generator=self.proposals,
                 points_per_side=self.points_per_side,
                 max_count=self.max_proposals,
-                exact=self.proposals_exact,
             ),
             scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
             language_model=self.spacy_model,

@@ -47,4 +47,4 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
     assert sum(encoded) == FeaturesConfig.crops_max
     assert build(tmp_path, first_look="off").look_first(data) is None
     with pytest.raises(ConfigError, match="no first look"):
-        build(tmp_path, proposals_exact=True).as_first_look()
+        build(tmp_path, first_look="off").as_first_look()

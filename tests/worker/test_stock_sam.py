@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from saymask.errors import WeightsError
+from saymask.masks import Masks, compute_iou
 from tests.weights import require_weights
 from worker.config import ProposalsConfig
 from worker.proposals.decoder import PromptDecoder
-from worker.proposals.exact import ExactProposer
 from worker.proposals.load import load_sam
+from worker.proposals.sam import SamProposer
 from worker.stages import DecodedImage
 from worker.weights.store import WeightStore
 
@@ -65,7 +65,7 @@ def test_stock_segment_anything_agrees_with_our_encoder_and_decoder(
 
 
 @pytest.mark.parametrize(("photo", "turned"), [("coffee", False), ("rocket", True)])
-def test_exact_proposals_equal_the_stock_generator_bit_for_bit(
+def test_most_masks_of_the_stock_generator_are_among_the_proposals(
     photo: str, turned: bool, checkpoint: Path, samples: dict[str, Path]
 ) -> None:
     pixels = np.asarray(Image.open(samples[photo]))
@@ -74,15 +74,21 @@ def test_exact_proposals_equal_the_stock_generator_bit_for_bit(
     stock = SamAutomaticMaskGenerator(
         sam, points_per_side=5, pred_iou_thresh=0.75, stability_score_thresh=0.85
     ).generate(pixels)
-    config = ProposalsConfig(points_per_side=5, exact=True)
-    ours = ExactProposer(sam, config, "cpu", 4, "x").propose(DecodedImage(pixels, "0" * 64))
-    assert len(ours) == len(stock) > 5
-    np.testing.assert_array_equal(ours.masks, [mask["segmentation"] for mask in stock])
-    # The score counts pixels at two more thresholds, where rounding may move one or two.
-    np.testing.assert_allclose(
-        ours.stability_score, [mask["stability_score"] for mask in stock], atol=3e-4
-    )
-    few = ExactProposer(sam, replace(config, max_count=3), "cpu", 4, "x").propose(
+    config = ProposalsConfig(points_per_side=5, points_share=1.0)
+    ours = SamProposer(sam, config, "cpu", torch.float32, 4, "x").propose(
         DecodedImage(pixels, "0" * 64)
     )
-    assert few.masks.sum() == sum(sorted(ours.masks.sum(axis=(1, 2)))[-3:])
+    found = [
+        max(compute_iou(mask["segmentation"], other) for other in enlarge(ours.masks, pixels))
+        for mask in stock
+    ]
+    assert len(stock) > 5
+    assert np.mean(np.array(found) > 0.75) >= 0.8, found
+
+
+def enlarge(masks: Masks, pixels: np.ndarray) -> list[np.ndarray]:
+    height, width = pixels.shape[:2]
+    return [
+        np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+        for mask in masks
+    ]

@@ -23,7 +23,6 @@ from worker.pipeline.cache import PreparedCache
 from worker.pipeline.pipeline import Pipeline
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter
-from worker.proposals.exact import ExactProposer
 from worker.proposals.given import GivenProposer
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
@@ -183,9 +182,6 @@ def _build_proposer(
         return _build_sam3_proposer(settings, config, store, device, dtype, between_batches)
     sam = load_sam(settings.proposals, store.require_verified(settings.proposals))
     fingerprint = find_checkpoint(settings.proposals).sha256[:8]
-    if config.proposals.exact:
-        exact = ExactProposer(sam, config.proposals, device, batch, fingerprint, between_batches)
-        return exact, ClickSegmenter(sam, torch.float32, config.clicks)
     proposer = SamProposer(
         sam, config.proposals, device, dtype, batch, fingerprint, between_batches
     )
@@ -204,11 +200,6 @@ def _build_sam3_proposer(
     require_transformers("SAYMASK_PROPOSALS=sam3")
     from worker.hub.sam3_proposer import Sam3Proposer
 
-    if config.proposals.exact:
-        raise ConfigError(
-            "SAYMASK_PROPOSALS_EXACT is about segment-anything's own generator.",
-            "Unset it, or set SAYMASK_PROPOSALS to one of its models.",
-        )
     folder = HubStore(settings.cache_dir).require(SAM3)
     batch = _PROMPTS_PER_BATCH[_device_type(device)]
     proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)

@@ -162,7 +162,7 @@ class Pipeline:
         if self._quick_proposer is None:
             raise ConfigError(
                 "These settings allow no first look.",
-                "It needs SAYMASK_METHOD=corrected and a segment-anything model, not exact.",
+                "It needs SAYMASK_METHOD=corrected and a segment-anything model.",
             )
         quick = to_first_look(self.config)
         return self.with_config(quick, self._quick_proposer, looks_first=True)

@@ -80,5 +80,4 @@ def choose_longer_px(config: PipelineConfig) -> int | None:
 
     SAM, and CLIP's crops beside it, see no more than SAM's frame.
     """
-    is_reduced = config.method == "corrected" and not config.proposals.exact
-    return IMAGE_SIZE_PX if is_reduced else None
+    return IMAGE_SIZE_PX if config.method == "corrected" else None
