@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from tests.natural import EXPRESSIONS, write_set
 from saymask.datasets.load import load_dataset
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
+from tests.natural import EXPRESSIONS, write_set
 from tests.refcoco import SIZE_HW, square, write_images, write_refcoco
 
 
