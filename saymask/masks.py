@@ -57,8 +57,12 @@ def _run_lengths(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 def encode_coco_rle(mask: Mask) -> dict[str, Any]:
     """Encode a mask (H, W) as compressed COCO RLE, byte for byte as pycocotools does."""
     array = _require_mask(mask)
-    counts = _column_run_lengths(array)
-    return {"size": [int(array.shape[0]), int(array.shape[1])], "counts": _pack_counts(counts)}
+    return pack_coco_rle((array.shape[0], array.shape[1]), _column_run_lengths(array))
+
+
+def pack_coco_rle(size_hw: tuple[int, int], counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Compress run lengths (N,), column by column and beginning with the zero run, to COCO RLE."""
+    return {"size": [int(size_hw[0]), int(size_hw[1])], "counts": _pack_counts(counts)}
 
 
 def _column_run_lengths(mask: Mask) -> NDArray[np.int64]:
@@ -86,6 +90,17 @@ def decode_coco_rle(coco_rle: dict[str, Any]) -> Mask:
     Raises:
         InvalidMask: the counts are malformed or do not add up to H * W.
     """
+    size_hw, counts = read_coco_counts(coco_rle)
+    values = np.arange(counts.size) % 2 == 1
+    return np.repeat(values, counts).reshape(size_hw, order="F")
+
+
+def read_coco_counts(coco_rle: dict[str, Any]) -> tuple[tuple[int, int], NDArray[np.int64]]:
+    """Read size (H, W) and run lengths (N,) of COCO RLE, which begin with the zero run.
+
+    Raises:
+        InvalidMask: the counts are malformed or do not add up to H * W.
+    """
     height, width = _read_size(coco_rle)
     raw = coco_rle.get("counts")
     if isinstance(raw, bytes):
@@ -108,8 +123,7 @@ def decode_coco_rle(coco_rle: dict[str, Any]) -> Mask:
             f"RLE counts add up to {total} pixels, expected {height} x {width} = {height * width}.",
             "The mask belongs to another image size, or the file is damaged.",
         )
-    values = np.arange(counts.size) % 2 == 1
-    return np.repeat(values, counts).reshape((height, width), order="F")
+    return (height, width), counts
 
 
 def _read_size(coco_rle: dict[str, Any]) -> tuple[int, int]:
@@ -214,7 +228,12 @@ def encode_brush_rle(mask: Mask) -> list[int]:
     Equal, byte for byte, to ``label_studio_sdk.converter.brush.mask2rle(mask * 255)``.
     """
     array = _require_mask(mask)
-    lengths = _run_lengths(array.ravel()) * _CHANNELS
+    return pack_brush_rle((array.shape[0], array.shape[1]), _run_lengths(array.ravel()))
+
+
+def pack_brush_rle(size_hw: tuple[int, int], counts: NDArray[np.int64]) -> list[int]:
+    """Pack run lengths (N,), row by row and beginning with the zero run, as brush RLE."""
+    lengths = counts * _CHANNELS
     inside = np.arange(lengths.size) % 2 == 1
     if lengths[0] == 0:
         lengths, inside = lengths[1:], inside[1:]
@@ -226,7 +245,7 @@ def encode_brush_rle(mask: Mask) -> list[int]:
     code_bits = 1 + 2 + run_bits + _WORD_BITS
     words = np.where(inside, 255, 0)
     codes = (((1 << 2 | kinds) << run_bits | (lengths - 1)) << _WORD_BITS) | words
-    header = array.size * _CHANNELS
+    header = size_hw[0] * size_hw[1] * _CHANNELS
     header = header << 5 | (_WORD_BITS - 1)
     for bits in _RUN_BITS:
         header = header << 4 | (bits - 1)
@@ -268,6 +287,18 @@ def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArra
     Raises:
         InvalidMask: the list is not a brush RLE, or belongs to another size.
     """
+    alphas, counts = read_brush_alphas(brush_rle, size_hw)
+    return np.repeat(alphas, counts).reshape(size_hw)
+
+
+def read_brush_alphas(
+    brush_rle: list[int], size_hw: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read alpha values (N,), 0 to 255, and how many pixels in a row, row by row, have each.
+
+    Raises:
+        InvalidMask: the list is not a brush RLE, or belongs to another size.
+    """
     try:
         data = np.asarray(brush_rle, dtype=np.uint8)
     except (TypeError, ValueError, OverflowError) as error:
@@ -293,10 +324,9 @@ def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArra
     if word_bits != _WORD_BITS:
         raise InvalidMask(f"The brush RLE has values of {word_bits} bits, expected {_WORD_BITS}.")
     values, lengths = _read_runs(reader, run_bits, total)
-    # Alpha is every fourth value: of each run, only those places are filled in.
+    # Alpha is every fourth value: of each run, only those places count.
     ends = np.cumsum(lengths)
-    alphas = ends // _CHANNELS - (ends - lengths) // _CHANNELS
-    return np.repeat(values, alphas).reshape(height, width)
+    return values, ends // _CHANNELS - (ends - lengths) // _CHANNELS
 
 
 def _read_runs(
