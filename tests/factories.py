@@ -14,6 +14,7 @@ from backend.records.requests import NewRequest, RequestKind
 from backend.records.stores import Stores
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import Mask, compute_box_xywh, encode_brush_rle, encode_coco_rle
+from saymask.runs import RunMask, read_coco_runs
 
 HEIGHT, WIDTH = 48, 64
 KEY = ProjectKey(7, 1795224562)
@@ -28,6 +29,10 @@ def square(x: int, y: int = 4, side: int = 12) -> Mask:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[y : y + side, x : x + side] = True
     return mask
+
+
+def to_runs(mask: Mask) -> RunMask:
+    return read_coco_runs(encode_coco_rle(mask))
 
 
 def offer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -148,9 +149,33 @@ def overlay_record(
     print_line(f"{out} ({picture.width} x {picture.height})")
 
 
+@app.command("problems")
+def list_problems(
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List webhooks and synced annotations that could not be interpreted, with the reasons.
+
+    Example: saymask records problems
+    """
+    with open_records() as opened:
+        problems = opened.stores.events.list_problems(limit)
+    if as_json:
+        print_json([{**asdict(p), "received_at": p.received_at.isoformat()} for p in problems])
+        return
+    for item in problems:
+        print_line(
+            f"{item.received_at:%Y-%m-%d %H:%M}  event {item.id}, {item.source}, project"
+            f" {item.project_id}, task {item.task_id}, annotation {item.annotation_id}:"
+            f" {item.problem}"
+        )
+    if not problems:
+        print_line("Everything was interpreted.")
+
+
 @app.command("retry")
 def retry_events() -> None:
-    """Process every webhook again that could not be interpreted, for example after an update.
+    """Process everything again that could not be interpreted or was set aside.
 
     Example: saymask records retry
     """

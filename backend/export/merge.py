@@ -13,7 +13,7 @@ import numpy as np
 from backend.export.model import Referent, Sentence
 from backend.records.provenance import to_key
 from backend.records.views import RecordView
-from saymask.masks import Mask, compute_iou, decode_coco_rle, encode_coco_rle
+from saymask.runs import RunMask, find_agreed, read_coco_runs
 
 MergeRule = Literal["latest", "majority", "all"]
 MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")
@@ -41,7 +41,7 @@ class _Settled:
     """One decision for one expression."""
 
     record: RecordView
-    mask: Mask | None
+    mask: RunMask | None
     parts: tuple[dict[str, Any], ...]
     record_ids: tuple[int, ...]
     annotators: tuple[str, ...]
@@ -70,15 +70,15 @@ def merge_records(
         if len({record.annotator for record in group}) > 1:
             shared += 1
             contradictions += len({record.coco_rle is None for record in group}) > 1
-            pairs = [compute_iou(a, b) for a, b in combinations(_decode_masks(group), 2)]
+            pairs = [a.compute_iou(b) for a, b in combinations(_read_masks(group), 2)]
             if pairs:
                 ious.append(float(np.mean(pairs)))
         settled += _settle(group, rule)
     return _join(settled, categories), Conflicts(shared, contradictions, tuple(ious))
 
 
-def _decode_masks(records: list[RecordView]) -> list[Mask]:
-    return [decode_coco_rle(r.coco_rle) for r in records if r.coco_rle is not None]
+def _read_masks(records: list[RecordView]) -> list[RunMask]:
+    return [read_coco_runs(r.coco_rle) for r in records if r.coco_rle is not None]
 
 
 def _settle(group: list[RecordView], rule: MergeRule) -> list[_Settled]:
@@ -90,20 +90,20 @@ def _settle(group: list[RecordView], rule: MergeRule) -> list[_Settled]:
 
 def _vote(group: list[RecordView], newest: _Settled) -> _Settled:
     """The pixels, and the existence, that more than half of the decisions agree on."""
-    masks = _decode_masks(group)
+    masks = _read_masks(group)
     if 2 * len(masks) == len(group):
         return newest
     if 2 * len(masks) < len(group):
         without_mask = [r for r in group if r.coco_rle is None]
         return _take(without_mask[-1], group)
-    voted = 2 * np.sum(masks, axis=0) > len(masks)
-    return replace(newest, mask=voted, parts=()) if voted.any() else newest
+    voted = find_agreed(masks, len(masks) // 2 + 1)
+    return replace(newest, mask=voted, parts=()) if voted else newest
 
 
 def _take(record: RecordView, group: list[RecordView]) -> _Settled:
     return _Settled(
         record=record,
-        mask=decode_coco_rle(record.coco_rle) if record.coco_rle is not None else None,
+        mask=read_coco_runs(record.coco_rle) if record.coco_rle is not None else None,
         parts=tuple(record.parts),
         record_ids=tuple(sorted(r.id for r in group)),
         annotators=tuple(sorted({r.annotator or "unknown" for r in group})),
@@ -126,7 +126,7 @@ def _is_same(a: _Settled, b: _Settled) -> bool:
     if a.mask is None or b.mask is None:
         # Expressions without a referent have nothing in common but that.
         return False
-    return compute_iou(a.mask, b.mask) >= SAME_REFERENT_IOU
+    return a.mask.compute_iou(b.mask) >= SAME_REFERENT_IOU
 
 
 def _to_referent(cluster: list[_Settled], categories: Mapping[str, str]) -> Referent:
@@ -139,7 +139,7 @@ def _to_referent(cluster: list[_Settled], categories: Mapping[str, str]) -> Refe
         key = to_key(decision.record.expression)
         sentences[key] = _to_sentence(decision, sentences.get(key))
     return Referent(
-        coco_rle=encode_coco_rle(newest.mask) if newest.mask is not None else None,
+        coco_rle=newest.mask.to_coco_rle() if newest.mask is not None else None,
         parts=newest.parts,
         category=categories.get(noun, noun),
         sentences=tuple(sentences[key] for key in sorted(sentences)),

@@ -18,21 +18,32 @@ from backend.label_studio.schema import (
 from backend.records.project_key import ProjectKey
 from backend.records.submission import Origin, Submission, SubmittedRegion, Verdict
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
-from saymask.masks import decode_brush_rle
+from saymask.runs import MAX_RUNS, read_brush_runs
 
 _ORIGINS = get_args(Origin)
 _VERDICTS = get_args(Verdict)
-# All masks of an annotation are decoded together, a byte per pixel.
-_MAX_PIXELS = 500_000_000
 
 
 def to_submission(
-    annotation: AnnotationBody, task: TaskBody, project: ProjectKey, config: LabelConfig
+    annotation: AnnotationBody,
+    task: TaskBody,
+    project: ProjectKey,
+    config: LabelConfig,
+    known_sizes_hw: frozenset[tuple[int, int]] = frozenset(),
 ) -> Submission:
     """Convert one annotation with its task.
 
+    Args:
+        annotation: of the task.
+        task: with its data.
+        project: of the task.
+        config: of the project.
+        known_sizes_hw: sizes, in pixels, that the task's image has or had; empty when nobody has
+            read it yet.
+
     Raises:
-        InvalidAnnotation: a mask cannot be decoded, or the task has no image.
+        InvalidAnnotation: a mask cannot be read or claims another size than the image has, or the
+            task has no image.
     """
     result = annotation.result
     try:
@@ -47,7 +58,7 @@ def to_submission(
             image=read_image(task, config),
             expression=_read_text(result, config.expression),
             verdict=_read_verdict(result, config),
-            regions=_read_regions(result, config),
+            regions=_read_regions(result, config, known_sizes_hw),
             ignored=_describe_others(result, config),
             content_hash=annotation.content_hash,
         )
@@ -82,29 +93,43 @@ def _read_verdict(result: Sequence[object], config: LabelConfig) -> Verdict | No
     return cast(Verdict | None, next(choices, None))
 
 
-def _read_regions(result: Sequence[object], config: LabelConfig) -> tuple[SubmittedRegion, ...]:
+def _read_regions(
+    result: Sequence[object], config: LabelConfig, known_sizes_hw: frozenset[tuple[int, int]]
+) -> tuple[SubmittedRegion, ...]:
     """Brush regions; the text with the same id is the region's expression."""
     entries = [e for e in result if isinstance(e, BrushEntry) and e.from_name == config.mask]
-    pixels = sum(entry.original_height * entry.original_width for entry in entries)
-    if pixels > _MAX_PIXELS:
-        raise InvalidAnnotation(
-            f"Its {len(entries)} masks have {pixels:,} pixels together; the limit is"
-            f" {_MAX_PIXELS:,}.",
-            "Use smaller images or fewer regions in one task.",
-        )
-    regions = tuple(
-        _to_region(entry, _read_text(result, config.region_expression, entry.id))
-        for entry in entries
-    )
-    sizes = {region.mask.shape for region in regions}
+    _check_sizes(entries, known_sizes_hw)
+    regions: list[SubmittedRegion] = []
+    runs = 0
+    for entry in entries:
+        region = _to_region(entry, _read_text(result, config.region_expression, entry.id))
+        runs += region.mask.starts.size
+        if runs > MAX_RUNS:
+            raise InvalidAnnotation(
+                f"Its {len(entries)} masks consist of more than {MAX_RUNS:,} runs of pixels.",
+                "Distribute the regions over several tasks, or draw smoother outlines.",
+            )
+        regions.append(region)
+    return tuple(regions)
+
+
+def _check_sizes(entries: Sequence[BrushEntry], known_sizes_hw: frozenset[tuple[int, int]]) -> None:
+    sizes = sorted({entry.size_hw for entry in entries})
     if len(sizes) > 1:
-        raise InvalidAnnotation(f"Regions of one image have different sizes: {sorted(sizes)}.")
-    return regions
+        raise InvalidAnnotation(f"Regions of one image have different sizes (H, W): {sizes}.")
+    if sizes and known_sizes_hw and sizes[0] not in known_sizes_hw:
+        known = ", ".join(f"{height} x {width}" for height, width in sorted(known_sizes_hw))
+        raise InvalidAnnotation(
+            f"Region {entries[0].id} claims a photo of {sizes[0][0]} x {sizes[0][1]} pixels; the"
+            f" task's photo has {known} (height x width).",
+            "If the photo was replaced, ask for an expression on it once, so that its size is"
+            " known, then: saymask records retry",
+        )
 
 
 def _to_region(entry: BrushEntry, expression: str | None) -> SubmittedRegion:
     try:
-        mask = decode_brush_rle(entry.value.rle, entry.size_hw)
+        mask = read_brush_runs(entry.value.rle, entry.size_hw)
     except InvalidMask as error:
         raise InvalidAnnotation(f"Region {entry.id}: {error.cause}", error.cure) from error
     labels = entry.value.brushlabels

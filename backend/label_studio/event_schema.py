@@ -48,9 +48,9 @@ class EventProject(Body):
 
 
 class SubmissionEvent(Body):
-    """ANNOTATION_CREATED or ANNOTATION_UPDATED."""
+    """ANNOTATION_CREATED, ANNOTATION_UPDATED, or what sync read, which no webhook is called."""
 
-    action: Literal["ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
+    action: Literal["ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_READ"]
     project: EventProject
     task: TaskBody
     annotation: AnnotationBody
@@ -98,6 +98,7 @@ class OtherEvent(Body):
 _EVENT_TAGS = {
     "ANNOTATION_CREATED": "submission event",
     "ANNOTATION_UPDATED": "submission event",
+    "ANNOTATION_READ": "submission event",
     "ANNOTATIONS_DELETED": "deletion event",
     "TASKS_CREATED": "tasks event",
     "TASKS_DELETED": "task deletion event",

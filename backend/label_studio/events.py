@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from backend.label_studio.annotations import to_submission
+from backend.label_studio.api_schema import ProjectBody
 from backend.label_studio.event_schema import (
     EVENT,
     Event,
@@ -15,7 +17,7 @@ from backend.label_studio.event_schema import (
 )
 from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.predict_request import PredictTask, parse_task
-from backend.label_studio.schema import to_storable, validate
+from backend.label_studio.schema import TaskBody, hash_content, to_storable, to_utc, validate
 from backend.records.events import NewEvent
 from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest
@@ -29,13 +31,39 @@ def to_new_event(body: Any) -> NewEvent:
     """
     if not isinstance(body, dict) or not isinstance(body.get("action"), str):
         raise InvalidRequest("Expected a webhook: a JSON object with 'action'.")
+    annotation = body.get("annotation")
     return NewEvent(
         action=to_storable(body["action"]),
         body=_without_token(body),
         project=read_project_key(body.get("project")),
         task_id=_find_id(body.get("task")),
-        annotation_id=_find_id(body.get("annotation")),
+        annotation_id=_find_id(annotation),
+        content_hash=hash_content(annotation) if isinstance(annotation, dict) else None,
     )
+
+
+def to_read_event(annotation: dict[str, Any], task: TaskBody, project: ProjectBody) -> NewEvent:
+    """Convert what sync read to what is stored of it: the same as of a webhook."""
+    return to_new_event(
+        {
+            "action": "ANNOTATION_READ",
+            "project": {
+                "id": project.id,
+                "label_config": project.label_config,
+                "created_at": project.created_at.isoformat() if project.created_at else None,
+            },
+            "task": {"id": task.id, "data": task.data},
+            "annotation": annotation,
+        }
+    )
+
+
+def read_saved_at(annotation: dict[str, Any]) -> datetime | None:
+    """Return when Label Studio saved an annotation, by its own clock; None if it does not say."""
+    try:
+        return to_utc(datetime.fromisoformat(annotation["updated_at"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def parse_event(text: str) -> Event:
@@ -47,14 +75,23 @@ def parse_event(text: str) -> Event:
     return validate(EVENT.validate_python, json.loads(text), InvalidAnnotation, "The webhook")
 
 
-def read_submission(event: SubmissionEvent) -> tuple[Submission, LabelConfig]:
+def read_submission(
+    event: SubmissionEvent, known_sizes_hw: frozenset[tuple[int, int]] = frozenset()
+) -> tuple[Submission, LabelConfig]:
     """Return what was submitted, and the labelling config it was made with.
+
+    Args:
+        event: of an annotation.
+        known_sizes_hw: as for ``to_submission``.
 
     Raises:
         InvalidAnnotation, InvalidLabelConfig: it cannot be interpreted.
     """
     config = load_label_config(event.project.label_config)
-    return to_submission(event.annotation, event.task, event.project.key, config), config
+    submission = to_submission(
+        event.annotation, event.task, event.project.key, config, known_sizes_hw
+    )
+    return submission, config
 
 
 def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
-from saymask.masks import decode_coco_rle, encode_brush_rle
+from saymask.runs import read_coco_runs
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
 
@@ -171,7 +171,7 @@ def build_region(
         "type": "brushlabels",
         "value": {
             "format": "rle",
-            "rle": encode_brush_rle(decode_coco_rle(coco_rle)),
+            "rle": read_coco_runs(coco_rle).to_brush_rle(),
             "brushlabels": [label],
         },
     }

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, func, select, update
+from sqlalchemy import ColumnElement, Executable, Subquery, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.records.database import Database
 from backend.records.decisions import Decision
-from backend.records.events import build_mark
+from backend.records.events import Source, build_forget, build_mark
 from backend.records.project_key import ProjectKey
 from backend.records.submission import Submission
 from backend.records.tables import AnnotationVersion, RecordRow
 from backend.records.views import RECORD_FIELDS, RecordView
-from saymask.masks import compute_area, encode_coco_rle
 
-Source = Literal["webhook", "sync"]
 _DELETED_HASH = "deleted"
 # How far Label Studio's clock may be ahead of ours before its times are not believed.
 _CLOCK_TOLERANCE = timedelta(days=1)
@@ -47,7 +45,7 @@ class AnnotationStore:
         decisions: Sequence[Decision],
         source: Source,
         seen_at: datetime,
-        event_id: int | None = None,
+        event_id: int,
     ) -> bool:
         """Write a version and its records, and mark its event, all or nothing.
 
@@ -57,7 +55,7 @@ class AnnotationStore:
             source: who reported it. What ``sync`` reads is the state at ``seen_at`` and replaces
                 whatever is current; a webhook reports a state of its own time.
             seen_at: when it was received, or read from Label Studio.
-            event_id: to be marked as understood.
+            event_id: to be marked as understood; removed, if sync read it.
 
         Returns:
             Whether the version was new; a known one changes nothing but the event's mark.
@@ -159,7 +157,9 @@ class AnnotationStore:
     def _save(
         self, version: AnnotationVersion, rows: list[RecordRow], event_id: int | None
     ) -> bool:
-        marks = [build_mark(event_id, "understood")] if event_id is not None else []
+        marks: list[Executable] = []
+        if event_id is not None:
+            marks = [build_mark(event_id, "understood"), build_forget(event_id)]
         with self._database.session() as session:
             try:
                 project = ProjectKey(version.project_id, version.project_created)
@@ -315,9 +315,9 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
         outcome=decision.outcome,
         iou=decision.iou,
         first_iou=decision.first_iou,
-        coco_rle=encode_coco_rle(decision.mask) if decision.mask is not None else None,
-        area_px=compute_area(decision.mask) if decision.mask is not None else None,
-        parts=[encode_coco_rle(part) for part in decision.parts],
+        coco_rle=decision.mask.to_coco_rle() if decision.mask is not None else None,
+        area_px=decision.mask.area if decision.mask is not None else None,
+        parts=[part.to_coco_rle() for part in decision.parts],
         region_ids=list(decision.region_ids),
         dabs=decision.dabs,
         annotator=submission.annotator,
@@ -328,9 +328,9 @@ def _to_row(submission: Submission, decision: Decision) -> RecordRow:
     )
 
 
-def _find_size_hw(decision: Decision) -> tuple[int, ...] | None:
+def _find_size_hw(decision: Decision) -> tuple[int, int] | None:
     if decision.mask is not None:
-        return decision.mask.shape
+        return decision.mask.size_hw
     return decision.offer.size_hw if decision.offer else None
 
 

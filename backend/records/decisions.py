@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from backend.records.offers import Offer, OfferedCandidate
 from backend.records.provenance import Provenance, find_provenance, to_key
 from backend.records.submission import Submission, SubmittedRegion
-from saymask.masks import Mask, compute_area, compute_box_xywh, compute_iou
+from saymask.runs import RunMask, unite
 
 Outcome = Literal[
     "accepted", "edited", "relabelled", "drawn_after_rejection", "drawn", "no_referent",
@@ -68,8 +66,8 @@ class Decision:
     typed_expression: str | None = None
     offer: Offer | None = None
     candidate: OfferedCandidate | None = None
-    mask: Mask | None = None
-    parts: tuple[Mask, ...] = ()
+    mask: RunMask | None = None
+    parts: tuple[RunMask, ...] = ()
     image_sha256: str | None = None
     iou: float | None = None
     first_iou: float | None = None
@@ -109,13 +107,13 @@ class _Group:
     regions: list[SubmittedRegion]
 
     @property
-    def mask(self) -> Mask | None:
+    def mask(self) -> RunMask | None:
         return _unite([region.mask for region in self.regions])
 
     @property
-    def parts(self) -> tuple[Mask, ...]:
+    def parts(self) -> tuple[RunMask, ...]:
         """The masks of several regions; none where there is only one."""
-        masks = tuple(region.mask for region in self.regions if region.mask.any())
+        masks = tuple(region.mask for region in self.regions if region.mask)
         return masks if len(masks) > 1 else ()
 
     @property
@@ -241,12 +239,15 @@ class _Rules:
         accepted = self._find_accepted(group.regions)
         offer = accepted[0].offer if accepted else self._find_offer(group.expression)
         mask = group.mask
+        offered = _unite([a.candidate.mask for a in accepted])
         notes: list[str] = []
         is_typed = self._typed is not None and to_key(self._typed) == key
         if is_typed and self._submission.verdict is not None:
             outcome = _judge_verdict(self._submission.verdict, mask, notes)
+        elif accepted and mask is not None:
+            outcome = self._judge_accepted(accepted, offered, mask)
         else:
-            outcome = self._judge(group.regions, accepted, offer, mask, notes)
+            outcome = _judge_drawn(group.regions, offer, mask, notes)
         first = offer.find_rank(1) if offer else None
         return Decision(
             expression=group.expression,
@@ -256,7 +257,7 @@ class _Rules:
             candidate=accepted[0].candidate if accepted else None,
             mask=mask,
             parts=group.parts,
-            iou=_compare(_unite([a.candidate.mask for a in accepted]), mask, notes),
+            iou=_compare(offered, mask, notes),
             first_iou=_compare(first.mask if first else None, mask, notes),
             region_ids=group.region_ids,
             seconds=seconds,
@@ -273,28 +274,10 @@ class _Rules:
         ]
         return sorted(accepted, key=lambda a: a.candidate.rank)
 
-    def _judge(
-        self,
-        regions: list[SubmittedRegion],
-        accepted: list[_Accepted],
-        offer: Offer | None,
-        mask: Mask | None,
-        notes: list[str],
+    def _judge_accepted(
+        self, accepted: list[_Accepted], offered: RunMask | None, mask: RunMask
     ) -> Outcome:
-        if mask is None:
-            return "no_mask"
-        if accepted:
-            return self._judge_accepted(accepted, mask)
-        if any(r.origin != "manual" for r in regions):
-            notes.append(
-                "the candidate is not one of ours; Label Studio says whether it was changed"
-            )
-            return "accepted" if all(r.origin == "prediction" for r in regions) else "edited"
-        return "drawn_after_rejection" if offer and offer.candidates else "drawn"
-
-    def _judge_accepted(self, accepted: list[_Accepted], mask: Mask) -> Outcome:
-        offered = _unite([a.candidate.mask for a in accepted])
-        if offered is None or not np.array_equal(offered, mask):
+        if offered is None or not offered.equals(mask):
             return "edited"
         relabelled = any(
             a.region.label not in (None, self._label_for_rank(a.candidate.rank)) for a in accepted
@@ -305,11 +288,11 @@ class _Rules:
         """Whether a region is a spot that the brush left where a candidate's mark was clicked."""
         if region.region_id in self._by_region_id or region.origin != "manual":
             return False
-        if not region.mask.any():
+        if not region.mask:
             return True
-        masks = (c.mask for offer in self._offers for c in offer.candidates)
+        boxes = (c.box_xywh for offer in self._offers for c in offer.candidates)
         return _is_small_and_round(region.mask) and any(
-            _is_at_mark(region.mask, candidate) for candidate in masks
+            _is_at_mark(region.mask, box) for box in boxes
         )
 
 
@@ -328,24 +311,36 @@ def _divide(seconds: float | None, count: int) -> float | None:
     return seconds / count if seconds is not None and count else None
 
 
-def _judge_verdict(verdict: str, mask: Mask | None, notes: list[str]) -> Outcome:
+def _judge_drawn(
+    regions: list[SubmittedRegion], offer: Offer | None, mask: RunMask | None, notes: list[str]
+) -> Outcome:
+    """The outcome where no candidate of ours was accepted."""
+    if mask is None:
+        return "no_mask"
+    if any(r.origin != "manual" for r in regions):
+        notes.append("the candidate is not one of ours; Label Studio says whether it was changed")
+        return "accepted" if all(r.origin == "prediction" for r in regions) else "edited"
+    return "drawn_after_rejection" if offer and offer.candidates else "drawn"
+
+
+def _judge_verdict(verdict: str, mask: RunMask | None, notes: list[str]) -> Outcome:
     if mask is not None:
         notes.append(f"{verdict!r} was chosen though a mask was given")
     return "no_referent" if verdict == "no referent" else "ambiguous"
 
 
-def _is_small_and_round(mask: Mask) -> bool:
-    area, (height, width) = compute_area(mask), mask.shape
-    _, _, w, h = compute_box_xywh(mask)
+def _is_small_and_round(mask: RunMask) -> bool:
+    area, (height, width) = mask.area, mask.size_hw
+    _, _, w, h = mask.box_xywh
     is_round = area >= _DAB_MIN_FILL * w * h and max(w, h) <= _DAB_MAX_ASPECT * min(w, h)
     return is_round and area <= _DAB_MAX_AREA_SHARE * height * width
 
 
-def _is_at_mark(mask: Mask, candidate: Mask) -> bool:
+def _is_at_mark(mask: RunMask, candidate_xywh: tuple[int, int, int, int]) -> bool:
     """Whether a small mask lies where the mark below a candidate is."""
-    height, width = mask.shape
-    x, y, w, h = compute_box_xywh(mask)
-    left, top, box_w, box_h = compute_box_xywh(candidate)
+    height, width = mask.size_hw
+    x, y, w, h = mask.box_xywh
+    left, top, box_w, box_h = candidate_xywh
     center_x, below = x + w / 2, y + h / 2 - (top + box_h)
     margin = _MARK_MARGIN * width
     beside = left - margin <= center_x <= left + box_w + margin
@@ -361,18 +356,16 @@ def _add_notes(decisions: list[Decision], dabs: int, ignored: tuple[str, ...]) -
     return [first, *decisions[1:]]
 
 
-def _unite(masks: list[Mask]) -> Mask | None:
+def _unite(masks: list[RunMask]) -> RunMask | None:
     """The union, None when it is empty. All masks of one image have one size, see Submission."""
-    if not masks:
-        return None
-    united = np.logical_or.reduce(masks)
-    return united if united.any() else None
+    united = unite(masks) if masks else None
+    return united or None
 
 
-def _compare(a: Mask | None, b: Mask | None, notes: list[str]) -> float | None:
+def _compare(a: RunMask | None, b: RunMask | None, notes: list[str]) -> float | None:
     if a is None or b is None:
         return None
-    if a.shape != b.shape:
-        notes.append(f"the image's size changed: offered {a.shape}, final {b.shape} (H, W)")
+    if a.size_hw != b.size_hw:
+        notes.append(f"the image's size changed: offered {a.size_hw}, final {b.size_hw} (H, W)")
         return None
-    return compute_iou(a, b)
+    return a.compute_iou(b)

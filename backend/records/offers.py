@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from saymask.contract import PROPOSALS_SOURCE
-from saymask.masks import Mask
+from saymask.runs import RunMask, read_coco_runs
 
 
 @dataclass(frozen=True)
 class OfferedCandidate:
-    """A candidate as it was offered; ``mask`` is (H, W) bool, ``source`` what offered it."""
+    """A candidate as it was offered; ``source`` is what offered it.
+
+    Most candidates of a task are never looked at, so ``mask`` is read when it is asked for.
+    """
 
     candidate_id: int
     region_id: str
     rank: int
     score: float
-    mask: Mask
+    coco_rle: dict[str, Any]
+    box_xywh: tuple[int, int, int, int]
     source: str = PROPOSALS_SOURCE
+
+    @property
+    def mask(self) -> RunMask:
+        """The mask, read anew each time."""
+        return read_coco_runs(self.coco_rle)
 
 
 @dataclass(frozen=True)

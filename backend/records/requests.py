@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, func, select, true
+from sqlalchemy.orm import selectinload
 
 from backend.records.database import Database
 from backend.records.offers import Offer, OfferedCandidate
@@ -14,7 +15,6 @@ from backend.records.project_key import ProjectKey
 from backend.records.tables import CandidateRow, Request
 from saymask.contract import SegmentResult
 from saymask.errors import SaymaskError
-from saymask.masks import decode_coco_rle
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
 
@@ -152,9 +152,13 @@ class RequestStore:
             return {row[0]: row[1] for row in rows}
 
     def load_offers(self, project: ProjectKey, task_id: int) -> tuple[Offer, ...]:
-        """Return the answered requests of a task, oldest first, with their candidates' masks."""
+        """Return the answered requests of a task, oldest first, with their candidates."""
         with self._database.session() as session:
-            rows = session.scalars(_answered(project, task_id).order_by(Request.id))
+            rows = session.scalars(
+                _answered(project, task_id)
+                .order_by(Request.id)
+                .options(selectinload(Request.candidates))
+            )
             return tuple(_to_offer(row) for row in rows)
 
     def load_offer(self, request_id: int) -> Offer | None:
@@ -312,12 +316,17 @@ def _to_offer(row: Request) -> Offer:
         clicks=row.clicks,
         candidates=tuple(
             OfferedCandidate(
-                c.id, c.region_id, c.rank, c.score, decode_coco_rle(c.coco_rle), c.source
+                c.id, c.region_id, c.rank, c.score, c.coco_rle, _to_box(c.box_xywh), c.source
             )
             for c in row.candidates
         ),
         kind=row.kind,
     )
+
+
+def _to_box(values: list[int]) -> tuple[int, int, int, int]:
+    x, y, width, height = values
+    return x, y, width, height
 
 
 def _to_view(row: Request) -> RequestView:

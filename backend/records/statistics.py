@@ -15,7 +15,7 @@ from backend.records.decisions import OUTCOME_LABELS
 from backend.records.project_key import ProjectKey
 from backend.records.provenance import to_key
 from backend.records.views import RecordView
-from saymask.masks import compute_iou, decode_coco_rle
+from saymask.runs import read_coco_runs
 
 GroupBy = Literal["annotator", "day", "model", "source", "provenance"]
 
@@ -197,8 +197,8 @@ def find_shared(records: Iterable[RecordView]) -> list[list[RecordView]]:
 
 def compare_annotators(shared: Sequence[RecordView]) -> Disagreement:
     """Compare one group of ``find_shared``, loaded with masks."""
-    masks = [decode_coco_rle(r.coco_rle) for r in shared if r.coco_rle is not None]
-    pairs = [compute_iou(a, b) for a, b in combinations(masks, 2) if a.shape == b.shape]
+    masks = [read_coco_runs(r.coco_rle) for r in shared if r.coco_rle is not None]
+    pairs = [a.compute_iou(b) for a, b in combinations(masks, 2) if a.size_hw == b.size_hw]
     first = shared[0]
     return Disagreement(
         project_id=first.project_id,

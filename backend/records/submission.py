@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from backend.records.project_key import ProjectKey
-from saymask.masks import Mask
+from saymask.runs import RunMask
 
 Origin = Literal["manual", "prediction", "prediction-changed"]
 Verdict = Literal["no referent", "ambiguous"]
@@ -21,14 +21,14 @@ class SubmittedRegion:
         region_id: the candidate's, when the region began as one of our candidates.
         origin: how the region came about, according to Label Studio.
         label: None when it has none.
-        mask: (H, W) bool at the image's size.
+        mask: of the image's size.
         expression: of this region alone, or None.
     """
 
     region_id: str
     origin: Origin
     label: str | None
-    mask: Mask
+    mask: RunMask
     expression: str | None
 
 

@@ -106,11 +106,13 @@ class CandidateRow(Base):
 
 
 class Event(Base):
-    """A webhook as it came, without secrets; ``body`` is the JSON text.
+    """A webhook as it came, or an annotation as sync read it; without secrets.
 
-    ``state`` is ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``;
-    ``problem`` is the reason. ``attempts`` counts how often processing began; ``last_request_id``
-    is the newest request when the event was received.
+    ``body`` is the JSON text. ``source`` is ``webhook`` or ``sync``; what sync read is removed once
+    it is recorded. ``content_hash`` is that of the annotation, where it is about one. ``state`` is
+    ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``; ``problem`` is
+    the reason. ``attempts`` counts how often processing began; ``last_request_id`` is the newest
+    request when the event was received.
     """
 
     __tablename__ = "event"
@@ -129,6 +131,8 @@ class Event(Base):
     problem: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
     last_request_id: Mapped[int | None] = mapped_column(BigId)
+    source: Mapped[str] = mapped_column(String(16), server_default="webhook")
+    content_hash: Mapped[str | None] = mapped_column(String(64))
 
 
 class AnnotationVersion(Base):

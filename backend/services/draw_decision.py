@@ -39,8 +39,9 @@ def draw_decision(data: bytes, record: RecordView, offer: Offer | None) -> Image
     before, after = pixels.copy(), pixels.copy()
     candidates = offer.candidates if offer else ()
     for candidate in reversed(candidates):
-        _check_size(candidate.mask, pixels, record)
-        draw_mask(before, candidate.mask, color_of_rank(candidate.rank), opacity=_CANDIDATE_OPACITY)
+        mask = decode_coco_rle(candidate.coco_rle)
+        _check_size(mask, pixels, record)
+        draw_mask(before, mask, color_of_rank(candidate.rank), opacity=_CANDIDATE_OPACITY)
     if record.coco_rle is not None:
         mask = decode_coco_rle(record.coco_rle)
         _check_size(mask, pixels, record)

@@ -15,7 +15,7 @@ from backend.services.predict_task import TaskPredictor
 from backend.services.segment import Question, Segmenter
 from saymask.contract import Click, CocoRle, RefineRequest
 from saymask.errors import CallAbandoned, JobSuperseded, SaymaskError, ServiceBusy
-from saymask.masks import decode_coco_rle
+from saymask.runs import read_coco_runs
 
 log = logging.getLogger(__name__)
 
@@ -177,9 +177,9 @@ def choose_start(prompt: VisualPrompt, masks: Sequence[dict[str, Any]]) -> dict[
     if prompt.box_xyxy is not None or not masks:
         return None
     for coco_rle in masks:
-        mask = decode_coco_rle(coco_rle)
-        height, width = mask.shape
+        mask = read_coco_runs(coco_rle)
+        height, width = mask.size_hw
         for x, y, _ in prompt.clicks:
-            if mask[min(int(y), height - 1), min(int(x), width - 1)]:
+            if mask.holds(min(int(x), width - 1), min(int(y), height - 1)):
                 return coco_rle
     return masks[0]

@@ -1,6 +1,7 @@
 """Events become records: idempotent, in any order, any number of times.
 
-An event that cannot be interpreted is kept with the reason. When the database fails, events stay
+Webhooks and what sync read go the same way. An event that cannot be interpreted is kept with the
+reason. When the database fails, events stay
 waiting and are tried again. An event whose processing ended the program three times is set aside.
 """
 
@@ -8,15 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from itertools import groupby
 
 from backend.label_studio.event_schema import DeletionEvent, SubmissionEvent, TasksDeletedEvent
 from backend.label_studio.events import parse_event, read_submission
-from backend.label_studio.label_config import LabelConfig
 from backend.records.database import StoreError
 from backend.records.decisions import decide
-from backend.records.events import WaitingEvent
+from backend.records.events import MAX_ATTEMPTS, WaitingEvent
 from backend.records.offers import Offer
 from backend.records.stores import Stores
 from backend.records.submission import Submission
@@ -25,12 +24,11 @@ from saymask.errors import SaymaskError
 log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 20
-_MAX_ATTEMPTS = 3
 _LOCK_WAIT_S = 30.0
 
 
 class Recorder:
-    """Turns events and submissions into records."""
+    """Turns events into records."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -62,40 +60,16 @@ class Recorder:
                 count += len(group)
         return count
 
-    def record_seen(
-        self, submission: Submission, config: LabelConfig, seen_at: datetime, saved_at: datetime
-    ) -> bool:
-        """Decide and write what was read from Label Studio; returns whether it was new.
-
-        Args:
-            submission: the state of the annotation.
-            config: of its project.
-            seen_at: when it was read.
-            saved_at: when Label Studio saved it, by our clock.
-        """
-        offers = self._load_offers(submission)
-        earlier = [offer.request_id for offer in offers if offer.created_at <= saved_at]
-        accepted = {region.region_id for region in submission.regions}
-        earlier += [o.request_id for o in offers for c in o.candidates if c.region_id in accepted]
-        decisions = decide(submission, offers, config.label_for_rank, max(earlier, default=0))
-        return self._stores.annotations.save_submission(submission, decisions, "sync", seen_at)
-
-    def _record_event(
-        self, submission: Submission, config: LabelConfig, event: WaitingEvent
-    ) -> None:
-        """Decide and write what an event reported; requests are compared by their ids."""
-        offers = self._load_offers(submission)
-        last_request_id = event.last_request_id
-        if last_request_id is None:
-            before = (o.request_id for o in offers if o.created_at <= event.received_at)
-            last_request_id = max(before, default=0)
+    def _record(self, reported: SubmissionEvent, event: WaitingEvent) -> None:
+        """Decide and write what was reported; requests are compared by their ids."""
+        offers = self._stores.requests.load_offers(reported.project.key, reported.task.id)
+        sizes = frozenset(offer.size_hw for offer in offers if offer.size_hw is not None)
+        submission, config = read_submission(reported, sizes)
+        last_request_id = _find_last_request(event, submission, offers)
         decisions = decide(submission, offers, config.label_for_rank, last_request_id)
         self._stores.annotations.save_submission(
-            submission, decisions, "webhook", event.received_at, event.id
+            submission, decisions, event.source, event.received_at, event.id
         )
-
-    def _load_offers(self, submission: Submission) -> tuple[Offer, ...]:
-        return self._stores.requests.load_offers(submission.project, submission.task_id)
 
     def _process_group(self, events: Sequence[WaitingEvent]) -> None:
         """Process events whose attempt is counted together.
@@ -119,10 +93,10 @@ class Recorder:
 
     def _process(self, event: WaitingEvent) -> None:
         events = self._stores.events
-        if event.attempts >= _MAX_ATTEMPTS:
+        if events.is_set_aside(event):
             reason = (
-                f"Processing it ended this program {event.attempts} times, most likely for lack"
-                " of memory; it is set aside. Try again: saymask records retry."
+                f"Processing it ended this program {MAX_ATTEMPTS} times, most likely for lack of"
+                " memory; it is set aside. Try again: saymask records retry."
             )
             log.error("event %s: %s", event.id, reason)
             events.mark_event(event.id, "problem", reason)
@@ -142,10 +116,9 @@ class Recorder:
 
     def _interpret(self, event: WaitingEvent) -> None:
         annotations = self._stores.annotations
-        parsed = parse_event(event.body)
+        parsed = parse_event(self._stores.events.load_body(event.id))
         if isinstance(parsed, SubmissionEvent):
-            submission, config = read_submission(parsed)
-            self._record_event(submission, config, event)
+            self._record(parsed, event)
             return
         if isinstance(parsed, DeletionEvent):
             for annotation in parsed.annotations:
@@ -161,6 +134,17 @@ class Recorder:
             self._stores.events.mark_event(event.id, "nothing")
             return
         self._stores.events.mark_event(event.id, "understood")
+
+
+def _find_last_request(event: WaitingEvent, submission: Submission, offers: Sequence[Offer]) -> int:
+    """The newest request that was answered before a submission; what was accepted, was."""
+    newest = event.last_request_id
+    if newest is None:
+        before = (o.request_id for o in offers if o.created_at <= event.received_at)
+        newest = max(before, default=0)
+    submitted = {region.region_id for region in submission.regions}
+    accepted = (o.request_id for o in offers for c in o.candidates if c.region_id in submitted)
+    return max(newest, *accepted, 0)
 
 
 def _group_by_risk(events: Sequence[WaitingEvent]) -> Iterator[Sequence[WaitingEvent]]:

@@ -12,21 +12,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from backend.label_studio.annotations import to_submission
-from backend.label_studio.api_schema import TaskPage
+from backend.label_studio.api_schema import ProjectBody, TaskPage
 from backend.label_studio.client import LabelStudioClient, NotFound
-from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.schema import AnnotationBody, TaskBody, hash_content, validate
-from backend.records.project_key import ProjectKey
+from backend.label_studio.events import read_saved_at, to_read_event
+from backend.label_studio.schema import TaskBody, hash_content
 from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
 from backend.services.record import Recorder
-from saymask.errors import InvalidAnnotation, InvalidLabelConfig, SaymaskError
+from saymask.errors import InvalidLabelConfig, SaymaskError
 
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 50
-Comparison = Literal["same", "missing", "outdated", "problem"]
+Gap = Literal["missing", "outdated"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,7 @@ class _Project:
         problems: filled during the comparison.
     """
 
-    key: ProjectKey
-    config: LabelConfig
+    body: ProjectBody
     hashes: dict[int, str]
     problems: list[str] = field(default_factory=list)
 
@@ -99,11 +96,11 @@ class Synchroniser:
         # Waiting events would otherwise look like gaps.
         self._recorder.process_waiting()
         body = self._client.get_project(project_id)
-        config = body.read_label_config()
+        body.read_label_config()
         state = self._stores.sync_runs.begin_run(body.key)
         first_page = state.next_page
         hashes = self._stores.annotations.load_current_hashes(body.key)
-        project = _Project(body.key, config, hashes)
+        project = _Project(body, hashes)
         while True:
             asked_at = datetime.now(UTC)
             page = self._read_page(project_id, state.next_page)
@@ -155,7 +152,7 @@ class Synchroniser:
         totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
         for number in range(1, first_page):
             asked_at = datetime.now(UTC)
-            page = self._read_page(project.key.id, number)
+            page = self._read_page(project.body.id, number)
             state = self._compare_page(project, page, state, asked_at)
         return replace(state, counts={**state.counts, **totals})
 
@@ -171,36 +168,44 @@ class Synchroniser:
     ) -> SyncRunState:
         counts = Counter(state.counts)
         seen = set(state.seen)
+        gaps: dict[int, tuple[int, Gap]] = {}
         counts["tasks"] += len(page.tasks)
         for task in page.tasks:
             for annotation in task.annotations:
                 counts["annotations"] += 1
-                seen.add(int(annotation["id"]))
-                counts[self._compare(project, annotation, task, asked_at)] += 1
+                annotation_id = int(annotation["id"])
+                seen.add(annotation_id)
+                gap = _find_gap(project.hashes.get(annotation_id), annotation)
+                if gap is not None:
+                    event_id = self._save(project, annotation, task, asked_at)
+                    gaps[event_id] = (annotation_id, gap)
+        counts.update(self._fill(project, gaps))
         return replace(
             state, next_page=state.next_page + 1, seen=frozenset(seen), counts=dict(counts)
         )
 
-    def _compare(
+    def _save(
         self, project: _Project, annotation: dict[str, Any], task: TaskBody, asked_at: datetime
-    ) -> Comparison:
-        annotation_id = int(annotation["id"])
-        recorded = project.hashes.get(annotation_id)
-        if recorded == hash_content(annotation):
-            return "same"
-        try:
-            body = validate(
-                AnnotationBody.model_validate, annotation, InvalidAnnotation, "The annotation"
-            )
-            submission = to_submission(body, task, project.key, project.config)
-        except InvalidAnnotation as error:
-            log.warning("annotation %s cannot be interpreted: %s", annotation_id, error)
-            project.problems.append(f"annotation {annotation_id}: {error}")
-            return "problem"
-        saved_at = self._client.to_our_time(submission.updated_at)
-        if not self._recorder.record_seen(submission, project.config, asked_at, saved_at):
-            return "same"
-        return "missing" if recorded is None else "outdated"
+    ) -> int:
+        """Store what was read as an event, whose attempts are counted like a webhook's."""
+        saved_at = read_saved_at(annotation)
+        return self._stores.events.save_read(
+            to_read_event(annotation, task, project.body),
+            asked_at,
+            self._client.to_our_time(saved_at) if saved_at else asked_at,
+        )
+
+    def _fill(self, project: _Project, gaps: dict[int, tuple[int, Gap]]) -> Counter[str]:
+        """Process what was stored; returns how many gaps of each kind were filled."""
+        if not gaps:
+            return Counter()
+        self._recorder.process_waiting()
+        problems = self._stores.events.load_problems(list(gaps))
+        for event_id, reason in sorted(problems.items()):
+            annotation_id, _ = gaps[event_id]
+            log.warning("annotation %s cannot be interpreted: %s", annotation_id, reason)
+            project.problems.append(f"annotation {annotation_id}: {reason}")
+        return Counter(gap for event_id, (_, gap) in gaps.items() if event_id not in problems)
 
     def _find_deleted(self, project: _Project, seen: frozenset[int]) -> int:
         """Record the deletion of annotations that Label Studio did not list.
@@ -211,7 +216,14 @@ class Synchroniser:
         for annotation_id in sorted(set(project.hashes) - seen):
             if not self._client.has_annotation(annotation_id):
                 self._stores.annotations.save_deletion(
-                    annotation_id, project.key, "sync", datetime.now(UTC)
+                    annotation_id, project.body.key, "sync", datetime.now(UTC)
                 )
                 deleted += 1
         return deleted
+
+
+def _find_gap(recorded_hash: str | None, annotation: dict[str, Any]) -> Gap | None:
+    """What the records lack of an annotation; None where they are up to date."""
+    if recorded_hash == hash_content(annotation):
+        return None
+    return "missing" if recorded_hash is None else "outdated"

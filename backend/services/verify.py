@@ -15,7 +15,7 @@ from backend.records.stores import Stores
 from backend.records.verifications import Verdict, Verification, VerificationSummary, summarise
 from backend.records.views import RecordFilter, RecordView
 from saymask.errors import InvalidAnnotation, InvalidRequest
-from saymask.masks import Mask, compute_iou, decode_coco_rle
+from saymask.runs import RunMask, read_coco_runs
 
 _RECORD_FIELD = "saymask_record"
 # Masks that overlap more are the same object.
@@ -136,8 +136,8 @@ class Verifier:
         except InvalidAnnotation as error:
             return str(error)
         neighbours = (r for r in records.values() if r is not record and _is_same_image(r, record))
-        others = [decode_coco_rle(r.coco_rle) for r in neighbours if r.coco_rle is not None]
-        mask = decode_coco_rle(record.coco_rle or {})
+        others = [read_coco_runs(r.coco_rle) for r in neighbours if r.coco_rle is not None]
+        mask = read_coco_runs(record.coco_rle or {})
         verdict = None if body.was_cancelled else judge(read_answer(body), mask, others)
         if verdict is None:
             return "neither a click nor a choice."
@@ -152,13 +152,13 @@ class Verifier:
         return next((p.id for p in self._client.list_projects() if p.title == title), None)
 
 
-def judge(answer: VerifyAnswer, mask: Mask, others: Sequence[Mask]) -> Verdict | None:
+def judge(answer: VerifyAnswer, mask: RunMask, others: Sequence[RunMask]) -> Verdict | None:
     """Return the verdict on a recorded mask; None where nothing was answered.
 
     Args:
         answer: of a person who saw image and expression alone.
-        mask: (H, W), recorded for the expression.
-        others: masks (H, W) of the image's other records.
+        mask: recorded for the expression.
+        others: masks of the image's other records.
     """
     if answer.choice is not None:
         return answer.choice
@@ -167,16 +167,16 @@ def judge(answer: VerifyAnswer, mask: Mask, others: Sequence[Mask]) -> Verdict |
     if len(answer.clicks_xy) > 1:
         return "several"
     (click,) = answer.clicks_xy
-    rivals = (other for other in others if compute_iou(mask, other) < _SAME_OBJECT_IOU)
+    rivals = (other for other in others if mask.compute_iou(other) < _SAME_OBJECT_IOU)
     is_elsewhere = not _holds(mask, click) or any(_holds(rival, click) for rival in rivals)
     return "elsewhere" if is_elsewhere else "confirmed"
 
 
-def _holds(mask: Mask, click_xy: tuple[float, float]) -> bool:
-    height, width = mask.shape
+def _holds(mask: RunMask, click_xy: tuple[float, float]) -> bool:
+    height, width = mask.size_hw
     x = min(int(click_xy[0] * width), width - 1)
     y = min(int(click_xy[1] * height), height - 1)
-    return bool(mask[y, x])
+    return mask.holds(x, y)
 
 
 def _is_same_image(first: RecordView, second: RecordView) -> bool:

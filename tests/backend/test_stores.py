@@ -50,7 +50,7 @@ def test_migrations_make_the_tables_of_the_model(stores: Stores) -> None:
     tables = inspect(stores.database.engine)
     for table in Base.metadata.tables.values():
         assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
-    assert stores.database.revision() == "0006"
+    assert stores.database.revision() == "0007"
     stores.migrate()
 
 
@@ -70,7 +70,7 @@ def test_migration_by_two_at_one_time(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert opened[0].database.revision() == "0006"
+    assert opened[0].database.revision() == "0007"
     for one in opened:
         one.close()
 

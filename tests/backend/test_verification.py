@@ -16,7 +16,7 @@ from backend.records.views import RecordFilter
 from backend.services.report import Reporter
 from backend.services.verify import judge
 from tests.backend.submissions import process
-from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square
+from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square, to_runs
 
 NOW = datetime(2026, 11, 27, 9, tzinfo=UTC)
 CAT, DOG = square(4), square(24)
@@ -37,14 +37,16 @@ ON_CAT, ON_DOG, NOWHERE = (10 / WIDTH, 10 / HEIGHT), (30 / WIDTH, 10 / HEIGHT), 
     ],
 )
 def test_one_click_in_the_mask_confirms_it(answer: VerifyAnswer, expected: Verdict | None) -> None:
-    assert judge(answer, CAT, [DOG]) == expected
+    assert judge(answer, to_runs(CAT), [to_runs(DOG)]) == expected
 
 
 def test_a_click_on_another_object_in_front_does_not_confirm() -> None:
     collar = square(8, 8, 4)
     on_collar = VerifyAnswer(((10 / WIDTH, 10 / HEIGHT),), None)
-    assert judge(on_collar, CAT, [collar]) == "elsewhere"
-    assert judge(on_collar, CAT, [CAT]) == "confirmed", "the same object under another name"
+    assert judge(on_collar, to_runs(CAT), [to_runs(collar)]) == "elsewhere"
+    assert judge(on_collar, to_runs(CAT), [to_runs(CAT)]) == "confirmed", (
+        "the same object under another name"
+    )
 
 
 def click(x: float, y: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from sqlalchemy import event as sa_event
 from sqlalchemy import text
 
-from backend.label_studio.events import parse_event, read_submission, to_new_event
+from backend.label_studio.events import to_new_event
 from backend.records.database import StoreError
 from backend.records.project_key import ProjectKey
 from backend.records.stores import Stores
@@ -74,15 +73,6 @@ def test_a_mask_that_claims_a_huge_image(stores: Stores) -> None:
     process(stores, event(1, annotation(5, [region])), SAVED_TODAY)
     assert stores.events.count_events_by_state() == {"problem": 1, "understood": 1}
     assert "the limit is" in stores.events.list_problems()[0].problem
-
-
-def test_many_masks_that_are_large_together(stores: Stores) -> None:
-    regions = []
-    for number in range(9):
-        (region,) = brush(f"x{number}", A, "referent", "manual")
-        regions.append(region | {"original_width": 14_000, "original_height": 14_000})
-    process(stores, event(1, annotation(5, regions)))
-    assert "pixels together" in stores.events.list_problems()[0].problem
 
 
 def test_decoding_takes_a_byte_per_pixel() -> None:
@@ -220,9 +210,9 @@ def test_states_are_ordered_by_the_clock_that_made_them(stores: Stores, skew_h: 
     process(stores, deletion(5))
     updated = process(stores, event(1, third, "ANNOTATION_UPDATED"))
     assert [r.expression for r in updated] == ["c"]
-    submission, config = read_submission(parse_event(json.dumps(event(1, third))))  # type: ignore[arg-type]
     now = datetime.now(UTC)
-    Recorder(stores).record_seen(submission, config, now, now)
+    stores.events.save_read(to_new_event(event(1, third, "ANNOTATION_READ")), now, now)
+    Recorder(stores).process_waiting()
     updated = process(stores, event(1, fourth, "ANNOTATION_UPDATED"))
     assert [r.expression for r in updated] == ["d"]
     assert process(stores, deletion(5), event(1, second, "ANNOTATION_UPDATED")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_comparing_and_uniting_equals_pycocotools(mask: np.ndarray, data: st.Dat
     for least in range(1, len(every) + 1):
         agreed = np.sum(every, axis=0) >= least
         assert np.array_equal(find_agreed(runs, least).to_mask(), agreed)
-    for first, second in zip(runs, runs[1:], strict=False):
+    for first, second in pairwise(runs):
         expected = compute_iou(first.to_mask(), second.to_mask())
         assert first.compute_iou(second) == pytest.approx(expected)
         assert first.equals(second) == np.array_equal(first.to_mask(), second.to_mask())
