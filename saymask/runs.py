@@ -23,8 +23,8 @@ from saymask.masks import (
     read_coco_counts,
 )
 
-MAX_RUNS = 4_000_000
-"""Most runs of a mask; one drawn on 120 megapixels has some hundred thousand."""
+MAX_RUNS = 1_000_000
+"""Most runs of a mask; one drawn on 120 megapixels has some ten thousand to hundred thousand."""
 
 Positions = NDArray[np.int64]
 

@@ -161,7 +161,7 @@ def list_problems(
     with open_records() as opened:
         problems = opened.stores.events.list_problems(limit)
     if as_json:
-        print_json([{**asdict(p), "received_at": p.received_at.isoformat()} for p in problems])
+        print_json([asdict(problem) for problem in problems])
         return
     for item in problems:
         print_line(

@@ -108,6 +108,10 @@ class Recorder:
         except SaymaskError as error:
             log.warning("event %s cannot be interpreted: %s", event.id, error)
             events.mark_event(event.id, "problem", str(error))
+        except MemoryError as error:
+            log.exception("event %s does not fit into memory", event.id)
+            reason = f"There is not enough memory for it: {error}. Then: saymask records retry."
+            events.mark_event(event.id, "problem", reason)
         except Exception as error:
             # A bug in the rules must neither stop the other events nor lose this one.
             log.exception("event %s cannot be interpreted", event.id)
