@@ -43,4 +43,4 @@ def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
     if answer is None:
         return EMPTY_PREDICTION
     pairs = [(suggestions.request_id, suggestions.result) for suggestions in answer.answers]
-    return to_task_prediction(pairs, answer.expressions, config)
+    return to_task_prediction(pairs, answer.expressions, config, answer.notice)

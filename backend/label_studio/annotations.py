@@ -21,7 +21,8 @@ from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
 from saymask.runs import MAX_RUNS, read_brush_runs
 
 _ORIGINS = get_args(Origin)
-_VERDICTS = get_args(Verdict)
+PROPOSED_FIELD = "saymask_proposed_regions"
+"""Field of an imported task's data: the ids of the regions that saymask proposed."""
 
 
 def to_submission(
@@ -58,7 +59,7 @@ def to_submission(
             image=read_image(task, config),
             expression=_read_text(result, config.expression),
             verdict=_read_verdict(result, config),
-            regions=_read_regions(result, config, known_sizes_hw),
+            regions=_read_regions(annotation, task, config, known_sizes_hw),
             ignored=_describe_others(result, config),
             content_hash=annotation.content_hash,
         )
@@ -83,26 +84,31 @@ def _read_text(
 
 
 def _read_verdict(result: Sequence[object], config: LabelConfig) -> Verdict | None:
-    choices = (
-        choice
+    verdicts = (
+        config.read_verdict(choice)
         for entry in result
         if isinstance(entry, ChoicesEntry) and entry.from_name == config.verdict
         for choice in entry.value.choices
-        if choice in _VERDICTS
     )
-    return cast(Verdict | None, next(choices, None))
+    return next((verdict for verdict in verdicts if verdict), None)
 
 
 def _read_regions(
-    result: Sequence[object], config: LabelConfig, known_sizes_hw: frozenset[tuple[int, int]]
+    annotation: AnnotationBody,
+    task: TaskBody,
+    config: LabelConfig,
+    known_sizes_hw: frozenset[tuple[int, int]],
 ) -> tuple[SubmittedRegion, ...]:
     """Brush regions; the text with the same id is the region's expression."""
+    result = annotation.result
+    proposed = _read_proposed(task)
     entries = [e for e in result if isinstance(e, BrushEntry) and e.from_name == config.mask]
     _check_sizes(entries, known_sizes_hw)
     regions: list[SubmittedRegion] = []
     runs = 0
     for entry in entries:
-        region = _to_region(entry, _read_text(result, config.region_expression, entry.id))
+        expression = _read_text(result, config.region_expression, entry.id)
+        region = _to_region(entry, config, expression, is_proposed=entry.id in proposed)
         runs += region.mask.starts.size
         if runs > MAX_RUNS:
             raise InvalidAnnotation(
@@ -127,7 +133,14 @@ def _check_sizes(entries: Sequence[BrushEntry], known_sizes_hw: frozenset[tuple[
         )
 
 
-def _to_region(entry: BrushEntry, expression: str | None) -> SubmittedRegion:
+def _read_proposed(task: TaskBody) -> frozenset[str]:
+    ids = task.data.get(PROPOSED_FIELD)
+    return frozenset(i for i in ids if isinstance(i, str)) if isinstance(ids, list) else frozenset()
+
+
+def _to_region(
+    entry: BrushEntry, config: LabelConfig, expression: str | None, *, is_proposed: bool
+) -> SubmittedRegion:
     try:
         mask = read_brush_runs(entry.value.rle, entry.size_hw)
     except InvalidMask as error:
@@ -136,9 +149,10 @@ def _to_region(entry: BrushEntry, expression: str | None) -> SubmittedRegion:
     return SubmittedRegion(
         region_id=entry.id,
         origin=cast(Origin, entry.origin) if entry.origin in _ORIGINS else "manual",
-        label=labels[0] if labels else None,
+        label=(config.find_label(labels[0]) or labels[0]) if labels else None,
         mask=mask,
         expression=expression,
+        is_proposed=is_proposed,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from saymask.contract import NOTHING_MEANT, SegmentResult
 from saymask.errors import (
     DeadlineExceeded,
@@ -18,6 +20,7 @@ PROPOSED_NOTICE = (
     " expression in the list of regions."
 )
 _MAX_QUOTE_CHARS = 60
+_MAX_SENTENCES = 4
 
 
 def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
@@ -38,6 +41,25 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
     if is_doubtful and NOTHING_MEANT not in result.notices:
         doubt = " Doubtful: another object fits almost as well."
     return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])
+
+
+def describe_missing(answered: int, refused: Sequence[tuple[str, str]], left_out: int) -> str:
+    """Return one line about the expressions of a task's data that are not answered.
+
+    Args:
+        answered: number of expressions that are.
+        refused: expressions that cannot be, with the reason.
+        left_out: number of those beyond the limit.
+    """
+    sentences = [f"{quote(expression)} cannot be used: {reason}" for expression, reason in refused]
+    if left_out:
+        total = answered + len(refused) + left_out
+        sentences.insert(
+            0,
+            f"This task names {total:,} expressions; the first {total - left_out:,} are looked at,"
+            f" {left_out:,} are left out.",
+        )
+    return " ".join(sentences[:_MAX_SENTENCES])
 
 
 def describe_failure(error: SaymaskError, expression: str | None) -> str:

@@ -18,6 +18,10 @@ from backend.label_studio.schema import (
 )
 from backend.records.project_key import ProjectKey
 from saymask.errors import InvalidRequest
+from saymask.expressions import normalise_expression
+
+MAX_TASK_EXPRESSIONS = 100
+"""Most expressions of one task's data that are answered; the others are counted."""
 
 Entry = TypeVar("Entry", ClickEntry, BoxEntry, TextEntry)
 
@@ -28,12 +32,14 @@ class PredictTask:
 
     Attributes:
         image: the reference in the task's data.
-        expressions: referring expressions in the task's data.
+        expressions: referring expressions in the task's data, at most ``MAX_TASK_EXPRESSIONS``.
+        left_out: number of further expressions in the task's data.
     """
 
     task_id: int
     image: str
     expressions: tuple[str, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,10 +135,12 @@ def parse_task(
     Raises:
         InvalidRequest: it has no image in the field that the labelling config names.
     """
+    expressions = _read_expressions(task.data, expression_fields)
     return PredictTask(
         task_id=task.id,
         image=read_image(task, config),
-        expressions=_read_expressions(task.data, expression_fields),
+        expressions=expressions[:MAX_TASK_EXPRESSIONS],
+        left_out=max(0, len(expressions) - MAX_TASK_EXPRESSIONS),
     )
 
 
@@ -155,8 +163,12 @@ def _read_expressions(data: dict[Any, Any], fields: Sequence[str]) -> tuple[str,
     """Texts and lists of texts in the given fields, without blanks and repetitions."""
     values = [data.get(field) for field in fields]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    cleaned = [to_storable(text).strip() for text in texts if isinstance(text, str)]
+    cleaned = [_clean_expression(text) for text in texts if isinstance(text, str)]
     return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def _clean_expression(text: str) -> str:
+    return normalise_expression(to_storable(text)).strip()
 
 
 def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
+from backend.records.submission import Verdict
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.runs import read_coco_runs
 
@@ -68,7 +69,10 @@ def to_failure(config: LabelConfig, text: str) -> dict[str, Any] | None:
 
 
 def to_task_prediction(
-    answers: Iterable[tuple[int, SegmentResult]], expressions: tuple[str, ...], config: LabelConfig
+    answers: Iterable[tuple[int, SegmentResult]],
+    expressions: tuple[str, ...],
+    config: LabelConfig,
+    notice: str = "",
 ) -> dict[str, Any]:
     """Build the prediction of a task whose data holds expressions.
 
@@ -76,6 +80,7 @@ def to_task_prediction(
         answers: request id and best candidate of each expression, at least one.
         expressions: of the task's data.
         config: of the project.
+        notice: what the annotator is to know, or empty.
 
     Returns:
         One region per expression, scored with the least confidence among them.
@@ -90,6 +95,8 @@ def to_task_prediction(
     if len(expressions) == 1:
         # As if it had been typed: the annotator sees it, and may type another.
         regions.insert(0, build_typed(config, expressions[0]))
+    if notice:
+        regions += build_notice(config, notice)
     return {"result": regions, "score": min(confidences), "model_version": version}
 
 
@@ -195,9 +202,10 @@ def build_typed(config: LabelConfig, expression: str) -> dict[str, Any]:
     return _build_entry(config, "expression", config.expression, "textarea", {"text": [expression]})
 
 
-def build_verdict(config: LabelConfig, verdict: str) -> dict[str, Any]:
+def build_verdict(config: LabelConfig, verdict: Verdict) -> dict[str, Any]:
     """Build a choice about the image's expression."""
-    return _build_entry(config, "verdict", config.verdict, "choices", {"choices": [verdict]})
+    chosen = {"choices": [config.choice_for(verdict)]}
+    return _build_entry(config, "verdict", config.verdict, "choices", chosen)
 
 
 def build_notice(config: LabelConfig, text: str) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from pydantic import (
 from backend.records.project_key import ProjectKey
 from saymask.contract import MAX_K
 from saymask.errors import SaymaskError
+from saymask.expressions import normalise_expression
 
 MAX_ID = 2**31 - 1
 _MAX_SIDE_PX = 100_000
@@ -51,6 +52,15 @@ def _clean(value: object) -> object:
 
 def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _drop_paths(value: object) -> object:
+    """Choices without nested ones, which are lists: they are the project's own."""
+    return [v for v in value if not isinstance(v, list)] if isinstance(value, list) else value
+
+
+def _none_to_empty_text(value: object) -> object:
+    return "" if value is None else value
 
 
 def _none_to_zero(value: object) -> object:
@@ -97,7 +107,10 @@ def _read_seconds(value: object) -> float | None:
 
 
 Text = Annotated[str, BeforeValidator(_clean)]
+OptionalText = Annotated[Text, BeforeValidator(_none_to_empty_text)]
 Texts = Annotated[list[Text], BeforeValidator(_to_list)]
+Expression = Annotated[Text, AfterValidator(normalise_expression)]
+Expressions = Annotated[list[Expression], BeforeValidator(_to_list)]
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
 OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
 UtcTime = Annotated[datetime, AfterValidator(to_utc)]
@@ -127,11 +140,11 @@ class TaskBody(Body):
 
 
 class _TextValue(Body):
-    text: Texts = Field(default_factory=list)
+    text: Expressions = Field(default_factory=list)
 
 
 class _ChoicesValue(Body):
-    choices: Texts = Field(default_factory=list)
+    choices: Annotated[Texts, BeforeValidator(_drop_paths)] = Field(default_factory=list)
 
 
 class _BrushValue(Body):
@@ -150,10 +163,10 @@ class _BoxValue(_PointValue):
 
 
 class _Entry(Body):
-    id: Text = ""
-    from_name: Text = ""
-    type: Text = ""
-    origin: Text = "manual"
+    id: OptionalText = ""
+    from_name: OptionalText = ""
+    type: OptionalText = ""
+    origin: OptionalText = "manual"
 
 
 class _SizedEntry(_Entry):

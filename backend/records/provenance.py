@@ -15,8 +15,6 @@ PROVENANCE_LABELS: dict[Provenance, str] = {
     "proposed": "proposed, and decided as it was",
     "reworded": "proposed, and reworded by the annotator",
 }
-# Of regions that were imported from a dataset of proposals.
-PROPOSED_REGION_PREFIX = "sp"
 
 
 def to_key(expression: str) -> str:
@@ -36,7 +34,7 @@ def find_provenance(
     """
     if offer is None:
         # Imported with the task; whether the words were changed is not known.
-        if any(region.region_id.startswith(PROPOSED_REGION_PREFIX) for region in regions):
+        if any(region.is_proposed for region in regions):
             return "proposed"
         return "given" if any(region.origin != "manual" for region in regions) else "typed"
     if offer.kind not in ("ahead", "proposed"):

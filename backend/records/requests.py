@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select, true
+from sqlalchemy import ColumnElement, Select, delete, func, select, true
 from sqlalchemy.orm import selectinload
 
 from backend.records.database import Database
 from backend.records.offers import Offer, OfferedCandidate
 from backend.records.project_key import ProjectKey
 from backend.records.tables import CandidateRow, Request
-from saymask.contract import SegmentResult
+from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import SaymaskError
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
@@ -74,7 +74,11 @@ class RequestStore:
         self._database = database
 
     def add_request(self, new: NewRequest) -> int:
-        """Store a request before a worker is asked; returns its id."""
+        """Store a request before a worker is asked; returns its id.
+
+        An expression of a task's data has one request until that is answered, however often the
+        task is opened.
+        """
         row = Request(
             created_at=datetime.now(UTC),
             project_id=new.project.id,
@@ -89,6 +93,15 @@ class RequestStore:
             status="waiting",
         )
         with self._database.session() as session, session.begin():
+            if new.kind == "ahead":
+                session.execute(
+                    delete(Request).where(
+                        *_of_task(new.project, new.task_id),
+                        Request.kind == "ahead",
+                        Request.expression == new.expression,
+                        Request.status == "failed",
+                    )
+                )
             session.add(row)
             session.flush()
             return int(row.id)
@@ -160,6 +173,21 @@ class RequestStore:
                 .options(selectinload(Request.candidates))
             )
             return tuple(_to_offer(row) for row in rows)
+
+    def load_answers(
+        self, project: ProjectKey, task_id: int, image_sha256: str, model_version: str
+    ) -> list[tuple[int, SegmentResult]]:
+        """Return request ids and answers for the expressions in a task's data, oldest first."""
+        query = _answered(project, task_id).where(
+            Request.kind == "ahead",
+            Request.image_sha256 == image_sha256,
+            Request.model_version == model_version,
+        )
+        with self._database.session() as session:
+            rows = session.scalars(
+                query.order_by(Request.id).options(selectinload(Request.candidates))
+            )
+            return [(row.id, _to_result(row)) for row in rows]
 
     def load_offer(self, request_id: int) -> Offer | None:
         """Return one request with its candidates, or None."""
@@ -321,6 +349,34 @@ def _to_offer(row: Request) -> Offer:
             for c in row.candidates
         ),
         kind=row.kind,
+    )
+
+
+def _to_result(row: Request) -> SegmentResult:
+    """The worker's answer, as far as it is stored."""
+    return SegmentResult(
+        image_sha256=row.image_sha256 or "",
+        expression=row.expression,
+        size_hw=(row.height_px or 0, row.width_px or 0),
+        candidates=tuple(
+            Candidate(
+                rank=c.rank,
+                score=c.score,
+                mask=CocoRle.model_validate(c.coco_rle),
+                box_xywh=_to_box(c.box_xywh),
+                predicted_iou=c.predicted_iou,
+                stability_score=c.stability_score,
+                source=c.source,
+            )
+            for c in row.candidates
+        ),
+        confidence=row.confidence,
+        head_noun_phrase=row.head_noun_phrase,
+        notices=tuple(row.notices or ()),
+        proposals_count=len(row.candidates),
+        model_version=row.model_version or "",
+        from_cache=True,
+        timings=Timings.model_validate(row.timings or {}),
     )
 
 

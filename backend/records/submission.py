@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from backend.records.project_key import ProjectKey
 from saymask.runs import RunMask
 
 Origin = Literal["manual", "prediction", "prediction-changed"]
 Verdict = Literal["no referent", "ambiguous"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class SubmittedRegion:
         label: None when it has none.
         mask: of the image's size.
         expression: of this region alone, or None.
+        is_proposed: it came with the task, proposed by saymask and confirmed by nobody.
     """
 
     region_id: str
@@ -30,6 +32,7 @@ class SubmittedRegion:
     label: str | None
     mask: RunMask
     expression: str | None
+    is_proposed: bool = False
 
 
 @dataclass(frozen=True)

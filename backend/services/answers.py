@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backend.label_studio.notices import describe_missing
 from saymask.contract import SegmentResult
 from saymask.errors import SaymaskError
 
@@ -27,10 +28,24 @@ class Failure:
 
 @dataclass(frozen=True)
 class TaskSuggestions:
-    """The best candidate for each expression in a task's data; at least one."""
+    """The best candidate for each expression in a task's data; at least one.
+
+    Attributes:
+        expressions: those that were answered.
+        answers: one for each.
+        refused: why others in the task's data cannot be answered, by expression.
+        left_out: number of further expressions, beyond the most that are answered.
+    """
 
     expressions: tuple[str, ...]
     answers: tuple[Suggestions, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    left_out: int = 0
+
+    @property
+    def notice(self) -> str:
+        """What the annotator is to know about missing expressions; empty if none is missing."""
+        return describe_missing(len(self.answers), self.refused, self.left_out)
 
 
 Answer = Suggestions | Failure | TaskSuggestions | None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.label_studio.annotations import PROPOSED_FIELD
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_region, build_typed, build_verdict
-from backend.records.provenance import PROPOSED_REGION_PREFIX
 from saymask.datasets import (
     Dataset,
     DatasetImage,
@@ -162,11 +162,14 @@ def _build_task(
     task: _NewTask, reference: str, config: LabelConfig, as_annotations: bool
 ) -> dict[str, Any]:
     result = _build_result(task, config)
-    data = {
+    data: dict[str, Any] = {
         config.image_key: reference,
         "expressions": [expression.text for expression in task.expressions],
         _SOURCE_FIELD: task.key,
     }
+    proposed = _list_proposed(task)
+    if proposed:
+        data[PROPOSED_FIELD] = proposed
     if as_annotations:
         return {"data": data, "annotations": [{"result": result}]}
     return {"data": data, "predictions": [{"result": result, "model_version": MODEL_VERSION}]}
@@ -176,14 +179,14 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     if not task.has_referents:
         typed = build_typed(config, task.expressions[0].text)
         return [typed, build_verdict(config, "no referent")] if config.verdict else [typed]
-    label = _IMPORTED_LABEL if _IMPORTED_LABEL in config.mask_labels else config.mask_labels[0]
+    label = config.find_label(_IMPORTED_LABEL) or config.mask_labels[0].sent
     return [
         entry
         for index, expression in enumerate(task.expressions)
         for part, mask in enumerate(expression.parts)
         for entry in build_region(
             config,
-            region_id=_build_region_id(task, expression, f"{index}_{part}"),
+            region_id=_build_region_id(task, index, part),
             coco_rle=mask,
             label=label,
             expression=expression.text,
@@ -192,7 +195,16 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _build_region_id(task: _NewTask, expression: Expression, place: str) -> str:
-    """An id by which a proposed region is told from one that people made."""
-    prefix = PROPOSED_REGION_PREFIX if expression.is_proposed else "im"
-    return f"{prefix}{task.key[:12]}_{place}"
+def _list_proposed(task: _NewTask) -> list[str]:
+    """The ids of the regions whose expressions saymask proposed."""
+    return [
+        _build_region_id(task, index, part)
+        for index, expression in enumerate(task.expressions)
+        if expression.is_proposed
+        for part in range(len(expression.parts))
+    ]
+
+
+def _build_region_id(task: _NewTask, index: int, part: int) -> str:
+    """The id of one part of one expression's mask, unique in a project."""
+    return f"im{task.key[:12]}_{index}_{part}"

@@ -36,7 +36,7 @@ class PreannotateReport:
         without: tasks without an expression in their data.
         annotated: tasks with annotations.
         current: tasks with a prediction of this model version, or an imported one.
-        failed: why tasks got none.
+        failed: why tasks got none, or not one for every expression.
     """
 
     made: int
@@ -107,7 +107,9 @@ def preannotate(
             else:
                 _store(client, item, outcome, config)
                 made += 1
-                expressions += len(item.task.expressions)
+                expressions += len(outcome.answers) if outcome else 0
+                if outcome is not None and outcome.notice:
+                    failed.append(f"task {item.task.task_id}: {outcome.notice}")
             progress(finished, len(open_tasks))
     return PreannotateReport(
         made, expressions, states["without"], states["annotated"], states["current"], tuple(failed)
@@ -144,7 +146,8 @@ def _store(
     task_id = item.task.task_id
     predictions = client.list_predictions(task_id) if item.has_ours else []
     answers = [(answer.request_id, answer.result) for answer in suggestions.answers]
-    client.create_prediction(task_id, to_task_prediction(answers, suggestions.expressions, config))
-    for prediction in predictions:
-        if (prediction.model_version or "").startswith(_OUR_PREFIX):
-            client.delete_prediction(prediction.id)
+    prediction = to_task_prediction(answers, suggestions.expressions, config, suggestions.notice)
+    client.create_prediction(task_id, prediction)
+    for earlier in predictions:
+        if (earlier.model_version or "").startswith(_OUR_PREFIX):
+            client.delete_prediction(earlier.id)

@@ -7,9 +7,9 @@ import time
 from backend.call import Call
 from backend.label_studio.predict_request import PredictTask
 from backend.records.project_key import ProjectKey
-from backend.services.answers import TaskSuggestions
-from backend.services.segment import Question, Segmenter, check_length
-from saymask.errors import DeadlineExceeded
+from backend.services.answers import Suggestions, TaskSuggestions
+from backend.services.segment import Question, Segmenter
+from saymask.errors import DeadlineExceeded, InvalidExpression
 
 
 class TaskPredictor:
@@ -36,17 +36,36 @@ class TaskPredictor:
             deadline_s: when to give up, seconds after the call's arrival.
             background: behind all interactive requests.
 
+        An expression that was answered before, by the workers' version and for the same image, is
+        not asked again: what one call does not finish, the next one goes on with.
+
         Raises:
-            SaymaskError: an expression or the image cannot be answered.
+            SaymaskError: the image cannot be answered, or none of the expressions.
         """
-        answers = []
+        if not task.expressions:
+            return None
+        known = self._segmenter.find_answers(project, task)
+        answers: dict[str, Suggestions] = {}
+        refused: dict[str, InvalidExpression] = {}
         for expression in task.expressions:
+            if expression in known:
+                answers[expression] = known[expression]
+                continue
             if time.monotonic() > call.arrived + deadline_s:
                 raise DeadlineExceeded("No time was left for this task.", "Retrieve it again.")
-            check_length(expression)
             question = Question(
                 project, task, expression, 1, "ahead", call,
                 deadline_s=deadline_s, background=background,
             )  # fmt: skip
-            answers.append(self._segmenter.segment(question))
-        return TaskSuggestions(task.expressions, tuple(answers)) if answers else None
+            try:
+                answers[expression] = self._segmenter.segment(question)
+            except InvalidExpression as error:
+                refused[expression] = error
+        if not answers:
+            raise next(iter(refused.values()))
+        return TaskSuggestions(
+            tuple(answers),
+            tuple(answers.values()),
+            tuple((expression, error.cause) for expression, error in refused.items()),
+            task.left_out,
+        )

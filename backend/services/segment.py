@@ -91,6 +91,20 @@ class Segmenter:
             ),
         )
 
+    def find_answers(self, project: ProjectKey, task: PredictTask) -> dict[str, Suggestions]:
+        """Return what was answered before for the expressions in a task's data, by expression.
+
+        Only answers of the workers' version, for the image as it is now; none where either is not
+        known. Asking then fails for the same reason, which is stored.
+        """
+        try:
+            sha256 = self._images.upload(task)
+            version = self._queue.get_model_version()
+        except SaymaskError:
+            return {}
+        answers = self._requests.load_answers(project, task.task_id, sha256, version)
+        return {result.expression: Suggestions(number, result) for number, result in answers}
+
     def ask(self, question: Question, build: BuildRequest) -> Suggestions:
         """Store the question, ask a worker, store the answer or the failure.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saymask.expressions import normalise_expression
+
 Rle = dict[str, Any]
 """Compressed COCO RLE: ``{"size": [H, W], "counts": str}``."""
 
@@ -16,7 +18,7 @@ class Expression:
 
     Attributes:
         id: unique within the image, as text.
-        text: as the annotator typed it.
+        text: as the annotator typed it, in composed Unicode.
         target: compressed COCO RLE of the ground truth; an empty mask means no target.
         parts: its objects one by one; empty when there is none.
         category: name of the target's category, or None.
@@ -31,6 +33,9 @@ class Expression:
     category: str | None
     kind: str | None
     is_proposed: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", normalise_expression(self.text))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,11 @@ from fastapi.testclient import TestClient
 
 from backend.label_studio.label_config import default_label_config, load_label_config
 from backend.label_studio.notices import describe_answer, describe_failure, quote
-from backend.label_studio.predict_request import VisualPrompt, parse_predict_request
+from backend.label_studio.predict_request import (
+    MAX_TASK_EXPRESSIONS,
+    VisualPrompt,
+    parse_predict_request,
+)
 from backend.queue import JobQueue
 from backend.queue_state import PrepareCounts
 from backend.records.stores import Stores
@@ -185,6 +189,72 @@ def test_tasks_with_expressions_are_predicted(
     results = client.post("/predict", json=batch).json()["results"]
     assert results[0] == [], "a task that fails costs no other its prediction"
     assert results[1]["score"] == 0.9
+
+
+def test_a_task_with_20_000_expressions_is_answered_and_adds_nothing_again(
+    build_client: Build, start_worker: Callable[..., Any], valkey: Valkey, app_stores: Stores
+) -> None:
+    start_worker()
+    client = build_client()
+    request = body(expressions=[f"thing {number}" for number in range(20_000)])
+    deadline = time.monotonic() + 60
+    # What one opening of the task does not finish, the next one goes on with.
+    while not (answer := ask(client, request)):
+        assert time.monotonic() < deadline
+    masks = [r for r in answer["result"] if r["type"] == "brushlabels"]
+    assert len(masks) == MAX_TASK_EXPRESSIONS
+    assert notice(answer) == (
+        "This task names 20,000 expressions; the first 100 are looked at, 19,900 are left out."
+    )
+    asked = log_of(valkey)
+    again = ask(client, request)
+    assert [r["id"] for r in again["result"]] == [r["id"] for r in answer["result"]]
+    assert log_of(valkey) == asked
+    assert app_stores.requests.count_requests() == {"answered": MAX_TASK_EXPRESSIONS}
+
+
+def test_an_expression_that_cannot_be_used_costs_no_other_its_answer(
+    build_client: Build, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    client = build_client()
+    long = "cat " * 2_000
+    answer = ask(client, body(expressions=[long, "the cat"]))
+    assert [r["type"] for r in answer["result"]].count("brushlabels") == 1
+    assert "cannot be used: The expression has" in notice(answer)
+    assert ask(client, body(expressions=[long], task=6)) == []
+
+
+def test_a_task_that_fails_adds_one_request_however_often_it_is_opened(
+    build_client: Build, start_worker: Callable[..., Any], app_stores: Stores
+) -> None:
+    start_worker()
+    client = build_client()
+    for _ in range(4):
+        assert ask(client, body(expression="fail")) == []
+    assert app_stores.requests.count_requests() == {"failed": 1}
+
+
+def test_an_expression_is_the_same_in_whichever_code_points(
+    build_client: Build, start_worker: Callable[..., Any], app_stores: Stores
+) -> None:
+    """Typed on a Mac, where a letter and its accent come apart, and submitted composed."""
+    apart, composed = "the cafe\u0301 sign", "the caf\u00e9 sign"
+    start_worker()
+    client = build_client()
+    answer = ask(client, body(lines(apart)))
+    assert [r["value"]["text"] for r in answer["result"] if r["from_name"] == "region_expression"]
+    own = factories.brush("own", factories.square(30), "referent", "manual")
+    submitted = factories.annotation(5, [factories.typed(composed), *own])
+    webhook = {
+        "action": "ANNOTATION_CREATED", "annotation": submitted,
+        "project": {"id": 1, "label_config": CONFIG},
+        "task": {"id": 5, "data": {"image": "/data/upload/1/cat.png"}},
+    }  # fmt: skip
+    client.post("/webhook", json=webhook).raise_for_status()
+    (record,) = wait_for_records(app_stores)
+    assert (record.outcome, record.expression) == ("drawn_after_rejection", composed)
+    assert ask(client, body(expression=apart, task=6))["result"][0]["value"]["text"] == [composed]
 
 
 def test_fields_of_expressions_can_be_named(

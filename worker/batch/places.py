@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from saymask.batch_rows import PARTS, RUN_FILE
 from saymask.errors import DatasetError, InvalidExpression
+from saymask.expressions import normalise_expression
 from worker.batch.rows import Failed, Key, decode_done
 from worker.folder_proposals import IMAGE_SUFFIXES
 from worker.language import clean_expression
@@ -166,6 +167,7 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
                 f"Row {number} of {place} lacks image or expression.",
                 'Expected rows like {"image": "a.jpg", "expression": "the cat"}.',
             )
+        expression = normalise_expression(expression)
         try:
             clean_expression(expression)
         except InvalidExpression as error:

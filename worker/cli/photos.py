@@ -14,6 +14,7 @@ from rich.table import Table
 from saymask.contract import MAX_K, SegmentResult
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
+from saymask.expressions import normalise_expression
 from worker.cli.app import app, console
 from worker.settings import load_worker_settings
 
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     from worker.stages import PreparedImage
 
 
+ExpressionArgument = Annotated[
+    str,
+    typer.Argument(
+        help="What you mean, in words.", metavar="EXPRESSION", parser=normalise_expression
+    ),
+]
+
+
 @app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
-    expression: Annotated[str, typer.Argument(help="What you mean, in words.")],
+    expression: ExpressionArgument,
     k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 3,
     overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
     masks: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
@@ -54,7 +63,7 @@ def segment(
 @app.command()
 def explain(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
-    expression: Annotated[str, typer.Argument(help="What you mean, in words.")],
+    expression: ExpressionArgument,
     k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 5,
     overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,

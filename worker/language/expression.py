@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saymask.errors import InvalidExpression
+from saymask.expressions import normalise_expression
 from worker.language.lexicon import PEOPLE
 
 Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]
@@ -99,8 +100,7 @@ def clean_expression(raw: str) -> str:
     Raises:
         InvalidExpression: nothing that could name an object is left.
     """
-    normalised = unicodedata.normalize("NFC", raw)
-    text = " ".join("".join(_clean_character(c) for c in normalised).split())
+    text = " ".join("".join(_clean_character(c) for c in normalise_expression(raw)).split())
     if not text:
         raise InvalidExpression("The referring expression is empty.", _CURE)
     if not any(_is_word_character(c) for c in text):
