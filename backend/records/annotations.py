@@ -159,7 +159,8 @@ class AnnotationStore:
     ) -> bool:
         marks: list[Executable] = []
         if event_id is not None:
-            marks = [build_mark(event_id, "understood"), build_forget(event_id)]
+            forget = [build_forget(event_id)] if version.source == "sync" else []
+            marks = [build_mark(event_id, "understood"), *forget]
         with self._database.session() as session:
             try:
                 project = ProjectKey(version.project_id, version.project_created)

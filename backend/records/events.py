@@ -130,25 +130,22 @@ class EventStore:
             session.flush()
             return int(row.id)
 
-    def is_set_aside(self, event: WaitingEvent) -> bool:
-        """Whether processing an annotation of this content ended the program too often.
+    def load_body(self, event: WaitingEvent) -> str | None:
+        """Return the JSON text of an event; None of one that is to be set aside.
 
-        Whichever way it came: as this event, as another webhook, or by sync.
+        It is, when processing an annotation of this content ended the program too often,
+        whichever way that came: as this event, as another webhook, or by sync.
         """
         if event.attempts >= MAX_ATTEMPTS:
-            return True
-        if event.annotation_id is None or event.content_hash is None:
-            return False
-        query = select(Event.id).where(
-            *_of_content(event), Event.state == "problem", Event.attempts >= MAX_ATTEMPTS
-        )
+            return None
         with self._database.session() as session:
-            return session.scalar(query.limit(1)) is not None
-
-    def load_body(self, event_id: int) -> str:
-        """Return the JSON text of an event."""
-        with self._database.session() as session:
-            return session.execute(select(Event.body).where(Event.id == event_id)).scalar_one()
+            if event.annotation_id is not None and event.content_hash is not None:
+                set_aside = select(Event.id).where(
+                    *_of_content(event), Event.state == "problem", Event.attempts >= MAX_ATTEMPTS
+                )
+                if session.scalar(set_aside.limit(1)) is not None:
+                    return None
+            return session.execute(select(Event.body).where(Event.id == event.id)).scalar_one()
 
     def load_problems(self, event_ids: Sequence[int]) -> dict[int, str]:
         """Return the reasons of those among some events that could not be interpreted."""

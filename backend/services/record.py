@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 20
 _LOCK_WAIT_S = 30.0
+_SET_ASIDE = (
+    f"Processing it ended this program {MAX_ATTEMPTS} times, most likely for lack of memory; it is"
+    " set aside. Try again: saymask records retry."
+)
 
 
 class Recorder:
@@ -93,16 +97,13 @@ class Recorder:
 
     def _process(self, event: WaitingEvent) -> None:
         events = self._stores.events
-        if events.is_set_aside(event):
-            reason = (
-                f"Processing it ended this program {MAX_ATTEMPTS} times, most likely for lack of"
-                " memory; it is set aside. Try again: saymask records retry."
-            )
-            log.error("event %s: %s", event.id, reason)
-            events.mark_event(event.id, "problem", reason)
-            return
         try:
-            self._interpret(event)
+            body = events.load_body(event)
+            if body is None:
+                log.error("event %s: %s", event.id, _SET_ASIDE)
+                events.mark_event(event.id, "problem", _SET_ASIDE)
+            else:
+                self._interpret(event, body)
         except StoreError:
             raise
         except SaymaskError as error:
@@ -118,9 +119,9 @@ class Recorder:
             reason = f"{type(error).__name__}: {error}. This is a bug; the log has its trace."
             events.mark_event(event.id, "problem", reason)
 
-    def _interpret(self, event: WaitingEvent) -> None:
+    def _interpret(self, event: WaitingEvent, body: str) -> None:
         annotations = self._stores.annotations
-        parsed = parse_event(self._stores.events.load_body(event.id))
+        parsed = parse_event(body)
         if isinstance(parsed, SubmissionEvent):
             self._record(parsed, event)
             return

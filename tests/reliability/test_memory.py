@@ -202,5 +202,7 @@ def test_events_are_loaded_one_at_a_time(stores: Stores) -> None:
     send(stores, *[event(n, annotation(n, [typed("x")])) for n in range(1, 4)])
     for waiting in stores.events.list_waiting(9):
         assert not hasattr(waiting, "body")
-        assert json.loads(stores.events.load_body(waiting.id))["project"]["id"] == PROJECT["id"]
+        body = stores.events.load_body(waiting)
+        assert body is not None
+        assert json.loads(body)["project"]["id"] == PROJECT["id"]
     assert Recorder(stores).process_waiting() == 3
