@@ -16,6 +16,7 @@ from backend.cli.context import (
     JsonOption,
     console,
     log_in,
+    one_at_a_time,
     print_json,
     print_line,
     print_problems,
@@ -128,7 +129,7 @@ def preannotate_project(
 
     Example: saymask preannotate --project 3 --dry-run
     """
-    with open_services() as services:
+    with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
         with progress_bar("predicting", quiet=as_json or dry_run) as bar:
             report = preannotate(

@@ -37,8 +37,10 @@ class TaskPredictor:
             background: behind all interactive requests.
 
         Raises:
-            SaymaskError: an expression or the image cannot be answered.
+            SaymaskError: the task has a fault, or an expression or the image cannot be answered.
         """
+        if task.fault is not None:
+            raise task.fault
         answers = []
         for expression in task.expressions:
             if time.monotonic() > call.arrived + deadline_s:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 from backend.label_studio.annotations import to_submission
-from backend.label_studio.api_schema import TaskPage
-from backend.label_studio.client import LabelStudioClient, NotFound
+from backend.label_studio.client import LabelStudioClient, NotFound, Page, read_each
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.schema import AnnotationBody, TaskBody, hash_content, validate
 from backend.records.project_key import ProjectKey
@@ -22,6 +22,7 @@ from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
 from backend.services.record import Recorder
 from saymask.errors import InvalidAnnotation, InvalidLabelConfig, SaymaskError
+from saymask.left_out import LeftOut
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ Comparison = Literal["same", "missing", "outdated", "problem"]
 
 @dataclass(frozen=True)
 class SyncReport:
-    """The result of a comparison; ``problems`` are annotations that cannot be interpreted."""
+    """The result of a comparison.
+
+    ``problems`` are tasks and annotations that cannot be interpreted.
+    """
 
     project_id: int
     tasks: int
@@ -54,13 +58,13 @@ class _Project:
 
     Attributes:
         hashes: annotation id to content hash of what is current in the records.
-        problems: filled during the comparison.
+        problems: gets what cannot be interpreted.
     """
 
     key: ProjectKey
     config: LabelConfig
     hashes: dict[int, str]
-    problems: list[str] = field(default_factory=list)
+    problems: LeftOut
 
 
 class Synchroniser:
@@ -103,14 +107,10 @@ class Synchroniser:
         state = self._stores.sync_runs.begin_run(body.key)
         first_page = state.next_page
         hashes = self._stores.annotations.load_current_hashes(body.key)
-        project = _Project(body.key, config, hashes)
-        while True:
-            asked_at = datetime.now(UTC)
-            page = self._read_page(project_id, state.next_page)
-            state = self._compare_page(project, page, state, asked_at)
+        project = _Project(body.key, config, hashes, LeftOut())
+        for page in self._iterate_pages(project_id, first_page):
+            state = self._compare_page(project, page, state)
             progress(state.counts["tasks"], max(page.total, state.counts["tasks"]))
-            if len(page.tasks) < self._page_size:
-                break
             self._stores.sync_runs.save_run(state)
         state = self._compare_earlier(project, state, first_page)
         counts = Counter(state.counts)
@@ -124,7 +124,7 @@ class Synchroniser:
             missing=counts["missing"],
             outdated=counts["outdated"],
             deleted=counts["deleted"],
-            problems=tuple(project.problems),
+            problems=project.problems.lines,
             taken_up=first_page > 1,
         )
 
@@ -153,30 +153,25 @@ class Synchroniser:
     ) -> SyncRunState:
         """Compare again what the interrupted run had compared: gaps may have come since."""
         totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
-        for number in range(1, first_page):
-            asked_at = datetime.now(UTC)
-            page = self._read_page(project.key.id, number)
-            state = self._compare_page(project, page, state, asked_at)
+        for page in islice(self._iterate_pages(project.key.id, 1), first_page - 1):
+            state = self._compare_page(project, page, state)
         return replace(state, counts={**state.counts, **totals})
 
-    def _read_page(self, project_id: int, page: int) -> TaskPage:
-        try:
-            return self._client.get_task_page(project_id, page, self._page_size)
-        except NotFound:
-            # The page after the last one, when the last one was full.
-            return TaskPage(tasks=[])
+    def _iterate_pages(self, project_id: int, first: int) -> Iterator[Page]:
+        return self._client.iterate_task_pages(project_id, None, self._page_size, first)
 
-    def _compare_page(
-        self, project: _Project, page: TaskPage, state: SyncRunState, asked_at: datetime
-    ) -> SyncRunState:
+    def _compare_page(self, project: _Project, page: Page, state: SyncRunState) -> SyncRunState:
         counts = Counter(state.counts)
         seen = set(state.seen)
-        counts["tasks"] += len(page.tasks)
-        for task in page.tasks:
+        counts["tasks"] += len(page.items)
+        for task in read_each(page.items, TaskBody, "task", project.problems):
             for annotation in task.annotations:
                 counts["annotations"] += 1
-                seen.add(int(annotation["id"]))
-                counts[self._compare(project, annotation, task, asked_at)] += 1
+                if type(annotation.get("id")) is not int:
+                    project.problems.add(f"task {task.id}", "One of its annotations has no id.")
+                    continue
+                seen.add(annotation["id"])
+                counts[self._compare(project, annotation, task, page.asked_at)] += 1
         return replace(
             state, next_page=state.next_page + 1, seen=frozenset(seen), counts=dict(counts)
         )
@@ -184,7 +179,7 @@ class Synchroniser:
     def _compare(
         self, project: _Project, annotation: dict[str, Any], task: TaskBody, asked_at: datetime
     ) -> Comparison:
-        annotation_id = int(annotation["id"])
+        annotation_id: int = annotation["id"]
         recorded = project.hashes.get(annotation_id)
         if recorded == hash_content(annotation):
             return "same"
@@ -193,12 +188,15 @@ class Synchroniser:
                 AnnotationBody.model_validate, annotation, InvalidAnnotation, "The annotation"
             )
             submission = to_submission(body, task, project.key, project.config)
-        except InvalidAnnotation as error:
+            saved_at = self._client.to_our_time(submission.updated_at)
+            is_new = self._recorder.record_seen(submission, project.config, asked_at, saved_at)
+        except SaymaskError as error:
+            if error.concerns_all:
+                raise
             log.warning("annotation %s cannot be interpreted: %s", annotation_id, error)
-            project.problems.append(f"annotation {annotation_id}: {error}")
+            project.problems.add(f"annotation {annotation_id}", error)
             return "problem"
-        saved_at = self._client.to_our_time(submission.updated_at)
-        if not self._recorder.record_seen(submission, project.config, asked_at, saved_at):
+        if not is_new:
             return "same"
         return "missing" if recorded is None else "outdated"
 
