@@ -112,9 +112,9 @@ class LabelStudioClient:
     ) -> Iterator[Page]:
         """Yield the pages of a list to its end, whatever number of items Label Studio puts on one.
 
-        Label Studio has three kinds: a plain list, ``results`` with ``next``, and ``tasks``. After
-        the last page of tasks comes "not found". Every item is yielded once, although a list that
-        changes while it is read may show one twice.
+        Label Studio has three kinds: a plain list, ``results`` with ``next``, and ``tasks`` with
+        ``total``; after the last page comes "not found". Every item is yielded once, although a
+        list that changes while it is read may show one twice.
 
         Args:
             path: of the list.
@@ -123,6 +123,7 @@ class LabelStudioClient:
             first: number of the first page.
         """
         seen: set[str] = set()
+        per_page = 0
         for number in itertools.count(first):
             query = {**(params or {}), "page": number, "page_size": page_size}
             asked_at = datetime.now(UTC)
@@ -133,13 +134,14 @@ class LabelStudioClient:
                     raise
                 return
             items, total, is_last = _read_page(answer, path)
+            per_page = max(per_page, len(items))
             found = {_identify(item): item for item in items}
             new = [item for key, item in found.items() if key not in seen]
             seen.update(found)
             if not new:
                 return
             yield Page(number, new, total, asked_at)
-            if is_last:
+            if is_last or 0 < total <= (number - 1) * per_page + len(items):
                 return
 
     def _list(self, path: str, model: type[Object], what: str, **params: Any) -> list[Object]:
