@@ -112,9 +112,9 @@ class LabelStudioClient:
     ) -> Iterator[Page]:
         """Yield the pages of a list to its end, whatever number of items Label Studio puts on one.
 
-        Label Studio has three kinds: a plain list, ``results`` with ``next``, and ``tasks`` with
-        ``total``; after the last page comes "not found". Every item is yielded once, although a
-        list that changes while it is read may show one twice.
+        Label Studio has three kinds: a plain list, which is whole, ``results`` with ``count``, and
+        ``tasks`` with ``total``; after the last page comes "not found". Every item is yielded once,
+        although a list that changes while it is read may show one twice.
 
         Args:
             path: of the list.
@@ -133,7 +133,7 @@ class LabelStudioClient:
                 if number == 1:
                     raise
                 return
-            items, total, is_last = _read_page(answer, path)
+            items, total = _read_page(answer, path)
             per_page = max(per_page, len(items))
             found = {_identify(item): item for item in items}
             new = [item for key, item in found.items() if key not in seen]
@@ -141,7 +141,7 @@ class LabelStudioClient:
             if not new:
                 return
             yield Page(number, new, total, asked_at)
-            if is_last or 0 < total <= (number - 1) * per_page + len(items):
+            if 0 < total <= (number - 1) * per_page + len(items):
                 return
 
     def _list(self, path: str, model: type[Object], what: str, **params: Any) -> list[Object]:
@@ -470,22 +470,22 @@ def read_each(
     items: Iterable[Any], model: type[Object], what: str, left_out: LeftOut
 ) -> Iterator[Object]:
     """Validate objects of a list one by one; odd ones are left out."""
-    return left_out.convert(
-        items,
-        lambda item: _read(model.model_validate, item),
-        lambda item: f"{what} {item.get('id') if isinstance(item, dict) else item!r:.40}",
-    )
+
+    def describe(item: Any) -> str:
+        return f"{what} {item.get('id')}" if isinstance(item, dict) else f"{what} {item!r:.40}"
+
+    return left_out.convert(items, lambda item: _read(model.model_validate, item), describe)
 
 
-def _read_page(answer: Any, path: str) -> tuple[list[Any], int, bool]:
-    """The items of a page, their number on all pages, and whether it is known to be the last."""
+def _read_page(answer: Any, path: str) -> tuple[list[Any], int]:
+    """The items of a page, and their number on all pages; 0 where that is not said."""
     if isinstance(answer, list):
-        return answer, len(answer), True
+        return answer, len(answer)
     if isinstance(answer, dict):
-        for name, is_last in (("results", not answer.get("next")), ("tasks", False)):
-            items, total = answer.get(name), answer.get("count", answer.get("total"))
+        for name, count in (("results", "count"), ("tasks", "total")):
+            items, total = answer.get(name), answer.get(count)
             if isinstance(items, list):
-                return items, total if isinstance(total, int) else 0, is_last
+                return items, total if isinstance(total, int) else 0
     raise LabelStudioError(f"Label Studio's answer to {path} is not a list.")
 
 

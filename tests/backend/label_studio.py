@@ -29,6 +29,7 @@ class LabelStudioServer:
     Attributes:
         page_max: most items of a page, whatever is asked for.
         refused: ids of tasks for which no prediction is taken.
+        refused_file: name of a file that is not taken.
         meetings: by method and path, a barrier at which calls wait before they are answered.
     """
 
@@ -36,6 +37,7 @@ class LabelStudioServer:
         self.objects: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         self.page_max = 10_000
         self.refused: set[int] = set()
+        self.refused_file = ""
         self.meetings: dict[tuple[str, str], threading.Barrier] = {}
         self.asked: list[tuple[str, str]] = []
         self._lock = threading.RLock()
@@ -99,6 +101,8 @@ class LabelStudioServer:
         if meeting is not None:
             meeting.wait(20)
             self.meetings.pop((method, path), None)
+        if self.refused_file and f'"{self.refused_file}"'.encode() in sent:
+            return 400, {"detail": "Your file is not supported."}
         return self._handle(method, path, query, body)
 
     def _handle(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
