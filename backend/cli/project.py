@@ -34,6 +34,7 @@ from backend.services.prepare import prepare_project
 from backend.services.segment import Segmenter
 from backend.services.upload_image import ImageUploader
 from saymask.errors import ConfigError, InvalidRequest
+from saymask.left_out import LeftOut
 
 _MARKS = {
     "ok": "[green]ok[/green]     ",
@@ -108,7 +109,11 @@ def doctor(
         studio_checks = connector.check_label_studio()
         checks = [*studio_checks, *connector.check_backend()]
         if not _has_problem(studio_checks):
-            projects = [project] if project is not None else connector.list_attached_projects()
+            left_out = LeftOut()
+            projects = (
+                [project] if project is not None else connector.list_attached_projects(left_out)
+            )
+            checks += [Check("projects", "problem", line) for line in left_out.lines]
             checks += [
                 Check(f"project {project_id}: {c.name}", c.state, c.text, c.cure)
                 for project_id in projects

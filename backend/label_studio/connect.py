@@ -112,13 +112,18 @@ class Connector:
             ("webhook", lambda: self._check_webhook(project_id)),
         )
 
-    def list_attached_projects(self) -> list[int]:
-        """Return the ids of all projects to which a backend of this name is attached."""
-        return [
-            project.id
-            for project in self._client.list_projects()
-            if any(b.title == TITLE for b in self._client.list_ml_backends(project.id))
-        ]
+    def list_attached_projects(self, left_out: LeftOut) -> list[int]:
+        """Return the ids of all projects to which a backend of this name is attached.
+
+        Args:
+            left_out: gets the projects about which Label Studio does not say.
+        """
+        found = []
+        for project in self._client.list_projects():
+            with left_out.guard(f"project {project.id}"):
+                backends = self._client.list_ml_backends(project.id)
+                found += [project.id] if any(b.title == TITLE for b in backends) else []
+        return found
 
     def _check_version(self) -> Check:
         release = self._client.get_release()
