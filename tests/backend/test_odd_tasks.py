@@ -78,7 +78,7 @@ def check_named(failed: list[str]) -> None:
     assert len(failed) == len(ODD)
 
 
-def test_prepare(
+def test_odd_tasks_of_prepare(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:
     start_worker()
@@ -88,7 +88,7 @@ def test_prepare(
     check_named(report["failed"])
 
 
-def test_preannotate(
+def test_odd_tasks_of_preannotate(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:
     start_worker()
@@ -108,7 +108,7 @@ def test_preannotate(
     assert (again["made"], again["current"]) == (0, GOOD)
 
 
-def test_propose(
+def test_odd_tasks_of_propose(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:
     start_worker()
@@ -131,7 +131,7 @@ def test_two_tasks_with_one_photo_are_both_proposed_for(
     assert len({p["task"] for p in studio.objects["predictions"].values()}) == 5
 
 
-def test_import(saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path) -> None:
+def test_odd_tasks_and_files_of_import(saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path) -> None:
     add_odd_tasks(studio)
     path = tmp_path / "instances.json"
     names, mask = ("a.png", "b.png", "c.png"), encode_coco_rle(square(4))
@@ -160,7 +160,7 @@ def test_import(saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path
     assert (again["tasks"], again["there"]) == (1, 2)
 
 
-def test_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:
+def test_odd_tasks_of_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:
     add_odd_tasks(studio)
     (report,) = saymask("sync", "--project", "1", status=1)
     assert report["tasks"] == GOOD + len(ODD)
@@ -185,7 +185,7 @@ def test_sync_of_all_projects_goes_on_past_one(
     assert kinds == [("failed", "project 3"), ("skipped", "project 2"), ("skipped", "project 4")]
 
 
-def test_a_batch_of_tasks(
+def test_odd_tasks_of_a_batch(
     build_client: Callable[..., TestClient], start_worker: Callable[..., Any]
 ) -> None:
     start_worker()
@@ -199,7 +199,7 @@ def test_a_batch_of_tasks(
     assert [bool(result) for result in results] == [True, False] * len(ODD)
 
 
-def test_new_tasks(
+def test_odd_tasks_of_a_webhook(
     build_client: Callable[..., TestClient], start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:
     start_worker()

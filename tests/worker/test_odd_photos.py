@@ -55,7 +55,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
 
 
-def test_batch(tmp_path: Path) -> None:
+def test_an_odd_photo_of_a_batch(tmp_path: Path) -> None:
     names = ("a.jpg", "heavy.jpg", "z.jpg")
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -72,7 +72,7 @@ def test_batch(tmp_path: Path) -> None:
         run_local(pipeline, plan, list_work(plan), lambda *_: None)
 
 
-def test_folder_proposals(tmp_path: Path) -> None:
+def test_an_odd_photo_of_a_folder(tmp_path: Path) -> None:
     from PIL import Image
 
     for name in ("a.png", "heavy.png", "z.png"):
@@ -85,7 +85,7 @@ def test_folder_proposals(tmp_path: Path) -> None:
     assert (report.photos, report.expressions) == (3, 2)
 
 
-def test_evaluation(tmp_path: Path) -> None:
+def test_an_odd_photo_of_an_evaluation(tmp_path: Path) -> None:
     root = write_refcoco(tmp_path / "set")
     photo = next(root.rglob("p1.jpg"))
     whole = photo.read_bytes()
@@ -106,7 +106,7 @@ def test_evaluation(tmp_path: Path) -> None:
     assert (results.images, results.expressions, results.failed) == (2, 4, ())
 
 
-def test_evaluation_of_nothing(tmp_path: Path) -> None:
+def test_an_evaluation_without_any_good_photo(tmp_path: Path) -> None:
     root = write_refcoco(tmp_path / "set")
     for photo in root.rglob("p*.jpg"):
         truncate(photo)
@@ -117,7 +117,7 @@ def test_evaluation_of_nothing(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_training(tmp_path: Path) -> None:
+def test_an_odd_photo_of_a_training(tmp_path: Path) -> None:
     root = write_refcoco(tmp_path / "set", count=8)
     truncate(next(root.rglob("p3.jpg")))
     left_out = LeftOut()
@@ -127,7 +127,7 @@ def test_training(tmp_path: Path) -> None:
     assert line.startswith("p3.jpg: ")
 
 
-def test_tuning(tmp_path: Path) -> None:
+def test_an_odd_photo_of_a_tuning(tmp_path: Path) -> None:
     dataset = load_dataset("refcoco", write_refcoco(tmp_path / "set", count=45), None)
     first, *others = dataset.images
     gone = replace(first, path=tmp_path / "gone.jpg")
