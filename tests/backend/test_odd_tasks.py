@@ -131,7 +131,9 @@ def test_two_tasks_with_one_photo_are_both_proposed_for(
     assert len({p["task"] for p in studio.objects["predictions"].values()}) == 5
 
 
-def test_odd_tasks_and_files_of_import(saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path) -> None:
+def test_odd_tasks_and_files_of_import(
+    saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path
+) -> None:
     add_odd_tasks(studio)
     path = tmp_path / "instances.json"
     names, mask = ("a.png", "b.png", "c.png"), encode_coco_rle(square(4))
