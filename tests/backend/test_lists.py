@@ -83,6 +83,20 @@ def test_a_list_that_changes_while_it_is_read_shows_nothing_twice(
     assert [item["id"] for item in items] == made
 
 
+def test_a_list_that_becomes_shorter_while_it_is_read_ends(
+    client: LabelStudioClient, studio: LabelStudioServer
+) -> None:
+    for _ in range(60):
+        studio.add_task({})
+    studio.page_max = 20
+    pages = client.iterate_task_pages(1)
+    first = next(pages)
+    assert first.total == 60
+    for number in range(15, 61):
+        del studio.objects["tasks"][number]
+    assert list(pages) == [], "what comes after the last page is not found"
+
+
 def test_a_missing_project_is_no_end_of_a_list(
     client: LabelStudioClient, studio: LabelStudioServer
 ) -> None:

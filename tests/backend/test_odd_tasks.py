@@ -123,8 +123,9 @@ def test_odd_tasks_of_propose(
 def test_two_tasks_with_one_photo_are_both_proposed_for(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:
+    """They wait for one answer together, longer than until they look who has asked since."""
     start_worker()
-    for name in ("a", "a", "b", "c", "a"):
+    for name in ("slow", "slow", "b", "c", "slow"):
         studio.add_task({"image": f"/data/{name}.png"})
     report = saymask("propose", "--project", "1")
     assert (report["photos"], report["tasks"], report["failed"]) == (5, 5, [])
