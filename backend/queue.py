@@ -226,7 +226,8 @@ class JobQueue(QueueState):
         Raises:
             As ``segment``.
         """
-        source = f"propose:{request.image_sha256}"
+        # Of this call alone: two tasks may have the same photo.
+        source = f"propose:{call.id}"
         deadline = call.arrived + deadline_s
         waiter = Waiter(source, uuid.uuid4().hex, True, deadline, call.abandoned)
         with redis_errors():

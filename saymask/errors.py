@@ -40,6 +40,7 @@ class SaymaskError(Exception):
     Attributes:
         code: stable name on the queue, in HTTP answers and in the database.
         http_status: status of the backend's answer.
+        concerns_all: it is not about one item among many: the others would meet it as well.
 
     Args:
         cause: what is wrong, with the offending value.
@@ -48,6 +49,7 @@ class SaymaskError(Exception):
 
     code: ClassVar[str] = "SaymaskError"
     http_status: ClassVar[int] = 500
+    concerns_all: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, code: str | None = None) -> None:
         """Set ``code``: the class name, unless an older name is in use outside the code."""
@@ -130,6 +132,7 @@ class QueueError(SaymaskError):
     """Queue or workers cannot answer now; request and image are fine."""
 
     http_status = 503
+    concerns_all = True
 
 
 class QueueUnavailable(QueueError):
@@ -148,12 +151,14 @@ class DeadlineExceeded(QueueError):
     """No answer within the deadline."""
 
     http_status = 504
+    concerns_all = False
 
 
 class JobSuperseded(QueueError):
     """A newer expression for the same task replaced this one."""
 
     http_status = 409
+    concerns_all = False
 
 
 class CallAbandoned(QueueError):
@@ -187,9 +192,13 @@ class DatasetError(SaymaskError):
 class WeightsError(SaymaskError):
     """Checkpoints are missing or not the expected files."""
 
+    concerns_all = True
+
 
 class ConfigError(SaymaskError):
     """A setting is wrong."""
+
+    concerns_all = True
 
 
 class InternalError(SaymaskError):

@@ -31,7 +31,7 @@ SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
 # Where tests start processes, train models or wait for deadlines.
 INTEGRATION = (
     "reliability/", "stack/", "test_deployment", "backend/test_export_command",
-    "backend/test_fetching", "backend/test_queue",
+    "backend/test_fetching", "backend/test_odd_tasks", "backend/test_queue",
     "backend/test_recorder", "backend/test_statistics", "backend/test_training",
     "worker/test_evaluator", "worker/test_retraining", "worker/test_training",
 )  # fmt: skip

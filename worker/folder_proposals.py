@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from saymask.contract import ProposedPair
-from saymask.errors import DatasetError, ImageError
+from saymask.errors import DatasetError, SaymaskError
 from saymask.masks import compute_area, decode_coco_rle
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
@@ -132,7 +132,11 @@ def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) 
         pairs = pipeline.propose(
             prepared, data, options.per_image, options.confidence_min, options.seed
         )
-    except (ImageError, OSError) as error:
+    except OSError as error:
+        return ProposedImage(file=name, failure=str(error))
+    except SaymaskError as error:
+        if error.concerns_all:
+            raise
         return ProposedImage(file=name, failure=str(error))
     return ProposedImage(file=name, sha256=sha256, size_hw=prepared.proposals.size_hw, pairs=pairs)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +21,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.stores import Stores
 from backend.services.record import Recorder
-from saymask.errors import InvalidRequest
+from saymask.errors import ConfigError, InvalidRequest
 
 console = Console()
 
@@ -71,6 +72,33 @@ def log_in(settings: Settings) -> Iterator[LabelStudioClient]:
     """
     with closing(build_client(settings)) as client:
         yield client
+
+
+@contextmanager
+def one_at_a_time(settings: Settings, project: int) -> Iterator[None]:
+    """Let one command of this machine work on a project's tasks at a time; others wait.
+
+    Two that see the same gap would both fill it.
+
+    Raises:
+        ConfigError: the data directory cannot be written.
+    """
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(settings.data_dir / f"project-{project}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            Console(stderr=True).print(f"Waiting for another command about project {project}.")
+            lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.data_dir} cannot be written: {error}.", "Check SAYMASK_DATA_DIR."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -13,14 +13,17 @@ from backend.cli.context import (
     DryRunOption,
     JsonOption,
     log_in,
+    one_at_a_time,
     print_json,
     print_line,
+    print_problems,
     progress_bar,
 )
 from backend.config import load_settings
 from backend.services.import_dataset import (
     IMPORT_FORMATS,
     PARQUET_FORMAT,
+    ImportReport,
     import_dataset,
     read_import,
 )
@@ -71,8 +74,10 @@ def import_(
         raise InvalidRequest(f"--sample, --doubtful and --seed are for {PARQUET_FORMAT}.")
     with TemporaryDirectory() as scratch:
         dataset = read_import(format_, root, split, choice, Path(scratch))
+        settings = load_settings()
         with (
-            log_in(load_settings()) as client,
+            log_in(settings) as client,
+            one_at_a_time(settings, project),
             progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
         ):
             report = import_dataset(
@@ -80,7 +85,14 @@ def import_(
             )
     if as_json:
         print_json(asdict(report))
-        return
+    else:
+        _print_report(report, as_annotations=as_annotations, dry_run=dry_run, project=project)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def _print_report(
+    report: ImportReport, *, as_annotations: bool, dry_run: bool, project: int
+) -> None:
     print_line(
         f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
         f" photos with {report.expressions} expressions"
@@ -92,3 +104,4 @@ def import_(
             "Label Studio sends no webhook for imported annotations: read them with"
             f" saymask sync --project {project}"
         )
+    print_problems("failed", report.failed)

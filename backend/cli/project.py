@@ -16,6 +16,7 @@ from backend.cli.context import (
     JsonOption,
     console,
     log_in,
+    one_at_a_time,
     print_json,
     print_line,
     print_problems,
@@ -33,6 +34,7 @@ from backend.services.prepare import prepare_project
 from backend.services.segment import Segmenter
 from backend.services.upload_image import ImageUploader
 from saymask.errors import ConfigError, InvalidRequest
+from saymask.left_out import LeftOut
 
 _MARKS = {
     "ok": "[green]ok[/green]     ",
@@ -107,7 +109,11 @@ def doctor(
         studio_checks = connector.check_label_studio()
         checks = [*studio_checks, *connector.check_backend()]
         if not _has_problem(studio_checks):
-            projects = [project] if project is not None else connector.list_attached_projects()
+            left_out = LeftOut()
+            projects = (
+                [project] if project is not None else connector.list_attached_projects(left_out)
+            )
+            checks += [Check("projects", "problem", line) for line in left_out.lines]
             checks += [
                 Check(f"project {project_id}: {c.name}", c.state, c.text, c.cure)
                 for project_id in projects
@@ -128,7 +134,7 @@ def preannotate_project(
 
     Example: saymask preannotate --project 3 --dry-run
     """
-    with open_services() as services:
+    with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
         with progress_bar("predicting", quiet=as_json or dry_run) as bar:
             report = preannotate(

@@ -12,6 +12,7 @@ from backend.cli.context import (
     DryRunOption,
     JsonOption,
     log_in,
+    one_at_a_time,
     open_records,
     print_json,
     print_line,
@@ -20,7 +21,7 @@ from backend.cli.context import (
 )
 from backend.cli.project import open_services
 from backend.services.propose import ProjectProposer, ProposeOptions, describe
-from backend.services.verify import Verifier
+from backend.services.verify import ReadReport, Verifier
 from saymask.contract import MAX_K
 
 PROJECT = Annotated[int, typer.Option(help="The Label Studio project.")]
@@ -48,7 +49,7 @@ def propose(
     Example: saymask propose --project 3 --per-image 2 --one-per-task
     """
     options = ProposeOptions(per_image, confidence, seed, one_per_task)
-    with open_services() as services:
+    with open_services() as services, one_at_a_time(services.settings, project):
         proposer = ProjectProposer(
             services.client,
             services.queue,
@@ -86,22 +87,38 @@ def verify(
 
     Example: saymask verify --project 3 --sample 200
     """
-    with open_records() as opened, log_in(opened.settings) as client:
+    with (
+        open_records() as opened,
+        log_in(opened.settings) as client,
+        one_at_a_time(opened.settings, project),
+    ):
         verifier = Verifier(client, opened.stores)
         with progress_bar("verification", quiet=as_json) as bar:
-            if sample:
-                drawn = verifier.draw(project, sample, seed, bar)
+            drawn = verifier.draw(project, sample, seed, bar) if sample else None
             report = verifier.read(project, bar)
+    failed = drawn.failed if drawn is not None else ()
     if as_json:
-        print_json({**asdict(report), "added": drawn.added if sample else 0})
-        return
-    if sample:
-        print_line(
-            f"{drawn.added} of {drawn.records} records with a mask were added:"
-            f" {client.base_url}/projects/{drawn.project_id}/data"
-        )
+        added = drawn.added if drawn is not None else 0
+        print_json({**asdict(report), "added": added, "failed": failed})
+    else:
+        if drawn is not None:
+            print_line(
+                f"{drawn.added} of {drawn.records} records with a mask were added:"
+                f" {client.base_url}/projects/{drawn.project_id}/data"
+            )
+        _print_read(report)
+        print_problems("not added", failed)
+    raise typer.Exit(1 if failed or report.problems else 0)
+
+
+def _print_read(report: ReadReport) -> None:
     if report.summary is None:
         print_line("Nothing is verified yet.")
     else:
         print_line(report.summary.describe())
+    if report.unanswered or report.outdated:
+        print_line(
+            f"Not counted: {report.unanswered} annotations without an answer, {report.outdated}"
+            " about records that were changed or deleted since."
+        )
     print_problems("not read", report.problems)

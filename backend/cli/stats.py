@@ -23,11 +23,14 @@ from backend.cli.context import (
     print_problems,
     progress_bar,
 )
+from backend.label_studio.client import NotFound
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
 from backend.records.views import RecordFilter
 from backend.services.report import QualityReport, Reporter
 from backend.services.sync import Synchroniser, SyncReport
+from saymask.errors import InvalidLabelConfig
+from saymask.left_out import LeftOut
 
 _COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s p90", "/h")
 
@@ -125,20 +128,33 @@ def sync(
 
     Example: saymask sync --project 1
     """
+    reports: list[SyncReport] = []
+    failed, skipped = LeftOut(), LeftOut()
     with open_records() as opened, log_in(opened.settings) as client:
-        projects = [project] if project is not None else opened.stores.list_projects()
         synchroniser = Synchroniser(client, opened.stores, opened.recorder)
-        reports = []
-        for project_id in projects:
-            with progress_bar(f"project {project_id}", quiet=as_json) as bar:
-                reports.append(synchroniser.sync(project_id, bar))
+        known = [project] if project is not None else opened.stores.list_projects()
+        for project_id in known:
+            name = f"project {project_id}"
+            with failed.guard(name), progress_bar(name, quiet=as_json) as bar:
+                try:
+                    reports.append(synchroniser.sync(project_id, bar))
+                except (NotFound, InvalidLabelConfig) as error:
+                    if project is not None:
+                        raise
+                    # Deleted, or not for saymask: that is no fault of a project among many.
+                    skipped.add(name, error)
     if as_json:
-        print_json([asdict(report) for report in reports])
-        return
-    for report in reports:
-        _print_report(report)
-    if not reports:
-        print_line("No project is known yet; name one: saymask sync --project 1")
+        others = {"failed": failed.lines, "skipped": skipped.lines}
+        lines = [{kind: line} for kind, lines in others.items() for line in lines]
+        print_json([*map(asdict, reports), *lines])
+    else:
+        for report in reports:
+            _print_report(report)
+        if not known:
+            print_line("No project is known yet; name one: saymask sync --project 1")
+        print_problems("skipped", skipped.lines)
+        print_problems("failed", failed.lines)
+    raise typer.Exit(1 if failed or any(report.problems for report in reports) else 0)
 
 
 def _print_report(report: SyncReport) -> None:

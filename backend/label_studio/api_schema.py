@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from backend.label_studio.label_config import LabelConfig, load_label_config
-from backend.label_studio.schema import Body, Id, TaskBody, Text, UtcTime, none_to_empty
+from backend.label_studio.schema import Body, Id, Text, UtcTime, none_to_empty
 from backend.records.project_key import ProjectKey, to_project_key
 from saymask.errors import InvalidLabelConfig
 
@@ -17,6 +17,7 @@ class ProjectBody(Body):
 
     id: Id
     title: Text = ""
+    description: Text | None = None
     label_config: Text | None = None
     # Null in the answer that creates a project.
     task_number: int | None = None
@@ -63,7 +64,7 @@ class WebhookBody(Body):
 
     id: Id
     url: str
-    headers: Annotated[dict[str, str], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    headers: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
     is_active: bool | None = None
     send_payload: bool | None = None
     send_for_all_actions: bool | None = None
@@ -76,8 +77,8 @@ class PredictionBody(Body):
     model_version: str | None = None
 
 
-class TaskPage(Body):
-    """One page of a project's tasks."""
+class ViewBody(Body):
+    """A tab of the Data Manager."""
 
-    tasks: list[TaskBody]
-    total: int = 0
+    id: Id
+    data: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)

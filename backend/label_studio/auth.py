@@ -17,9 +17,16 @@ _TOKEN_MARGIN_S = 30.0
 
 
 class LabelStudioError(SaymaskError):
-    """Label Studio refused a call or cannot be reached."""
+    """Label Studio cannot be reached, or does not accept the user."""
 
     http_status = 502
+    concerns_all = True
+
+
+class CallRefused(LabelStudioError):
+    """Label Studio does not accept one call: it concerns the object that the call is about."""
+
+    concerns_all = False
 
 
 class LabelStudioAuth(httpx.Auth):

@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import TypeAdapter
 
 from backend.label_studio.api_schema import (
     MlBackendBody,
     PredictionBody,
     ProjectBody,
-    TaskPage,
+    ViewBody,
     WebhookBody,
 )
-from backend.label_studio.auth import LabelStudioAuth, LabelStudioError
+from backend.label_studio.auth import CallRefused, LabelStudioAuth, LabelStudioError
 from backend.label_studio.label_config import LabelConfig, default_label_config
-from backend.label_studio.schema import TaskBody, validate
+from backend.label_studio.schema import Body, TaskBody, validate
+from saymask.left_out import LeftOut
+
+log = logging.getLogger(__name__)
 
 _BUSY_STATUSES = (429, 502, 503, 504)
 _READ_TRIES = 5
 _MAX_RETRY_AFTER_S = 60.0
-_TASKS_PER_PAGE = 100
-_ALL_PROJECTS = 1000
+_PAGE_SIZE = 100
 _PREDICT_TIMEOUT_S = 100.0
 # An HTTP date has whole seconds, and the answer took a while.
 _CLOCK_PRECISION = timedelta(seconds=2)
 
 Model = TypeVar("Model")
+Object = TypeVar("Object", bound=Body)
 
 
-class NotFound(LabelStudioError):
+class NotFound(CallRefused):
     """Label Studio does not have the requested object."""
+
+
+class InvalidAnswer(LabelStudioError):
+    """An object of Label Studio's API has an unknown shape."""
+
+    concerns_all = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list.
+
+    Attributes:
+        number: of the page; the first is 1.
+        items: as they came, without those of earlier pages.
+        total: number of items in all, as far as Label Studio says.
+        asked_at: before it was asked for, by our clock.
+    """
+
+    number: int
+    items: list[Any]
+    total: int
+    asked_at: datetime
 
 
 class LabelStudioClient:
@@ -74,10 +103,60 @@ class LabelStudioClient:
         user = self.request("GET", "/api/current-user/whoami")
         return str(user.get("email") or user.get("username"))
 
+    def iterate_pages(
+        self,
+        path: str,
+        params: dict[str, Any] | None = None,
+        page_size: int = _PAGE_SIZE,
+        first: int = 1,
+    ) -> Iterator[Page]:
+        """Yield the pages of a list to its end, whatever number of items Label Studio puts on one.
+
+        Label Studio has three kinds: a plain list, which is whole, ``results`` with ``count``, and
+        ``tasks`` with ``total``; after the last page comes "not found". Every item is yielded once,
+        although a list that changes while it is read may show one twice.
+
+        Args:
+            path: of the list.
+            params: of the query.
+            page_size: items that are asked for at a time.
+            first: number of the first page.
+        """
+        seen: set[str] = set()
+        per_page = 0
+        for number in itertools.count(first):
+            query = {**(params or {}), "page": number, "page_size": page_size}
+            asked_at = datetime.now(UTC)
+            try:
+                answer = self.request("GET", path, params=query)
+            except NotFound:
+                if number == 1:
+                    raise
+                return
+            items, total = _read_page(answer, path)
+            per_page = max(per_page, len(items))
+            found = {_identify(item): item for item in items}
+            new = [item for key, item in found.items() if key not in seen]
+            seen.update(found)
+            if not new:
+                return
+            yield Page(number, new, total, asked_at)
+            if 0 < total <= (number - 1) * per_page + len(items):
+                return
+
+    def _list(self, path: str, model: type[Object], what: str, **params: Any) -> list[Object]:
+        """A whole list; an odd object is logged and left out."""
+        left_out = LeftOut()
+        pages = self.iterate_pages(path, params)
+        items = itertools.chain.from_iterable(page.items for page in pages)
+        found = list(read_each(items, model, what, left_out))
+        for line in left_out.lines:
+            log.warning("Label Studio's %s", line)
+        return found
+
     def list_projects(self) -> list[ProjectBody]:
         """Return all projects that the user sees."""
-        page = self.request("GET", "/api/projects", params={"page_size": _ALL_PROJECTS})
-        return _read(TypeAdapter(list[ProjectBody]).validate_python, page["results"])
+        return self._list("/api/projects", ProjectBody, "project")
 
     def get_project(self, project_id: int) -> ProjectBody:
         """Return one project."""
@@ -100,17 +179,16 @@ class LabelStudioClient:
         title: str,
         label_config: str | None = None,
         description: str = "Type what you mean; saymask proposes masks.",
+        is_wanted: Callable[[ProjectBody], bool] | None = None,
     ) -> tuple[int, bool]:
-        """Return the id of the project with this title, and whether it was created now.
+        """Return the id of a project, and whether it was created now.
 
         Args:
             title: of the project.
             label_config: of a new one; by default the one that saymask recommends.
             description: of a new one.
+            is_wanted: tells the project from others; by default the oldest of this title.
         """
-        for project in self.list_projects():
-            if project.title == title:
-                return project.id, False
         values = {
             "title": title,
             "description": description,
@@ -119,18 +197,53 @@ class LabelStudioClient:
             "show_collab_predictions": True,
             "evaluate_predictions_automatically": False,
         }
-        return _read(
-            ProjectBody.model_validate, self.request("POST", "/api/projects", json=values)
-        ).id, True
+        is_ours = is_wanted or (lambda project: project.title == title)
+        return self._create_once(
+            lambda: [project.id for project in self.list_projects() if is_ours(project)],
+            "/api/projects/",
+            values,
+        )
+
+    def _create_once(
+        self, find: Callable[[], list[int]], path: str, values: dict[str, Any]
+    ) -> tuple[int, bool]:
+        """Return the id of an object that is to exist once, and whether it was created now.
+
+        Of several the oldest counts. Whoever creates one while another does deletes the later one:
+        both end with the same.
+
+        Args:
+            find: returns the ids of all equal ones.
+            path: of their list.
+            values: of a new one.
+        """
+        existing = find()
+        if existing:
+            return min(existing), False
+        own = int(self.request("POST", path, json=values)["id"])
+        oldest = min(find(), default=own)
+        if oldest >= own:
+            return own, True
+        self.request("DELETE", f"{path}{own}/")
+        return oldest, False
 
     def list_ml_backends(self, project_id: int) -> list[MlBackendBody]:
         """Return the ML backends attached to a project."""
-        answer = self.request("GET", "/api/ml", params={"project": project_id})
-        return _read(TypeAdapter(list[MlBackendBody]).validate_python, answer)
+        return self._list("/api/ml", MlBackendBody, "ML backend", project=project_id)
+
+    def find_ml_backends(self, project_id: int, url: str) -> list[MlBackendBody]:
+        """Return the ML backends of this address that are attached to a project, oldest first."""
+        backends = self.list_ml_backends(project_id)
+        found = [b for b in backends if b.url.rstrip("/") == url.rstrip("/")]
+        return sorted(found, key=lambda backend: backend.id)
 
     def attach_ml_backend(self, project_id: int, url: str, values: dict[str, Any]) -> None:
         """Attach an ML backend to a project; Label Studio calls it to see whether it answers."""
-        self.request("POST", "/api/ml", json={"project": project_id, "url": url, **values})
+        self._create_once(
+            lambda: [backend.id for backend in self.find_ml_backends(project_id, url)],
+            "/api/ml/",
+            {"project": project_id, "url": url, **values},
+        )
 
     def update_ml_backend(self, backend_id: int, project_id: int, values: dict[str, Any]) -> None:
         """Change settings of an attached ML backend."""
@@ -150,8 +263,12 @@ class LabelStudioClient:
 
     def list_webhooks(self, project_id: int) -> list[WebhookBody]:
         """Return the webhooks of a project."""
-        answer = self.request("GET", "/api/webhooks", params={"project": project_id})
-        return _read(TypeAdapter(list[WebhookBody]).validate_python, answer)
+        return self._list("/api/webhooks", WebhookBody, "webhook", project=project_id)
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        """Delete a webhook, unless that was done meanwhile."""
+        with contextlib.suppress(NotFound):
+            self.request("DELETE", f"/api/webhooks/{webhook_id}/")
 
     def create_webhook(self, project_id: int, url: str, headers: dict[str, str]) -> None:
         """Register a webhook for all events of a project, with their content."""
@@ -169,36 +286,41 @@ class LabelStudioClient:
         """Change settings of a webhook."""
         self.request("PATCH", f"/api/webhooks/{webhook_id}/", json={"url": url, **values})
 
-    def get_task_page(
-        self, project_id: int, page: int, page_size: int, include: str | None = None
-    ) -> TaskPage:
-        """Return one page of a project's tasks; the first page is 1.
+    def iterate_task_pages(
+        self,
+        project_id: int,
+        include: str | None = None,
+        page_size: int = _PAGE_SIZE,
+        first: int = 1,
+    ) -> Iterator[Page]:
+        """Yield a project's tasks as they come, page by page.
 
         Args:
             project_id: of the project.
-            page: its number.
-            page_size: tasks per page.
             include: comma-separated fields; None for all, with the annotations.
+            page_size: tasks that are asked for at a time.
+            first: number of the first page.
         """
         # Without fields=all some of the included ones stay empty.
-        params = {"project": project_id, "page": page, "page_size": page_size, "fields": "all"}
+        params: dict[str, Any] = {"project": project_id, "fields": "all"}
         extra = {} if include is None else {"include": include}
-        return _read(
-            TaskPage.model_validate, self.request("GET", "/api/tasks", params={**params, **extra})
-        )
+        return self.iterate_pages("/api/tasks", {**params, **extra}, page_size, first)
 
-    def iterate_tasks(self, project_id: int, include: str | None = "id,data") -> Iterator[TaskBody]:
-        """Yield every task of a project, page by page; see ``get_task_page``."""
-        page = 1
-        while True:
-            tasks = self.get_task_page(project_id, page, _TASKS_PER_PAGE, include).tasks
-            yield from tasks
-            if len(tasks) < _TASKS_PER_PAGE:
-                return
-            page += 1
+    def iterate_tasks(
+        self, project_id: int, left_out: LeftOut, include: str | None = "id,data"
+    ) -> Iterator[TaskBody]:
+        """Yield every task of a project.
+
+        Args:
+            project_id: of the project.
+            left_out: gets the tasks that cannot be read.
+            include: as in ``iterate_task_pages``.
+        """
+        for page in self.iterate_task_pages(project_id, include):
+            yield from read_each(page.items, TaskBody, "task", left_out)
 
     def list_tasks_after(self, project_id: int, task_id: int, count: int) -> list[TaskBody]:
-        """Return the tasks that an annotator will most likely open next.
+        """Return the tasks that an annotator will most likely open next, at most ``count``.
 
         They are read from the list and not one by one: reading a single task makes Label Studio
         ask for its predictions, which would look like an opened task again.
@@ -207,15 +329,10 @@ class LabelStudioClient:
             "filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": task_id,
         }  # fmt: skip
         query = {"filters": {"conjunction": "and", "items": [later]}, "ordering": ["tasks:id"]}
-        params = {
-            "project": project_id,
-            "page_size": count,
-            "fields": "task_only",
-            "query": json.dumps(query),
-        }
-        return _read(
-            TaskPage.model_validate, self.request("GET", "/api/tasks", params=params)
-        ).tasks
+        params = {"project": project_id, "fields": "task_only", "query": json.dumps(query)}
+        page = next(self.iterate_pages("/api/tasks", params, page_size=count), None)
+        items = page.items[:count] if page is not None else []
+        return list(read_each(items, TaskBody, "task", LeftOut()))
 
     def has_annotation(self, annotation_id: int) -> bool:
         """Return whether an annotation exists."""
@@ -227,16 +344,16 @@ class LabelStudioClient:
 
     def list_predictions(self, task_id: int) -> list[PredictionBody]:
         """Return the stored predictions of a task."""
-        answer = self.request("GET", "/api/predictions", params={"task": task_id})
-        return _read(TypeAdapter(list[PredictionBody]).validate_python, answer)
+        return self._list("/api/predictions", PredictionBody, "prediction", task=task_id)
 
     def create_prediction(self, task_id: int, prediction: dict[str, Any]) -> None:
         """Store a prediction for a task."""
         self.request("POST", "/api/predictions", json={"task": task_id, **prediction})
 
     def delete_prediction(self, prediction_id: int) -> None:
-        """Delete a stored prediction."""
-        self.request("DELETE", f"/api/predictions/{prediction_id}/")
+        """Delete a stored prediction, unless that was done meanwhile."""
+        with contextlib.suppress(NotFound):
+            self.request("DELETE", f"/api/predictions/{prediction_id}/")
 
     def ensure_view(self, project_id: int, title: str, filters: list[dict[str, Any]]) -> int:
         """Return the id of the Data Manager's tab of this title, created if it is missing.
@@ -246,18 +363,19 @@ class LabelStudioClient:
             title: of the tab.
             filters: which tasks it shows, the surest predictions first.
         """
-        views = self.request("GET", "/api/dm/views/", params={"project": project_id})
-        for view in views:
-            if view.get("data", {}).get("title") == title:
-                return int(view["id"])
+
+        def find() -> list[int]:
+            views = self._list("/api/dm/views/", ViewBody, "tab", project=project_id)
+            return [view.id for view in views if view.data.get("title") == title]
+
         data = {
             "title": title,
             "type": "list",
             "filters": {"conjunction": "and", "items": filters},
             "ordering": ["-tasks:predictions_score"],
         }
-        values = {"project": project_id, "data": data}
-        return int(self.request("POST", "/api/dm/views/", json=values)["id"])
+        view, _ = self._create_once(find, "/api/dm/views/", {"project": project_id, "data": data})
+        return view
 
     def create_task(self, project_id: int, data: dict[str, Any]) -> TaskBody:
         """Create one task; returns it with its id."""
@@ -337,14 +455,44 @@ class LabelStudioClient:
                 " if the organization allows them) of a user who may see the project.",
             )
         if response.is_error:
-            raise LabelStudioError(
+            is_busy = response.status_code in _BUSY_STATUSES
+            raise (LabelStudioError if is_busy else CallRefused)(
                 f"Label Studio answered {response.status_code} to {method} {path}:"
                 f" {response.text[:500]}"
             )
 
 
 def _read(parse: Callable[[Any], Model], answer: Any) -> Model:
-    return validate(parse, answer, LabelStudioError, "Label Studio's answer")
+    return validate(parse, answer, InvalidAnswer, "Label Studio's answer")
+
+
+def read_each(
+    items: Iterable[Any], model: type[Object], what: str, left_out: LeftOut
+) -> Iterator[Object]:
+    """Validate objects of a list one by one; odd ones are left out."""
+
+    def describe(item: Any) -> str:
+        return f"{what} {item.get('id')}" if isinstance(item, dict) else f"{what} {item!r:.40}"
+
+    return left_out.convert(items, lambda item: _read(model.model_validate, item), describe)
+
+
+def _read_page(answer: Any, path: str) -> tuple[list[Any], int]:
+    """The items of a page, and their number on all pages; 0 where that is not said."""
+    if isinstance(answer, list):
+        return answer, len(answer)
+    if isinstance(answer, dict):
+        for name, count in (("results", "count"), ("tasks", "total")):
+            items, total = answer.get(name), answer.get(count)
+            if isinstance(items, list):
+                return items, total if isinstance(total, int) else 0
+    raise LabelStudioError(f"Label Studio's answer to {path} is not a list.")
+
+
+def _identify(item: Any) -> str:
+    """What makes an item of a list one that was seen before."""
+    number = item.get("id") if isinstance(item, dict) else None
+    return str(number) if type(number) is int else json.dumps(item, sort_keys=True)
 
 
 def _read_clock_offset(response: httpx.Response) -> timedelta:

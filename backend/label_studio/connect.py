@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.label_studio.api_schema import MlBackendBody, ProjectBody, WebhookBody
+from backend.label_studio.api_schema import ProjectBody, WebhookBody
 from backend.label_studio.auth import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import (
@@ -19,8 +19,10 @@ from backend.label_studio.label_config import (
     default_label_config,
     load_label_config,
 )
+from backend.label_studio.predict_request import parse_task
 from backend.label_studio.predictions import build_typed
 from saymask.errors import InvalidLabelConfig, SaymaskError
+from saymask.left_out import LeftOut
 
 State = Literal["ok", "changed", "problem", "unknown"]
 TITLE = "saymask"
@@ -110,13 +112,18 @@ class Connector:
             ("webhook", lambda: self._check_webhook(project_id)),
         )
 
-    def list_attached_projects(self) -> list[int]:
-        """Return the ids of all projects to which a backend of this name is attached."""
-        return [
-            project.id
-            for project in self._client.list_projects()
-            if any(b.title == TITLE for b in self._client.list_ml_backends(project.id))
-        ]
+    def list_attached_projects(self, left_out: LeftOut) -> list[int]:
+        """Return the ids of all projects to which a backend of this name is attached.
+
+        Args:
+            left_out: gets the projects about which Label Studio does not say.
+        """
+        found = []
+        for project in self._client.list_projects():
+            with left_out.guard(f"project {project.id}"):
+                backends = self._client.list_ml_backends(project.id)
+                found += [project.id] if any(b.title == TITLE for b in backends) else []
+        return found
 
     def _check_version(self) -> Check:
         release = self._client.get_release()
@@ -197,7 +204,8 @@ class Connector:
     def _check_flags(self, project_id: int) -> Check:
         project = self._client.get_project(project_id)
         wrong = _find_differences(project, _PROJECT_FLAGS)
-        if project.model_version != TITLE and self._find_attached(project_id) is not None:
+        attached = self._client.find_ml_backends(project_id, self._backend_url)
+        if project.model_version != TITLE and attached:
             wrong["model_version"] = TITLE
         if not wrong:
             return Check("project settings", "ok", "predictions are shown, and only saymask's")
@@ -208,15 +216,17 @@ class Connector:
         self._client.update_project(project_id, **wrong)
         return Check("project settings", "changed", values)
 
-    def _find_attached(self, project_id: int) -> MlBackendBody | None:
-        backends = self._client.list_ml_backends(project_id)
-        return next((b for b in backends if b.url.rstrip("/") == self._backend_url), None)
-
     def _check_attachment(self, project_id: int) -> Check:
-        attached = self._find_attached(project_id)
+        found = self._client.find_ml_backends(project_id, self._backend_url)
         settings = self._attachment_settings()
-        if attached is None:
+        if not found:
             return self._attach(project_id, settings)
+        attached, *others = found
+        if others and not self._options.may_change:
+            return Check(
+                "attachment", "problem", f"The backend is attached {len(found)} times.",
+                "Delete all but one under Settings, Model.",
+            )  # fmt: skip
         if attached.state not in ("CO", None):
             return Check(
                 "attachment", "problem",
@@ -271,9 +281,21 @@ class Connector:
         )
 
     def _find_webhook(self, project_id: int) -> WebhookBody | None:
+        """The one that calls this backend; two connects at once may have registered more.
+
+        Raises:
+            LabelStudioError: there are several, and nothing may be changed.
+        """
         url = f"{self._backend_url}/webhook"
-        webhooks = self._client.list_webhooks(project_id)
-        return next((webhook for webhook in webhooks if webhook.url.rstrip("/") == url), None)
+        found = [w for w in self._client.list_webhooks(project_id) if w.url.rstrip("/") == url]
+        found.sort(key=lambda webhook: webhook.id)
+        if len(found) > 1 and not self._options.may_change:
+            raise LabelStudioError(
+                f"It is registered {len(found)} times.", "saymask connect leaves one."
+            )
+        for other in found[1:]:
+            self._client.delete_webhook(other.id)
+        return found[0] if found else None
 
     def _check_webhook(self, project_id: int) -> Check:
         webhook = self._find_webhook(project_id)
@@ -301,6 +323,7 @@ class Connector:
             self._client.create_webhook(project_id, f"{self._backend_url}/webhook", headers)
         except LabelStudioError as error:
             return Check("webhook", "problem", error.cause, _ADDRESS_CURE)
+        self._find_webhook(project_id)
         return Check("webhook", "changed", "registered")
 
     def _check_event(self, project_id: int) -> Check:
@@ -332,23 +355,26 @@ class Connector:
 
     def _check_expression(self, project_id: int) -> Check:
         """The whole path: Label Studio, backend, queue, worker and back."""
-        attached = self._find_attached(project_id)
-        task = next(self._client.iterate_tasks(project_id), None)
-        if attached is None or task is None:
-            reason = "no task yet" if attached else "not attached"
+        attached = self._client.find_ml_backends(project_id, self._backend_url)
+        config = self._client.get_label_config(project_id)
+        bodies = self._client.iterate_tasks(project_id, LeftOut())
+        tasks = (parse_task(body, config) for body in bodies)
+        task = next((task for task in tasks if task.fault is None), None)
+        if not attached or task is None:
+            reason = "no task with a photo yet" if attached else "not attached"
             return Check("test expression", "unknown", f"not tried: {reason}")
-        entry = build_typed(self._client.get_label_config(project_id), "the object")
+        entry = build_typed(config, "the object")
         started = time.monotonic()
-        answer = self._client.predict_interactively(attached.id, task.id, [entry])
+        answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started
         entries = (answer.get("data") or {}).get("result") or []
         masks = [entry for entry in entries if entry.get("type") == "brushlabels"]
         if masks:
-            text = f"{len(masks)} suggestions on task {task.id} after {seconds:.1f} s"
+            text = f"{len(masks)} suggestions on task {task.task_id} after {seconds:.1f} s"
             return Check("test expression", "ok", text)
         return Check(
             "test expression", "problem",
-            f"No suggestion on task {task.id}: {_find_reason(answer, entries)[:500]}",
+            f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",
             "The backend's page shows the request and its error.",
         )  # fmt: skip
 

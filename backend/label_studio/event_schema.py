@@ -5,7 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    SkipValidation,
+    Tag,
+    TypeAdapter,
+    WithJsonSchema,
+)
 
 from backend.label_studio.schema import (
     MAX_ID,
@@ -82,11 +89,11 @@ class TasksDeletedEvent(Body):
 
 
 class TasksCreatedEvent(Body):
-    """TASKS_CREATED."""
+    """TASKS_CREATED; its tasks are validated one by one."""
 
     action: Literal["TASKS_CREATED"]
     project: EventProject
-    tasks: list[TaskBody]
+    tasks: list[SkipValidation[TaskBody]]
 
 
 class OtherEvent(Body):

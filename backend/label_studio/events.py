@@ -16,7 +16,7 @@ from backend.label_studio.event_schema import (
     read_project_key,
 )
 from backend.label_studio.label_config import LabelConfig, load_label_config
-from backend.label_studio.predict_request import PredictTask, parse_task
+from backend.label_studio.predict_request import PredictTask, parse_tasks
 from backend.label_studio.schema import TaskBody, hash_content, to_storable, to_utc, validate
 from backend.records.events import NewEvent
 from backend.records.submission import Submission
@@ -104,7 +104,7 @@ def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
     if not isinstance(event, TasksCreatedEvent):
         return ()
     config = load_label_config(event.project.label_config)
-    return tuple(parse_task(task, config) for task in event.tasks)
+    return parse_tasks(event.tasks, config)
 
 
 def read_project(body: Any) -> int:

@@ -28,18 +28,20 @@ Entry = TypeVar("Entry", ClickEntry, BoxEntry, TextEntry)
 
 @dataclass(frozen=True)
 class PredictTask:
-    """One task of a predict request.
+    """One task of a predict request or of a project.
 
     Attributes:
-        image: the reference in the task's data.
+        image: the reference in the task's data; empty where there is a ``fault``.
         expressions: referring expressions in the task's data, at most ``MAX_TASK_EXPRESSIONS``.
         left_out: number of further expressions in the task's data.
+        fault: why nothing can be done about this task, or None.
     """
 
     task_id: int
     image: str
     expressions: tuple[str, ...] = ()
     left_out: int = 0
+    fault: InvalidRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
         expression_fields: fields of the task's data that hold expressions.
 
     Raises:
-        InvalidRequest: names the wrong fields.
+        InvalidRequest: names the wrong fields; or the editor asks about a task that has a fault.
         InvalidLabelConfig: names the missing tag.
     """
     predict = validate(PredictBody.model_validate, body, InvalidRequest, "The predict request")
@@ -115,10 +117,13 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
     context = predict.params.context
     entries = context.result if context is not None else []
     texts = _select(entries, TextEntry, config.expression)
+    tasks = parse_tasks(predict.tasks, config, expression_fields)
+    if context is not None and tasks[0].fault is not None:
+        raise tasks[0].fault
     return PredictRequest(
         project=predict.project,
         label_config=config,
-        tasks=tuple(parse_task(task, config, expression_fields) for task in predict.tasks),
+        tasks=tasks,
         typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
         typed_by=texts[-1].id if texts else "",
         prompt=_read_prompt(entries, config),
@@ -127,21 +132,36 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
     )
 
 
+def parse_tasks(
+    bodies: Sequence[object], config: LabelConfig, expression_fields: Sequence[str] = ()
+) -> tuple[PredictTask, ...]:
+    """Convert tasks that were not validated, each on its own; an odd one has a ``fault``."""
+    return tuple(
+        _parse_unchecked(body, number, config, expression_fields)
+        for number, body in enumerate(bodies)
+    )
+
+
+def _parse_unchecked(
+    body: object, number: int, config: LabelConfig, expression_fields: Sequence[str]
+) -> PredictTask:
+    try:
+        task = validate(TaskBody.model_validate, body, InvalidRequest, f"tasks.{number}")
+    except InvalidRequest as error:
+        return PredictTask(0, "", fault=error)
+    return parse_task(task, config, expression_fields)
+
+
 def parse_task(
     task: TaskBody, config: LabelConfig, expression_fields: Sequence[str] = ()
 ) -> PredictTask:
-    """Convert one task.
-
-    Raises:
-        InvalidRequest: it has no image in the field that the labelling config names.
-    """
+    """Convert one task; one without an image has a ``fault``."""
     expressions = _read_expressions(task.data, expression_fields)
-    return PredictTask(
-        task_id=task.id,
-        image=read_image(task, config),
-        expressions=expressions[:MAX_TASK_EXPRESSIONS],
-        left_out=max(0, len(expressions) - MAX_TASK_EXPRESSIONS),
-    )
+    kept, left_out = expressions[:MAX_TASK_EXPRESSIONS], len(expressions[MAX_TASK_EXPRESSIONS:])
+    try:
+        return PredictTask(task.id, read_image(task, config), kept, left_out)
+    except InvalidRequest as error:
+        return PredictTask(task.id, "", kept, left_out, error)
 
 
 def read_image(task: TaskBody, config: LabelConfig) -> str:
@@ -153,7 +173,7 @@ def read_image(task: TaskBody, config: LabelConfig) -> str:
     image = task.data.get(config.image_key)
     if not isinstance(image, str) or not image.strip():
         raise InvalidRequest(
-            f"Task {task.id} has no photo in data[{config.image_key!r}].",
+            f"The task has no photo in data[{config.image_key!r}].",
             f"Its fields: {', '.join(sorted(map(str, task.data))) or 'none'}.",
         )
     return to_storable(image).strip()

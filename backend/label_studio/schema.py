@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SkipValidation,
     Tag,
     ValidationError,
     WithJsonSchema,
@@ -50,6 +51,11 @@ def _clean(value: object) -> object:
     return to_storable(value) if isinstance(value, str) else value
 
 
+def _only_mapping(value: object) -> object:
+    """An empty mapping for a task without data: it has no photo, which is told where it matters."""
+    return value if isinstance(value, dict) else {}
+
+
 def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -65,6 +71,10 @@ def _none_to_empty_text(value: object) -> object:
 
 def _none_to_zero(value: object) -> object:
     return 0 if value is None else value
+
+
+def _none_to_list(value: object) -> object:
+    return [] if value is None else value
 
 
 def none_to_empty(value: object) -> object:
@@ -128,9 +138,11 @@ class TaskBody(Body):
     """A task; ``data`` holds whatever the project's labelling config refers to."""
 
     id: OptionalId = 0
-    data: dict[Any, Any]
-    annotations: list[dict[str, Any]] = Field(default_factory=list)
-    total_annotations: int = 0
+    data: Annotated[dict[Any, Any], BeforeValidator(_only_mapping)] = Field(default_factory=dict)
+    annotations: Annotated[list[dict[str, Any]], BeforeValidator(_none_to_list)] = Field(
+        default_factory=list
+    )
+    total_annotations: Annotated[int, BeforeValidator(_none_to_zero)] = 0
     predictions_model_versions: str | None = None
 
     @field_validator("predictions_model_versions", mode="before")
@@ -260,9 +272,12 @@ class _Params(Body):
 
 
 class PredictBody(Body):
-    """The body of ``POST /predict``. ``project`` arrives as ``"<id>.<unix time>"``."""
+    """The body of ``POST /predict``. ``project`` arrives as ``"<id>.<unix time>"``.
 
-    tasks: list[TaskBody] = Field(min_length=1)
+    Tasks are validated one by one, so that an odd one takes nothing from the others.
+    """
+
+    tasks: list[SkipValidation[TaskBody]] = Field(min_length=1)
     label_config: Text = Field(min_length=1)
     project: Annotated[
         ProjectKey,

@@ -39,6 +39,7 @@ class StoreError(SaymaskError):
     """The database cannot be opened, read or written."""
 
     http_status = 503
+    concerns_all = True
 
 
 class InvalidRecord(SaymaskError):

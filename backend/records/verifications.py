@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +14,11 @@ from typing import Literal, get_args
 from sqlalchemy import delete, select
 
 from backend.records.database import Database
-from backend.records.tables import RecordRow, VerificationRow
+from backend.records.tables import AnnotationVersion, RecordRow, VerificationRow
 
 Verdict = Literal["confirmed", "elsewhere", "none", "several"]
 """Clicked in the recorded mask or elsewhere; found nothing, or several, that could be meant."""
+_NAME_DIGITS = 12
 # Of the 95 % interval.
 _Z = 1.959964
 
@@ -79,6 +81,19 @@ class VerificationStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def name_database(self) -> str:
+        """Return a name that no other database of records has; empty before the first record.
+
+        It follows from when the first annotation was seen, which never changes.
+        """
+        query = select(AnnotationVersion).order_by(AnnotationVersion.id).limit(1)
+        with self._database.session() as session:
+            first = session.scalar(query)
+        if first is None:
+            return ""
+        content = f"{first.annotation_id} {first.content_hash} {first.seen_at.isoformat()}"
+        return hashlib.sha256(content.encode()).hexdigest()[:_NAME_DIGITS]
 
     def replace(self, project_id: int, verifications: Sequence[Verification]) -> None:
         """Store everything that was said in one project for verification, in place of before."""

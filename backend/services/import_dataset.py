@@ -21,7 +21,8 @@ from saymask.datasets import (
     load_coco,
     load_dataset,
 )
-from saymask.errors import ConfigError
+from saymask.errors import ConfigError, DatasetError
+from saymask.left_out import LeftOut
 
 PARQUET_FORMAT = "parquet"
 IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco", PARQUET_FORMAT)
@@ -34,13 +35,17 @@ _EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import created, or would create; ``there`` are tasks of an earlier import."""
+    """What an import created, or would create.
+
+    ``there`` are tasks of an earlier import; ``failed`` says why others were not created.
+    """
 
     photos: int
     tasks: int
     expressions: int
     no_referent: int
     there: int
+    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,19 +120,29 @@ def import_dataset(
         InvalidLabelConfig: the project is not set up for saymask.
     """
     config = client.get_label_config(project_id)
-    existing = {task.data.get(_SOURCE_FIELD) for task in client.iterate_tasks(project_id)}
+    failed = LeftOut()
+    existing = {
+        str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, failed)
+    }
     counts: Counter[str] = Counter()
     for done, image in enumerate(dataset.images, start=1):
-        tasks = _split_into_tasks(image)
-        new = [task for task in tasks if task.key not in existing]
-        counts.update(_count(new), there=len(tasks) - len(new))
-        if new and not dry_run:
-            reference = client.upload_image(project_id, image.path)
-            bodies = [_build_task(t, reference, config, as_annotations) for t in new]
-            client.import_tasks(project_id, bodies)
+        with failed.guard(image.path.name):
+            tasks = _split_into_tasks(image)
+            new = [task for task in tasks if task.key not in existing]
+            if new and not dry_run:
+                reference = client.upload_image(project_id, image.path)
+                bodies = [_build_task(t, reference, config, as_annotations) for t in new]
+                client.import_tasks(project_id, bodies)
+            counts.update(_count(new), there=len(tasks) - len(new))
         progress(done, len(dataset.images))
-    names = ("photos", "tasks", "expressions", "no_referent", "there")
-    return ImportReport(*(counts[name] for name in names))
+    return ImportReport(
+        photos=counts["photos"],
+        tasks=counts["tasks"],
+        expressions=counts["expressions"],
+        no_referent=counts["no_referent"],
+        there=counts["there"],
+        failed=failed.lines,
+    )
 
 
 def _count(new: list[_NewTask]) -> dict[str, int]:
@@ -149,13 +164,20 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
     with_referent = tuple(e for e in image.expressions if e.parts)
     groups = [with_referent] if with_referent else []
     groups += [(e,) for e in image.expressions if not e.parts]
-    image_hash = hashlib.sha256(image.path.read_bytes()).hexdigest()
+    image_hash = hashlib.sha256(_read(image.path)).hexdigest()
     tasks = []
     for group in groups:
         texts = "\n".join(sorted(e.text for e in group))
         texts_hash = hashlib.sha256(texts.encode()).hexdigest()
         tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", image.path, group))
     return tasks
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _build_task(

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from saymask.errors import DeadlineExceeded, QueueError, SaymaskError
+from saymask.errors import SaymaskError
 
 # This many tasks are sent to the workers at the same time.
 _IN_FLIGHT = 4
@@ -23,7 +23,8 @@ def ask_in_order(
     """Yield each item with its outcome, or with the error that concerns it alone, in order.
 
     Raises:
-        QueueError: no worker answers; the rest is not tried.
+        SaymaskError: one that concerns all items, for example that no worker answers; the rest is
+            not tried.
     """
     running: deque[tuple[Item, Future[Outcome]]] = deque()
     waiting = iter(items)
@@ -36,10 +37,8 @@ def ask_in_order(
             item, future = running.popleft()
             try:
                 yield item, future.result()
-            except DeadlineExceeded as error:
-                yield item, error
-            except QueueError:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
             except SaymaskError as error:
+                if error.concerns_all:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
                 yield item, error

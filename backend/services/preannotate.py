@@ -17,6 +17,7 @@ from backend.services.answers import TaskSuggestions
 from backend.services.in_flight import ask_in_order
 from backend.services.predict_task import TaskPredictor
 from saymask.errors import SaymaskError
+from saymask.left_out import LeftOut
 
 _TASK_TIMEOUT_S = 600.0
 _OUR_PREFIX = "saymask-"
@@ -36,7 +37,7 @@ class PreannotateReport:
         without: tasks without an expression in their data.
         annotated: tasks with annotations.
         current: tasks with a prediction of this model version, or an imported one.
-        failed: why tasks got none, or not one for every expression.
+        failed: why tasks got none through a fault, or not one for every expression.
     """
 
     made: int
@@ -85,15 +86,19 @@ def preannotate(
     config = project.read_label_config()
     open_tasks: list[_OpenTask] = []
     states: Counter[State] = Counter()
-    for body in client.iterate_tasks(project_id, include=_FIELDS):
+    failed = LeftOut()
+    for body in client.iterate_tasks(project_id, failed, _FIELDS):
         task = parse_task(body, config, expression_fields)
+        if task.fault is not None:
+            failed.add(f"task {task.task_id}", task.fault)
+            continue
         versions = _read_versions(body)
         state = _find_state(task, body, versions, model_version)
         states[state] += 1
         if state == "open":
             has_ours = any(version.startswith(_OUR_PREFIX) for version in versions)
             open_tasks.append(_OpenTask(task, has_ours))
-    made, expressions, failed = len(open_tasks), _count_expressions(open_tasks), list[str]()
+    made, expressions = len(open_tasks), _count_expressions(open_tasks)
     if not dry_run:
         made = expressions = 0
 
@@ -102,17 +107,17 @@ def preannotate(
 
         results = ask_in_order(open_tasks, predict)
         for finished, (item, outcome) in enumerate(results, start=1):
-            if isinstance(outcome, SaymaskError):
-                failed.append(f"task {item.task.task_id}: {outcome}")
-            else:
+            with failed.guard(f"task {item.task.task_id}"):
+                if isinstance(outcome, SaymaskError):
+                    raise outcome
                 _store(client, item, outcome, config)
                 made += 1
                 expressions += len(outcome.answers) if outcome else 0
                 if outcome is not None and outcome.notice:
-                    failed.append(f"task {item.task.task_id}: {outcome.notice}")
+                    failed.add(f"task {item.task.task_id}", outcome.notice)
             progress(finished, len(open_tasks))
     return PreannotateReport(
-        made, expressions, states["without"], states["annotated"], states["current"], tuple(failed)
+        made, expressions, states["without"], states["annotated"], states["current"], failed.lines
     )
 
 

@@ -40,8 +40,11 @@ class TaskPredictor:
         not asked again: what one call does not finish, the next one goes on with.
 
         Raises:
-            SaymaskError: the image cannot be answered, or none of the expressions.
+            SaymaskError: the task has a fault, its image cannot be answered, or none of the
+                expressions can.
         """
+        if task.fault is not None:
+            raise task.fault
         if not task.expressions:
             return None
         known = self._segmenter.find_answers(project, task)

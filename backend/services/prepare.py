@@ -14,6 +14,7 @@ from backend.queue import JobQueue
 from backend.services.upload_image import ImageUploader
 from saymask.contract import QUEUE_BACKGROUND, PrepareRequest
 from saymask.errors import JobLost, QueueError, SaymaskError, WorkerUnavailable
+from saymask.left_out import LeftOut
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class ImagePreparer:
             except SaymaskError as error:
                 # Nobody waits for this; typing an expression will meet and report the same.
                 log.warning("image of task %s is not prepared: %s", task.task_id, error)
-                if isinstance(error, QueueError):
+                if isinstance(error, QueueError) and error.concerns_all:
                     return
                 self._queue.count_prepare_failure(error.cause)
 
@@ -104,17 +105,17 @@ def prepare_project(
         LabelStudioError, InvalidLabelConfig, QueueError.
     """
     config = client.get_label_config(project_id)
-    tasks = [parse_task(task, config) for task in client.iterate_tasks(project_id)]
+    failed = LeftOut()
+    tasks = [parse_task(task, config) for task in client.iterate_tasks(project_id, failed)]
     jobs = _ProjectJobs(queue, images, tasks)
     prepared = 0
-    failed: list[str] = []
     for finished, (task, outcome) in enumerate(jobs.run(), start=1):
         if outcome is None:
             prepared += 1
         else:
-            failed.append(f"task {task.task_id}: {outcome}")
+            failed.add(f"task {task.task_id}", outcome)
         progress(finished, len(tasks))
-    return PrepareReport(prepared, tuple(failed))
+    return PrepareReport(prepared, failed.lines)
 
 
 class _ProjectJobs:
@@ -136,9 +137,9 @@ class _ProjectJobs:
                 try:
                     request = PrepareRequest(image_sha256=self._images.upload(task))
                     self._running.append((task, request, self._queue.prepare(request)))
-                except QueueError:
-                    raise
                 except SaymaskError as error:
+                    if error.concerns_all:
+                        raise
                     yield task, str(error)
             if self._running:
                 task, request, job_id = self._running.popleft()
@@ -164,9 +165,9 @@ class _ProjectJobs:
             except JobLost as error:
                 log.warning("%s It is enqueued again.", error.cause)
                 job_id = self._queue.prepare(request)
-            except QueueError:
-                raise
             except SaymaskError as error:
+                if error.concerns_all:
+                    raise
                 self._queue.count_prepare_failure(error.cause)
                 return str(error)
             else:

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from backend.call import Call
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predict_request import PredictTask, parse_task
 from backend.label_studio.predictions import build_region_id, to_proposal_prediction
-from backend.label_studio.schema import TaskBody
+from backend.label_studio.schema import Body, Id, TaskBody
 from backend.queue import JobQueue
 from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest, RequestStore
@@ -22,12 +24,13 @@ from backend.services.segment import shorten_reference
 from backend.services.upload_image import ImageUploader
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
 from saymask.errors import SaymaskError
+from saymask.left_out import LeftOut
 
 _TASK_TIMEOUT_S = 600.0
 _FIELDS = "id,data,predictions_model_versions,total_annotations"
 _OUR_PREFIX = "saymask-"
 _SUFFIX = "-proposed."
-# In the data of tasks with one expression each: the task they were made from, and the object.
+# In the data of tasks with one expression each: a ``_Source``.
 _SOURCE_FIELD = "saymask_proposed"
 
 # The tab of the Data Manager that shows what waits to be confirmed.
@@ -77,7 +80,7 @@ class ProposeReport:
         annotated: tasks left out, with annotations.
         current: tasks left out, with proposals of this kind, expressions or other predictions.
         url: where the proposals wait in Label Studio; empty where nothing was stored.
-        failed: why photos got none.
+        failed: why photos got none through a fault.
     """
 
     photos: int
@@ -142,22 +145,22 @@ class ProjectProposer:
         project = self._client.get_project(project_id)
         config = project.read_label_config()
         version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
-        bodies = list(self._client.iterate_tasks(project_id, include=_FIELDS))
+        failed = LeftOut()
+        bodies = list(self._client.iterate_tasks(project_id, failed, _FIELDS))
         proposed = self._requests.load_proposed_versions(project.key)
         open_tasks, counts = choose_tasks(
-            bodies, config, self._expression_fields, version, proposed
+            bodies, config, self._expression_fields, version, proposed, failed
         )
         writer = _Writer(self._client, self._requests, project.key, config, options, version)
         writer.find_made(bodies, proposed)
-        failed: list[str] = []
         outcomes = ask_in_order(open_tasks, lambda item: self._ask(item, options))
         for finished, (item, outcome) in enumerate(outcomes, start=1):
-            if isinstance(outcome, SaymaskError):
-                failed.append(f"task {item.task.task_id}: {outcome}")
-            else:
-                counts.update(_count(outcome, options))
+            with failed.guard(f"task {item.task.task_id}"):
+                if isinstance(outcome, SaymaskError):
+                    raise outcome
                 if outcome.pairs and not dry_run:
                     writer.store(item, outcome)
+                counts.update(_count(outcome, options))
             progress(finished, len(open_tasks))
         return ProposeReport(
             photos=counts["photos"],
@@ -166,7 +169,7 @@ class ProjectProposer:
             empty=counts["empty"],
             annotated=counts["annotated"],
             current=counts["current"],
-            failed=tuple(failed),
+            failed=failed.lines,
             url="" if dry_run else self._show_waiting(project_id),
         )
 
@@ -191,8 +194,9 @@ def choose_tasks(
     expression_fields: Sequence[str],
     version: str,
     proposed: Mapping[int, str],
+    failed: LeftOut,
 ) -> tuple[list[OpenTask], Counter[str]]:
-    """Return the tasks to propose for, and how many are left out and why.
+    """Return the tasks to propose for, and how many need nothing and why.
 
     Args:
         bodies: all tasks of the project.
@@ -200,18 +204,21 @@ def choose_tasks(
         expression_fields: fields of a task's data that hold expressions; such tasks need none.
         version: of what would be proposed.
         proposed: version of what was proposed last, by task.
+        failed: gets the tasks that have a fault.
     """
     counts: Counter[str] = Counter()
     done = {body.id for body in bodies if _is_done(body, version, proposed)}
-    sources = [body.data.get(_SOURCE_FIELD) for body in bodies if body.id in done]
-    done |= {s["task"] for s in sources if isinstance(s, dict) and s.get("is_last")}
+    sources = [_read_source(body) for body in bodies if body.id in done]
+    done |= {source.task for source in sources if source is not None and source.is_last}
     open_tasks = []
     for body in bodies:
-        if _SOURCE_FIELD in body.data:
+        if _read_source(body) is not None:
             continue
         task, versions = parse_task(body, config, expression_fields), _read_versions(body)
         has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
-        if body.total_annotations:
+        if task.fault is not None:
+            failed.add(f"task {body.id}", task.fault)
+        elif body.total_annotations:
             counts["annotated"] += 1
         elif body.id in done or has_foreign or task.expressions:
             counts["current"] += 1
@@ -219,6 +226,23 @@ def choose_tasks(
             # Opening a task makes Label Studio store an empty prediction of ours.
             open_tasks.append(OpenTask(task, bool(versions)))
     return open_tasks, counts
+
+
+class _Source(Body):
+    """What a task with one expression was made from: a task, and the place among its objects."""
+
+    task: Id
+    place: int
+    version: str
+    is_last: bool
+
+
+def _read_source(body: TaskBody) -> _Source | None:
+    """Read it from the task's data; None for a task that people made."""
+    try:
+        return _Source.model_validate(body.data.get(_SOURCE_FIELD))
+    except ValidationError:
+        return None
 
 
 def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
@@ -265,10 +289,10 @@ class _Writer:
     def find_made(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
         """Remember the tasks that an interrupted run made, by source and place."""
         for body in bodies:
-            source = body.data.get(_SOURCE_FIELD)
-            if isinstance(source, dict) and source.get("version") == self._version:
+            source = _read_source(body)
+            if source is not None and source.version == self._version:
                 is_done = _is_done(body, self._version, proposed)
-                self._made[source["task"], source["place"]] = body.id, is_done
+                self._made[source.task, source.place] = body.id, is_done
 
     def store(self, item: OpenTask, result: ProposeResult) -> None:
         """Store what was proposed for one image."""
@@ -287,10 +311,8 @@ class _Writer:
                 self._replace(OpenTask(task, has_ours=False), result, (own,))
 
     def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
-        source = {
-            "task": task.task_id, "place": place, "version": self._version, "is_last": is_last,
-        }  # fmt: skip
-        data = {self._config.image_key: task.image, _SOURCE_FIELD: source}
+        source = _Source(task=task.task_id, place=place, version=self._version, is_last=is_last)
+        data = {self._config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
         return self._client.create_task(self._project.id, data).id
 
     def _replace(

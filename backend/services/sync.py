@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
-from backend.label_studio.api_schema import ProjectBody, TaskPage
-from backend.label_studio.client import LabelStudioClient, NotFound
+from backend.label_studio.api_schema import ProjectBody
+from backend.label_studio.client import LabelStudioClient, NotFound, Page, read_each
 from backend.label_studio.events import read_saved_at, to_read_event
 from backend.label_studio.schema import TaskBody, hash_content
 from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
 from backend.services.record import Recorder
 from saymask.errors import InvalidLabelConfig, SaymaskError
+from saymask.left_out import LeftOut
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,10 @@ Gap = Literal["missing", "outdated"]
 
 @dataclass(frozen=True)
 class SyncReport:
-    """The result of a comparison; ``problems`` are annotations that cannot be interpreted."""
+    """The result of a comparison.
+
+    ``problems`` are tasks and annotations that cannot be interpreted.
+    """
 
     project_id: int
     tasks: int
@@ -52,12 +57,12 @@ class _Project:
 
     Attributes:
         hashes: annotation id to content hash of what is current in the records.
-        problems: filled during the comparison.
+        problems: gets what cannot be interpreted.
     """
 
     body: ProjectBody
     hashes: dict[int, str]
-    problems: list[str] = field(default_factory=list)
+    problems: LeftOut
 
 
 class Synchroniser:
@@ -100,14 +105,10 @@ class Synchroniser:
         state = self._stores.sync_runs.begin_run(body.key)
         first_page = state.next_page
         hashes = self._stores.annotations.load_current_hashes(body.key)
-        project = _Project(body, hashes)
-        while True:
-            asked_at = datetime.now(UTC)
-            page = self._read_page(project_id, state.next_page)
-            state = self._compare_page(project, page, state, asked_at)
+        project = _Project(body, hashes, LeftOut())
+        for page in self._iterate_pages(project_id, first_page):
+            state = self._compare_page(project, page, state)
             progress(state.counts["tasks"], max(page.total, state.counts["tasks"]))
-            if len(page.tasks) < self._page_size:
-                break
             self._stores.sync_runs.save_run(state)
         state = self._compare_earlier(project, state, first_page)
         counts = Counter(state.counts)
@@ -121,7 +122,7 @@ class Synchroniser:
             missing=counts["missing"],
             outdated=counts["outdated"],
             deleted=counts["deleted"],
-            problems=tuple(project.problems),
+            problems=project.problems.lines,
             taken_up=first_page > 1,
         )
 
@@ -150,34 +151,29 @@ class Synchroniser:
     ) -> SyncRunState:
         """Compare again what the interrupted run had compared: gaps may have come since."""
         totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
-        for number in range(1, first_page):
-            asked_at = datetime.now(UTC)
-            page = self._read_page(project.body.id, number)
-            state = self._compare_page(project, page, state, asked_at)
+        for page in islice(self._iterate_pages(project.body.id, 1), first_page - 1):
+            state = self._compare_page(project, page, state)
         return replace(state, counts={**state.counts, **totals})
 
-    def _read_page(self, project_id: int, page: int) -> TaskPage:
-        try:
-            return self._client.get_task_page(project_id, page, self._page_size)
-        except NotFound:
-            # The page after the last one, when the last one was full.
-            return TaskPage(tasks=[])
+    def _iterate_pages(self, project_id: int, first: int) -> Iterator[Page]:
+        return self._client.iterate_task_pages(project_id, None, self._page_size, first)
 
-    def _compare_page(
-        self, project: _Project, page: TaskPage, state: SyncRunState, asked_at: datetime
-    ) -> SyncRunState:
+    def _compare_page(self, project: _Project, page: Page, state: SyncRunState) -> SyncRunState:
         counts = Counter(state.counts)
         seen = set(state.seen)
         gaps: dict[int, tuple[int, Gap]] = {}
-        counts["tasks"] += len(page.tasks)
-        for task in page.tasks:
+        counts["tasks"] += len(page.items)
+        for task in read_each(page.items, TaskBody, "task", project.problems):
             for annotation in task.annotations:
                 counts["annotations"] += 1
-                annotation_id = int(annotation["id"])
+                annotation_id = annotation.get("id")
+                if type(annotation_id) is not int:
+                    project.problems.add(f"task {task.id}", "One of its annotations has no id.")
+                    continue
                 seen.add(annotation_id)
                 gap = _find_gap(project.hashes.get(annotation_id), annotation)
                 if gap is not None:
-                    event_id = self._save(project, annotation, task, asked_at)
+                    event_id = self._save(project, annotation, task, page.asked_at)
                     gaps[event_id] = (annotation_id, gap)
         counts.update(self._fill(project, gaps))
         return replace(
@@ -204,7 +200,7 @@ class Synchroniser:
         for event_id, reason in sorted(problems.items()):
             annotation_id, _ = gaps[event_id]
             log.warning("annotation %s cannot be interpreted: %s", annotation_id, reason)
-            project.problems.append(f"annotation {annotation_id}: {reason}")
+            project.problems.add(f"annotation {annotation_id}", reason)
         return Counter(gap for event_id, (_, gap) in gaps.items() if event_id not in problems)
 
     def _find_deleted(self, project: _Project, seen: frozenset[int]) -> int:

@@ -37,9 +37,12 @@ class ImageUploader:
         """Upload the task's image unless the workers have it; returns its sha256.
 
         Raises:
+            InvalidRequest: the task has a fault, for example no image.
             ImageError, LabelStudioError, ConfigError: the image cannot be fetched.
             QueueUnavailable: it cannot be stored.
         """
+        if task.fault is not None:
+            raise task.fault
         key = hashlib.sha256(task.image.encode()).hexdigest()
         sha256 = self._find_stored(key)
         if sha256 is not None:

@@ -13,12 +13,20 @@ from backend.api.app import create_app
 from backend.config import load_settings
 from backend.records.stores import Stores
 from tests.backend.http import KEY, ImageServer
+from tests.backend.label_studio import LabelStudioServer
 from tests.conftest import Valkey
 
 
 @pytest.fixture
 def photos() -> Iterator[ImageServer]:
     server = ImageServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def studio() -> Iterator[LabelStudioServer]:
+    server = LabelStudioServer()
     yield server
     server.stop()
 

@@ -169,8 +169,8 @@ def test_five_thousand_words_are_refused(build_client: Callable[..., TestClient]
         (lambda b: b.update(label_config="<View>"), 422, "not valid XML"),
         (lambda b: b.update(label_config="<View/>"), 422, "one Image"),
         (lambda b: b.update(project="x"), 400, "project"),
-        (lambda b: b["tasks"][0].update(id=2**70), 400, "tasks.0.id"),
-        (lambda b: b["tasks"][0].update(id="x"), 400, "tasks.0.id"),
+        (lambda b: b["tasks"][0].update(id=2**70), 400, "tasks.0"),
+        (lambda b: b["tasks"][0].update(id="x"), 400, "tasks.0"),
         (lambda b: b.update(params={"context": {}}), 400, "context.result"),
         (lambda b: b.update(params=[1]), 400, "params"),
         (

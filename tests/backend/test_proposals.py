@@ -26,6 +26,7 @@ from backend.records.views import RecordFilter, RecordView
 from backend.services.import_dataset import import_dataset
 from backend.services.propose import choose_tasks
 from saymask.datasets import load_coco
+from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from tests.backend.exports import box, export, plan, record
 from tests.backend.submissions import A, B, C, process
@@ -184,7 +185,7 @@ def test_tasks_are_chosen_that_have_nothing_yet() -> None:
     ]  # fmt: skip
     proposed = {2: "v1", 3: "v2", 1: "v2", 20: "v2", 21: "v2", 22: "v2"}
     config = load_label_config(default_label_config())
-    chosen, counts = choose_tasks(bodies, config, ["expression"], "v2", proposed)
+    chosen, counts = choose_tasks(bodies, config, ["expression"], "v2", proposed, LeftOut())
     assert {item.task.task_id: item.has_ours for item in chosen} == {
         1: False,  # the offer was stored, and then the run ended
         2: True,  # proposed by an earlier version

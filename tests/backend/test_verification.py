@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.schema import AnnotationBody
 from backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from backend.records.stores import Stores
 from backend.records.verifications import Verdict, Verification, compute_wilson, summarise
 from backend.records.views import RecordFilter
 from backend.services.report import Reporter
-from backend.services.verify import judge
+from backend.services.verify import Verifier, judge
+from saymask.errors import InvalidRequest
+from tests.backend.http import KEY
+from tests.backend.label_studio import LabelStudioServer
 from tests.backend.submissions import process
 from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square, to_runs
 
@@ -114,6 +127,105 @@ def recorded(stores: Stores) -> Stores:
         event(2, annotation(6, brush(dog, DOG, "top-1", "prediction", "the dog"))),
     )
     return stores
+
+
+@pytest.fixture
+def verifier(recorded: Stores, studio: LabelStudioServer) -> Iterator[Verifier]:
+    with closing(LabelStudioClient(studio.url, KEY)) as client:
+        yield Verifier(client, recorded)
+
+
+TITLE = "Verification of project 7"
+
+
+def test_a_stranger_s_project_of_the_title_is_left_alone(
+    verifier: Verifier, studio: LabelStudioServer
+) -> None:
+    stranger = studio.add("projects", title=TITLE)
+    with pytest.raises(InvalidRequest, match=f"Project {stranger} is called") as refused:
+        verifier.draw(7, 2, 0, lambda *_: None)
+    assert studio.objects["tasks"] == {}
+    assert verifier.read(7, lambda *_: None).annotations == 0
+    # Its description is what makes it ours, as the message says.
+    mark = re.search(r"\[saymask .*\]", refused.value.cure)
+    assert mark is not None
+    studio.objects["projects"][stranger]["description"] = f"Mine. {mark[0]}"
+    assert verifier.draw(7, 2, 0, lambda *_: None).project_id == stranger
+
+
+def test_the_project_is_found_by_its_mark(
+    verifier: Verifier, recorded: Stores, studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    own = verifier.draw(7, 1, 0, lambda *_: None).project_id
+    studio.objects["projects"][own]["title"] = "Renamed"
+    drawn = verifier.draw(7, 5, 0, lambda *_: None)
+    assert (drawn.project_id, drawn.added) == (own, 1)
+    assert len({task["data"]["saymask_record"] for task in studio.objects["tasks"].values()}) == 2
+    # Another installation, with records of its own about a project of the same number.
+    with closing(Stores(f"sqlite:///{tmp_path / 'other.db'}")) as other:
+        other.migrate()
+        process(other, event(1, annotation(5, brush("own", CAT, "referent", "manual", "a cat"))))
+        with closing(LabelStudioClient(studio.url, KEY)) as client:
+            theirs = Verifier(client, other).draw(7, 1, 0, lambda *_: None)
+    assert theirs.project_id != own
+
+
+def test_two_who_draw_for_the_first_time_at_once_share_a_project(
+    recorded: Stores, studio: LabelStudioServer
+) -> None:
+    studio.meet("POST", "/api/projects", 2)
+
+    def draw() -> int:
+        with closing(LabelStudioClient(studio.url, KEY)) as client:
+            return Verifier(client, recorded).draw(7, 1, 0, lambda *_: None).project_id
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [future.result(30) for future in [pool.submit(draw) for _ in range(2)]]
+    assert studio.meetings == {}
+    assert first == second
+    assert sorted(studio.objects["projects"]) == [1, first]
+
+
+def test_odd_tasks_and_annotations_are_told(verifier: Verifier, studio: LabelStudioServer) -> None:
+    own = verifier.draw(7, 2, 0, lambda *_: None).project_id
+    first, second = studio.objects["tasks"].values()
+    confirmed = annotation(1, [click(25, 25)])
+    first["annotations"] = [confirmed, annotation(2, [], was_cancelled=True), {"id": 3}]
+    second["annotations"] = [annotation(4, [choice("nothing fits")])]
+    studio.add_task({"saymask_record": ["x"]}, own, total=1)
+    studio.add("tasks", project=own, odd={"id": "x"})
+    studio.objects["tasks"][3]["annotations"] = [annotation(5, [])]
+    report = verifier.read(7, lambda *_: None)
+    assert (report.annotations, report.unanswered, report.outdated) == (5, 1, 1)
+    names = [line.partition(":")[0] for line in report.problems]
+    assert names == ["task x", "task 1"]
+    assert report.summary is not None
+    assert report.summary.records == 2
+
+
+def test_one_command_at_a_time(recorded: Stores, studio: LabelStudioServer, tmp_path: Path) -> None:
+    """A second one waits for the first, sees what it did, and goes on from there."""
+    lock = FileLock(tmp_path / "project-7.lock")
+    environment = {
+        "SAYMASK_DATA_DIR": str(tmp_path), "SAYMASK_LABEL_STUDIO_URL": studio.url,
+        "SAYMASK_LABEL_STUDIO_API_KEY": KEY,
+        "SAYMASK_DATABASE_URL": recorded.database.engine.url.render_as_string(False),
+    }  # fmt: skip
+    command = [Path(sys.executable).parent / "saymask", "verify", "--project", "7"]
+    with lock:
+        second = subprocess.Popen(
+            [*command, "--sample", "5", "--json"], text=True, env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert second.stderr is not None
+        assert "Waiting for another command about project 7" in second.stderr.readline()
+        with closing(LabelStudioClient(studio.url, KEY)) as client:
+            Verifier(client, recorded).draw(7, 1, 0, lambda *_: None)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 0
+    assert json.loads(output)["added"] == 1
+    drawn = [task["data"]["saymask_record"] for task in studio.objects["tasks"].values()]
+    assert len(drawn) == len(set(drawn)) == 2
 
 
 def test_only_confirmed_records_are_verified(recorded: Stores) -> None:

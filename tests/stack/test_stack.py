@@ -23,6 +23,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.records.views import RecordFilter
 from saymask.datasets.load import load_dataset
 from saymask.datasets.parquet import BatchRows
+from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import await_state, free_port
@@ -277,6 +278,71 @@ def test_doubtful_rows_of_a_batch_are_reviewed_and_decisions_join_them(
     mask = {"size": decision["size"], "counts": decision["counts"]}
     offered = {name: row["candidates"][0][name] for name in ("size", "counts")}
     assert (decode_coco_rle(mask) == decode_coco_rle(offered)).all()
+
+
+def test_lists_of_exactly_one_page(stack: Running, samples: dict[str, Path]) -> None:
+    """What comes after the last full page is "not found"."""
+    with closing(stack.client()) as client:
+        project, _ = client.find_or_create_project("A hundred")
+        connect(client, project, stack)
+        photo = client.upload_image(project, samples["chelsea"])
+        client.import_tasks(project, [{"data": {"image": photo}}] * 100)
+        before = len(client.list_projects())
+        for number in range(before, 31):
+            client.request("POST", "/api/projects/", json={"title": f"Another {number}"})
+        assert len(client.list_projects()) == max(before, 31)
+        tasks = list(client.iterate_tasks(project, LeftOut()))
+        assert len({task.id for task in tasks}) == 100
+        client.create_prediction(tasks[0].id, {"result": [], "model_version": "x"})
+        assert [p.model_version for p in client.list_predictions(tasks[0].id)] == ["x"]
+        assert len(client.list_tasks_after(project, tasks[-3].id, 2)) == 2
+    to_project = ("--project", str(project), "--json")
+    assert stack.saymask("prepare", *to_project)["prepared"] == 100
+    assert stack.saymask("preannotate", *to_project, "--dry-run")["without"] == 100
+    (report,) = stack.saymask("sync", *to_project)
+    assert report["tasks"] == 100
+    with closing(stack.client()) as client:
+        client.import_tasks(project, [{"data": {"text": "no photo"}}])
+    report = stack.saymask("prepare", *to_project, status=1)
+    assert (report["prepared"], len(report["failed"])) == (100, 1)
+
+
+def both(stack: Running, *arguments: str) -> list[Any]:
+    """A command twice at the same time; the JSON of each."""
+    command = [SAYMASK, *arguments, "--json"]
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=stack.environment,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    outputs = [one.communicate(timeout=200) for one in running]
+    assert [one.returncode for one in running] == [0, 0], outputs
+    return [json.loads(output) for output, _ in outputs]
+
+
+def test_two_commands_at_once_make_one_of_each(stack: Running, samples: dict[str, Path]) -> None:
+    both(stack, "connect", "--create", "Twice at once", "--backend-url", stack.backend_url)
+    (project,) = [p["id"] for p in projects(stack) if p["title"] == "Twice at once"]
+    with closing(stack.client()) as client:
+        assert len(client.list_ml_backends(project)) == len(client.list_webhooks(project)) == 1
+        client.import_images(project, [samples["chelsea"]])
+        (task,) = tasks_of(client, project)
+        for number in range(4):
+            mask = np.zeros((300, 451), bool)
+            mask[40:140, 60 + number : 200] = True
+            result = brush(f"own{number}", mask, "referent", "manual", f"thing {number}")
+            client.request("POST", f"/api/tasks/{task['id']}/annotations", json={"result": result})
+    stack.saymask("sync", "--project", str(project))
+    reports = both(stack, "verify", "--project", str(project), "--sample", "3")
+    assert sorted(report["added"] for report in reports) == [1, 3]
+    (own,) = [p for p in projects(stack) if p["title"] == f"Verification of project {project}"]
+    with closing(stack.client()) as client:
+        drawn = [task["data"]["saymask_record"] for task in tasks_of(client, own["id"])]
+        assert len(drawn) == len(set(drawn)) == 4
+        client.update_project(own["id"], description="of somebody else")
+    stack.saymask("verify", "--project", str(project), "--sample", "3", status=2)
 
 
 def read_grefs(folder: Path) -> set[tuple[str, str]]:

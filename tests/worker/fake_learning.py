@@ -27,7 +27,7 @@ class FakeLearn:
         on_epoch(EpochReport(1, 2, 0.5, 0.25, 30.0))
         (folder / "model").mkdir()
         (folder / "model" / "model.json").write_text("{}", "utf-8")
-        return {"held_out_iou": 0.25}
+        return {"held_out_iou": 0.25, "failed": ()}
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
         return Verdict(registry.read_served(), 0.2, self._low, 0.3, 30, 12)

@@ -12,6 +12,7 @@ import pytest
 
 from saymask.datasets import Dataset, load_dataset
 from saymask.errors import DatasetError, InvalidRequest
+from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from tests.refcoco import write_refcoco
 from worker.evaluation.few_sample import (
@@ -62,7 +63,7 @@ class Learner:
 def test_every_size_and_seed_is_trained_once_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
     request, learner, told = FewSampleRequest((1, 4), 2, 50, CONFIG), Learner(), []
     runs = run_few_sample(
-        request, dataset, dataset, tmp_path, learner, lambda *done: told.append(done)
+        request, dataset, dataset, tmp_path, learner, lambda *done: told.append(done), LeftOut()
     )
     assert told[-1] == (4, 4)
     assert [(run.images, run.seed) for run in runs] == [(1, 0), (1, 1), (4, 0), (4, 1)]
@@ -74,10 +75,13 @@ def test_every_size_and_seed_is_trained_once_and_resumed(dataset: Dataset, tmp_p
     with (tmp_path / LOG_FILE).open("a") as file:
         file.write('{"images": 1, "se')
     again = Learner()
-    assert run_few_sample(request, dataset, dataset, tmp_path, again, lambda *_: None) == runs
+    assert (
+        run_few_sample(request, dataset, dataset, tmp_path, again, lambda *_: None, LeftOut())
+        == runs
+    )
     assert again.trained == []
     other = replace(request, steps=60)
-    run_few_sample(other, dataset, dataset, tmp_path, again, lambda *_: None)
+    run_few_sample(other, dataset, dataset, tmp_path, again, lambda *_: None, LeftOut())
     assert len(again.trained) == 4, "with other settings all are trained anew"
 
 
@@ -95,6 +99,7 @@ def test_larger_sets_hold_the_smaller_ones(dataset: Dataset, tmp_path: Path) -> 
         tmp_path,
         train,
         lambda *_: None,
+        LeftOut(),
     )
     assert seen[0] < seen[1] < seen[2]
 
@@ -103,7 +108,7 @@ def test_refusals(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="6 photos to train on, fewer than 7"):
         run_few_sample(
             FewSampleRequest((7,), 1, 1, CONFIG), dataset, dataset, tmp_path, Learner(),
-            lambda *_: None,
+            lambda *_: None, LeftOut(),
         )  # fmt: skip
     with pytest.raises(InvalidRequest):
         FewSampleRequest((0, 1), 1, 1, CONFIG)
@@ -130,6 +135,7 @@ def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
         tmp_path,
         Learner(),
         lambda *_: None,
+        LeftOut(),
     )
     zero_shot = replace(
         compute_zero_shot(np.array([0.3]), np.array([0])), miou=Interval(0.3, 0.2, 0.4)

@@ -30,6 +30,7 @@ from saymask.contract import (
 )
 from saymask.datasets import load_dataset
 from saymask.errors import DatasetError
+from saymask.left_out import LeftOut
 from saymask.masks import decode_coco_rle
 from saymask.model_registry import ModelRegistry, Verdict
 from tests.conftest import Valkey, await_state
@@ -256,7 +257,7 @@ class Answers:
 
 def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
     data = write_refcoco(tmp_path / "set", count=12)
-    samples = read_samples(load_dataset("refcoco", data, None))
+    samples = read_samples(load_dataset("refcoco", data, None), LeftOut())
     pipeline: Any = Answers()
     right, wrong = ByName("new", is_right=True), ByName("old", is_right=False)
     better = compare_sources(pipeline, samples, [wrong], [right], "run-0001")
@@ -273,8 +274,12 @@ def test_the_verdict_is_a_paired_interval_over_photos(tmp_path: Path) -> None:
 
 
 def test_what_is_held_out_stays_held_out_when_photos_are_added(tmp_path: Path) -> None:
-    few = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "few", count=20), None))
-    many = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "many", count=40), None))
+    few = read_samples(
+        load_dataset("refcoco", write_refcoco(tmp_path / "few", count=20), None), LeftOut()
+    )
+    many = read_samples(
+        load_dataset("refcoco", write_refcoco(tmp_path / "many", count=40), None), LeftOut()
+    )
     splits = [split_samples(samples, 0.15, 0.2, 0) for samples in (few, many)]
     for part in ("train", "held_out", "reserved"):
         names = [{s.image.name for s in getattr(split, part)} for split in splits]
@@ -288,7 +293,7 @@ def test_what_is_held_out_stays_held_out_when_photos_are_added(tmp_path: Path) -
 @pytest.mark.parametrize("count", [4, 5, 7])
 def test_every_part_gets_a_photo_however_few_there_are(tmp_path: Path, count: int) -> None:
     data = write_refcoco(tmp_path / "set", count=count)
-    samples = read_samples(load_dataset("refcoco", data, None))
+    samples = read_samples(load_dataset("refcoco", data, None), LeftOut())
     for seed in range(20):
         split = split_samples(samples, 0.15, 0.2, seed)
         assert split.train

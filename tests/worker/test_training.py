@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from saymask.datasets import load_dataset
 from saymask.errors import ConfigError, DatasetError
+from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.worker.tiny_training import build, build_trainer
@@ -55,7 +56,7 @@ def test_mirrors_swap_left_and_right_as_words(sentence: str, mirrored: str) -> N
 
 
 def test_a_mirrored_sample_is_mirrored_in_image_mask_and_words(data: Path) -> None:
-    sample = read_samples(load_dataset("refcoco", data, None))[1]
+    sample = read_samples(load_dataset("refcoco", data, None), LeftOut())[1]
     image, mask = (load(sample, 64, is_mirrored=False) for load in (load_image, load_mask))
     other_image, other_mask = (
         load(sample, 64, is_mirrored=True) for load in (load_image, load_mask)
@@ -68,7 +69,7 @@ def test_a_mirrored_sample_is_mirrored_in_image_mask_and_words(data: Path) -> No
 
 
 def test_examples_and_orders_are_the_same_whenever_asked_for(data: Path) -> None:
-    samples = read_samples(load_dataset("refcoco", data, None))
+    samples = read_samples(load_dataset("refcoco", data, None), LeftOut())
     assert len(samples) == 16
     assert order_epoch(samples, 3, 7) == order_epoch(samples, 3, 7) != order_epoch(samples, 3, 8)
     several = Sample("x", samples[0].image, samples[0].target, ("left a", "left b", "left c"))
@@ -81,7 +82,7 @@ def test_examples_and_orders_are_the_same_whenever_asked_for(data: Path) -> None
 
 
 def test_held_out_photos_are_not_trained_on(data: Path) -> None:
-    samples = read_samples(load_dataset("refcoco", data, None))
+    samples = read_samples(load_dataset("refcoco", data, None), LeftOut())
     split = split_samples(samples, 0.25, 0.0, 1)
     train, held_out = split.train, split.held_out
     assert not {s.image for s in train} & {s.image for s in held_out}
@@ -90,7 +91,9 @@ def test_held_out_photos_are_not_trained_on(data: Path) -> None:
 
 
 def test_too_little_is_refused_before_any_training(tmp_path: Path) -> None:
-    samples = read_samples(load_dataset("refcoco", write_refcoco(tmp_path / "few"), None))
+    samples = read_samples(
+        load_dataset("refcoco", write_refcoco(tmp_path / "few"), None), LeftOut()
+    )
     with pytest.raises(DatasetError, match="6 refs on 3 photos; training needs at least 8 on 2"):
         split_samples(samples, 0.2, 0.0, 0)
 

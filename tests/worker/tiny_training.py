@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from saymask.datasets import load_dataset
+from saymask.left_out import LeftOut
 from worker.training import trainer as module
 from worker.training.config import TrainingConfig
 from worker.training.cris import Cris, CrisConfig
@@ -40,7 +41,7 @@ def build_trainer(
 ) -> tuple[Trainer, Cris]:
     model, config = build(freeze_below)
     config = replace(config, **changes)
-    samples = read_samples(load_dataset("refcoco", data, None))
+    samples = read_samples(load_dataset("refcoco", data, None), LeftOut())
     split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
     train, held_out = split.train, split.held_out
     fabric = Fabric(accelerator="cpu", devices=1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from saymask.errors import ImageError
+from saymask.errors import SaymaskError
 from worker.batch.places import Source, read_expressions
 from worker.batch.rows import ImageRows, build_given_row, build_proposed_rows
 from worker.pipeline.opening import open_image
@@ -116,7 +116,7 @@ def answer_image(
 ) -> ImageRows:
     """Segment the expressions about an image, or propose some: what an annotator would be offered.
 
-    An image that cannot be decoded is a failure of that image.
+    What concerns this image alone is a failure of this image.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     try:
@@ -140,6 +140,8 @@ def answer_image(
             rows = build_proposed_rows(
                 name, sha256, prepared.proposals.size_hw, pairs, pipeline.model_version
             )
-    except ImageError as error:
+    except SaymaskError as error:
+        if error.concerns_all:
+            raise
         return ImageRows(name, sha256, failure=str(error))
     return ImageRows(name, sha256, tuple(rows))

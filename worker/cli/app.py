@@ -46,3 +46,5 @@ def print_failed(lines: Sequence[str]) -> None:
     """Print the first of what failed."""
     for line in lines[:_MAX_LINES]:
         console.print(f"[red]failed:[/red] {escape(line)}", highlight=False)
+    if len(lines) > _MAX_LINES:
+        console.print(f"and {len(lines) - _MAX_LINES} more")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saymask.errors import InvalidRequest
-from worker.cli.app import app, console
+from worker.cli.app import app, console, print_failed
 from worker.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def evaluate(
     print(results.model_dump_json(indent=2) if as_json else markdown)
     written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
     console.print(", ".join(str(path) for path in written), markup=False)
+    print_failed(results.failed)
+    raise typer.Exit(1 if results.failed else 0)
 
 
 def _compare_few_sample(
@@ -141,13 +143,19 @@ def _compare_few_sample(
     if side % 32:
         raise InvalidRequest(f"--side must be a multiple of 32, got {side}.")
     few = FewSampleRequest(numbers, seeds, steps, TrainingConfig(side_px=side, rate=rate))
-    table, runs, zero_shot = compare_few_sample(
+    table, runs, zero_shot, failed = compare_few_sample(
         request, few, load_worker_settings(), out, jobs, console
     )
-    values = {"zero_shot": asdict(zero_shot), "runs": [run.model_dump() for run in runs]}
+    values = {
+        "zero_shot": asdict(zero_shot),
+        "runs": [run.model_dump() for run in runs],
+        "failed": failed,
+    }
     print(json.dumps(values, indent=2) if as_json else table)
     written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
     console.print(", ".join(str(path) for path in written), markup=False)
+    print_failed(failed)
+    raise typer.Exit(1 if failed else 0)
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:

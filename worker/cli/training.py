@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from saymask.errors import InvalidRequest
-from worker.cli.app import app, console
+from worker.cli.app import app, console, print_failed
 from worker.settings import load_worker_settings
 
 
@@ -56,6 +56,8 @@ def train(
     request = command.TrainingRequest(dataset, data, split, out, config)
     summary = command.run_training(request, load_worker_settings(), console)
     print(json.dumps(summary, indent=2) if as_json else _describe_run(summary))
+    print_failed(summary["failed"])
+    raise typer.Exit(1 if summary["failed"] else 0)
 
 
 def _describe_run(summary: dict[str, Any]) -> str:

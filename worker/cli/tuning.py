@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saymask.errors import ConfigError
-from worker.cli.app import app, console
+from worker.cli.app import app, console, print_failed
 from worker.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def tune(
             pipeline, read, lambda done, total: progress.update(task, completed=done, total=total)
         )
     provenance = {"data": str(data), "split": split or "all", **tuning.to_json()}
-    del provenance["scoring"]
+    del provenance["scoring"], provenance["failed"]
     write_scoring(out, tuning.scoring, pipeline.encoder.weights_hash, provenance)
     print(json.dumps(tuning.to_json(), indent=2) if as_json else _describe(tuning, out))
+    print_failed(tuning.failed)
+    raise typer.Exit(1 if tuning.failed else 0)
 
 
 def _describe(tuning: Tuning, out: Path) -> str:

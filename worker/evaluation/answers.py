@@ -66,8 +66,10 @@ class ImageAnswers(_Line):
         image: its file name.
         proposals: how many there were.
         expressions: in the order of the dataset.
+        failure: why there are none; empty where all went well.
     """
 
     image: str = Field(alias="photo")
     proposals: int
     expressions: tuple[ExpressionAnswers, ...]
+    failure: str = Field("", exclude=True)

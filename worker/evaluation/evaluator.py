@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets.model import DatasetImage, Expression
-from saymask.errors import DatasetError, ImageError, InvalidExpression
+from saymask.errors import DatasetError, InvalidExpression, SaymaskError
 from saymask.masks import Mask, Masks, compute_ious, decode_coco_rle, encode_coco_rle
 from worker.evaluation.answers import TOP, Answer, ExpressionAnswers, ImageAnswers
 from worker.evaluation.baselines import BASELINES, BaselineInputs
@@ -57,18 +57,27 @@ class Evaluator:
     models: Mapping[str, TrainedModel] = field(default_factory=dict)
 
     def evaluate(self, image: DatasetImage) -> ImageAnswers:
-        """Return every variant's answer to every expression of one image.
+        """Return every variant's answer to every expression of one image; or its failure.
 
         Raises:
-            DatasetError: the image cannot be read; names the file.
+            SaymaskError: it concerns all images.
         """
+        name = image.path.name
+        try:
+            return self._evaluate(image)
+        except SaymaskError as error:
+            if error.concerns_all:
+                raise
+            return ImageAnswers(image=name, proposals=0, expressions=(), failure=f"{name}: {error}")
+
+    def _evaluate(self, image: DatasetImage) -> ImageAnswers:
         if self.truth is not None:
             self.truth.set_image(image)
         try:
             data = image.path.read_bytes()
-            scored = self._score(image, data)
-        except (ImageError, OSError) as error:
-            raise DatasetError(f"{image.path} cannot be used: {error}") from error
+        except OSError as error:
+            raise DatasetError(f"It cannot be read: {error.strerror}.") from error
+        scored = self._score(image, data)
         proposals = scored.proposals
         masks = [to_original_size(mask, image.size_hw) for mask in proposals]
         stacked = np.stack(masks) if masks else np.zeros((0, *image.size_hw), dtype=bool)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saymask.datasets import Dataset
 from saymask.errors import DatasetError, InvalidRequest
+from saymask.left_out import LeftOut
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from worker.evaluation.metrics import Counts, Interval, Values, bootstrap_mean
 from worker.training.config import TrainingConfig
@@ -111,6 +112,7 @@ def run_few_sample(
     out: Path,
     train: TrainAndLoad,
     progress: Callable[[int, int], None],
+    left_out: LeftOut,
 ) -> list[Run]:
     """Train and measure every model that an earlier, interrupted comparison did not.
 
@@ -121,11 +123,12 @@ def run_few_sample(
         out: folder of models and the log.
         train: trains on samples in a folder, and returns what segments with the model.
         progress: called with the number of finished models and of all.
+        left_out: gets the photos of the pool that cannot be read.
 
     Raises:
         DatasetError: there are fewer photos than asked for.
     """
-    samples = read_samples(pool)
+    samples = read_samples(pool, left_out)
     photos = sorted({sample.image for sample in samples})
     if max(request.sizes) > len(photos):
         raise DatasetError(

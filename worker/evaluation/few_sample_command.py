@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from saymask.datasets import load_dataset
 from saymask.errors import InvalidRequest
+from saymask.left_out import LeftOut
 from worker.evaluation.few_sample import (
     FewSampleRequest,
     Run,
@@ -41,8 +42,11 @@ def compare_few_sample(
     out: Path,
     jobs: int,
     console: Console,
-) -> tuple[str, list[Run], ZeroShot]:
-    """Measure the pipeline and models trained on a few photos; returns table and figures.
+) -> tuple[str, list[Run], ZeroShot, tuple[str, ...]]:
+    """Measure the pipeline and models trained on a few photos.
+
+    Returns:
+        Table and figures, and why photos were left out.
 
     Raises:
         DatasetError, ConfigError, WeightsError.
@@ -66,11 +70,13 @@ def compare_few_sample(
         segment: Segment = command.train_and_load(samples, config, folder, settings)
         return segment
 
+    left_out = LeftOut()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("models", total=None)
         runs = run_few_sample(
             few, pool, test, out, train,
-            lambda done, total: progress.update(task, completed=done, total=total),
+            lambda done, total: progress.update(task, completed=done, total=total), left_out,
         )  # fmt: skip
-    return write_few_sample(out, summarise_runs(runs), zero_shot), runs, zero_shot
+    table = write_few_sample(out, summarise_runs(runs), zero_shot)
+    return table, runs, zero_shot, (*results.failed, *left_out.lines)

@@ -79,6 +79,7 @@ class Results(_Table):
         images: how many.
         expressions: how many.
         images_without_proposals: how many.
+        failed: why other images of the dataset are not among them.
         oracle: IoU threshold to the share of expressions for which a proposal is above it;
             ``mean`` to the mean of the best IoU.
         methods: in the order they were asked for.
@@ -90,14 +91,20 @@ class Results(_Table):
     images_without_proposals: int = Field(alias="photos_without_proposals")
     oracle: dict[str, Interval]
     methods: tuple[MethodResult, ...]
+    failed: tuple[str, ...] = ()
 
 
-def build_results(answered_images: Sequence[ImageAnswers], provenance: dict[str, Any]) -> Results:
+def build_results(
+    answered_images: Sequence[ImageAnswers],
+    provenance: dict[str, Any],
+    failed: tuple[str, ...] = (),
+) -> Results:
     """Summarise a run.
 
     Args:
         answered_images: in the order of the dataset.
         provenance: what was run on what.
+        failed: why other images of the dataset are not among them.
     """
     table = AnswerTable(answered_images)
     names = list(answered_images[0].expressions[0].answers)
@@ -113,6 +120,7 @@ def build_results(answered_images: Sequence[ImageAnswers], provenance: dict[str,
         images_without_proposals=sum(image.proposals == 0 for image in answered_images),
         oracle=oracle,
         methods=tuple(_summarise(table, name, first) for name in names),
+        failed=failed,
     )
 
 

@@ -44,6 +44,8 @@ def run_evaluation(
 ) -> tuple[Results, Dataset, list[ImageAnswers]]:
     """Evaluate, or continue what an interrupted run left in ``out``.
 
+    Images that cannot be used are left out; the next run tries them again.
+
     Args:
         request: what to evaluate.
         settings: of the pipeline.
@@ -53,7 +55,8 @@ def run_evaluation(
         build: loads the models of one process.
 
     Returns:
-        The tables (also in ``out``), the dataset, and the answers in its order.
+        The tables (also in ``out``), the dataset as far as it could be used, and the answers in
+        its order.
 
     Raises:
         DatasetError: something of the dataset is wrong, or ``out`` holds another run.
@@ -78,6 +81,7 @@ def run_evaluation(
         if answered:
             console.print(f"{len(answered)} photos were done before")
         remaining = [image for image in dataset.images if image.path.name not in answered]
+        failed: list[str] = []
         started = time.monotonic()
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -86,12 +90,19 @@ def run_evaluation(
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("photos", total=len(remaining), rate="")
             for count, image in enumerate(processes.evaluate(remaining), start=1):
-                log_file.append(image)
-                answered[image.image] = image
+                if image.failure:
+                    failed.append(image.failure)
+                else:
+                    log_file.append(image)
+                    answered[image.image] = image
                 rate = 60 * count / (time.monotonic() - started)
                 progress.update(task, advance=1, rate=f"{rate:.1f} a minute")
-    images = [answered[image.path.name] for image in dataset.images]
-    results = build_results(images, provenance)
+    used = tuple(image for image in dataset.images if image.path.name in answered)
+    if not used:
+        raise DatasetError(f"None of {len(dataset.images)} photos can be used.", failed[0])
+    images = [answered[image.path.name] for image in used]
+    dataset = replace(dataset, images=used)
+    results = build_results(images, provenance, tuple(failed))
     (out / RESULTS_FILE).write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return results, dataset, images
 

@@ -30,6 +30,7 @@ from saymask.contract import (
     TrainResult,
 )
 from saymask.errors import ConfigError, InternalError, SaymaskError
+from saymask.left_out import LeftOut
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from worker.serving.idle import free_memory
 from worker.serving.jobs import JobFunction, Message, refuse_shape, to_failure
@@ -169,7 +170,7 @@ class TrainingHandler:
         registry.write_verdict(request.run, verdict)
         if verdict.is_better:
             registry.serve(request.run)
-        text = _describe(verdict)
+        text = _describe(verdict, len(summary["failed"]))
         log.info("run %s: %s", request.run, text)
         state: TrainingState = "served" if verdict.is_better else "not better"
         status.tell(state, held_out_iou=summary["held_out_iou"], text=text)
@@ -296,9 +297,9 @@ class LearnCris:
         old = [CrisSource(registry.model_folder(served), store, device)] if served else []
         config = _build_config(None)
         dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
-        split = split_samples(
-            read_samples(dataset), config.held_out_share, config.reserved_share, config.seed
-        )
+        # Training has told which photos cannot be read.
+        samples = read_samples(dataset, LeftOut())
+        split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
         return compare_sources(pipeline, split.reserved, old, [new], served, self._between_steps)
 
 
@@ -309,15 +310,16 @@ def _build_config(epochs: int | None) -> TrainingConfig:
     return config if epochs is None else replace(config, epochs=epochs)
 
 
-def _describe(verdict: Verdict) -> str:
+def _describe(verdict: Verdict, unread: int) -> str:
     before = verdict.against or "proposals alone"
     few = (
         f"; too few photos to tell, {MIN_COMPARED_IMAGES} are needed"
         if verdict.images < MIN_COMPARED_IMAGES
         else ""
     )
+    left_out = f"; photos that cannot be read and are left out: {unread}" if unread else ""
     return (
         f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
         f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} expressions"
-        f" about {verdict.images} photos that nothing was chosen by{few}"
+        f" about {verdict.images} photos that nothing was chosen by{few}{left_out}"
     )

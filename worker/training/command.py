@@ -17,6 +17,7 @@ from rich.console import Console
 
 from saymask.datasets import load_dataset
 from saymask.errors import ConfigError
+from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from worker.pipeline.build import choose_device
 from worker.settings import WorkerSettings
@@ -62,6 +63,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train, and write model, logs and report; returns a summary for machines.
 
+    Photos that cannot be read are left out; ``failed`` of the summary names them.
+
     Raises:
         DatasetError: the data is damaged, or there is too little of it.
         ConfigError: the folder holds a run with other settings; the device is missing.
@@ -69,9 +72,9 @@ def run_training(
     """
     config = request.config
     dataset = load_dataset(request.dataset, request.root, request.split)
-    split = split_samples(
-        read_samples(dataset), config.held_out_share, config.reserved_share, config.seed
-    )
+    left_out = LeftOut()
+    samples = read_samples(dataset, left_out)
+    split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
     train, held_out = split.train, split.held_out
     fabric = build_fabric(settings)
     if len(train) // fabric.world_size < 2:
@@ -105,6 +108,7 @@ def run_training(
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
+        "failed": left_out.lines,
     }
 
 

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from saymask.datasets import Dataset
-from saymask.datasets.model import Rle
+from saymask.datasets.model import DatasetImage, Rle
 from saymask.errors import DatasetError
+from saymask.left_out import LeftOut
 from saymask.masks import decode_coco_rle
 from worker.training.cris.letterbox import Letterbox
 
@@ -48,22 +49,37 @@ class Sample:
     sentences: tuple[str, ...]
 
 
-def read_samples(dataset: Dataset) -> list[Sample]:
-    """Group the sentences of a dataset by the object they refer to; no-target ones are left out."""
-    samples = []
-    for image in dataset.images:
-        groups: dict[str, list[str]] = {}
-        targets = {}
-        for expression in image.expressions:
-            if expression.parts:
-                key = str(expression.target["counts"])
-                targets[key] = expression.target
-                groups.setdefault(key, []).append(expression.text)
-        samples += [
-            Sample(f"{image.path.name}:{index}", image.path, targets[key], tuple(sentences))
-            for index, (key, sentences) in enumerate(groups.items())
-        ]
-    return samples
+def read_samples(dataset: Dataset, left_out: LeftOut) -> list[Sample]:
+    """Group the sentences of a dataset by the object they refer to; no-target ones are not used.
+
+    Every photo is decoded once: a damaged one would end a run in its middle.
+
+    Args:
+        dataset: to train on, or to measure on.
+        left_out: gets the photos that cannot be read.
+    """
+    groups = left_out.convert(dataset.images, _read_image, lambda image: image.path.name)
+    return [sample for group in groups for sample in group]
+
+
+def _read_image(image: DatasetImage) -> list[Sample]:
+    """The samples of one photo.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    load_pixels(image.path)
+    groups: dict[str, list[str]] = {}
+    targets = {}
+    for expression in image.expressions:
+        if expression.parts:
+            key = str(expression.target["counts"])
+            targets[key] = expression.target
+            groups.setdefault(key, []).append(expression.text)
+    return [
+        Sample(f"{image.path.name}:{index}", image.path, targets[key], tuple(sentences))
+        for index, (key, sentences) in enumerate(groups.items())
+    ]
 
 
 @dataclass(frozen=True)

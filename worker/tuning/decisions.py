@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from saymask.datasets import Dataset
+from saymask.datasets.model import DatasetImage
 from saymask.errors import DatasetError, InvalidExpression
+from saymask.left_out import LeftOut
 from saymask.masks import compute_ious, decode_coco_rle
 from worker.methods.confidence import compute_lead
 from worker.pipeline.opening import open_image
@@ -60,12 +62,21 @@ class Ranked:
 
 
 def read_decisions(
-    pipeline: Pipeline, dataset: Dataset, progress: Callable[[int, int], None]
+    pipeline: Pipeline,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+    left_out: LeftOut,
 ) -> list[Decision]:
     """Prepare every photo, or find it prepared, and compare its proposals with the masks.
 
+    Args:
+        pipeline: with the scoring in use.
+        dataset: decisions.
+        progress: called with the number of finished photos and of all.
+        left_out: gets the photos that cannot be used.
+
     Raises:
-        DatasetError: there are too few decisions, or a photo cannot be read.
+        DatasetError: there are too few decisions.
     """
     expressions = sum(bool(e.parts) for image in dataset.images for e in image.expressions)
     if expressions < MIN_EXPRESSIONS or len(dataset.images) < MIN_IMAGES:
@@ -74,25 +85,37 @@ def read_decisions(
             f" needs at least {MIN_EXPRESSIONS} on {MIN_IMAGES}.",
             "The weights in use are kept. Accept more suggestions, export again, and tune then.",
         )
-    decisions = []
+    decisions: list[Decision] = []
     for index, image in enumerate(dataset.images):
-        try:
-            data = image.path.read_bytes()
-        except OSError as error:
-            raise DatasetError(f"{image.path} cannot be read: {error}.") from error
-        prepared, _ = open_image(pipeline, data, image.path.stem)
-        masks = [to_original_size(mask, image.size_hw) for mask in prepared.proposals.masks]
-        slim = _drop_masks(prepared)
-        for expression in image.expressions:
-            ious = None
-            if expression.parts:
-                target = decode_coco_rle(expression.target)
-                ious = np.array(
-                    [compute_ious(target, mask[None])[0] for mask in masks], dtype=np.float32
-                )
-            decisions.append(Decision(index, slim, expression.text, ious))
+        with left_out.guard(image.path.name):
+            decisions += _read_image(pipeline, image, index)
         progress(index + 1, len(dataset.images))
     return [decision for decision in decisions if len(decision.prepared.proposals)]
+
+
+def _read_image(pipeline: Pipeline, image: DatasetImage, index: int) -> list[Decision]:
+    """The decisions about one photo.
+
+    Raises:
+        DatasetError, ImageError: it cannot be used.
+    """
+    try:
+        data = image.path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{image.path} cannot be read: {error}.") from error
+    prepared, _ = open_image(pipeline, data, image.path.stem)
+    masks = [to_original_size(mask, image.size_hw) for mask in prepared.proposals.masks]
+    slim = _drop_masks(prepared)
+    decisions = []
+    for expression in image.expressions:
+        ious = None
+        if expression.parts:
+            target = decode_coco_rle(expression.target)
+            ious = np.array(
+                [compute_ious(target, mask[None])[0] for mask in masks], dtype=np.float32
+            )
+        decisions.append(Decision(index, slim, expression.text, ious))
+    return decisions
 
 
 def _drop_masks(prepared: PreparedImage) -> PreparedImage:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets import Dataset
+from saymask.errors import DatasetError
+from saymask.left_out import LeftOut
 from worker.evaluation.metrics import Interval, bootstrap_difference
 from worker.methods.logistic import Curve, fit_curve
 from worker.pipeline.pipeline import Pipeline
@@ -48,6 +50,7 @@ class Tuning:
             recorded to choose one.
         decisions: with a mask, and without a referent.
         images: number of photos.
+        failed: why others were left out.
     """
 
     scoring: ScoringConfig
@@ -59,6 +62,7 @@ class Tuning:
     no_referent: tuple[float, float] | None
     decisions: tuple[int, int]
     images: int
+    failed: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -79,7 +83,12 @@ def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
     Raises:
         DatasetError: there are too few decisions.
     """
-    decisions = read_decisions(pipeline, dataset, progress)
+    left_out = LeftOut()
+    decisions = read_decisions(pipeline, dataset, progress, left_out)
+    if not decisions:
+        raise DatasetError(
+            f"Of {len(dataset.images)} photos none gives a decision.", *left_out.lines[:1]
+        )
     scoring = pipeline.config.scoring
     before = rank_decisions(pipeline, decisions, scoring)
     folds = _choose_folds(decisions)
@@ -112,7 +121,8 @@ def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
         decisions=(
             sum(d.ious is not None for d in decisions), sum(d.ious is None for d in decisions),
         ),
-        images=len(dataset.images),
+        images=len(dataset.images) - len(left_out),
+        failed=left_out.lines,
     )  # fmt: skip
 
 

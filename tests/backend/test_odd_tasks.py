@@ -1,0 +1,225 @@
+"""One odd task, photo or project stops nothing: it is named, the others are done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from backend.label_studio.events import to_new_event
+from backend.records.stores import Stores
+from saymask.masks import encode_coco_rle
+from tests.backend.http import KEY, typed
+from tests.backend.label_studio import LabelStudioServer
+from tests.conftest import Valkey, await_state, load_capture, log_of
+from tests.factories import HEIGHT, WIDTH, square
+
+SAYMASK = Path(sys.executable).parent / "saymask"
+# Tasks that cannot be used: as listed, and what their line says.
+ODD: list[tuple[Any, str]] = [
+    ({"id": 901}, "task 901: The task has no photo in data['image']."),
+    ({"id": 902, "data": None}, "task 902: The task has no photo"),
+    ({"id": 903, "data": ["/data/a.png"]}, "task 903: The task has no photo"),
+    ({"id": 904, "data": {"image": None}}, "task 904: The task has no photo"),
+    ({"id": 905, "data": {"image": 7}}, "task 905: The task has no photo"),
+    ({"id": 906, "data": {"image": " "}}, "task 906: The task has no photo"),
+    ({"id": 907, "data": {"text": "no photo"}}, "Its fields: text"),
+    ({"data": {"text": "nameless"}}, "task 0: The task has no photo"),
+    ({"id": "x", "data": {"image": "/data/a.png"}}, "task x: Label Studio's answer is not valid"),
+    ("no task", "task 'no task': Label Studio's answer is not valid"),
+]
+
+
+@pytest.fixture
+def saymask(
+    valkey: Valkey, studio: LabelStudioServer, tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
+    """A command against the server; its JSON."""
+
+    def run(*arguments: str, status: int = 0) -> dict[str, Any]:
+        environment = {
+            "SAYMASK_REDIS_URL": valkey.url,
+            "SAYMASK_DATA_DIR": str(tmp_path / "data"),
+            "SAYMASK_LABEL_STUDIO_URL": studio.url,
+            "SAYMASK_LABEL_STUDIO_API_KEY": KEY,
+        }
+        done = subprocess.run(
+            [SAYMASK, *arguments, "--json"], capture_output=True, text=True, check=False,
+            env={**os.environ, **environment}, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def add_odd_tasks(studio: LabelStudioServer) -> None:
+    """Good tasks before, between and after odd ones."""
+    for number, (body, _) in enumerate(ODD):
+        studio.add_task({"image": f"/data/{number}.png", "expression": f"thing {number}"})
+        studio.add("tasks", project=1, annotations=[], odd=body)
+    studio.add_task({"image": "/data/last.png", "expression": "the last"})
+
+
+GOOD = len(ODD) + 1
+
+
+def check_named(failed: list[str]) -> None:
+    for _, line in ODD:
+        assert any(line in one for one in failed), (line, failed)
+    assert len(failed) == len(ODD)
+
+
+def test_odd_tasks_of_prepare(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    add_odd_tasks(studio)
+    report = saymask("prepare", "--project", "1", status=1)
+    assert report["prepared"] == GOOD
+    check_named(report["failed"])
+
+
+def test_odd_tasks_of_preannotate(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    add_odd_tasks(studio)
+    refused = studio.add_task({"image": "/data/a.png", "expression": "refused"})
+    studio.refused = {refused}
+    dry = saymask("preannotate", "--project", "1", "--dry-run", status=1)
+    assert dry["made"] == GOOD + 1
+    check_named(dry["failed"])
+    report = saymask("preannotate", "--project", "1", status=1)
+    assert (report["made"], report["expressions"]) == (GOOD, GOOD)
+    *odd, last = report["failed"]
+    check_named(odd)
+    assert f"task {refused}: Label Studio answered 400" in last
+    assert len(studio.objects["predictions"]) == GOOD
+    again = saymask("preannotate", "--project", "1", status=1)
+    assert (again["made"], again["current"]) == (0, GOOD)
+
+
+def test_odd_tasks_of_propose(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    for number, (body, _) in enumerate(ODD):
+        studio.add_task({"image": f"/data/{number}.png", "saymask_proposed": "not ours"})
+        studio.add("tasks", project=1, annotations=[], odd=body)
+    report = saymask("propose", "--project", "1", status=1)
+    assert (report["photos"], report["tasks"]) == (len(ODD), len(ODD))
+    check_named(report["failed"])
+
+
+def test_two_tasks_with_one_photo_are_both_proposed_for(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    """They wait for one answer together, longer than until they look who has asked since."""
+    start_worker()
+    for name in ("slow", "slow", "b", "c", "slow"):
+        studio.add_task({"image": f"/data/{name}.png"})
+    report = saymask("propose", "--project", "1")
+    assert (report["photos"], report["tasks"], report["failed"]) == (5, 5, [])
+    assert len({p["task"] for p in studio.objects["predictions"].values()}) == 5
+
+
+def test_odd_tasks_and_files_of_import(
+    saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    add_odd_tasks(studio)
+    path = tmp_path / "instances.json"
+    names, mask = ("a.png", "b.png", "c.png"), encode_coco_rle(square(4))
+    for number, name in enumerate(names):
+        Image.new("RGB", (WIDTH, HEIGHT), (number, 0, 0)).save(tmp_path / name)
+    content = {
+        "images": [
+            {"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH}
+            for n, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": mask, "iscrowd": 0}
+            for n in range(len(names))
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }  # fmt: skip
+    path.write_text(json.dumps(content), "utf-8")
+    studio.refused_file = "b.png"
+    report = saymask("import", "coco", str(path), "--project", "1", status=1)
+    assert (report["photos"], report["tasks"]) == (2, 2)
+    *unreadable, refused = report["failed"]
+    assert [line.partition(":")[0] for line in unreadable] == ["task x", "task 'no task'"]
+    assert refused.startswith("b.png: Label Studio answered 400")
+    studio.refused_file = ""
+    again = saymask("import", "coco", str(path), "--project", "1", status=1)
+    assert (again["tasks"], again["there"]) == (1, 2)
+
+
+def test_odd_tasks_of_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:
+    add_odd_tasks(studio)
+    (report,) = saymask("sync", "--project", "1", status=1)
+    assert report["tasks"] == GOOD + len(ODD)
+    assert [line.partition(":")[0] for line in report["problems"]] == ["task x", "task 'no task'"]
+
+
+def test_sync_of_all_projects_goes_on_past_one(
+    saymask: Callable[..., Any], studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    """One project is gone, one is not for saymask, one cannot be read; the last is compared."""
+    stores = Stores(f"sqlite:///{tmp_path / 'data' / 'saymask.db'}")
+    stores.migrate()
+    studio.objects["projects"][2] = {"id": 2, "label_config": "<View/>"}
+    studio.objects["projects"][3] = {"id": 3, "label_config": 7}
+    studio.objects["projects"][9] = {**studio.objects["projects"][1], "id": 9}
+    for number in (2, 3, 4, 9):
+        stores.events.append_event(to_new_event({"action": "X", "project": {"id": number}}))
+    stores.close()
+    report, *others = saymask("sync", status=1)
+    assert report["project_id"] == 9
+    kinds = [(kind, line.partition(":")[0]) for one in others for kind, line in one.items()]
+    assert kinds == [("failed", "project 3"), ("skipped", "project 2"), ("skipped", "project 4")]
+
+
+def test_odd_tasks_of_a_batch(
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    body = load_capture("batch_predict_on_task_open")
+    good = {"id": 1, "data": {"image": "/data/upload/1/a.png", "expression": "the cat"}}
+    body["tasks"] = [task for odd, _ in ODD for task in (good, odd)]
+    answer = build_client().post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert len(results) == len(body["tasks"])
+    assert [bool(result) for result in results] == [True, False] * len(ODD)
+
+
+def test_odd_tasks_of_a_webhook(
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any], valkey: Valkey
+) -> None:
+    start_worker()
+    body = load_capture("TASKS_CREATED")
+    good = {"id": 1, "data": {"image": "/data/upload/1/a.png"}}
+    body["tasks"] = [*(odd for odd, _ in ODD), good]
+    client = build_client()
+    assert client.post("/webhook", json=body).status_code == 200
+    await_state(lambda: len(log_of(valkey, "prepare")) == 1, "the good one is not prepared")
+    await_state(lambda: client.get("/ready").json()["photos"]["failed"] == len(ODD), "not counted")
+
+
+def test_the_editor_asks_about_a_task_without_a_photo(
+    build_client: Callable[..., TestClient],
+) -> None:
+    body = typed("the cat")
+    body["tasks"] = [{"id": 1, "data": None}]
+    answer = build_client().post("/predict", json=body)
+    assert answer.status_code == 400
+    assert "no photo" in answer.json()["cause"]
