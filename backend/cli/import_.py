@@ -19,13 +19,18 @@ from backend.cli.context import (
 )
 from backend.config import load_settings
 from backend.services.import_dataset import (
+    COCO_FORMAT,
     IMPORT_FORMATS,
     PARQUET_FORMAT,
+    ImportReport,
     import_dataset,
     read_import,
 )
 from saymask.datasets import RowChoice
 from saymask.errors import InvalidRequest
+from saymask.image_files import to_printable
+
+_MAX_LINES = 20
 
 
 def import_(
@@ -51,12 +56,16 @@ def import_(
         float | None, typer.Option(help="Of parquet rows: only those of less confidence.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    unannotated: Annotated[
+        bool, typer.Option("--unannotated", help="Of coco: photos without annotations too.")
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create Label Studio tasks from a dataset, with expressions and masks.
 
-    It can be repeated at any time; what exists stays as it is.
+    It can be repeated at any time; what exists stays as it is. What cannot be used is left out and
+    named, and the exit status is then 1.
 
     Example: saymask import refcoco ./refcoco --project 3 --split val
 
@@ -69,8 +78,12 @@ def import_(
     choice = RowChoice(sample, doubtful, seed)
     if format_ != PARQUET_FORMAT and choice != RowChoice():
         raise InvalidRequest(f"--sample, --doubtful and --seed are for {PARQUET_FORMAT}.")
+    if unannotated and format_ != COCO_FORMAT:
+        raise InvalidRequest(f"--unannotated is for {COCO_FORMAT}.")
     with TemporaryDirectory() as scratch:
-        dataset = read_import(format_, root, split, choice, Path(scratch))
+        dataset = read_import(
+            format_, root, split, choice, Path(scratch), with_unannotated=unannotated
+        )
         with (
             log_in(load_settings()) as client,
             progress_bar("counting" if dry_run else "importing", quiet=as_json) as bar,
@@ -80,15 +93,25 @@ def import_(
             )
     if as_json:
         print_json(asdict(report))
-        return
-    print_line(
-        f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
-        f" photos with {report.expressions} expressions"
-        + (f", {report.no_referent} without a referent" if report.no_referent else "")
-        + (f"; {report.there} tasks exist already" if report.there else "")
-    )
-    if as_annotations and report.tasks and not dry_run:
+    else:
+        _print_report(report, dry_run=dry_run)
+    if as_annotations and report.tasks and not dry_run and not as_json:
         print_line(
             "Label Studio sends no webhook for imported annotations: read them with"
             f" saymask sync --project {project}"
         )
+    raise typer.Exit(1 if report.left_out else 0)
+
+
+def _print_report(report: ImportReport, *, dry_run: bool) -> None:
+    print_line(
+        f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
+        f" photos with {report.expressions} expressions"
+        + (f", {report.no_referent} without a referent" if report.no_referent else "")
+        + (f", {report.unannotated} photos without annotations" if report.unannotated else "")
+        + (f"; {report.there} tasks exist already" if report.there else "")
+    )
+    if report.left_out:
+        print_line(f"left out: {len(report.left_out)}")
+    for line in report.left_out[:_MAX_LINES]:
+        print_line(f"  {to_printable(line)}")

@@ -21,11 +21,15 @@ from saymask.datasets import (
     load_coco,
     load_dataset,
 )
-from saymask.errors import ConfigError
+from saymask.errors import ConfigError, DatasetError
+from saymask.image_files import find_suffix
 
+COCO_FORMAT = "coco"
 PARQUET_FORMAT = "parquet"
-IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco", PARQUET_FORMAT)
+IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", COCO_FORMAT, PARQUET_FORMAT)
 MODEL_VERSION = "imported"
+# Label Studio takes and browsers show these.
+_SHOWN_SUFFIXES = (".jpg", ".png", ".gif", ".bmp", ".webp")
 # In the task's data: image and expressions of the dataset, so that a repeated import adds nothing.
 _SOURCE_FIELD = "saymask_import"
 _IMPORTED_LABEL = "referent"
@@ -34,13 +38,21 @@ _EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import created, or would create; ``there`` are tasks of an earlier import."""
+    """What an import created, or would create.
+
+    Attributes:
+        unannotated: photos without an expression, which have an empty task each.
+        there: tasks of an earlier import.
+        left_out: what of the dataset could not be used, and why.
+    """
 
     photos: int
     tasks: int
     expressions: int
     no_referent: int
+    unannotated: int
     there: int
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,17 @@ class _NewTask:
 
     @property
     def has_referents(self) -> bool:
-        return bool(self.expressions[0].parts)
+        return any(expression.parts for expression in self.expressions)
 
 
 def read_import(
-    format_: str, place: str, split: str | None, choice: RowChoice, scratch: Path
+    format_: str,
+    place: str,
+    split: str | None,
+    choice: RowChoice,
+    scratch: Path,
+    *,
+    with_unannotated: bool = False,
 ) -> Dataset:
     """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
 
@@ -67,6 +85,7 @@ def read_import(
         split: of a RefCOCO set, or None.
         choice: of the rows of ``parquet``.
         scratch: a folder for copies of images that are elsewhere.
+        with_unannotated: of ``coco``, images without annotations too.
 
     Raises:
         DatasetError: names the file that is wrong.
@@ -75,8 +94,8 @@ def read_import(
     if format_ == PARQUET_FORMAT:
         return _read_parquet(place, choice, scratch)
     root = Path(place)
-    if format_ == "coco":
-        return load_coco(root)
+    if format_ == COCO_FORMAT:
+        return load_coco(root, with_unannotated=with_unannotated)
     is_export = any((root / name).is_file() for name in _EXPORT_FILES)
     return load_dataset("export" if is_export else format_, root, split)
 
@@ -101,6 +120,7 @@ def import_dataset(
     """Create a task per image, and one of its own for every expression without a referent.
 
     A task has one region per object and expression. Tasks of an earlier import stay as they are.
+    An image that Label Studio cannot show is left out.
 
     Args:
         client: of the project's Label Studio.
@@ -117,17 +137,39 @@ def import_dataset(
     config = client.get_label_config(project_id)
     existing = {task.data.get(_SOURCE_FIELD) for task in client.iterate_tasks(project_id)}
     counts: Counter[str] = Counter()
+    left_out = list(dataset.left_out)
     for done, image in enumerate(dataset.images, start=1):
         tasks = _split_into_tasks(image)
         new = [task for task in tasks if task.key not in existing]
+        try:
+            name = _name_upload(image.path)
+        except DatasetError as error:
+            left_out.append(str(error))
+            continue
         counts.update(_count(new), there=len(tasks) - len(new))
         if new and not dry_run:
-            reference = client.upload_image(project_id, image.path)
+            reference = client.upload_image(project_id, image.path, name)
             bodies = [_build_task(t, reference, config, as_annotations) for t in new]
             client.import_tasks(project_id, bodies)
         progress(done, len(dataset.images))
-    names = ("photos", "tasks", "expressions", "no_referent", "there")
-    return ImportReport(*(counts[name] for name in names))
+    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
+    return ImportReport(*(counts[name] for name in names), tuple(left_out))
+
+
+def _name_upload(path: Path) -> str:
+    """The name under which Label Studio takes an image, which it tells by suffix.
+
+    Raises:
+        DatasetError: browsers do not show images of this format.
+    """
+    with path.open("rb") as file:
+        suffix = find_suffix(file.read(16))
+    if suffix not in _SHOWN_SUFFIXES:
+        raise DatasetError(
+            f"{path} is in a format that Label Studio does not show.", "Convert it to PNG or JPEG."
+        )
+    is_named_so = path.suffix.lower() in (*_SHOWN_SUFFIXES, ".jpeg")
+    return path.name if is_named_so else f"{path.stem}{suffix}"
 
 
 def _count(new: list[_NewTask]) -> dict[str, int]:
@@ -136,12 +178,13 @@ def _count(new: list[_NewTask]) -> dict[str, int]:
         "photos": int(bool(new)),
         "tasks": len(new),
         "expressions": sum(len(task.expressions) for task in new),
-        "no_referent": sum(not task.has_referents for task in new),
+        "no_referent": sum(bool(t.expressions) and not t.has_referents for t in new),
+        "unannotated": sum(not task.expressions for task in new),
     }
 
 
 def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
-    """Expressions with referents share a task.
+    """Expressions with referents share a task; an image without any has one all the same.
 
     The editor has one expression for the whole image, and a verdict is about that one: every
     expression without a referent needs a task of its own.
@@ -149,6 +192,8 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
     with_referent = tuple(e for e in image.expressions if e.parts)
     groups = [with_referent] if with_referent else []
     groups += [(e,) for e in image.expressions if not e.parts]
+    if not groups:
+        groups = [()]
     image_hash = hashlib.sha256(image.path.read_bytes()).hexdigest()
     tasks = []
     for group in groups:
@@ -161,12 +206,11 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
 def _build_task(
     task: _NewTask, reference: str, config: LabelConfig, as_annotations: bool
 ) -> dict[str, Any]:
+    data: dict[str, Any] = {config.image_key: reference, _SOURCE_FIELD: task.key}
+    if not task.expressions:
+        return {"data": data}
     result = _build_result(task, config)
-    data = {
-        config.image_key: reference,
-        "expressions": [expression.text for expression in task.expressions],
-        _SOURCE_FIELD: task.key,
-    }
+    data["expressions"] = [expression.text for expression in task.expressions]
     if as_annotations:
         return {"data": data, "annotations": [{"result": result}]}
     return {"data": data, "predictions": [{"result": result, "model_version": MODEL_VERSION}]}

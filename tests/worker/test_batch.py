@@ -23,9 +23,10 @@ from saymask.masks import decode_coco_rle
 from tests.fake_worker import build_candidate
 from tests.worker.batch_files import read_rows, write_texts
 from worker.batch.local import run_local
-from worker.batch.places import Source, Target, read_expressions
+from worker.batch.places import Source, Target
 from worker.batch.plan import BatchPlan, ProposeOptions, list_work
 from worker.batch.rows import ImageRows, decode_done, encode_part
+from worker.batch.tables import read_expressions
 from worker.cli.main import app
 
 
