@@ -15,6 +15,7 @@ from backend.cli.context import (
     log_in,
     print_json,
     print_line,
+    print_problems,
     progress_bar,
 )
 from backend.config import load_settings
@@ -28,9 +29,6 @@ from backend.services.import_dataset import (
 )
 from saymask.datasets import RowChoice
 from saymask.errors import InvalidRequest
-from saymask.image_files import to_printable
-
-_MAX_LINES = 20
 
 
 def import_(
@@ -95,11 +93,11 @@ def import_(
         print_json(asdict(report))
     else:
         _print_report(report, dry_run=dry_run)
-    if as_annotations and report.tasks and not dry_run and not as_json:
-        print_line(
-            "Label Studio sends no webhook for imported annotations: read them with"
-            f" saymask sync --project {project}"
-        )
+        if as_annotations and report.tasks and not dry_run:
+            print_line(
+                "Label Studio sends no webhook for imported annotations: read them with"
+                f" saymask sync --project {project}"
+            )
     raise typer.Exit(1 if report.left_out else 0)
 
 
@@ -111,7 +109,4 @@ def _print_report(report: ImportReport, *, dry_run: bool) -> None:
         + (f", {report.unannotated} photos without annotations" if report.unannotated else "")
         + (f"; {report.there} tasks exist already" if report.there else "")
     )
-    if report.left_out:
-        print_line(f"left out: {len(report.left_out)}")
-    for line in report.left_out[:_MAX_LINES]:
-        print_line(f"  {to_printable(line)}")
+    print_problems("left out", report.left_out)

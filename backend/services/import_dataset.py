@@ -139,21 +139,21 @@ def import_dataset(
     counts: Counter[str] = Counter()
     left_out = list(dataset.left_out)
     for done, image in enumerate(dataset.images, start=1):
-        tasks = _split_into_tasks(image)
-        new = [task for task in tasks if task.key not in existing]
         try:
             name = _name_upload(image.path)
         except DatasetError as error:
             left_out.append(str(error))
-            continue
-        counts.update(_count(new), there=len(tasks) - len(new))
-        if new and not dry_run:
-            reference = client.upload_image(project_id, image.path, name)
-            bodies = [_build_task(t, reference, config, as_annotations) for t in new]
-            client.import_tasks(project_id, bodies)
+        else:
+            tasks = _split_into_tasks(image)
+            new = [task for task in tasks if task.key not in existing]
+            counts.update(_count(new), there=len(tasks) - len(new))
+            if new and not dry_run:
+                reference = client.upload_image(project_id, image.path, name)
+                bodies = [_build_task(t, reference, config, as_annotations) for t in new]
+                client.import_tasks(project_id, bodies)
         progress(done, len(dataset.images))
     names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
-    return ImportReport(*(counts[name] for name in names), tuple(left_out))
+    return ImportReport(**{name: counts[name] for name in names}, left_out=tuple(left_out))
 
 
 def _name_upload(path: Path) -> str:

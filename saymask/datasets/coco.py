@@ -51,12 +51,12 @@ def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
     if not images:
         first = f" The first that was left out: {left_out[0]}" if left_out else ""
         raise DatasetError(f"{root} holds no annotated object.{first}")
-    path, count = Counter(image.path for image in images).most_common(1)[0]
-    if count > 1:
-        raise DatasetError(f"{count} images are the file {path}.", "Give every image its own file.")
     existing = [image for image in images if image.path.is_file()]
     if not existing:
         check_existence(images, folder)
+    path, count = Counter(image.path for image in existing).most_common(1)[0]
+    if count > 1:
+        raise DatasetError(f"{count} images are the file {path}.", "Give every image its own file.")
     left_out += [f"{image.path} is missing." for image in images if not image.path.is_file()]
     upright, errors = to_upright(existing)
     if not upright:

@@ -178,7 +178,7 @@ def _find_turn(image: DatasetImage, stored_hw: tuple[int, int], orientation: int
 
 
 def _turn_image(image: DatasetImage, orientation: int) -> DatasetImage:
-    """The image with masks as they are after EXIF's orientation, a quarter turn or 1, is applied."""
+    """The image with its masks as EXIF's orientation shows them, a quarter turn or none."""
     if orientation == _UPRIGHT:
         return image
     height, width = image.size_hw
