@@ -6,10 +6,13 @@ One row per image and expression, with its candidates, best first; a row is foun
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pyarrow as pa
 
 RUN_FILE = "_run.json"
-PARTS = "part-*.parquet"
+_PART = re.compile(r"part-[^/]*\.parquet")
 
 _CANDIDATE = pa.struct(
     [
@@ -38,3 +41,12 @@ SCHEMA = pa.schema(
         ("candidates", pa.list_(_CANDIDATE)),
     ]
 )
+
+
+def list_parts(system: Any, folder: str) -> list[str]:
+    """Return the paths of all parts in a folder of an fsspec file system, sorted.
+
+    The folder is listed: a glob would take brackets in its name for a pattern.
+    """
+    paths = (str(path) for path in system.ls(folder, detail=False))
+    return sorted(path for path in paths if _PART.fullmatch(path.rpartition("/")[2]))

@@ -26,6 +26,7 @@ SaymaskError
   DatasetError              500  a dataset is missing, damaged or hostile
   WeightsError              500  checkpoints are missing or not the expected files
   ConfigError               500  a setting is wrong
+    GivenMasksError              masks are given for other images, not for this one
   InternalError             500  a bug
 """
 
@@ -199,6 +200,12 @@ class ConfigError(SaymaskError):
     """A setting is wrong."""
 
     concerns_all = True
+
+
+class GivenMasksError(ConfigError):
+    """The masks given for one image are missing or damaged; those of others are not concerned."""
+
+    concerns_all = False
 
 
 class InternalError(SaymaskError):

@@ -1,13 +1,45 @@
-"""Image files by their first bytes, and references to images without what is secret in them."""
+"""Image files by name and by first bytes; references to images without their secrets."""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit, urlunsplit
+
+# Those under which Pillow knows the formats that are decoded.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+NAME_NOT_UTF8 = "its name is not UTF-8. Rename the file."
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
     (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"P4", ".pbm"), (b"P5", ".pgm"), (b"P6", ".ppm"),
 )  # fmt: skip
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a path below a folder is that of an image.
+
+    Hidden files and those in hidden folders are none: beside ``a.jpg``, macOS keeps ``._a.jpg``.
+    """
+    is_hidden = any(part.startswith(".") for part in name.split("/"))
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden
+
+
+def to_printable(name: str) -> str:
+    r"""Return a file's name as text that can be printed and stored.
+
+    Bytes that are not UTF-8, which Python keeps as surrogates, become ``\xe9``.
+    """
+    return _SURROGATE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file's name is UTF-8, as JSON, Parquet and Label Studio need it."""
+    return _SURROGATE.search(name) is None
 
 
 def find_suffix(data: bytes) -> str | None:

@@ -20,6 +20,14 @@ from pydantic import BaseModel
 
 from saymask.contract import ProposedPair
 from saymask.errors import DatasetError, SaymaskError
+from saymask.image_files import (
+    IMAGE_SUFFIXES,
+    NAME_NOT_UTF8,
+    find_suffix,
+    is_image_name,
+    is_utf8,
+    to_printable,
+)
 from saymask.masks import compute_area, decode_coco_rle
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
@@ -27,7 +35,6 @@ from worker.resumable_log import ResumableLog
 
 LOG_FILE = "proposals.jsonl"
 INSTANCES_FILE = Path("annotations") / "instances_proposed.json"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _IMAGE_FOLDER = "images"
 
 Progress = Callable[[int, int], None]
@@ -68,13 +75,15 @@ class FolderReport:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted.
+    """Return the image files below a folder, sorted; not the hidden ones.
 
     Raises:
         DatasetError: there is none.
     """
     files = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+        path
+        for path in folder.rglob("*")
+        if is_image_name(path.relative_to(folder).as_posix()) and path.is_file()
     )
     if not files:
         raise DatasetError(
@@ -99,13 +108,14 @@ def propose_folder(
     log.drop_incomplete_line()
     done = {image.file: image for image in log.read() if not image.failure}
     before = len(done)
-    for count, path in enumerate(files, start=1):
+    images = []
+    for path in files:
         name = path.relative_to(folder).as_posix()
+        image = done.get(name) or _propose(pipeline, path, name, options)
         if name not in done:
-            done[name] = _propose(pipeline, path, name, options)
-            log.append(done[name])
-        progress(count, len(files))
-    images = [done[path.relative_to(folder).as_posix()] for path in files]
+            log.append(image)
+        images.append(image)
+        progress(len(images), len(files))
     _write_dataset(images, folder, out, pipeline.model_version)
     return FolderReport(
         photos=len(images),
@@ -125,6 +135,8 @@ def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> d
 
 
 def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) -> ProposedImage:
+    if not is_utf8(name):
+        return ProposedImage(file=to_printable(name), failure=NAME_NOT_UTF8)
     try:
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
@@ -202,9 +214,12 @@ def _build_annotations(
 def _link(source: Path, sha256: str, folder: Path) -> str:
     """Put an image into the dataset, without copying where the file system can; returns its name.
 
-    The name is of the content: files of one name in different folders do not meet.
+    Name and suffix are of the content: files of one name in different folders do not meet, and
+    Label Studio takes a JPEG as ``.jpg`` only.
     """
-    target = folder / f"{sha256[:16]}{source.suffix.lower()}"
+    with source.open("rb") as file:
+        suffix = find_suffix(file.read(16)) or source.suffix.lower()
+    target = folder / f"{sha256[:16]}{suffix}"
     if not target.exists():
         try:
             os.link(source, target)

@@ -22,6 +22,7 @@ from backend.records.decisions import OUTCOME_LABELS
 from backend.records.stores import Stores
 from backend.services.record import Recorder
 from saymask.errors import ConfigError, InvalidRequest
+from saymask.image_files import to_printable
 
 console = Console()
 
@@ -129,7 +130,7 @@ def print_line(text: str) -> None:
 def print_problems(label: str, lines: Sequence[str]) -> None:
     """Print problems in red, at most twenty."""
     for line in lines[:_MAX_LINES]:
-        console.print(f"[red]{label}:[/red] {escape(line)}", highlight=False)
+        console.print(f"[red]{label}:[/red] {escape(to_printable(line))}", highlight=False)
     if len(lines) > _MAX_LINES:
         console.print(f"and {len(lines) - _MAX_LINES} more")
 

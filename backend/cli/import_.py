@@ -21,6 +21,7 @@ from backend.cli.context import (
 )
 from backend.config import load_settings
 from backend.services.import_dataset import (
+    COCO_FORMAT,
     IMPORT_FORMATS,
     PARQUET_FORMAT,
     ImportReport,
@@ -54,12 +55,16 @@ def import_(
         float | None, typer.Option(help="Of parquet rows: only those of less confidence.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    unannotated: Annotated[
+        bool, typer.Option("--unannotated", help="Of coco: photos without annotations too.")
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create Label Studio tasks from a dataset, with expressions and masks.
 
-    It can be repeated at any time; what exists stays as it is.
+    It can be repeated at any time; what exists stays as it is. What cannot be used is left out and
+    named, and the exit status is then 1.
 
     Example: saymask import refcoco ./refcoco --project 3 --split val
 
@@ -72,8 +77,12 @@ def import_(
     choice = RowChoice(sample, doubtful, seed)
     if format_ != PARQUET_FORMAT and choice != RowChoice():
         raise InvalidRequest(f"--sample, --doubtful and --seed are for {PARQUET_FORMAT}.")
+    if unannotated and format_ != COCO_FORMAT:
+        raise InvalidRequest(f"--unannotated is for {COCO_FORMAT}.")
     with TemporaryDirectory() as scratch:
-        dataset = read_import(format_, root, split, choice, Path(scratch))
+        dataset = read_import(
+            format_, root, split, choice, Path(scratch), with_unannotated=unannotated
+        )
         settings = load_settings()
         with (
             log_in(settings) as client,
@@ -87,7 +96,7 @@ def import_(
         print_json(asdict(report))
     else:
         _print_report(report, as_annotations=as_annotations, dry_run=dry_run, project=project)
-    raise typer.Exit(1 if report.failed else 0)
+    raise typer.Exit(1 if report.left_out else 0)
 
 
 def _print_report(
@@ -97,6 +106,7 @@ def _print_report(
         f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
         f" photos with {report.expressions} expressions"
         + (f", {report.no_referent} without a referent" if report.no_referent else "")
+        + (f", {report.unannotated} photos without annotations" if report.unannotated else "")
         + (f"; {report.there} tasks exist already" if report.there else "")
     )
     if as_annotations and report.tasks and not dry_run:
@@ -104,4 +114,4 @@ def _print_report(
             "Label Studio sends no webhook for imported annotations: read them with"
             f" saymask sync --project {project}"
         )
-    print_problems("failed", report.failed)
+    print_problems("left out", report.left_out)

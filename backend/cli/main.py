@@ -23,6 +23,7 @@ from backend.cli import (
 from backend.cli.context import console
 from backend.label_studio.label_config import default_label_config
 from saymask.errors import SaymaskError
+from saymask.image_files import to_printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +64,8 @@ def main() -> None:
     try:
         app()
     except SaymaskError as error:
-        console.print(f"[red]error:[/red] {escape(error.cause)}", highlight=False)
+        # Either may name a file, whose name may be no text.
+        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
         if error.cure:
-            console.print(error.cure, highlight=False, markup=False)
+            console.print(to_printable(error.cure), highlight=False, markup=False)
         sys.exit(2)

@@ -395,14 +395,14 @@ class LabelStudioClient:
                 )
         return self.get_project(project_id).task_number or 0
 
-    def upload_image(self, project_id: int, path: Path) -> str:
-        """Upload a file without creating a task; returns the reference for tasks."""
+    def upload_image(self, project_id: int, path: Path, name: str) -> str:
+        """Upload a file under a name without creating a task; returns the reference for tasks."""
         with path.open("rb") as file:
             answer = self.request(
                 "POST",
                 f"/api/projects/{project_id}/import",
                 params={"commit_to_project": "false"},
-                files={"file": (path.name, file)},
+                files={"file": (name, file)},
             )
         try:
             upload_id = answer["file_upload_ids"][0]

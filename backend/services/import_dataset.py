@@ -22,11 +22,15 @@ from saymask.datasets import (
     load_dataset,
 )
 from saymask.errors import ConfigError, DatasetError
+from saymask.image_files import find_suffix
 from saymask.left_out import LeftOut
 
+COCO_FORMAT = "coco"
 PARQUET_FORMAT = "parquet"
-IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "coco", PARQUET_FORMAT)
+IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", COCO_FORMAT, PARQUET_FORMAT)
 MODEL_VERSION = "imported"
+# Label Studio takes and browsers show these.
+_SHOWN_SUFFIXES = (".jpg", ".png", ".gif", ".bmp", ".webp")
 # In the task's data: image and expressions of the dataset, so that a repeated import adds nothing.
 _SOURCE_FIELD = "saymask_import"
 _IMPORTED_LABEL = "referent"
@@ -37,15 +41,19 @@ _EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
 class ImportReport:
     """What an import created, or would create.
 
-    ``there`` are tasks of an earlier import; ``failed`` says why others were not created.
+    Attributes:
+        unannotated: photos without an expression, which have an empty task each.
+        there: tasks of an earlier import.
+        left_out: what of the dataset could not be used or created, and why.
     """
 
     photos: int
     tasks: int
     expressions: int
     no_referent: int
+    unannotated: int
     there: int
-    failed: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,17 @@ class _NewTask:
 
     @property
     def has_referents(self) -> bool:
-        return bool(self.expressions[0].parts)
+        return any(expression.parts for expression in self.expressions)
 
 
 def read_import(
-    format_: str, place: str, split: str | None, choice: RowChoice, scratch: Path
+    format_: str,
+    place: str,
+    split: str | None,
+    choice: RowChoice,
+    scratch: Path,
+    *,
+    with_unannotated: bool = False,
 ) -> Dataset:
     """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
 
@@ -72,6 +86,7 @@ def read_import(
         split: of a RefCOCO set, or None.
         choice: of the rows of ``parquet``.
         scratch: a folder for copies of images that are elsewhere.
+        with_unannotated: of ``coco``, images without annotations too.
 
     Raises:
         DatasetError: names the file that is wrong.
@@ -80,8 +95,8 @@ def read_import(
     if format_ == PARQUET_FORMAT:
         return _read_parquet(place, choice, scratch)
     root = Path(place)
-    if format_ == "coco":
-        return load_coco(root)
+    if format_ == COCO_FORMAT:
+        return load_coco(root, with_unannotated=with_unannotated)
     is_export = any((root / name).is_file() for name in _EXPORT_FILES)
     return load_dataset("export" if is_export else format_, root, split)
 
@@ -106,6 +121,7 @@ def import_dataset(
     """Create a task per image, and one of its own for every expression without a referent.
 
     A task has one region per object and expression. Tasks of an earlier import stay as they are.
+    An image that Label Studio cannot show is left out.
 
     Args:
         client: of the project's Label Studio.
@@ -120,29 +136,41 @@ def import_dataset(
         InvalidLabelConfig: the project is not set up for saymask.
     """
     config = client.get_label_config(project_id)
-    failed = LeftOut()
+    left_out = LeftOut()
     existing = {
-        str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, failed)
+        str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, left_out)
     }
     counts: Counter[str] = Counter()
     for done, image in enumerate(dataset.images, start=1):
-        with failed.guard(image.path.name):
+        with left_out.guard(image.path.name):
+            name = _name_upload(image.path)
             tasks = _split_into_tasks(image)
             new = [task for task in tasks if task.key not in existing]
             if new and not dry_run:
-                reference = client.upload_image(project_id, image.path)
+                reference = client.upload_image(project_id, image.path, name)
                 bodies = [_build_task(t, reference, config, as_annotations) for t in new]
                 client.import_tasks(project_id, bodies)
             counts.update(_count(new), there=len(tasks) - len(new))
         progress(done, len(dataset.images))
+    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
     return ImportReport(
-        photos=counts["photos"],
-        tasks=counts["tasks"],
-        expressions=counts["expressions"],
-        no_referent=counts["no_referent"],
-        there=counts["there"],
-        failed=failed.lines,
+        **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
     )
+
+
+def _name_upload(path: Path) -> str:
+    """The name under which Label Studio takes an image, which it tells by suffix.
+
+    Raises:
+        DatasetError: it cannot be read, or browsers do not show images of this format.
+    """
+    suffix = find_suffix(_read(path)[:16])
+    if suffix not in _SHOWN_SUFFIXES:
+        raise DatasetError(
+            f"{path} is in a format that Label Studio does not show.", "Convert it to PNG or JPEG."
+        )
+    is_named_so = path.suffix.lower() in (*_SHOWN_SUFFIXES, ".jpeg")
+    return path.name if is_named_so else f"{path.stem}{suffix}"
 
 
 def _count(new: list[_NewTask]) -> dict[str, int]:
@@ -151,12 +179,13 @@ def _count(new: list[_NewTask]) -> dict[str, int]:
         "photos": int(bool(new)),
         "tasks": len(new),
         "expressions": sum(len(task.expressions) for task in new),
-        "no_referent": sum(not task.has_referents for task in new),
+        "no_referent": sum(bool(t.expressions) and not t.has_referents for t in new),
+        "unannotated": sum(not task.expressions for task in new),
     }
 
 
 def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
-    """Expressions with referents share a task.
+    """Expressions with referents share a task; an image without any has one all the same.
 
     The editor has one expression for the whole image, and a verdict is about that one: every
     expression without a referent needs a task of its own.
@@ -164,6 +193,8 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
     with_referent = tuple(e for e in image.expressions if e.parts)
     groups = [with_referent] if with_referent else []
     groups += [(e,) for e in image.expressions if not e.parts]
+    if not groups:
+        groups = [()]
     image_hash = hashlib.sha256(_read(image.path)).hexdigest()
     tasks = []
     for group in groups:
@@ -183,12 +214,11 @@ def _read(path: Path) -> bytes:
 def _build_task(
     task: _NewTask, reference: str, config: LabelConfig, as_annotations: bool
 ) -> dict[str, Any]:
+    data: dict[str, Any] = {config.image_key: reference, _SOURCE_FIELD: task.key}
+    if not task.expressions:
+        return {"data": data}
     result = _build_result(task, config)
-    data: dict[str, Any] = {
-        config.image_key: reference,
-        "expressions": [expression.text for expression in task.expressions],
-        _SOURCE_FIELD: task.key,
-    }
+    data["expressions"] = [expression.text for expression in task.expressions]
     proposed = _list_proposed(task)
     if proposed:
         data[PROPOSED_FIELD] = proposed

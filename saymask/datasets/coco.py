@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from saymask.datasets.files import MISFIT, check_size_hw, read_json, to_rle, unite
-from saymask.datasets.images import check_images, find_image
+from saymask.datasets.files import (
+    MISFIT,
+    check_size_hw,
+    index_by_id,
+    is_empty,
+    read_json,
+    to_key,
+    to_rle,
+    unite,
+)
+from saymask.datasets.images import check_existence, find_image, to_upright
 from saymask.datasets.model import Dataset, DatasetImage, Expression, Rle
 from saymask.errors import DatasetError
 
+log = logging.getLogger(__name__)
 
-def load_coco(root: Path) -> Dataset:
+
+def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
     """Read all ``annotations/instances_*.json`` (or ``instances*.json``) of a folder, or one file.
 
     An annotation's ``expressions`` are its sentences. Without them its category name is the
     expression; then all objects of one category in an image are one referent of several parts.
-    Crowds are left out.
+    Crowds are left out where single objects of the category are annotated too. Images and
+    annotations that cannot be used are left out and named in ``Dataset.left_out``.
+
+    Args:
+        root: the folder, or the file.
+        with_unannotated: images without annotations too.
 
     Raises:
-        DatasetError: a file or image is missing or damaged, or a mask does not fit its image.
+        DatasetError: a file is missing or damaged, ids are ambiguous, or nothing can be used.
     """
     paths, folder = _find_files(root)
     if not paths:
@@ -28,11 +45,25 @@ def load_coco(root: Path) -> Dataset:
             f"{root} holds no COCO instances file.",
             "Expected annotations/instances_<split>.json, or name the file itself.",
         )
-    images = [image for path in paths for image in _read_file(path, folder) if image.expressions]
+    files = [_CocoFile(path, folder) for path in paths]
+    left_out = [line for file in files for line in file.left_out]
+    images = [i for file in files for i in file.images if i.expressions or with_unannotated]
     if not images:
-        raise DatasetError(f"{root} holds no annotated object.")
-    check_images(images, folder)
-    return Dataset("coco", "all", tuple(sorted(images, key=lambda image: image.path.name)))
+        first = f" The first that was left out: {left_out[0]}" if left_out else ""
+        raise DatasetError(f"{root} holds no annotated object.{first}")
+    existing = [image for image in images if image.path.is_file()]
+    if not existing:
+        check_existence(images, folder)
+    path, count = Counter(image.path for image in existing).most_common(1)[0]
+    if count > 1:
+        raise DatasetError(f"{count} images are the file {path}.", "Give every image its own file.")
+    left_out += [f"{image.path} is missing." for image in images if not image.path.is_file()]
+    upright, errors = to_upright(existing)
+    if not upright:
+        raise errors[0]
+    left_out += map(str, errors)
+    upright.sort(key=lambda image: (image.path.name, image.path))
+    return Dataset("coco", "all", tuple(upright), tuple(left_out))
 
 
 def _find_files(root: Path) -> tuple[list[Path], Path]:
@@ -45,52 +76,141 @@ def _find_files(root: Path) -> tuple[list[Path], Path]:
     return [root], folder.parent if folder.name == "annotations" else folder
 
 
-def _read_file(path: Path, folder: Path) -> list[DatasetImage]:
-    content = read_json(path)
-    split = path.stem.partition("_")[2]
-    try:
-        categories = {c["id"]: str(c["name"]) for c in content["categories"]}
-        annotations: dict[Any, list[Any]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                annotations[annotation["image_id"]].append(annotation)
-        images = []
-        for image in content["images"]:
-            size_hw = check_size_hw(
-                (int(image["height"]), int(image["width"])), f"An image in {path}"
-            )
-            image_path = find_image(
-                folder, str(image["file_name"]), (split, f"images/{split}", ".")
-            )
-            expressions = _read_expressions(annotations[image["id"]], categories, size_hw, path)
-            images.append(DatasetImage(image_path, size_hw, tuple(expressions), ()))
-    except MISFIT as error:
-        raise DatasetError(
-            f"{path} is not a COCO instances file: {type(error).__name__} {error}."
-        ) from error
-    return images
+class _CocoFile:
+    """One instances file.
+
+    Attributes:
+        images: of the file, in its order.
+        left_out: images and annotations that cannot be used, and why.
+
+    Args:
+        path: of the file.
+        folder: below which its images lie.
+
+    Raises:
+        DatasetError: it is not an instances file, or two of its images have one id.
+    """
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.images: list[DatasetImage] = []
+        self.left_out: list[str] = []
+        self._path = path
+        self._folder = folder
+        content = read_json(path)
+        try:
+            categories = index_by_id(content["categories"], "id", "categories", path)
+            self._categories = {key: str(entry["name"]) for key, entry in categories.items()}
+            images = index_by_id(content["images"], "id", "images", path)
+            annotations = self._group_annotations(content["annotations"], images)
+        except MISFIT as error:
+            raise DatasetError(
+                f"{path} is not a COCO instances file: {type(error).__name__} {error}."
+            ) from error
+        for key, image in images.items():
+            try:
+                self.images.append(self._read_image(image, annotations[key]))
+            except DatasetError as error:
+                self.left_out.append(str(error))
+            except MISFIT as error:
+                self.left_out.append(f"Image {key} in {path}: {type(error).__name__} {error}.")
+
+    def _group_annotations(
+        self, annotations: list[Any], images: dict[str, Any]
+    ) -> dict[str, list[tuple[str, Any]]]:
+        """Names for messages and annotations, by the key of their image; no crowds."""
+        by_image: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        for number, annotation in enumerate(annotations, start=1):
+            if not isinstance(annotation, dict):
+                self.left_out.append(f"annotation number {number} in {self._path}: not an object.")
+                continue
+            name = f"annotation {annotation.get('id', f'number {number}')} in {self._path}"
+            key = to_key(annotation.get("image_id"))
+            if key in images:
+                by_image[key].append((name, annotation))
+            else:
+                self.left_out.append(f"{name}: there is no image {key}.")
+        kept = {key: _drop_crowds(named) for key, named in by_image.items()}
+        crowds = sum(len(by_image[key]) - len(kept[key]) for key in kept)
+        if crowds:
+            log.warning("%s: %d crowds left out", self._path, crowds)
+        return defaultdict(list, kept)
+
+    def _read_image(self, image: Any, annotations: list[tuple[str, Any]]) -> DatasetImage:
+        size_hw = check_size_hw(
+            (int(image["height"]), int(image["width"])), f"An image in {self._path}"
+        )
+        split = self._path.stem.partition("_")[2]
+        path = find_image(self._folder, str(image["file_name"]), (split, f"images/{split}", "."))
+        expressions: list[Expression] = []
+        by_category: dict[str, list[Rle]] = defaultdict(list)
+        for number, (name, annotation) in enumerate(annotations):
+            try:
+                category = self._find_category(annotation, name)
+                mask = _read_mask(annotation, size_hw, name)
+                sentences = _read_sentences(annotation, number, mask, category)
+            except DatasetError as error:
+                self.left_out.append(str(error))
+            except MISFIT as error:
+                self.left_out.append(f"{name}: {type(error).__name__} {error}.")
+            else:
+                expressions += sentences
+                if category is not None and not sentences:
+                    by_category[category].append(mask)
+        for category, masks in by_category.items():
+            target = unite(masks, size_hw)
+            expressions.append(Expression(category, category, target, tuple(masks), category, None))
+        return DatasetImage(path, size_hw, tuple(expressions), ())
+
+    def _find_category(self, annotation: Any, name: str) -> str | None:
+        """Its category's name; None only where sentences say what it is."""
+        category = self._categories.get(to_key(annotation.get("category_id")))
+        if category is None and not annotation.get("expressions"):
+            raise DatasetError(f"{name}: there is no category {annotation.get('category_id')}.")
+        return category
 
 
-def _read_expressions(
-    annotations: list[Any], categories: dict[Any, str], size_hw: tuple[int, int], path: Path
+def _drop_crowds(named: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Leave out crowds of a category of which single objects are annotated in the image.
+
+    CVAT calls every mask drawn with a brush a crowd, and gives it ``attributes``.
+    """
+    single = {to_key(a.get("category_id")) for _, a in named if not _is_crowd(a)}
+    return [
+        (name, annotation)
+        for name, annotation in named
+        if not _is_crowd(annotation)
+        or annotation.get("expressions")
+        or to_key(annotation.get("category_id")) not in single
+    ]
+
+
+def _is_crowd(annotation: Any) -> bool:
+    return to_key(annotation.get("iscrowd")) in ("1", "True") and "attributes" not in annotation
+
+
+def _read_mask(annotation: Any, size_hw: tuple[int, int], name: str) -> Rle:
+    """Its mask.
+
+    Raises:
+        DatasetError: it has none, or a broken or an empty one.
+    """
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        raise DatasetError(f"{name}: it has no mask.")
+    mask = to_rle(segmentation, size_hw, name)
+    if is_empty(mask):
+        raise DatasetError(f"{name}: its mask is empty.")
+    return mask
+
+
+def _read_sentences(
+    annotation: Any, number: int, mask: Rle, category: str | None
 ) -> list[Expression]:
-    expressions: list[Expression] = []
-    by_category: dict[str, list[Rle]] = defaultdict(list)
-    for annotation in annotations:
-        annotation_id, category = annotation["id"], categories[annotation["category_id"]]
-        mask = to_rle(annotation["segmentation"], size_hw, f"annotation {annotation_id} in {path}")
-        sentences = annotation.get("expressions") or []
-        expressions += [
-            Expression(
-                f"{annotation_id}.{index}", str(sentence["raw"]), mask, (mask,), category, None,
-                # What an export holds was confirmed; it says how.
-                sentence.get("provenance") == "proposed" and "outcome" not in sentence,
-            )
-            for index, sentence in enumerate(sentences)
-        ]  # fmt: skip
-        if not sentences:
-            by_category[category].append(mask)
-    for category, masks in by_category.items():
-        target = unite(masks, size_hw)
-        expressions.append(Expression(category, category, target, tuple(masks), category, None))
-    return expressions
+    return [
+        Expression(
+            f"{number}.{index}", str(sentence["raw"]), mask, (mask,), category, None,
+            # What an export holds was confirmed; it says how.
+            sentence.get("provenance") == "proposed" and "outcome" not in sentence,
+        )
+        for index, sentence in enumerate(annotation.get("expressions") or [])
+    ]  # fmt: skip

@@ -37,13 +37,13 @@ class PlainUnpickler(pickle._Unpickler):
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file, in UTF-8 or UTF-16, with or without a byte order mark.
 
     Raises:
         DatasetError: it cannot be read; names the file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} cannot be read: {error}.") from error
 
@@ -66,24 +66,27 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-def read_size_hw(path: Path) -> tuple[int, int]:
-    """Return the upright height and width of an image file, from its header alone.
+def to_key(value: Any) -> str:
+    """Return an id as text: tools write 7 in one table, "7" or 7.0 in another."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def index_by_id(items: Sequence[Any], field: str, what: str, path: Path) -> dict[str, Any]:
+    """Return the entries of a table by ``to_key`` of a field.
 
     Raises:
-        DatasetError: it is not an image; names the file.
+        DatasetError: two different entries have one id; names it.
     """
-    # Pillow is imported by readers of datasets; the server starts without it.
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (
-        OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError,
-    ) as error:  # fmt: skip
-        raise DatasetError(f"{path} is not an image: {error}.") from error
-    return (width, height) if is_rotated else (height, width)
+    entries: dict[str, Any] = {}
+    for item in items:
+        key = to_key(item[field])
+        if entries.setdefault(key, item) != item:
+            raise DatasetError(
+                f"Two {what} in {path} have the id {key}.", "Give each an id of its own."
+            )
+    return entries
 
 
 def check_size_hw(size_hw: tuple[int, int], where: str) -> tuple[int, int]:
@@ -100,6 +103,8 @@ def check_size_hw(size_hw: tuple[int, int], where: str) -> tuple[int, int]:
 def to_rle(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle:
     """Convert polygons, uncompressed or compressed RLE to compressed RLE; polygons are united.
 
+    A single polygon may lack its list, and its points may be pairs.
+
     Raises:
         DatasetError: the mask is broken or of another size; names its place.
     """
@@ -108,12 +113,19 @@ def to_rle(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle:
             # REFER's toolkit reads the first element, so RLEs are stored in a list.
             return unite([to_rle(part, size_hw, where) for part in segmentation], size_hw)
         if isinstance(segmentation, list):
-            return _unite_polygons(segmentation, size_hw, where)
+            return _unite_polygons(_list_polygons(segmentation), size_hw, where)
         if tuple(int(side) for side in segmentation["size"]) != size_hw:
             raise ValueError(f"it is {segmentation['size']}, its image {list(size_hw)}.")
         return encode_coco_rle(decode_coco_rle(segmentation))
     except (InvalidMask, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise DatasetError(f"The mask of {where} is broken: {error}") from error
+
+
+def _list_polygons(segmentation: list[Any]) -> list[Any]:
+    """Polygons; ``[x, y, ...]`` and ``[[x, y], ...]`` are one."""
+    is_flat = all(isinstance(value, int | float) for value in segmentation)
+    is_pairs = len(segmentation) > 2 and all(np.shape(value) == (2,) for value in segmentation)
+    return [segmentation] if segmentation and (is_flat or is_pairs) else segmentation
 
 
 def _unite_polygons(polygons: list[Any], size_hw: tuple[int, int], where: str) -> Rle:
@@ -122,12 +134,14 @@ def _unite_polygons(polygons: list[Any], size_hw: tuple[int, int], where: str) -
     valid = []
     for polygon in polygons:
         values = np.asarray(polygon, dtype=float)
+        if values.ndim == 2 and values.shape[1] == 2:
+            values = values.ravel()
         if values.ndim != 1 or len(values) % 2 or not np.isfinite(values).all():
             raise ValueError("a polygon is a list of pairs of numbers.")
         if (np.abs(values) > reach).any():
             raise ValueError("a polygon lies far outside the image.")
         if len(values) >= 6:
-            valid.append(polygon)
+            valid.append(values.tolist())
     if len(valid) < len(polygons):
         log.warning("%s: %d polygons without area left out", where, len(polygons) - len(valid))
     if not valid:
@@ -141,6 +155,11 @@ def unite(rles: Sequence[Rle], size_hw: tuple[int, int]) -> Rle:
     if not rles:
         return encode_coco_rle(np.zeros(size_hw, dtype=bool))
     return dict(_open_coco().merge(list(rles))) if len(rles) > 1 else rles[0]
+
+
+def is_empty(rle: Rle) -> bool:
+    """Return whether a mask has no pixel."""
+    return int(_open_coco().area(rle)) == 0
 
 
 def _open_coco() -> Any:

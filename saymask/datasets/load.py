@@ -51,5 +51,4 @@ def load_dataset(
     images = [image for image in images if image.expressions]
     if not images:
         raise DatasetError(f"The split {split or 'all'!r} in {root} holds no expression.")
-    check_images(images, root)
-    return Dataset(name, split or "all", tuple(images))
+    return Dataset(name, split or "all", check_images(images, root))

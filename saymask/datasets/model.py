@@ -51,7 +51,7 @@ class DatasetImage:
     """An image file, the expressions about it, and its annotated objects.
 
     Attributes:
-        size_hw: as annotated, pixels; equal to the upright file's.
+        size_hw: of the masks and of the upright image, pixels.
     """
 
     path: Path
@@ -62,11 +62,16 @@ class DatasetImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset, images in the order of their file names."""
+    """One split of a dataset, images in the order of their file names.
+
+    Attributes:
+        left_out: what could not be used of images and annotations, and why.
+    """
 
     name: str
     split: str
     images: tuple[DatasetImage, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saymask.batch_rows import PARTS, RUN_FILE, SCHEMA
+from saymask.batch_rows import RUN_FILE, SCHEMA, list_parts
 from saymask.datasets.model import Dataset, DatasetImage, Expression, RowChoice
 from saymask.errors import DatasetError
 
@@ -57,7 +57,7 @@ class BatchRows:
         Raises:
             DatasetError: a part is damaged; names it.
         """
-        for path in sorted(self._system.glob(f"{self._root}/{PARTS}")):
+        for path in list_parts(self._system, self._root):
             try:
                 with self._system.open(path, "rb") as file:
                     for batch in pq.ParquetFile(file).iter_batches(

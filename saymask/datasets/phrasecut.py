@@ -6,7 +6,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from saymask.datasets.files import MISFIT, check_size_hw, read_json, to_rle
+from saymask.datasets.files import (
+    MISFIT,
+    check_size_hw,
+    index_by_id,
+    read_json,
+    to_key,
+    to_rle,
+)
 from saymask.datasets.images import find_image
 from saymask.datasets.model import DatasetImage, Expression
 from saymask.errors import DatasetError
@@ -28,14 +35,17 @@ def load_phrasecut(root: Path, split: str, limit: int | None) -> list[DatasetIma
     tasks = read_json(path)
     sizes_path = root / "image_data_split.json"
     content = read_json(sizes_path)
-    by_image: dict[int, list[Any]] = defaultdict(list)
+    by_image: dict[str, list[Any]] = defaultdict(list)
     try:
-        sizes = {i["image_id"]: (int(i["height"]), int(i["width"])) for i in content}
+        entries = index_by_id(content, "image_id", "images", sizes_path)
         for task in tasks:
-            by_image[task["image_id"]].append(task)
+            by_image[to_key(task["image_id"])].append(task)
         images = []
         for image_id in sorted(by_image, key=lambda i: f"{i}.jpg")[:limit]:
-            size_hw = check_size_hw(sizes[image_id], f"Image {image_id} in {sizes_path}")
+            entry = entries[image_id]
+            size_hw = check_size_hw(
+                (int(entry["height"]), int(entry["width"])), f"Image {image_id} in {sizes_path}"
+            )
             expressions = tuple(_read_task(task, size_hw, path) for task in by_image[image_id])
             image_path = find_image(root, f"{image_id}.jpg")
             images.append(DatasetImage(image_path, size_hw, expressions, ()))

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saymask.datasets.files import MISFIT, check_size_hw, read_json, read_pickle, to_rle, unite
+from saymask.datasets.files import (
+    MISFIT,
+    check_size_hw,
+    index_by_id,
+    read_json,
+    read_pickle,
+    to_key,
+    to_rle,
+    unite,
+)
 from saymask.datasets.images import find_image
 from saymask.datasets.model import DatasetImage, Expression, Instance, Rle
 from saymask.errors import DatasetError
@@ -27,25 +36,25 @@ REFS_FILES = {
     "grefcoco": ("grefs(unc).json", "grefs(unc).p"),
     "export": ("refs(saymask).p", "grefs(saymask).json"),
 }
-_NO_TARGET = (None, -1)
+_NO_TARGET = ("None", "-1")
 
 
 @dataclass(frozen=True)
 class _Tables:
-    """The parsed files of one dataset.
+    """The parsed files of one dataset; ids are text, as ``to_key`` makes them.
 
     Attributes:
         images: image id to its entry.
-        annotations: image id to the annotations of that image.
+        annotations: image id to the annotations of that image, by their ids.
         categories: category id to its name.
         kinds: sentence id to its entry in ``types.json``.
         path: of ``instances.json``, for messages.
     """
 
     root: Path
-    images: dict[Any, Any]
-    annotations: dict[Any, list[Any]]
-    categories: dict[Any, str]
+    images: dict[str, Any]
+    annotations: dict[str, dict[str, Any]]
+    categories: dict[str, str]
     kinds: dict[str, Any]
     path: Path
 
@@ -87,12 +96,12 @@ def _find_refs(folder: Path, names: Sequence[str], split_by: str | None) -> Path
     return path
 
 
-def _group_refs(refs: Any, split: str | None, path: Path) -> dict[Any, list[Any]]:
+def _group_refs(refs: Any, split: str | None, path: Path) -> dict[str, list[Any]]:
     """Refs of the split, by image id."""
-    by_image: dict[Any, list[Any]] = defaultdict(list)
+    by_image: dict[str, list[Any]] = defaultdict(list)
     for ref in refs:
         if split is None or ref["split"] == split:
-            by_image[ref["image_id"]].append(ref)
+            by_image[to_key(ref["image_id"])].append(ref)
     if not by_image:
         splits = sorted({str(ref["split"]) for ref in refs})
         raise DatasetError(f"{path} has no split {split!r}.", f"It has: {', '.join(splits)}.")
@@ -100,20 +109,21 @@ def _group_refs(refs: Any, split: str | None, path: Path) -> dict[Any, list[Any]
 
 
 def _build_tables(content: Any, kinds: Any, root: Path, path: Path) -> _Tables:
-    annotations: dict[Any, list[Any]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
+    annotations: dict[str, dict[str, Any]] = defaultdict(dict)
+    for key, annotation in index_by_id(content["annotations"], "id", "annotations", path).items():
+        annotations[to_key(annotation.get("image_id"))][key] = annotation
+    categories = index_by_id(content["categories"], "id", "categories", path)
     return _Tables(
         root=root,
-        images={image["id"]: image for image in content["images"]},
+        images=index_by_id(content["images"], "id", "images", path),
         annotations=annotations,
-        categories={c["id"]: str(c["name"]) for c in content["categories"]},
+        categories={key: str(entry["name"]) for key, entry in categories.items()},
         kinds=kinds,
         path=path,
     )
 
 
-def _build_image(tables: _Tables, image_id: Any, refs: list[Any]) -> DatasetImage:
+def _build_image(tables: _Tables, image_id: str, refs: list[Any]) -> DatasetImage:
     """One image with its refs and all its annotated objects."""
     image, annotations = tables.images[image_id], tables.annotations[image_id]
     size_hw = check_size_hw(
@@ -121,27 +131,29 @@ def _build_image(tables: _Tables, image_id: Any, refs: list[Any]) -> DatasetImag
     )
     referred_ids = {i for ref in refs for i in _target_ids(ref)}
     masks = _read_masks(annotations, size_hw, referred_ids, tables.path)
-    names = {a["id"]: tables.categories[a["category_id"]] for a in annotations}
+    names = {
+        key: tables.categories.get(to_key(annotation.get("category_id")))
+        for key, annotation in annotations.items()
+    }
     expressions = [e for ref in refs for e in _read_ref(ref, masks, names, tables.kinds, size_hw)]
     instances = tuple(
-        Instance(masks[a["id"]], names[a["id"]])
-        for a in annotations
-        if not a.get("iscrowd") and a["id"] in masks
+        Instance(masks[key], name)
+        for key, name in names.items()
+        if name is not None and key in masks and not annotations[key].get("iscrowd")
     )
     path = find_image(tables.root, str(image["file_name"]))
     return DatasetImage(path, size_hw, tuple(expressions), instances)
 
 
 def _read_masks(
-    annotations: list[Any], size_hw: tuple[int, int], referred_ids: set[Any], path: Path
-) -> dict[Any, Rle]:
+    annotations: dict[str, Any], size_hw: tuple[int, int], referred_ids: set[str], path: Path
+) -> dict[str, Rle]:
     """Masks by annotation id; a broken one that no ref uses is left out with a warning."""
-    masks: dict[Any, Rle] = {}
-    for annotation in annotations:
-        annotation_id = annotation["id"]
+    masks: dict[str, Rle] = {}
+    for annotation_id, annotation in annotations.items():
         where = f"annotation {annotation_id} in {path}"
         try:
-            masks[annotation_id] = to_rle(annotation["segmentation"], size_hw, where)
+            masks[annotation_id] = to_rle(annotation.get("segmentation"), size_hw, where)
         except DatasetError as error:
             if annotation_id in referred_ids:
                 raise
@@ -151,8 +163,8 @@ def _read_masks(
 
 def _read_ref(
     ref: Any,
-    masks: dict[Any, Rle],
-    names: dict[Any, str],
+    masks: dict[str, Rle],
+    names: dict[str, str | None],
     kinds: dict[str, Any],
     size_hw: tuple[int, int],
 ) -> list[Expression]:
@@ -175,8 +187,8 @@ def _read_ref(
     return expressions
 
 
-def _target_ids(ref: Any) -> list[Any]:
+def _target_ids(ref: Any) -> list[str]:
     """Ids of the targets: gRefCOCO has a list, the others one; -1 and null mean no target."""
     value = ref["ann_id"]
     ids = list(value) if isinstance(value, list | tuple) else [value]
-    return [i for i in ids if i not in _NO_TARGET]
+    return [key for key in map(to_key, ids) if key not in _NO_TARGET]

@@ -32,7 +32,7 @@ def new_task(stack: Running, samples: dict[str, Path]) -> Callable[..., int]:
     def make(photo: str, **data: Any) -> int:
         with closing(stack.client()) as client:
             if data:
-                reference = client.upload_image(1, samples[photo])
+                reference = client.upload_image(1, samples[photo], samples[photo].name)
                 client.import_tasks(1, [{"data": {"image": reference, **data}}])
             else:
                 client.import_images(1, [samples[photo]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -18,19 +19,21 @@ from saymask.batch_rows import SCHEMA
 from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask.datasets import RowChoice
 from saymask.datasets.parquet import load_parquet
-from saymask.errors import DatasetError, ImageUnreadable
+from saymask.errors import DatasetError, GivenMasksError, ImageUnreadable
+from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
 from tests.fake_worker import build_candidate
 from tests.worker.batch_files import read_rows, write_texts
 from worker.batch.local import run_local
-from worker.batch.places import Source, Target, read_expressions
+from worker.batch.places import Source, Target
 from worker.batch.plan import BatchPlan, ProposeOptions, list_work
 from worker.batch.rows import ImageRows, decode_done, encode_part
+from worker.batch.tables import read_expressions
 from worker.cli.main import app
 
 
 class FakePipeline:
-    """Answers at once; of the bytes ``killed`` it dies, ``broken`` are not an image."""
+    """Answers at once; of some bytes it dies, others are no image, or have no masks."""
 
     model_version = "fake-1"
 
@@ -45,6 +48,8 @@ class FakePipeline:
             raise KeyboardInterrupt
         if data == b"broken":
             raise ImageUnreadable("The photo is damaged.", "Save it again.")
+        if data == b"not given":
+            raise GivenMasksError("No proposals are given for the photo.", "Add them.")
         self.prepared.append(name)
         return hashlib.sha256(data).hexdigest(), None
 
@@ -323,3 +328,95 @@ def test_the_command_refuses_what_does_not_fit(folder: Path, tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*base, "--propose", "--dry-run", "--json"])
     assert json.loads(done.stdout) == {"photos": 3}
     assert not (tmp_path / "rows").exists()
+
+
+NOT_UTF8 = b"caf\xe9.jpg"
+
+
+def test_a_name_that_is_not_utf8_concerns_itself_only(folder: Path, tmp_path: Path) -> None:
+    with open(os.fsencode(folder) + b"/" + NOT_UTF8, "wb") as file:
+        file.write(b"named oddly")
+    plan = BatchPlan(str(folder), str(tmp_path / "rows"))
+    report = run(plan, ProposingPipeline())
+    failed = ("caf\\xe9.jpg: its name is not UTF-8. Rename the file.",)
+    assert (report.images, report.rows, report.failed) == (4, 6, failed)
+    failure = json.loads((tmp_path / "rows" / "_failures.jsonl").read_text("utf-8"))
+    assert failure["image"] == "caf\\xe9.jpg"
+    assert {row["image"] for row in read_rows(plan.out)} == {"a.jpg", "b.png", "more/c.jpg"}
+    again = ProposingPipeline()
+    assert run(plan, again).before == 3
+    assert again.prepared == []
+    for path in folder.rglob("*.*"):
+        if NOT_UTF8 not in os.fsencode(path):
+            path.unlink()
+    with pytest.raises(DatasetError, match=r"No photo can be used.*not UTF-8"):
+        run(plan)
+
+
+def test_a_name_in_a_table_may_be_no_text_either(folder: Path, tmp_path: Path) -> None:
+    texts = [*TEXTS, (os.fsdecode(NOT_UTF8), "the cat")]
+    plan = BatchPlan(
+        str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", texts)
+    )
+    report = run(plan)
+    assert report.rows == len(TEXTS)
+    assert [line.partition(":")[0] for line in report.failed] == ["caf\\xe9.jpg"]
+
+
+@pytest.mark.parametrize("out", ["{tmp}/rows [v1] *?", "memory://bucket/rows [v1]"])
+def test_brackets_in_the_name_of_the_target(out: str, folder: Path, tmp_path: Path) -> None:
+    """Nothing is done again, and what was written is read: no name is a pattern."""
+    plan = BatchPlan(
+        str(folder),
+        out.format(tmp=tmp_path),
+        write_texts(folder.parent / "texts.jsonl", TEXTS),
+        images_per_part=1,
+    )
+    assert run(plan).rows == 4
+    again = FakePipeline()
+    assert run(plan, again).before == 3
+    assert again.prepared == []
+    assert len(read_rows(plan.out)) == 4
+    assert len(load_parquet(plan.out, RowChoice(), tmp_path).images) == 3
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.mark.parametrize("source", ["{tmp}/photos [v1] *?", "memory://photos [v1]"])
+def test_brackets_in_the_name_of_the_source(source: str, folder: Path, tmp_path: Path) -> None:
+    source = source.format(tmp=tmp_path)
+    system, root = fsspec.core.url_to_fs(source)
+    system.makedirs(f"{root}/b [2]")
+    for name in ("a [1].jpg", "b [2]/a.jpg"):
+        system.pipe_file(f"{root}/{name}", name.encode())
+    plan = BatchPlan(source, str(tmp_path / "rows"))
+    assert run(plan, ProposingPipeline()).failed == ()
+    images = load_parquet(plan.out, RowChoice(), tmp_path / "copies").images
+    assert [image.path.read_bytes() for image in images] == [b"a [1].jpg", b"b [2]/a.jpg"]
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_photo_without_given_masks_fails_alone(folder: Path, tmp_path: Path) -> None:
+    (folder / "b.png").write_bytes(b"not given")
+    report = run(BatchPlan(str(folder), str(tmp_path / "rows")), ProposingPipeline())
+    assert report.rows == 4
+    assert report.failed == ("b.png: No proposals are given for the photo. Add them.",)
+
+
+def test_hidden_files_are_no_photos(folder: Path) -> None:
+    """macOS keeps a resource fork beside each file on foreign disks, and in its archives."""
+    for name in ("._a.jpg", ".hidden/d.jpg", "__MACOSX/._a.jpg", ".d.jpg", "e.JFIF"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    assert Source(str(folder)).list_images() == ["a.jpg", "b.png", "e.JFIF", "more/c.jpg"]
+
+
+def test_suffixes_are_those_of_all_formats_that_are_decoded() -> None:
+    from PIL import Image
+
+    from worker.pipeline.images import _FORMATS
+
+    known = {s for s, name in Image.registered_extensions().items() if name in (*_FORMATS, "MPO")}
+    # Animations and floating point, which are refused.
+    assert set(IMAGE_SUFFIXES) == known - {".apng", ".pfm"}
+    assert is_image_name("a/b.c/D.Jpe")
+    assert not is_image_name("a.jpg/notes.txt")

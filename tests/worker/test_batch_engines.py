@@ -141,3 +141,62 @@ def test_an_actor_that_cannot_start_says_why(photos: Path, tmp_path: Path) -> No
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "belongs to another run" in stderr
+
+
+def test_odd_names_concern_themselves_only(photos: Path, tmp_path: Path) -> None:
+    """A name that is not UTF-8, resource forks, another suffix, and brackets in the target."""
+    for number in range(1, 8):
+        (photos / f"{number:02}.png").unlink()
+    with Image.open(photos / "00.png") as image:
+        image.rotate(5).save(photos / "01.jfif", "JPEG")
+    with open(os.fsencode(photos) + b"/caf\xe9.png", "wb") as file:
+        file.write((photos / "00.png").read_bytes())
+    (photos / "._00.png").write_bytes(b"resource fork")
+    table = tmp_path / "texts.csv"
+    lines = ["\ufeffImage;Expression", "00.png;the cat, left", "01.jfif;ear", ";"]
+    table.write_bytes("\r\n".join(lines).encode())
+    failed = ["caf\\xe9.png: its name is not UTF-8. Rename the file."]
+    given = ("--expressions", str(table))
+    proposed = ("--propose", "--confidence", "0")
+    for name, options, wanted in (("given [v1]", given, []), ("proposed [v1]", proposed, failed)):
+        out = tmp_path / name
+        for before in (0, 2):
+            status, report = run_batch(photos, out, *options)
+            assert (status, report["before"], report["failed"]) == (
+                int(bool(wanted)),
+                before,
+                wanted,
+            )
+        assert {row["image"] for row in read_rows(out)} == {"00.png", "01.jfif"}
+    rows = read_rows(tmp_path / "given [v1]")
+    assert {r["expression"] for r in rows} == {"the cat, left", "ear"}
+
+
+def run_batch(photos: Path, out: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and report."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "saymask-worker", "batch", photos, "--out", out, "--json",
+         *options],
+        env={**os.environ, **SETTINGS, "SAYMASK_PREPARED_DIR": str(photos) + "-prepared"},
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.stdout, done.stderr[-3000:]
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_propose_goes_on_past_a_name_that_is_not_utf8(photos: Path, tmp_path: Path) -> None:
+    for number in range(1, 8):
+        (photos / f"{number:02}.png").unlink()
+    with open(os.fsencode(photos) + b"/caf\xe9.png", "wb") as file:
+        file.write((photos / "00.png").read_bytes())
+    for before in (0, 1):
+        done = subprocess.run(
+            [Path(sys.executable).parent / "saymask-worker", "propose", photos, "--out",
+             os.fsencode(tmp_path) + b"/out \xe9", "--json"],
+            env={**os.environ, **SETTINGS, "SAYMASK_PREPARED_DIR": str(tmp_path / "prepared")},
+            capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr[-3000:]
+        report = json.loads(done.stdout)
+        assert (report["photos"], report["before"]) == (2, before)
+        assert report["failed"] == ["caf\\xe9.png: its name is not UTF-8. Rename the file."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(rows: object, match: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"cat\.json .*{match}"):
         write(tmp_path, "cat", rows).propose(IMAGE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    rows = json.dumps([encode_coco_rle(mask_at(3))])
+    (tmp_path / "cat.json").write_text(rows, encoding=encoding)
+    assert len(GivenProposer(tmp_path, 2).propose(IMAGE)) == 1
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.json", "w") as file:
+        file.write("[]")
+    image = DecodedImage(np.zeros((40, 60, 3), np.uint8), "a" * 64, name=os.fsdecode(b"caf\xe9"))
+    assert len(GivenProposer(tmp_path, 2).propose(image)) == 0
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:

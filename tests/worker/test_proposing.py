@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from saymask.contract import ProposedPair
 from saymask.datasets import load_coco
@@ -252,8 +254,6 @@ class FolderPipeline:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    from PIL import Image
-
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     for name, shade in (("one.png", 10), ("deep/one.png", 20), ("two.jpg", 30)):
         Image.new("RGB", (64, 48), (shade, 0, 0)).save(tmp_path / "photos" / name)
@@ -301,6 +301,22 @@ class TestFolder:
         other.model_version = "saymask-folder-2"
         with pytest.raises(DatasetError, match="model_version differ"):
             self.run(other, folder)
+
+    def test_odd_names_concern_themselves_only(self, folder: Path) -> None:
+        """One that is not UTF-8 fails each time, and what is hidden is no photo."""
+        with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:
+            file.write((folder / "two.jpg").read_bytes())
+        (folder / "._two.jpg").write_bytes(b"resource fork")
+        shutil.copy(folder / "two.jpg", folder / "three.jfif")
+        with Image.open(folder / "three.jfif") as image:
+            image.rotate(90).save(folder / "three.jfif", "JPEG")
+        failed = ("caf\\xe9.jpg: its name is not UTF-8. Rename the file.",)
+        for before in (0, 4):
+            report = self.run(FolderPipeline(), folder)
+            assert (report.photos, report.before, report.failed) == (5, before, failed)
+        suffixes = sorted(p.suffix for p in (folder.parent / "out" / "images").iterdir())
+        assert suffixes == [".jpg", ".jpg", ".png", ".png"], "as their content is"
+        assert len(load_coco(folder.parent / "out").images) == 4
 
     def test_a_folder_without_images_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="holds no image"):

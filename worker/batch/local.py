@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -70,7 +70,7 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
     source, target = Source(plan.source), Target(plan.out)
     target.begin(describe_run(plan, work, pipeline.model_version))
     done = frozenset(target.read_done())
-    collected = Collected()
+    collected = Collected(work.refused)
     for chunk, images in _read_ahead(source, work.chunks, done):
         answered = answer_chunk(pipeline, plan, chunk, images)
         name, part = build_part(answered)
@@ -120,12 +120,16 @@ def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> ChunkReport:
 
 
 class Collected:
-    """Counts what the chunks of a run came to."""
+    """Counts what the chunks of a run came to.
 
-    def __init__(self) -> None:
-        self.finished = 0
+    Args:
+        refused: images in no chunk, and why.
+    """
+
+    def __init__(self, refused: Sequence[Failed]) -> None:
+        self.finished = len(refused)
         self._before = self._rows = 0
-        self._failed: list[Failed] = []
+        self._failed = list(refused)
 
     def add(self, chunk: ChunkReport) -> None:
         """Count a chunk."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+from fsspec.spec import AbstractFileSystem
 
-from saymask.batch_rows import PARTS, RUN_FILE
-from saymask.errors import DatasetError, InvalidExpression
-from saymask.expressions import normalise_expression
+from saymask.batch_rows import RUN_FILE, list_parts
+from saymask.errors import DatasetError
+from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from worker.batch.rows import Failed, Key, decode_done
-from worker.folder_proposals import IMAGE_SUFFIXES
-from worker.language import clean_expression
 
 _FAILURES_FILE = "_failures.jsonl"
 _UNFINISHED = "_unfinished-"
 
 
-def _open(place: str) -> tuple[Any, str]:
-    """The file system of a place, and its path there.
+def open_place(place: str) -> tuple[Any, str]:
+    """Return the file system of a place, and its path there.
 
     Raises:
         DatasetError: the protocol is unknown, or its package is missing.
@@ -50,21 +47,17 @@ class Source:
     place: str
 
     def list_images(self) -> list[str]:
-        """Return the names of the image files below the folder, sorted.
+        """Return the names of the image files below the folder, sorted; not those of hidden ones.
 
         Raises:
             DatasetError: the folder cannot be read, or holds no image.
         """
-        system, root = _open(self.place)
+        system, root = open_place(self.place)
         try:
             paths = system.find(root)
         except OSError as error:
             raise DatasetError(f"{self.place} cannot be read: {error}") from error
-        names = sorted(
-            str(path)[len(root) :].lstrip("/")
-            for path in paths
-            if str(path).lower().endswith(IMAGE_SUFFIXES)
-        )
+        names = sorted(filter(is_image_name, (str(p)[len(root) :].lstrip("/") for p in paths)))
         if not names:
             raise DatasetError(
                 f"{self.place} holds no image.",
@@ -74,7 +67,7 @@ class Source:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of an image; raises OSError."""
-        system, root = _open(self.place)
+        system, root = open_place(self.place)
         data: bytes = system.cat_file(f"{root}/{name}")
         return data
 
@@ -88,7 +81,7 @@ class Target:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self._system, self._root = _open(place)
+        self._system, self._root = open_place(place)
 
     def begin(self, run: dict[str, Any]) -> None:
         """Create the folder for a run, or make sure that it belongs to the same.
@@ -119,7 +112,7 @@ class Target:
             DatasetError: a part is damaged; names it.
         """
         done: set[Key] = set()
-        for path in self.list_parts():
+        for path in list_parts(self._system, self._root):
             try:
                 with self._system.open(path, "rb") as file:
                     done.update(decode_done(file))
@@ -128,10 +121,6 @@ class Target:
                     f"{path} is damaged: {error}", "Delete it; its images are then done again."
                 ) from error
         return done
-
-    def list_parts(self) -> list[str]:
-        """Return the paths of all parts, sorted."""
-        return sorted(str(path) for path in self._system.glob(f"{self._root}/{PARTS}"))
 
     def write_failures(self, failed: Sequence[Failed]) -> None:
         """Write which images failed in this run, and why; the next run tries them again."""
@@ -142,54 +131,9 @@ class Target:
         """Write a file in one step: it is there whole or not."""
         unfinished = f"{self._root}/{_UNFINISHED}{name}"
         self._system.pipe_file(unfinished, data)
-        self._system.mv(unfinished, f"{self._root}/{name}")
-
-
-def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
-    """Read expressions by image from a file of rows ``image``, ``expression``.
-
-    Args:
-        place: of a ``.csv`` file with these columns, or of a file of JSON lines.
-
-    Raises:
-        DatasetError: it cannot be read; names the row.
-    """
-    system, path = _open(place)
-    try:
-        text = system.cat_file(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{place} cannot be read: {error}") from error
-    texts_by_image: dict[str, dict[str, None]] = {}
-    for number, row in _read_rows(text, place):
-        image, expression = row.get("image"), row.get("expression")
-        if not isinstance(image, str) or not isinstance(expression, str) or not image:
-            raise DatasetError(
-                f"Row {number} of {place} lacks image or expression.",
-                'Expected rows like {"image": "a.jpg", "expression": "the cat"}.',
-            )
-        expression = normalise_expression(expression)
-        try:
-            clean_expression(expression)
-        except InvalidExpression as error:
-            raise DatasetError(
-                f"Row {number} of {place}, about {image}: {error.cause}",
-                "Mend the row, or delete it.",
-            ) from error
-        texts_by_image.setdefault(image, {})[expression] = None
-    if not texts_by_image:
-        raise DatasetError(f"{place} holds no expression.")
-    return {image: tuple(texts) for image, texts in sorted(texts_by_image.items())}
-
-
-def _read_rows(text: str, place: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    if place.lower().endswith(".csv"):
-        yield from enumerate(csv.DictReader(io.StringIO(text)), start=1)
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DatasetError(f"Row {number} of {place} is not valid JSON: {error}.") from error
-        yield number, row if isinstance(row, dict) else {}
+        if type(self._system).mv is AbstractFileSystem.mv:
+            # Of file systems that cannot rename; it would take brackets for a pattern.
+            self._system.cp_file(unfinished, f"{self._root}/{name}")
+            self._system.rm_file(unfinished)
+        else:
+            self._system.mv(unfinished, f"{self._root}/{name}")

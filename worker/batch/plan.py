@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from saymask.errors import SaymaskError
-from worker.batch.places import Source, read_expressions
-from worker.batch.rows import ImageRows, build_given_row, build_proposed_rows
+from saymask.errors import DatasetError, SaymaskError
+from saymask.image_files import NAME_NOT_UTF8, is_utf8, to_printable
+from worker.batch.places import Source
+from worker.batch.rows import Failed, ImageRows, build_given_row, build_proposed_rows
+from worker.batch.tables import read_expressions
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 
@@ -59,22 +61,24 @@ class Work:
     Attributes:
         chunks: of all images, done before or not.
         expressions_sha256: of the expressions, or empty.
+        refused: images in no chunk, because no row can hold their names.
     """
 
     chunks: tuple[Chunk, ...]
     expressions_sha256: str
+    refused: tuple[Failed, ...] = ()
 
     @property
     def images_count(self) -> int:
-        """Number of images."""
-        return sum(len(chunk.images) for chunk in self.chunks)
+        """Number of images, those in no chunk too."""
+        return sum(len(chunk.images) for chunk in self.chunks) + len(self.refused)
 
 
 def list_work(plan: BatchPlan) -> Work:
     """List the images of a plan, in the order of their names.
 
     Raises:
-        DatasetError: source or expressions cannot be read, or there are none.
+        DatasetError: source or expressions cannot be read, there are none, or no name is UTF-8.
     """
     if plan.expressions:
         wanted = read_expressions(plan.expressions)
@@ -83,7 +87,11 @@ def list_work(plan: BatchPlan) -> Work:
     else:
         wanted = dict.fromkeys(Source(plan.source).list_images(), ())
         sha256 = ""
-    return Work(tuple(_divide(wanted, plan.images_per_part)), sha256)
+    refused = tuple((to_printable(name), NAME_NOT_UTF8) for name in wanted if not is_utf8(name))
+    named = {name: texts for name, texts in wanted.items() if is_utf8(name)}
+    if not named:
+        raise DatasetError(f"No photo can be used. {refused[0][0]}: {refused[0][1]}")
+    return Work(tuple(_divide(named, plan.images_per_part)), sha256, refused)
 
 
 def _divide(wanted: dict[str, tuple[str, ...]], size: int) -> Iterator[Chunk]:
@@ -116,7 +124,8 @@ def answer_image(
 ) -> ImageRows:
     """Segment the expressions about an image, or propose some: what an annotator would be offered.
 
-    What concerns this image alone is a failure of this image.
+    What concerns this image alone is a failure of this image: it cannot be decoded, for example,
+    or no masks are given for it.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     try:

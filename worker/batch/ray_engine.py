@@ -125,7 +125,7 @@ def run_ray(
             )
             .map(partial(_write, out=plan.out), num_cpus=_LIGHT_CPUS)
         )
-        collected = Collected()
+        collected = Collected(work.refused)
         for row in answered.iter_rows():
             collected.add(ChunkReport.from_json(json.loads(row["report"])))
             progress(collected.finished, work.images_count)

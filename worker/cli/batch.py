@@ -11,6 +11,7 @@ import typer
 
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError, InvalidRequest
+from saymask.image_files import to_printable
 from worker.cli.app import app, print_failed, show_progress
 from worker.settings import load_worker_settings
 
@@ -75,7 +76,8 @@ def batch(
     work = list_work(plan)
     if dry_run:
         count = work.images_count
-        print(json.dumps({"photos": count}) if as_json else f"{count} photos of {source}")
+        text = f"{count} photos of {to_printable(source)}"
+        print(json.dumps({"photos": count}) if as_json else text)
         return
     settings = load_worker_settings()
     settings = settings.model_copy(update={"threads": settings.threads or 1})
@@ -95,7 +97,7 @@ def batch(
     else:
         print(
             f"{report.rows} rows of {report.images} photos ({report.before} were done before) in"
-            f" {out}"
+            f" {to_printable(out)}"
         )
         print_failed(report.failed)
     raise typer.Exit(1 if report.failed else 0)

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from saymask.errors import SaymaskError
+from saymask.image_files import to_printable
 from saymask.logs import configure_logging
 from worker.cli import batch, evaluation, photos, proposing, training, tuning
 from worker.cli.app import app, console, models
@@ -179,7 +180,8 @@ def main() -> None:
     try:
         app()
     except SaymaskError as error:
-        console.print(f"[red]error:[/red] {escape(error.cause)}", highlight=False)
+        # Either may name a file, whose name may be no text.
+        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
         if error.cure:
-            console.print(error.cure, highlight=False, markup=False)
+            console.print(to_printable(error.cure), highlight=False, markup=False)
         sys.exit(2)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from saymask.contract import MAX_K
+from saymask.image_files import to_printable
 from worker.cli.app import app, console, print_failed, show_progress
 from worker.settings import load_worker_settings
 
@@ -41,7 +42,8 @@ def propose(
 
     if dry_run:
         count = len(list_images(folder))
-        print(json.dumps({"photos": count}) if as_json else f"{count} photos in {folder}")
+        text = f"{count} photos in {to_printable(str(folder))}"
+        print(json.dumps({"photos": count}) if as_json else text)
         return
     from worker.pipeline.build import build_pipeline
 
@@ -55,7 +57,8 @@ def propose(
     else:
         print(
             f"{report.expressions} expressions proposed for {report.photos} photos ({report.before}"
-            f" were done before); of {report.empty} nothing is sure enough; in {out}"
+            f" were done before); of {report.empty} nothing is sure enough;"
+            f" in {to_printable(str(out))}"
         )
         print_failed(report.failed)
     raise typer.Exit(1 if report.failed else 0)

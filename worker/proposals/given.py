@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saymask.errors import ConfigError, InvalidMask
+from saymask.errors import ConfigError, GivenMasksError, InvalidMask
 from saymask.masks import Mask, decode_coco_rle
 from worker.resize import shrink_hw
 from worker.stages import DecodedImage, Proposals
@@ -48,7 +49,7 @@ class GivenProposer:
         self._folder = folder
         digest = hashlib.sha256()
         for path in files:
-            digest.update(path.name.encode())
+            digest.update(os.fsencode(path.name))
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()[:8]
 
@@ -60,12 +61,12 @@ class GivenProposer:
         """Return the image's masks, in the file's order.
 
         Raises:
-            ConfigError: there is no file for the image, or it is damaged; names the file.
+            GivenMasksError: there is no file for the image, or it is damaged; names the file.
         """
         names = [name for name in (image.sha256, image.name) if name]
         path = next((p for n in names if (p := self._folder / f"{n}.json").is_file()), None)
         if path is None:
-            raise ConfigError(
+            raise GivenMasksError(
                 f"No proposals are given for the photo {' or '.join(names)}.",
                 f"Add {names[-1]}.json to {self._folder}; an empty list means no proposal.",
             )
@@ -73,12 +74,12 @@ class GivenProposer:
             masks, quality = self._read(path, image.size_hw)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
                 InvalidMask) as error:  # fmt: skip
-            raise ConfigError(f"{path} is not a list of COCO RLE masks: {error}") from error
+            raise GivenMasksError(f"{path} is not a list of COCO RLE masks: {error}") from error
         return to_proposals(masks, quality, image.size_hw)
 
     def _read(self, path: Path, size_hw: tuple[int, int]) -> tuple[list[Mask], list[float]]:
         """Masks and predicted IoUs of a file, in its order."""
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_bytes())
         wrong = [row["size"] for row in rows if tuple(row["size"]) != size_hw]
         if wrong:
             raise ValueError(f"a mask of {wrong[0]}; the photo is {list(size_hw)}.")
