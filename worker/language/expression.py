@@ -15,6 +15,7 @@ RelationKind = Literal[
     "left_of", "right_of", "above", "below", "near", "far_from", "on", "in", "behind",
     "in_front_of", "between", "with",
 ]  # fmt: skip
+Count = int | Literal["all", "several"]
 
 _CURE = "Type a few words that name one object."
 _ZERO_WIDTH_JOINER = "\u200d"
@@ -66,7 +67,8 @@ class ParsedExpression:
         size: or None.
         excluded: what the referent has not, or is not, or None.
         corrections: of spelling, for people to see.
-        count: how many objects are meant, where a number says that several are, else None.
+        count: how many objects are meant, where a word says that several are, else None.
+        is_english: whether the words are, as far as can be told.
     """
 
     text: str
@@ -80,7 +82,8 @@ class ParsedExpression:
     size: Size | None = None
     excluded: str | None = None
     corrections: tuple[Correction, ...] = ()
-    count: int | None = None
+    count: Count | None = None
+    is_english: bool = True
 
     @property
     def names_person(self) -> bool:
