@@ -271,6 +271,22 @@ def test_explain_shows_the_parse_and_terms_that_add_up(
     assert "giraff as giraffe" in shown
 
 
+def test_several_are_offered_and_explained(pipeline: Pipeline, samples: dict[str, Path]) -> None:
+    prepared, _ = pipeline.prepare(samples["coffee"].read_bytes())
+    for expression, least in (("three cups", 3), ("all the spoons", 1), ("the spoon", 1)):
+        result = pipeline.segment(prepared, expression, 1, preparation=None)
+        explained = explain(pipeline, prepared, expression, 1)
+        assert len(result.candidates) >= least
+        assert [p.candidate for p in explained.proposals] == list(result.candidates)
+        for proposal in explained.proposals:
+            assert sum(proposal.terms.values()) == pytest.approx(proposal.candidate.score, abs=0.02)
+
+
+def test_past_the_last_object_is_said(pipeline: Pipeline, samples: dict[str, Path]) -> None:
+    notices = segment(pipeline, samples["coffee"].read_bytes(), "90th spoon from the left").notices
+    assert any(notice.startswith("You asked for number 90, but only") for notice in notices)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

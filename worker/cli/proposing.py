@@ -54,8 +54,8 @@ def propose(
         print(json.dumps(asdict(report), indent=2))
     else:
         print(
-            f"{report.expressions} expressions proposed for {report.photos} photos ({report.before}"
-            f" were done before); of {report.empty} nothing is sure enough; in {out}"
+            f"{report.expressions} expressions proposed for {report.photos} photos, none confident"
+            f" enough in {report.empty}; {report.before} photos done before; in {out}"
         )
         print_failed(report.failed)
     raise typer.Exit(1 if report.failed else 0)

@@ -107,7 +107,7 @@ def clean_expression(raw: str) -> str:
     if not text:
         raise InvalidExpression("The referring expression is empty.", _CURE)
     if not any(_is_word_character(c) for c in text):
-        raise InvalidExpression(f"The referring expression {text!r} holds no word.", _CURE)
+        raise InvalidExpression("The referring expression contains no word.", _CURE)
     return text
 
 

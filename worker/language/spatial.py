@@ -79,7 +79,8 @@ def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
 def _read_counted(words: Sequence[str]) -> tuple[Ordinal, list[str]] | None:
     """``2 from the left``, with a number instead of an ordinal."""
     for index, word in enumerate(words[:-2]):
-        if word in NUMBERS and words[index + 1] == "from":
+        is_pronoun = index > 0 and words[index - 1] in ORDINALS  # "the second one from the left"
+        if word in NUMBERS and words[index + 1] == "from" and not is_pronoun:
             side = _first_side(words[index + 2 : index + 4])
             if side in _ORDINAL_STARTS:
                 return Ordinal(NUMBERS[word], side), list(words[:index])
