@@ -22,7 +22,6 @@ from segment_anything.modeling import (
 
 from saymask.errors import ConfigError, WeightsError
 from worker.config import ProposalsConfig, TokenMasking
-from worker.encoders import build
 from worker.encoders.build import load_encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.pipeline.build import build_pipeline

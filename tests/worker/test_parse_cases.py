@@ -74,7 +74,7 @@ def test_expressions_are_read_as_the_table_says(
         ("all the cars", "all"), ("all of the dogs", "all"), ("all sheep on the left", "all"),
         ("every car", "all"), ("each of the cups", "all"), ("every one of the birds", "all"),
         ("everyone", "all"), ("all dogs except the black one", "all"),
-        ("several people", "several"), ("a few birds", "several"), ("many of the chairs", "several"),
+        ("several people", "several"), ("a few birds", "several"), ("many of my chairs", "several"),
         ("the all black dog", None), ("two dogs facing each other", 2), ("couple on a bench", None),
         ("dog with all its toys", None), ("a basket of apples", None), ("player number 12", None),
     ],

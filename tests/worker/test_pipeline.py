@@ -22,6 +22,7 @@ from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequ
 from saymask.masks import compute_iou, decode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
+from worker.explanation import explain
 from worker.methods.features import normalise_rows
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache

@@ -113,8 +113,9 @@ def list_models(
     Console().print(table)
     settings = load_worker_settings()
     Console().print(
-        f"Encoder in use: {escape(settings.encoder_name)} (SAYMASK_ENCODER={escape(settings.encoder)})."
-        " Genuine CLIP pairs come from the model hub by name."
+        f"Encoder in use: {escape(settings.encoder_name)}"
+        f" (SAYMASK_ENCODER={escape(settings.encoder)}). Genuine CLIP pairs come from the model hub"
+        " by name."
     )
 
 

@@ -23,8 +23,10 @@ _LANGUAGES = {
     "pt": (1e-6, 3.3e-5),
 }
 _TIMES_MORE_OFTEN = 8
+# A word that English uses so much more often is English alone ("can" is in the Spanish dictionary).
+_TIMES_LESS_OFTEN = 200
 _FIRST_NOT_WESTERN = "\u0250"
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"\w+")
 _ENGLISH_LETTERS = ("a", "i")
 
 
@@ -56,19 +58,25 @@ def _load_language(code: str) -> _Language:
     english = load_english().word_frequency
     other = SpellChecker(language=code).word_frequency
     used_min, telling_min = (share * other.total_words for share in _LANGUAGES[code])
-    times = _TIMES_MORE_OFTEN * other.total_words / english.total_words
-    in_english, words = english.dictionary, other.dictionary
+    # How often the word would occur here if it were as usual as in English.
+    rate = other.total_words / english.total_words
+    as_in_english = {word: rate * count for word, count in english.dictionary.items()}
+    has_noun_capitals = code == "de"
+    words = other.dictionary
     own = {
         word: count
         for word, count in words.items()
-        if count >= used_min and count > times * in_english.get(word, 0)
+        if count >= used_min and count > _TIMES_MORE_OFTEN * as_in_english.get(word, 0)
     }
-    return _Language(
-        frozenset(own),
-        frozenset(word for word, count in own.items() if count >= telling_min),
-        frozenset(word for word in words if word in in_english and word not in own),
-        has_noun_capitals=code == "de",
+    shared = (
+        word
+        for word, count in words.items()
+        if word in as_in_english
+        and word not in own
+        and (has_noun_capitals or count * _TIMES_LESS_OFTEN > as_in_english[word])
     )
+    telling = (word for word, count in own.items() if count >= telling_min)
+    return _Language(frozenset(own), frozenset(telling), frozenset(shared), has_noun_capitals)
 
 
 class ForeignWords:
@@ -89,7 +97,7 @@ class ForeignWords:
 
     def is_english(self, expression: str) -> bool:
         """Return whether an expression, with its capitals, can be English."""
-        words = _WORD.findall(expression)
+        words = [word for word in _WORD.findall(expression) if word.isalpha()]
         foreign = sum(any(letter >= _FIRST_NOT_WESTERN for letter in word) for word in words)
         if 2 * foreign > len(words):
             return False

@@ -10,7 +10,7 @@ import spacy
 from saymask.errors import ConfigError
 from worker.config import NounPhrase
 from worker.language.clauses import Clauses, read_clauses
-from worker.language.expression import ParsedExpression
+from worker.language.expression import Correction, ParsedExpression
 from worker.language.foreign import ForeignWords
 from worker.language.lexicon import LEAD_IN
 from worker.language.noun_phrase import find_head_phrase, find_published_phrase
@@ -68,7 +68,8 @@ class LanguageParser:
         """
         joined = self.join_tokens(expression)
         is_english = self._foreign.is_english(expression)
-        words, corrections = LEAD_IN.sub("", joined).split(), ()
+        words = LEAD_IN.sub("", joined).split()
+        corrections: tuple[Correction, ...] = ()
         if is_english:
             words, corrections = self._spelling.correct(words, find_names(expression))
         words = join_numerals(" ".join(words)).split()

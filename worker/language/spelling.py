@@ -122,9 +122,9 @@ class Spelling:
         return [other for other in similar if not edited.isdisjoint(edit(other))]
 
     def _rate(self, meant: str, typed: str) -> tuple[bool, bool, int]:
-        """Of words equally near: a letter was left out, then the same number, then the more usual."""
+        """Of words equally near: of the same number, of which a letter was left out, more usual."""
         has_same_number = meant.endswith("s") == typed.endswith("s")
-        return len(meant) > len(typed), has_same_number, self._dictionary[meant]
+        return has_same_number, len(meant) > len(typed), self._dictionary[meant]
 
     def _knows(self, word: str) -> bool:
         return word in self._words or word in self._dictionary
