@@ -276,7 +276,8 @@ def test_words_that_are_right_or_unlike_any_noun_stay(parser: LanguageParser, wo
     ("typed", "read"),
     [
         ("umbrela", "umbrella"), ("womna", "woman"), ("windo", "window"), ("glases", "glasses"),
-        ("giraffs", "giraffes"), ("skatebordd", "skateboard"), ("yelow", "yellow"), ("refridgerator", "refrigerator"),
+        ("giraffs", "giraffes"), ("skatebordd", "skateboard"), ("yelow", "yellow"),
+        ("refridgerator", "refrigerator"),
     ],
 )  # fmt: skip
 def test_a_word_with_a_slip_is_read_as_the_nearest(
