@@ -77,7 +77,7 @@ class FakePipeline:
     device = "cpu"
     cache = None
     model_version = VERSION
-    encoder_description = "fake"
+    encoder_description = "fake encoder"
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection

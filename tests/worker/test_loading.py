@@ -19,8 +19,10 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
+from typer.testing import CliRunner
 
 from saymask.errors import ConfigError, WeightsError
+from worker.cli.main import app
 from worker.config import ProposalsConfig, TokenMasking
 from worker.encoders.build import load_encoder
 from worker.encoders.clip_visual import ClipVisual
@@ -156,6 +158,15 @@ def test_auto_is_the_starter_whatever_the_machine_reaches(monkeypatch: pytest.Mo
         with pytest.raises(WeightsError, match="not loaded"):
             build_pipeline(load_worker_settings(encoder=setting, device="cpu"))
     assert loaded == ["starter", "starter", "RN50/openai"]
+
+
+@pytest.mark.parametrize(("setting", "name"), [("auto", "starter"), ("RN50/openai", "RN50/openai")])
+def test_the_list_of_models_says_which_encoder_the_settings_choose(
+    monkeypatch: pytest.MonkeyPatch, setting: str, name: str
+) -> None:
+    monkeypatch.setenv("SAYMASK_ENCODER", setting)
+    shown = " ".join(CliRunner().invoke(app, ["models", "list"]).stdout.split())
+    assert f"Encoder in use: {name} (SAYMASK_ENCODER={setting})." in shown
 
 
 def tiny_sam(checkpoint: None = None) -> Sam:
