@@ -59,7 +59,7 @@ PROPOSALS_SOURCE = "proposals"
 """The source of candidates that is always there; ``CLICKS_SOURCE`` that of clicks and boxes."""
 CLICKS_SOURCE = "clicks"
 
-NOTHING_MEANT = "Perhaps the photo shows no such thing; if so, choose no referent."
+NOTHING_MEANT = "The photo may not show this. If so, choose 'no referent'."
 """The notice in a result where probably nothing in the image is meant."""
 
 MAX_EXPRESSION_CHARS = 2000

@@ -9,6 +9,7 @@ from typing import Any
 from saymask.contract import Candidate
 from worker.language import ParsedExpression
 from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.suggestions import choose_how_many, count_separate
 from worker.stages import PreparedImage
 
 
@@ -54,7 +55,9 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
     """
     parsed, scores = pipeline.rank(prepared, expression)
     result = pipeline.segment(prepared, expression, k, preparation=None)
-    offered = pipeline.choose_offered(prepared, scores, k)
+    separate = count_separate(prepared, scores, pipeline.config)
+    many = choose_how_many(k, parsed.count, separate)
+    offered = pipeline.choose_offered(prepared, scores, many, parsed.count)
     proposals = tuple(
         RankedProposal(
             candidate,

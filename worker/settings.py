@@ -66,8 +66,8 @@ class WorkerSettings(BaseSettings):
     )
     encoder: str = Field(
         "auto",
-        description="`auto`, `starter`, an open_clip pair such as `ViT-B-16/openai`, or a model"
-        " and a file of yours, `ViT-B-16//path/to/weights.pt`.",
+        description="`auto`, which is `starter`; an open_clip pair such as `ViT-B-16/openai`; or a"
+        " model and a file of yours, `ViT-B-16//path/to/weights.pt`.",
     )
     method: MethodName = Field(
         "corrected",
@@ -133,6 +133,14 @@ class WorkerSettings(BaseSettings):
         " means the encoder's own.",
     )
     spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder that is loaded: today's score was made for the starter, so ``auto`` is that.
+
+        It never depends on what the machine has or reaches.
+        """
+        return "starter" if self.encoder == "auto" else self.encoder
 
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
         """Return the configuration, with the encoder's own scoring.

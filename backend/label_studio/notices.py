@@ -16,8 +16,8 @@ from saymask.errors import (
 # Below this, about every second first candidate is another object than the referent.
 DOUBTFUL_BELOW = 0.5
 PROPOSED_NOTICE = (
-    "Proposed: Ctrl+Enter confirms, Skip rejects. Delete a region that is wrong; reword its"
-    " expression in the list of regions."
+    "Proposed: Ctrl+Enter confirms, Skip rejects. Delete a wrong region; change its words in the"
+    " list of regions."
 )
 _MAX_QUOTE_CHARS = 60
 _MAX_SENTENCES = 4
@@ -27,19 +27,20 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
     """Return one line about the suggestions."""
     quoted = quote(result.expression)
     if not result.candidates:
-        return f"Nothing found for {quoted}. Word it differently, or draw it."
+        return f"Nothing found for {quoted}. Rephrase, or draw the mask."
     count = len(result.candidates)
     suggestions = "1 suggestion" if count == 1 else f"{count} suggestions"
     if clicks:
         after = "1 click" if clicks == 1 else f"{clicks} clicks"
         return (
-            f"{quoted}, after {after}: {suggestions}. Click again to change it (Alt for outside)."
+            f"{quoted}, after {after}: {suggestions}. Click again to change it; Alt+click on what"
+            " does not belong."
         )
     doubt = ""
     is_doubtful = result.confidence is not None and result.confidence < DOUBTFUL_BELOW
-    # That nothing may be meant is said by a notice of its own.
+    # A notice of its own says that nothing may be meant.
     if is_doubtful and NOTHING_MEANT not in result.notices:
-        doubt = " Doubtful: another object fits almost as well."
+        doubt = " Uncertain: another object fits almost as well."
     return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])
 
 

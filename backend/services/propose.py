@@ -378,7 +378,7 @@ def describe(report: ProposeReport, *, dry_run: bool) -> str:
     """Return one line for people."""
     verb = "would be proposed" if dry_run else "are proposed"
     return (
-        f"{report.expressions} expressions {verb} in {report.tasks} tasks; looked at"
-        f" {report.photos} photos, of {report.empty} nothing is sure enough; left out:"
-        f" {report.annotated} annotated, {report.current} with predictions"
+        f"{report.expressions} expressions {verb} in {report.tasks} tasks; {report.photos} photos"
+        f" examined, none confident enough in {report.empty}; skipped: {report.annotated}"
+        f" annotated, {report.current} with predictions"
     )

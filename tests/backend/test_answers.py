@@ -327,8 +327,8 @@ def result(count: int, confidence: float | None = None) -> SegmentResult:
 
 def test_words() -> None:
     assert describe_answer(result(1)) == '"the cat": 1 suggestion. No noun.'
-    assert "Doubtful" in describe_answer(result(2, 0.1))
-    assert "Doubtful" not in describe_answer(result(2, 0.9))
+    assert "Uncertain" in describe_answer(result(2, 0.1))
+    assert "Uncertain" not in describe_answer(result(2, 0.9))
     assert describe_answer(result(2), 3).startswith('"the cat", after 3 clicks: 2 suggestions.')
     failure = describe_failure(ImageForbidden("It is private.", "Make it public."), "a cat")
     assert failure == 'The photo cannot be used ("a cat"): It is private. Make it public.'

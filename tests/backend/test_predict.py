@@ -37,6 +37,7 @@ def test_recorded_requests_are_answered(
     assert client.get("/ready").json()["ready"] is True
     page = client.get("/").text
     assert "saymask-fake-1" in page
+    assert "<td>fake encoder</td>" in page
 
 
 def test_typed_expression_gives_k_regions_in_one_prediction(

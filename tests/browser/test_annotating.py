@@ -283,7 +283,7 @@ def test_doubt_is_said(editor: Editor, new_task: Callable[..., int]) -> None:
             break
     editor.page.wait_for_timeout(500)
     editor.picture("doubtful")
-    assert "Doubtful" in editor.notice
+    assert "Uncertain" in editor.notice
 
 
 def test_a_trained_model_s_candidate_is_offered_accepted_and_counted(

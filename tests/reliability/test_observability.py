@@ -140,16 +140,20 @@ def test_models_leave_when_idle_and_return_without_an_error(
 
 
 def test_a_supervisor_learns_whether_a_worker_serves(valkey: Valkey, start_worker: Start) -> None:
-    command = [str(Path(sys.executable).parent / "saymask-worker"), "health", "--json"]
+    command = [str(Path(sys.executable).parent / "saymask-worker"), "health"]
     environment = {**os.environ, "SAYMASK_REDIS_URL": valkey.url}
 
-    def check() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    def check(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *options], env=environment, capture_output=True, text=True, check=False
+        )
 
     assert check().returncode == 2
     process = start_worker()
-    healthy = check()
-    assert (healthy.returncode, json.loads(healthy.stdout)["state"]) == (0, "idle")
+    healthy = check("--json")
+    status = json.loads(healthy.stdout)
+    assert (healthy.returncode, status["state"], status["encoder"]) == (0, "idle", "fake encoder")
+    assert ": idle, fake encoder" in check().stdout
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30

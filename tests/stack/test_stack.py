@@ -462,7 +462,7 @@ def test_learning_from_records_survives_a_killed_worker(stack: Running) -> None:
         await_state(lambda: has_state(run, *over), "the run did not end", 400)
         training = read_ready()["training"]
         assert training["state"] != "failed", training
-        assert "photos that nothing was chosen by" in training["text"]
+        assert "photos not used for training or model selection" in training["text"]
         models = stack.saymask("models", "list", "--json")
         (model,) = [m for m in models if m["name"] == run]
         assert model["is_served"] == (training["state"] == "served")

@@ -130,7 +130,7 @@ def test_the_pipeline_answers_clicks(pipeline: Pipeline, samples: dict[str, Path
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (prompt(), "Neither a click nor a box"),
+        (prompt(), "no click and no box"),
         (prompt((500.0, 10.0, True)), "outside the photo of 451 x 300"),
         (prompt((5.0, 10.0, True), start=np.ones((2, 2), bool)), "mask to start from"),
     ],

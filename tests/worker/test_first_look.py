@@ -39,7 +39,7 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
     encoded.clear()
     assert sum(rank == 1 for rank in ranks) >= 3, ranks
     assert result.is_first_look
-    assert "First look" in result.notices[0]
+    assert "Quick result" in result.notices[0]
     full = segment(pipeline, data, expression)
     assert not full.is_first_look
     assert full.notices == ()

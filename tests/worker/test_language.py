@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.errors import ConfigError, InvalidExpression
 from tests.conftest import DATA
 from worker.language.expression import Correction, Ordinal, Relation, clean_expression
@@ -109,7 +112,26 @@ def test_words_of_place(parser: LanguageParser, expression: str, sides: tuple) -
         ("3rd from right", Ordinal(3, "right")),
         ("person second from the left", Ordinal(2, "left")),
         ("second hand on the clock", None),
+        ("man on third base", None),
+        ("5th avenue sign", None),
         ("the cow", None),
+        ("10th car from the right", Ordinal(10, "right")),
+        ("the eleventh person", Ordinal(11, "left")),
+        ("twelfth from the left", Ordinal(12, "left")),
+        ("second one from left", Ordinal(2, "left")),
+        ("eighth one from left", Ordinal(8, "left")),
+        ("12 th cow from the left", Ordinal(12, "left")),
+        ("twenty-first chair from the right", Ordinal(21, "right")),
+        ("twenty first chair from the right", Ordinal(21, "right")),
+        ("100th person from the left", Ordinal(100, "left")),
+        ("no. 3 from the left", Ordinal(3, "left")),
+        ("No.3 from the left", Ordinal(3, "left")),
+        ("no 3 from the left", Ordinal(3, "left")),
+        ("#3 from the left", Ordinal(3, "left")),
+        ("№ 3 from the left", Ordinal(3, "left")),
+        ("number eleven from the left", Ordinal(11, "left")),
+        ("car number 3 from the left", Ordinal(3, "left")),
+        ("car 12 from the left", Ordinal(12, "left")),
     ],
 )
 def test_ordinals(parser: LanguageParser, expression: str, ordinal: Ordinal | None) -> None:
@@ -126,6 +148,8 @@ def test_ordinals(parser: LanguageParser, expression: str, ordinal: Ordinal | No
         ("the cup on top of the books", Relation("on", "books")),
         ("the cow on the right", None),
         ("the bird in the picture", None),
+        ("the dog next to all the cars", Relation("near", "cars")),
+        ("the dog next to several cars", Relation("near", "cars")),
     ],
 )
 def test_relations(parser: LanguageParser, expression: str, relation: Relation | None) -> None:
@@ -146,6 +170,14 @@ def test_appearance_leaves_place_order_and_size_out(parser: LanguageParser) -> N
         ("the second red cow from the left", "red cow"),
         ("left", None),
         ("the biggest one", None),
+        ("10th red car from the right", "red car"),
+        ("car number 3 from the left", "car"),
+        ("all the red cars", "red cars"),
+        ("every red car", "red car"),
+        ("several red cars", "red cars"),
+        ("a dozen eggs", "eggs"),
+        ("player number 12", "player number 12"),
+        ("player #12", "player number 12"),
     ]:
         assert parser.parse(expression).appearance == appearance
 
@@ -229,6 +261,120 @@ def test_a_misspelled_noun_is_read_and_reported(parser: LanguageParser) -> None:
     )
 
 
-@pytest.mark.parametrize("word", ["goat", "boat", "quokka", "xyzzyx", "gnu", "el", "nft"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "goat", "boat", "quokka", "xyzzyx", "gnu", "el", "nft", "tuktuk", "gopro", "nike", "skoda",
+        "crocs", "longboards", "swiffer", "flautas", "zebraon", "piñata", "giraffé", "gir4ff",
+    ],
+)  # fmt: skip
 def test_words_that_are_right_or_unlike_any_noun_stay(parser: LanguageParser, word: str) -> None:
     assert parser.parse(f"the {word} left").corrections == ()
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("umbrela", "umbrella"), ("womna", "woman"), ("windo", "window"), ("glases", "glasses"),
+        ("giraffs", "giraffes"), ("skatebordd", "skateboard"), ("yelow", "yellow"),
+        ("refridgerator", "refrigerator"),
+    ],
+)  # fmt: skip
+def test_a_word_with_a_slip_is_read_as_the_nearest(
+    parser: LanguageParser, typed: str, read: str
+) -> None:
+    assert parser.parse(f"the {typed} left").corrections == (Correction(typed, read),)
+
+
+def test_a_capital_within_an_expression_makes_a_name(parser: LanguageParser) -> None:
+    def read(expression: str) -> tuple[Correction, ...]:
+        return parser.parse(clean_expression(expression)).corrections
+
+    assert read("sign of Umbrela") == read("UmBrela sign") == ()
+    for expression in ("Umbrela on the left", "UMBRELA ON THE LEFT", "sign of umbrela"):
+        assert read(expression) == (Correction("umbrela", "umbrella"),)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "der rote Hund links", "Mann mit Hut", "die Frau mit dem roten Kleid", "schwarze Katze",
+        "zweites Auto von links", "das Kind", "le chien noir à gauche", "l'homme au chapeau",
+        "toutes les voitures", "el perro rojo", "la mujer de la derecha", "todos los coches",
+        "il cane rosso", "l'uomo a sinistra", "o cachorro vermelho", "a menina na bicicleta",
+        "vrouw met rode jurk", "de man met de hoed", "собака слева", "красная машина", "红色的车",
+        "左边的猫", "赤い車", "빨간 차", "كلب أحمر",
+    ],
+)  # fmt: skip
+def test_other_languages_are_told_and_nothing_in_them_is_corrected(
+    parser: LanguageParser, expression: str
+) -> None:
+    parsed = parser.parse(clean_expression(expression))
+    assert not parsed.is_english
+    assert parsed.corrections == ()
+    assert parsed.text
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "the sombrero", "sombrero", "red piñata", "crème brûlée", "the crème brûlée on the left",
+        "el toro sign", "cafe au lait on the table", "man with the sombrero", "hello kitty 猫",
+        "dachshund left", "grl w/ hat", "Bin On Left", "cirque du soleil sign", "🐶 left",
+        "mona lisa", "Mercedes Benz", "pirate mug", "die", "1", "hut",
+    ],
+)  # fmt: skip
+def test_foreign_names_in_english_are_english(parser: LanguageParser, expression: str) -> None:
+    assert parser.parse(clean_expression(expression)).is_english
+
+
+def test_recorded_expressions_are_all_english(parser: LanguageParser) -> None:
+    natural = json.loads((DATA / "natural_expressions.json").read_text("utf-8"))["expressions"]
+    cases = (DATA / "parse_cases.txt").read_text("utf-8").splitlines()
+    expressions = [
+        *(item["sent"] for item in natural),
+        *(row["joined"] for row in ROWS),
+        *(line.partition("|")[0].strip() for line in cases if line and line[0] != "#"),
+        *load_nouns().all,
+    ]
+    told = {text for text in expressions if text and not parser._foreign.is_english(text)}
+    assert told == {"el perro rojo"}
+
+
+TEXTS = st.one_of(
+    st.text(min_size=1, max_size=500),
+    st.lists(
+        st.sampled_from([
+            "not", "no", "but", "with", "all", "of", "the", "a", "in", "on", "left", "right",
+            "from", "first", "2", "#", ".", "-", "between", "and", "everything", "every", "dog",
+            "dogs", "twenty", "dozen", "row", "number", "looking", "to", "its", "hand", "le",
+        ]),
+        min_size=1,
+        max_size=100,
+    ).map(" ".join),
+)  # fmt: skip
+
+
+@given(raw=TEXTS)
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_text_is_read_or_refused(parser: LanguageParser, raw: str) -> None:
+    try:
+        expression = clean_expression(raw)
+    except InvalidExpression:
+        return
+    for noun_phrase in ("own", "published"):
+        parsed = parser.parse(expression, noun_phrase)
+        assert parsed.text
+        assert parsed.sentence
+        assert parsed.head_noun_phrase is None or parsed.head_noun_phrase.strip()
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["left of ", "not ", "a", "giraff", "twenty - ", "please ", "a (", "no . ", "in a ", "的"],
+)
+def test_the_longest_expression_is_read_in_bounded_time(parser: LanguageParser, part: str) -> None:
+    """A pattern that backtracks would never end here."""
+    assert parser.parse(clean_expression((part * 2000)[:MAX_EXPRESSION_CHARS])).text

@@ -19,16 +19,19 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
+from typer.testing import CliRunner
 
 from saymask.errors import ConfigError, WeightsError
+from worker.cli.main import app
 from worker.config import ProposalsConfig, TokenMasking
-from worker.encoders import build
-from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.build import load_encoder
 from worker.encoders.clip_visual import ClipVisual
+from worker.pipeline.build import build_pipeline
 from worker.proposals import load
 from worker.proposals.load import load_sam
 from worker.proposals.sam import SamProposer
 from worker.scoring_config import GENUINE_SCORING
+from worker.settings import load_worker_settings
 from worker.stages import DecodedImage
 from worker.weights.store import WeightStore
 
@@ -141,16 +144,29 @@ def test_unreachable_weights_are_explained(tmp_path: Path, monkeypatch: pytest.M
         load_encoder("ViT-B-32/openai", WeightStore(tmp_path), "cpu", torch.float32, 1)
 
 
-def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    def down(*_: object, **__: object) -> None:
-        raise httpx.ConnectTimeout("nobody")
+def test_auto_is_the_starter_whatever_the_machine_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network is asked, and a genuine pair in the hub's cache changes nothing."""
+    loaded: list[str] = []
 
-    monkeypatch.setattr(httpx, "head", down)
-    monkeypatch.setattr(build, "_is_cached", lambda pair: False)
-    assert choose_encoder("auto") == ("starter", "the model hub does not answer (ConnectTimeout)")
-    monkeypatch.setattr(build, "_is_cached", lambda pair: True)
-    assert choose_encoder("auto")[0] == "ViT-B-16/openai"
-    assert choose_encoder("RN50/openai")[0] == "RN50/openai"
+    def note(name: str, *_: object) -> None:
+        loaded.append(name)
+        raise WeightsError("not loaded here")
+
+    monkeypatch.setattr(httpx, "head", pytest.fail)
+    monkeypatch.setattr("worker.pipeline.build.load_encoder", note)
+    for setting in ("auto", "starter", "RN50/openai"):
+        with pytest.raises(WeightsError, match="not loaded"):
+            build_pipeline(load_worker_settings(encoder=setting, device="cpu"))
+    assert loaded == ["starter", "starter", "RN50/openai"]
+
+
+@pytest.mark.parametrize(("setting", "name"), [("auto", "starter"), ("RN50/openai", "RN50/openai")])
+def test_the_list_of_models_says_which_encoder_the_settings_choose(
+    monkeypatch: pytest.MonkeyPatch, setting: str, name: str
+) -> None:
+    monkeypatch.setenv("SAYMASK_ENCODER", setting)
+    shown = " ".join(CliRunner().invoke(app, ["models", "list"]).stdout.split())
+    assert f"Encoder in use: {name} (SAYMASK_ENCODER={setting})." in shown
 
 
 def tiny_sam(checkpoint: None = None) -> Sam:

@@ -68,9 +68,18 @@ def test_expressions_are_read_as_the_table_says(
         ("three people", 3), ("4 zebras", 4), ("two men in suits", 2),
         ("the second dog from left", None), ("two story building", None), ("dogs", None),
         ("the man with two dogs", None), ("glass", None),
+        ("ten cars", 10), ("12 cars", 12), ("twenty one chairs", 21), ("a dozen eggs", 12),
+        ("half a dozen eggs", 6), ("two dozen of the eggs", 24), ("a couple of dogs", 2),
+        ("two of the dogs", 2), ("two slices of pizza", 2), ("one of the dogs", None),
+        ("all the cars", "all"), ("all of the dogs", "all"), ("all sheep on the left", "all"),
+        ("every car", "all"), ("each of the cups", "all"), ("every one of the birds", "all"),
+        ("everyone", "all"), ("all dogs except the black one", "all"),
+        ("several people", "several"), ("a few birds", "several"), ("many of my chairs", "several"),
+        ("the all black dog", None), ("two dogs facing each other", 2), ("couple on a bench", None),
+        ("dog with all its toys", None), ("a basket of apples", None), ("player number 12", None),
     ],
 )  # fmt: skip
-def test_a_number_before_a_plural_says_how_many_are_meant(
-    parser: LanguageParser, expression: str, count: int | None
+def test_words_before_a_noun_say_how_many_are_meant(
+    parser: LanguageParser, expression: str, count: int | str | None
 ) -> None:
     assert parser.parse(clean_expression(expression)).count == count

@@ -22,6 +22,7 @@ from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequ
 from saymask.masks import compute_iou, decode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
+from worker.explanation import explain
 from worker.methods.features import normalise_rows
 from worker.pipeline.build import build_pipeline
 from worker.pipeline.cache import PreparedCache
@@ -269,6 +270,22 @@ def test_explain_shows_the_parse_and_terms_that_add_up(
     shown = subprocess.run(arguments, capture_output=True, text=True, check=False).stdout
     assert "left of giraffe" in shown
     assert "giraff as giraffe" in shown
+
+
+def test_several_are_offered_and_explained(pipeline: Pipeline, samples: dict[str, Path]) -> None:
+    prepared, _ = pipeline.prepare(samples["coffee"].read_bytes())
+    for expression, least in (("three cups", 3), ("all the spoons", 1), ("the spoon", 1)):
+        result = pipeline.segment(prepared, expression, 1, preparation=None)
+        explained = explain(pipeline, prepared, expression, 1)
+        assert len(result.candidates) >= least
+        assert [p.candidate for p in explained.proposals] == list(result.candidates)
+        for proposal in explained.proposals:
+            assert sum(proposal.terms.values()) == pytest.approx(proposal.candidate.score, abs=0.02)
+
+
+def test_past_the_last_object_is_said(pipeline: Pipeline, samples: dict[str, Path]) -> None:
+    notices = segment(pipeline, samples["coffee"].read_bytes(), "90th spoon from the left").notices
+    assert any(notice.startswith("You asked for number 90, but only") for notice in notices)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_source_that_fails_is_named_and_the_others_answer(
     offers = collect_offers(sources, IMAGE, "the box", CONFIG)
     assert [offer.source for offer in offers.masks] == ["good"]
     assert (
-        offers.notices[0] == "The source without-weights could not answer: The weights are missing."
+        offers.notices[0] == "The source without-weights is unavailable: The weights are missing."
     )
     assert ["buggy" in n or "size" in n or "sure" in n for n in offers.notices[1:]] == [True] * 3
     assert "division by zero" in caplog.text

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saymask.contract import MAX_K, NOTHING_MEANT
 from saymask.masks import Mask
 from worker.config import OFFER_ALL, PipelineConfig, SourcesConfig, SuggestionsConfig
+from worker.language import Count, Ordinal, ParsedExpression
+from worker.language.expression import Correction
 from worker.methods.geometry import compute_geometry
 from worker.pipeline.candidates import rank_with_offers
+from worker.pipeline.notices import build_notices
 from worker.pipeline.suggestions import (
     are_marks_together,
     choose_distinct,
+    choose_how_many,
     compare_proposals,
+    count_separate,
     find_mark,
     select_distinct,
 )
@@ -97,9 +104,8 @@ def test_sources_offer_different_answers_too() -> None:
     assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]
 
 
-@pytest.mark.parametrize(("count", "offered"), [(None, [0, 1, 3]), (2, [0, 3, 1])])
-def test_where_two_are_meant_two_objects_come_first(count: int | None, offered: list[int]) -> None:
-    """A dog with its bowl, and the same dog without, are one dog."""
+def rank_dogs() -> tuple[PreparedImage, Scores]:
+    """A dog, it with its bowl, it with its tail, and another dog, in this order."""
     masks = DOG, DOG_AND_BOWL, DOG_WITH_TAIL, OTHER_DOG
     proposals = propose(*masks)
     one = np.zeros((4, 2), np.float32)
@@ -107,5 +113,85 @@ def test_where_two_are_meant_two_objects_come_first(count: int | None, offered: 
         "a" * 64, proposals, compute_geometry(np.stack(masks)), VisualFeatures(one, one), ()
     )
     total = np.array([5.0, 4.9, 4.8, 4.0], np.float32)
-    scores = Scores(total, {}, np.argsort(-total))
+    return prepared, Scores(total, {}, np.argsort(-total))
+
+
+@pytest.mark.parametrize(
+    ("count", "offered"),
+    [(None, [0, 1, 3]), (2, [0, 3, 1]), (3, [0, 3, 1]), ("all", [0, 3, 1]), ("several", [0, 3, 1])],
+)
+def test_where_several_are_meant_separate_objects_come_first(
+    count: Count | None, offered: list[int]
+) -> None:
+    """A dog with its bowl, and the same dog without, are one dog."""
+    prepared, scores = rank_dogs()
     assert choose_distinct(prepared, scores, PipelineConfig(), 3, count) == offered
+
+
+@pytest.mark.parametrize(
+    ("k", "count", "separate", "offered"),
+    [
+        (5, None, 9, 5), (5, 2, 9, 5), (5, 12, 9, 12), (5, "all", 9, 9), (5, "several", 3, 5),
+        (5, "all", 40, 10), (20, "all", 40, 20), (5, 100, 9, MAX_K),
+    ],
+)  # fmt: skip
+def test_as_many_are_offered_as_are_meant(
+    k: int, count: Count | None, separate: int, offered: int
+) -> None:
+    assert choose_how_many(k, count, separate) == offered
+
+
+def test_separate_objects_are_counted_without_what_compares_them() -> None:
+    """That one dog is the second from the left does not make the other one something else."""
+    prepared, scores = rank_dogs()
+    second = np.array([0.0, 0.0, 0.0, 9.0], np.float32)
+    compared = Scores(scores.total + second, {"comparison": second}, scores.order)
+    config = PipelineConfig()
+    assert count_separate(prepared, scores, config) == 2
+    assert count_separate(prepared, compared, config) == 2
+
+
+def build(parsed: ParsedExpression, separate: int = 2, *, is_absent: bool = False) -> list[str]:
+    prepared, _ = rank_dogs()
+    return build_notices(parsed, prepared, separate, is_cut=False, is_absent=is_absent)
+
+
+DOGS = ParsedExpression("dogs", "dogs", "dogs", "dogs")
+
+
+@pytest.mark.parametrize(
+    ("parsed", "notice"),
+    [
+        (replace(DOGS, count="all"), "You asked for all: accept each one that fits."),
+        (replace(DOGS, count="several"), "You asked for several: accept each one that fits."),
+        (replace(DOGS, count=2), "You asked for 2 objects: accept each one."),
+        (
+            replace(DOGS, count=10),
+            "You asked for 10 objects, but only 2 could be told apart.",
+        ),
+        (
+            replace(DOGS, ordinal=Ordinal(10, "left")),
+            "You asked for number 10, but only 2 were found.",
+        ),
+        (
+            replace(DOGS, corrections=(Correction("giraff", "giraffe"),)),
+            "Interpreted 'giraff' as 'giraffe'. If that is wrong, rephrase.",
+        ),
+        (
+            replace(DOGS, head_noun_phrase=None),
+            "No noun names the object. Say what it is for better suggestions.",
+        ),
+        (
+            replace(DOGS, head_noun_phrase=None, is_english=False),
+            "Only English is read. Rephrase in English for better suggestions.",
+        ),
+    ],
+)
+def test_notices_say_what_was_understood(parsed: ParsedExpression, notice: str) -> None:
+    assert build(parsed) == [notice]
+
+
+def test_an_expression_that_was_understood_has_no_notice() -> None:
+    assert build(DOGS) == []
+    assert build(replace(DOGS, ordinal=Ordinal(2, "left"))) == []
+    assert build(replace(DOGS, count="all"), is_absent=True) == [NOTHING_MEANT]

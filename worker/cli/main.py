@@ -61,8 +61,8 @@ def health(
     from worker.serving.health import check_own_worker
 
     status = check_own_worker(load_worker_settings())
-    text = status.model_dump_json(indent=2) if as_json else f"{status.name}: {status.state}"
-    print(text)
+    text = f"{status.name}: {status.state}, {status.encoder}"
+    print(status.model_dump_json(indent=2) if as_json else text)
 
 
 @models.command("list")
@@ -112,7 +112,12 @@ def list_models(
             str(row["name"]), here, size, str(row["licence"]), str(row["what"]), str(row["source"])
         )
     Console().print(table)
-    Console().print("Genuine CLIP pairs come from the model hub by name: SAYMASK_ENCODER.")
+    settings = load_worker_settings()
+    Console().print(
+        f"Encoder in use: {escape(settings.encoder_name)}"
+        f" (SAYMASK_ENCODER={escape(settings.encoder)}). Genuine CLIP pairs come from the model hub"
+        " by name."
+    )
 
 
 @models.command()

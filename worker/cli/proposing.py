@@ -56,8 +56,8 @@ def propose(
         print(json.dumps(asdict(report), indent=2))
     else:
         print(
-            f"{report.expressions} expressions proposed for {report.photos} photos ({report.before}"
-            f" were done before); of {report.empty} nothing is sure enough;"
+            f"{report.expressions} expressions proposed for {report.photos} photos, none confident"
+            f" enough in {report.empty}; {report.before} photos done before;"
             f" in {to_printable(str(out))}"
         )
         print_failed(report.failed)

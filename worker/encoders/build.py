@@ -1,4 +1,4 @@
-"""Choosing and loading an encoder: a genuine open_clip pair, or the starter."""
+"""Loading an encoder: the starter, or a genuine open_clip pair."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-import httpx
 import open_clip
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from open_clip.model import _build_vision_tower
 from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError
@@ -25,9 +23,6 @@ from worker.scoring_config import GENUINE_SCORING, STARTER_SCORING
 from worker.weights import WeightStore, hash_file
 from worker.weights.starter_image import OPEN_CLIP_NAME
 
-AUTO_PAIR = "ViT-B-16/openai"
-_HUB_TIMEOUT_S = 2.0
-
 # Of all weights of the starter encoder's image tower, whatever file they come in.
 STARTER_IMAGE_SHA256 = "70b7c4c9789cf1a2deb0a32a7e64ded2584500e4c93382f6643b7cd21cff4d6e"
 
@@ -35,28 +30,6 @@ STARTER_IMAGE_SHA256 = "70b7c4c9789cf1a2deb0a32a7e64ded2584500e4c93382f6643b7cd2
 def starter_head_path() -> Path:
     """Return the path of the trained head, shipped with the package."""
     return Path(str(resources.files("worker") / "data" / "starter_head.safetensors"))
-
-
-def choose_encoder(setting: str) -> tuple[str, str]:
-    """Resolve ``auto``; returns the encoder's name, and the reason for people."""
-    if setting != "auto":
-        return setting, "set by SAYMASK_ENCODER"
-    if _is_cached(AUTO_PAIR):
-        return AUTO_PAIR, "its weights are on this machine"
-    try:
-        httpx.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S).raise_for_status()
-    except httpx.HTTPError as error:
-        return "starter", f"the model hub does not answer ({type(error).__name__})"
-    return AUTO_PAIR, "the model hub answers"
-
-
-def _is_cached(pair: str) -> bool:
-    model, pretrained = _split_pair(pair)
-    repository = open_clip.get_pretrained_cfg(model, pretrained).get("hf_hub", "").strip("/")
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return any(
-        isinstance(try_to_load_from_cache(repository, name), str) for name in names if repository
-    )
 
 
 def _split_pair(pair: str) -> tuple[str, str]:
@@ -81,10 +54,10 @@ def load_encoder(
     batch: int,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Encoder:
-    """Load an encoder by its resolved name.
+    """Load an encoder by its name.
 
     Args:
-        name: of ``choose_encoder``.
+        name: ``starter``, or a pair of open_clip.
         store: of the starter's weights.
         device: where to run.
         dtype: of the products of the image tower and of the starter text tower.

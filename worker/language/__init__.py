@@ -1,6 +1,7 @@
 """What an expression says: its head noun phrase, and its words of place, order, size, relation."""
 
 from worker.language.expression import (
+    Count,
     Ordinal,
     ParsedExpression,
     Relation,
@@ -12,6 +13,7 @@ from worker.language.expression import (
 from worker.language.parser import LanguageParser
 
 __all__ = [
+    "Count",
     "LanguageParser",
     "Ordinal",
     "ParsedExpression",

@@ -22,12 +22,12 @@ from worker.language.lexicon import (
     FRAME,
     NEGATIONS,
     NOUNS_IN_ING,
-    NUMBERS,
     POSSESSIVES,
     PRONOUNS,
     RELATIONS,
     SIDES,
 )
+from worker.language.numerals import QUANTIFIERS
 
 _KINDS: dict[str, RelationKind] = {f"r{i}": kind for i, (_, kind) in enumerate(RELATIONS)}
 _ANY_RELATION = re.compile(
@@ -148,7 +148,7 @@ def _split_pair(words: list[str], kind: RelationKind) -> list[list[str]]:
 def _strip_determiners(words: list[str]) -> str:
     """The noun phrase alone; empty when it is the image, a side of it or a pronoun."""
     kept = [word for word in words if word not in DETERMINERS]
-    while len(kept) > 1 and kept[0] in NUMBERS:
+    while len(kept) > 1 and kept[0] in QUANTIFIERS:
         kept.pop(0)
     return "" if not kept or kept[0] in _NOT_AN_ANCHOR else " ".join(kept)
 

@@ -16,6 +16,7 @@ RelationKind = Literal[
     "left_of", "right_of", "above", "below", "near", "far_from", "on", "in", "behind",
     "in_front_of", "between", "with",
 ]  # fmt: skip
+Count = int | Literal["all", "several"]
 
 _CURE = "Type a few words that name one object."
 _ZERO_WIDTH_JOINER = "\u200d"
@@ -67,7 +68,8 @@ class ParsedExpression:
         size: or None.
         excluded: what the referent has not, or is not, or None.
         corrections: of spelling, for people to see.
-        count: how many objects are meant, where a number says that several are, else None.
+        count: how many objects are meant, where a word says that several are, else None.
+        is_english: whether the words are, as far as can be told.
     """
 
     text: str
@@ -81,7 +83,8 @@ class ParsedExpression:
     size: Size | None = None
     excluded: str | None = None
     corrections: tuple[Correction, ...] = ()
-    count: int | None = None
+    count: Count | None = None
+    is_english: bool = True
 
     @property
     def names_person(self) -> bool:
@@ -104,7 +107,7 @@ def clean_expression(raw: str) -> str:
     if not text:
         raise InvalidExpression("The referring expression is empty.", _CURE)
     if not any(_is_word_character(c) for c in text):
-        raise InvalidExpression(f"The referring expression {text!r} holds no word.", _CURE)
+        raise InvalidExpression("The referring expression contains no word.", _CURE)
     return text
 
 

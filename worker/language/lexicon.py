@@ -18,7 +18,7 @@ SPELLINGS = {
     "btwn": "between", "bw": "between", "b/w": "between", "w/o": "without", "wo": "without",
     "bkgd": "background", "bg": "background", "frnt": "front", "frt": "front", "bck": "back",
     "ppl": "people", "grl": "girl", "wht": "white", "blk": "black", "brwn": "brown",
-    "lil": "little",
+    "lil": "little", "elefant": "elephant",
 }  # fmt: skip
 
 SIDES: dict[str, Side] = {
@@ -32,16 +32,8 @@ SIDES: dict[str, Side] = {
 }  # fmt: skip
 # Sides that say how far away something is, from the camera or from another side.
 DISTANCES = {"nearest", "closest", "farthest", "furthest"}
-ORDINALS = {
-    "first": 1, "1st": 1, "second": 2, "2nd": 2, "third": 3, "3rd": 3, "fourth": 4, "4th": 4,
-    "fifth": 5, "5th": 5, "sixth": 6, "6th": 6, "seventh": 7, "7th": 7,
-}  # fmt: skip
-NUMBERS = {
-    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
-    "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6, "7": 7, "8": 8,
-}  # fmt: skip
-# Before a plural: "both dogs".
-QUANTITIES = {"both": 2, **NUMBERS}
+# "The second hand" of a clock and a "third base" are not counted.
+NOT_COUNTED = {"hand", "base", "floor", "story", "street", "avenue", "st", "ave", "inning", "grade"}
 IRREGULAR_PLURALS = {
     "people", "men", "women", "children", "sheep", "mice", "geese", "feet", "teeth", "deer", "fish",
     "ladies", "skis", "knives", "shelves", "leaves", "loaves", "calves", "wolves",

@@ -10,9 +10,11 @@ import spacy
 from saymask.errors import ConfigError
 from worker.config import NounPhrase
 from worker.language.clauses import Clauses, read_clauses
-from worker.language.expression import ParsedExpression
+from worker.language.expression import Correction, ParsedExpression
+from worker.language.foreign import ForeignWords
 from worker.language.lexicon import LEAD_IN
 from worker.language.noun_phrase import find_head_phrase, find_published_phrase
+from worker.language.numerals import join_numerals
 from worker.language.spatial import (
     drop_gaze,
     read_count,
@@ -22,7 +24,7 @@ from worker.language.spatial import (
     read_size,
     strip_spatial,
 )
-from worker.language.spelling import Spelling
+from worker.language.spelling import Spelling, find_names
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -54,6 +56,7 @@ class LanguageParser:
             ) from error
         self._nouns = frozenset(nouns)
         self._spelling = Spelling(self._nouns)
+        self._foreign = ForeignWords(self._nouns)
         self.name = f"{model}-{self._nlp.meta['version']}"
 
     def parse(self, expression: str, noun_phrase: NounPhrase = "own") -> ParsedExpression:
@@ -64,7 +67,12 @@ class LanguageParser:
             noun_phrase: the rule; with ``published`` the phrase keeps words of place and order.
         """
         joined = self.join_tokens(expression)
-        words, corrections = self._spelling.correct(LEAD_IN.sub("", joined).split())
+        is_english = self._foreign.is_english(expression)
+        words = LEAD_IN.sub("", joined).split()
+        corrections: tuple[Correction, ...] = ()
+        if is_english:
+            words, corrections = self._spelling.correct(words, find_names(expression))
+        words = join_numerals(" ".join(words)).split()
         clauses = read_clauses(drop_gaze(words))
         sentence = " ".join(clauses.affirmative) or joined
         if noun_phrase == "published":
@@ -88,6 +96,7 @@ class LanguageParser:
             excluded=clauses.excluded,
             corrections=corrections,
             count=read_count(phrase) if phrase else None,
+            is_english=is_english,
         )
 
     def _find_referent(self, clauses: Clauses) -> str | None:

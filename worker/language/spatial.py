@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worker.language.expression import Ordinal, Side, Size
+from worker.language.expression import Count, Ordinal, Side, Size
 from worker.language.lexicon import (
     COLORS,
     DISTANCES,
@@ -16,15 +16,21 @@ from worker.language.lexicon import (
     GAZE,
     IRREGULAR_PLURALS,
     LINE,
-    NUMBERS,
-    ORDINALS,
-    QUANTITIES,
+    NOT_COUNTED,
     ROW,
     SIDES,
     SIZES,
 )
+from worker.language.numerals import (
+    EACH,
+    EVERYONE,
+    NUMBERS,
+    ORDINALS,
+    QUANTITIES,
+    SEVERAL,
+)
 
-_NOT_APPEARANCE = {*SIDES, *ORDINALS, *SIZES, *FILLER}
+_NOT_APPEARANCE = {*SIDES, *ORDINALS, *SIZES, *FILLER, *EACH, *SEVERAL}
 _KEPT_INSIDE = ("of", "the", "a", "an", "in")
 # Sides that can follow "second from the", and those that can follow an ordinal anywhere.
 _ORDINAL_STARTS = ("left", "right", "top", "bottom", "front", "back")
@@ -65,8 +71,7 @@ def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
         side = _first_side(after)
         if side in _LOOSE_ORDINAL_STARTS:
             return Ordinal(ORDINALS[word], side), before + after
-        if after[:1] != ["hand"]:
-            # A second-hand sofa and the second hand of a clock are not counted.
+        if not NOT_COUNTED.intersection(after[:1]):
             return Ordinal(ORDINALS[word], _READING_START), before + after
     return None, list(words)
 
@@ -74,7 +79,8 @@ def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
 def _read_counted(words: Sequence[str]) -> tuple[Ordinal, list[str]] | None:
     """``2 from the left``, with a number instead of an ordinal."""
     for index, word in enumerate(words[:-2]):
-        if word in NUMBERS and words[index + 1] == "from":
+        is_pronoun = index > 0 and words[index - 1] in ORDINALS  # "the second one from the left"
+        if word in NUMBERS and words[index + 1] == "from" and not is_pronoun:
             side = _first_side(words[index + 2 : index + 4])
             if side in _ORDINAL_STARTS:
                 return Ordinal(NUMBERS[word], side), list(words[:index])
@@ -133,9 +139,17 @@ def _is_visible(word: str) -> bool:
     return any(c.isalnum() or ord(c) > _FIRST_EMOJI for c in word)
 
 
-def read_count(phrase: str) -> int | None:
+def read_count(phrase: str) -> Count | None:
     """Return how many objects a noun phrase means, where it says that there are several."""
-    *before, last = phrase.split()
-    is_plural = last in IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith("ss"))
-    counts = [QUANTITIES[word] for word in before if word in QUANTITIES]
-    return counts[0] if is_plural and counts and counts[0] > 1 else None
+    *before, last = phrase.partition(" of ")[0].split()
+    numbers = [QUANTITIES[word] for word in before if word in QUANTITIES]
+    is_plural = _is_plural(last)
+    if is_plural and numbers:
+        return numbers[0] if numbers[0] > 1 else None
+    if last in EVERYONE or EACH.intersection(before) or (is_plural and "all" in before):
+        return "all"
+    return "several" if is_plural and SEVERAL.intersection(before) else None
+
+
+def _is_plural(noun: str) -> bool:
+    return noun in IRREGULAR_PLURALS or (noun.endswith("s") and not noun.endswith("ss"))

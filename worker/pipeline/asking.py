@@ -80,7 +80,7 @@ class AskedSources:
                 image = decode_image(read_image(), self._max_megapixels)
             except SaymaskError as error:
                 log.warning("no source but proposals: %s", error)
-                return Offers(notices=(f"Only proposals were ranked: {error.cause}",))
+                return Offers(notices=(f"Only saymask's own proposals were ranked: {error.cause}",))
             self._decoded[prepared.sha256] = image
         asked: list[CandidateSource] = [
             _Chosen(source, self._chooser, prepared, parsed)

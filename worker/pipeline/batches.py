@@ -49,8 +49,7 @@ class ShrinkingBatches:
         are_smaller = [model.shrink_batch() for model in self.models]
         if not any(are_smaller):
             raise DeviceMemoryExhausted(
-                f"The memory of {self.device} does not suffice for one prompt and one crop at a"
-                f" time: {error}.",
+                f"Out of memory on {self.device} even at batch size 1: {error}.",
                 "Stop other programs on it, take smaller models, or set SAYMASK_DEVICE=cpu.",
             ) from error
         log.warning("the memory of %s is full: trying again with smaller batches", self.device)

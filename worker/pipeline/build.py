@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from saymask.errors import ConfigError
 from worker.config import PipelineConfig, to_first_look
-from worker.encoders.build import choose_encoder, load_encoder
+from worker.encoders.build import load_encoder
 from worker.encoders.calibration import adapt_scoring, load_calibration
 from worker.encoders.scoring_file import load_scoring
 from worker.encoders.vocabulary import load_encoded_nouns
@@ -65,10 +65,8 @@ def build_pipeline(
     dtype = choose_precision(settings.precision, device)
     cache_dir = settings.cache_dir or default_cache_dir()
     store = WeightStore(cache_dir)
-    name, reason = choose_encoder(settings.encoder)
-    log.info("encoder %s: %s", name, reason)
     batch = _CROPS_PER_BATCH[_device_type(device)]
-    encoder = load_encoder(name, store, device, dtype, batch, between_batches)
+    encoder = load_encoder(settings.encoder_name, store, device, dtype, batch, between_batches)
     nouns = load_nouns(settings.nouns)
     vocabulary = load_encoded_nouns(encoder, nouns, cache_dir / "nouns")
     # The spread that weights were made for is that over the worker's own nouns.

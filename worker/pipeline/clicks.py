@@ -66,7 +66,7 @@ def check_prompt(prompt: VisualPrompt, size_hw: tuple[int, int]) -> None:
         InvalidRequest: it has none, one lies outside, or the mask to start from has another size.
     """
     if not prompt.points_xy and prompt.box_xyxy is None:
-        raise InvalidRequest("Neither a click nor a box.", "Click on what you mean.")
+        raise InvalidRequest("The request has no click and no box.", "Click on what you mean.")
     height, width = size_hw
     corners = prompt.box_xyxy or ()
     xs = [x for x, _ in prompt.points_xy] + list(corners[0::2])

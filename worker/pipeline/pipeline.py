@@ -11,7 +11,7 @@ from saymask.errors import ConfigError, InvalidRequest
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
-from worker.language import LanguageParser, ParsedExpression, clean_expression
+from worker.language import Count, LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
 from worker.methods.appearance import describe_image
 from worker.methods.confidence import compute_presence_probability
@@ -29,7 +29,7 @@ from worker.pipeline.images import decode_image, draw_example
 from worker.pipeline.instances import InstanceChooser
 from worker.pipeline.notices import build_notices
 from worker.pipeline.preparation import Preparation, choose_longer_px
-from worker.pipeline.suggestions import choose_distinct
+from worker.pipeline.suggestions import choose_distinct, choose_how_many, count_separate
 from worker.pipeline.timing import PreparationTimings, Stopwatch
 from worker.proposals.base import Proposer
 from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
@@ -248,11 +248,13 @@ class Pipeline:
         scoring_ms = stopwatch.lap_ms()
         offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, read_image))
         sources_ms = stopwatch.lap_ms()
+        separate = count_separate(prepared, scores, self.config)
+        k = choose_how_many(k, parsed.count, separate)
         ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
         confidence = ranking.confidence
         presence = compute_presence_probability(scores, self.config.scoring)
         notices = build_notices(
-            parsed, prepared,
+            parsed, prepared, separate,
             is_cut=self.encoder.text.is_truncated(parsed.text),
             is_absent=presence < self.config.scoring.no_referent_below,
         )  # fmt: skip
@@ -369,9 +371,8 @@ class Pipeline:
         scores: Scores,
         offers: Offers | None,
         k: int,
-        count: int | None,
+        count: Count | None,
     ) -> Ranking:
-        k = min(max(k, count or 1), MAX_K)
         distinct = self.choose_offered(
             prepared, scores, max(k, self.config.sources.considered), count
         )
@@ -385,7 +386,7 @@ class Pipeline:
         )  # fmt: skip
 
     def choose_offered(
-        self, prepared: PreparedImage, scores: Scores, k: int, count: int | None = None
+        self, prepared: PreparedImage, scores: Scores, k: int, count: Count | None = None
     ) -> list[int]:
         """Return the indices of the k best proposals that a person can tell apart."""
         return choose_distinct(prepared, scores, self.config, k, count)

@@ -7,14 +7,31 @@ from functools import cache
 
 import numpy as np
 
+from saymask.contract import MAX_K
 from saymask.masks import Mask, compute_box_xywh
 from worker.config import PipelineConfig, SuggestionsConfig
+from worker.language import Count
 from worker.methods.comparison import find_instances
 from worker.stages import Geometry, PreparedImage, Proposals, Scores
 
+# Of all objects of a noun: the marks of more would hide the photo.
+_OFFERED_OF_ALL = 10
+
+
+def choose_how_many(k: int, count: Count | None, separate: int) -> int:
+    """Return how many suggestions are offered: at least as many as objects are meant.
+
+    Args:
+        k: how many were asked for.
+        count: how many objects are meant, where several are.
+        separate: how many were found.
+    """
+    meant = min(separate, _OFFERED_OF_ALL) if isinstance(count, str) else count or 1
+    return min(max(k, meant), MAX_K)
+
 
 def choose_distinct(
-    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: int | None
+    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: Count | None
 ) -> list[int]:
     """Return the indices of the k best proposals that a person can tell apart.
 
@@ -23,14 +40,22 @@ def choose_distinct(
         scores: of them.
         config: which are the same answer.
         k: how many.
-        count: where several objects are meant, so many separate ones come first.
+        count: where several objects are meant, so many separate ones come first; all that were
+            found, where no number is known.
     """
     is_same = compare_proposals(prepared.proposals, prepared.geometry, config.suggestions)
     ranked = list(map(int, scores.order))
     if count is not None:
         several = find_instances(scores.total, prepared.geometry, config.scoring)
-        ranked = [*several[:count].tolist(), *ranked]
+        ranked = [*several[: count if isinstance(count, int) else None].tolist(), *ranked]
     return select_distinct(dict.fromkeys(ranked), is_same, k)
+
+
+def count_separate(prepared: PreparedImage, scores: Scores, config: PipelineConfig) -> int:
+    """Return how many separate objects can be meant, whichever of them is."""
+    comparison = scores.terms.get("comparison")
+    named = scores.total if comparison is None else scores.total - comparison
+    return len(find_instances(named, prepared.geometry, config.scoring))
 
 
 def select_distinct(

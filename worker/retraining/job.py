@@ -321,5 +321,5 @@ def _describe(verdict: Verdict, unread: int) -> str:
     return (
         f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
         f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} expressions"
-        f" about {verdict.images} photos that nothing was chosen by{few}{left_out}"
+        f" on {verdict.images} photos not used for training or model selection{few}{left_out}"
     )

@@ -100,7 +100,7 @@ class Heartbeat:
             host=socket.gethostname(),
             state="loading",
             model_version="",
-            encoder=self._settings.encoder,
+            encoder=self._settings.encoder_name,
             proposals=self._settings.proposals,
             device=self._settings.device,
             started_at=self._started_at,

@@ -29,7 +29,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offers:
-    """What the sources offered; ``notices`` tell people which could not answer."""
+    """What the sources offered; ``notices`` tell people which are unavailable."""
 
     masks: tuple[Offer, ...] = ()
     notices: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def collect_offers(
             if strict:
                 raise
             log.warning("source %s: %s", source.name, error)
-            notices.append(f"The source {source.name} could not answer: {error.cause}")
+            notices.append(f"The source {source.name} is unavailable: {error.cause}")
         except Exception:
             if strict:
                 raise
