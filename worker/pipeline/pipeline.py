@@ -15,7 +15,7 @@ from worker.language import LanguageParser, ParsedExpression, clean_expression
 from worker.methods import build_method
 from worker.methods.appearance import describe_image
 from worker.methods.confidence import compute_presence_probability
-from worker.pipeline.asking import AskedSources, ReadImage
+from worker.pipeline.asking import AskedSources
 from worker.pipeline.batches import Shrinkable, ShrinkingBatches
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.candidates import (
@@ -37,7 +37,7 @@ from worker.proposing.propose import ProposedExpression, propose_expressions
 from worker.resize import resize_to_work
 from worker.sources.base import Source
 from worker.sources.offers import Offers
-from worker.stages import Floats, PreparedImage, Scores, VisualPrompt
+from worker.stages import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _CONFIDENCE_DIGITS = 4
@@ -220,7 +220,7 @@ class Pipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: ReadImage | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
 
@@ -229,8 +229,8 @@ class Pipeline:
             expression: as typed.
             k: number of candidates.
             preparation: timings of preparing; None when the image came from the cache.
-            read_image: returns the encoded image to sources that look at its pixels; with None
-                only proposals are ranked.
+            encoded: the same image, for sources that look at its pixels; with None only proposals
+                are ranked.
 
         Raises:
             InvalidExpression: blank, or without any word.
@@ -246,7 +246,7 @@ class Pipeline:
         text_features_ms = stopwatch.lap_ms()
         scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
         scoring_ms = stopwatch.lap_ms()
-        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, read_image))
+        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, encoded))
         sources_ms = stopwatch.lap_ms()
         ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
         confidence = ranking.confidence
