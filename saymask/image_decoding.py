@@ -142,9 +142,17 @@ def _to_picture(image: Image.Image, size_hw: tuple[int, int]) -> Picture:
         upright = Image.alpha_composite(page, rgba)
         notices.append("Transparent parts of the photo count as white.")
     pixels = np.array(upright.convert("RGB"))
-    if np.count_nonzero(pixels >= _BLACK_BELOW) <= _BRIGHT_SHARE * pixels.size:
+    if _is_black(pixels):
         notices.append("The photo is nearly black, so little can be found in it.")
     return Picture(pixels, size_hw, tuple(notices))
+
+
+def _is_black(pixels: NDArray[np.uint8]) -> bool:
+    bright = sum(
+        np.count_nonzero(pixels[top : top + _STRIP_ROWS] >= _BLACK_BELOW)
+        for top in range(0, len(pixels), _STRIP_ROWS)
+    )
+    return bright <= _BRIGHT_SHARE * pixels.size
 
 
 def _from_deep_grey(image: Image.Image) -> tuple[Image.Image, bool]:

@@ -180,6 +180,7 @@ class PreparedImage:
         is_first_look: prepared quickly, for the time until it is prepared in full.
         pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, which may be
             looked at more closely.
+        not_kept: cause and cure, for people, where the cache could not keep it.
         derived: by methods that score it.
     """
 
@@ -190,6 +191,7 @@ class PreparedImage:
     notices: tuple[str, ...]
     is_first_look: bool = False
     pixels: NDArray[np.uint8] | None = None
+    not_kept: tuple[str, str] | None = None
     derived: Derived = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from saymask.contract import ANSWERING_KEY, IMAGE_KEY, WORKER_KEY, SegmentResult, Timings
+from saymask.contract import ANSWERING_KEY, IMAGE_KEY, QUICK_KEY, WORKER_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 from worker.pipeline.timing import PreparationTimings
@@ -115,6 +115,27 @@ def test_failures_of_images_prepared_in_the_background_are_counted(
     assert (counts[b"prepared"], counts[b"failed"]) == (b"1", b"1")
     assert b"no longer" in counts[b"last_failure"]
     assert handler.jobs_done == 2
+
+
+class FullDiskPipeline(CountingPipeline):
+    """Prepares, and cannot keep what it prepared."""
+
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+        prepared, timings = super().prepare(data)
+        return replace(prepared, not_kept=("The disk is full.", "Make room.")), timings
+
+
+def test_what_could_not_be_kept_is_not_prepared(connection: redis.Redis) -> None:
+    handler = build_handler(FullDiskPipeline(), connection, "living")
+    reply = handler.prepare({"photo_sha256": SHA256})
+    assert reply["failure"] == {
+        "code": "PreparedNotKept", "cause": "The disk is full.", "cure": "Make room.",
+    }  # fmt: skip
+    counts = connection.hgetall("saymask:prepared")
+    assert counts == {b"failed": b"1", b"last_failure": b"The disk is full."}
+    # Somebody who waits is answered all the same.
+    assert handler.segment(segment(SHA256))["segment"]["proposals_count"] == 3
+    assert not connection.exists(QUICK_KEY.format(sha256=SHA256))
 
 
 def test_images_of_open_tasks_are_read_once(connection: redis.Redis) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from saymask.private_files import make_folder_inside
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
@@ -66,7 +67,7 @@ def load_calibration(
     calibration = calibrate(encoder, vocabulary)
     if path is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder_inside(path.parent.parent, path.parent.name)
             part = path.with_suffix(f".{os.getpid()}.tmp")
             part.write_text(json.dumps(asdict(calibration)), "utf-8")
             os.replace(part, path)

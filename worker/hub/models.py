@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from saymask.errors import WeightsError
+from saymask.private_files import make_folder_inside
 from worker.weights import default_cache_dir
 from worker.weights.hashing import hash_file
 
@@ -125,7 +126,7 @@ class HubStore:
                 " before they are fetched.",
                 f"Read it on the page of {model.repository}, then: {_pull_command(model)}",
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_folder_inside(self.directory.parent, self.directory.name)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{model.name}-") as scratch:
             fetched = Path(scratch) / "files"
             self._fetch_or_explain(model, fetched)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import ConfigError, InvalidRequest, PreparedNotKept
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
@@ -38,6 +39,8 @@ from worker.resize import resize_to_work
 from worker.sources.base import Source
 from worker.sources.offers import Offers
 from worker.stages import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
+
+log = logging.getLogger(__name__)
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _CONFIDENCE_DIGITS = 4
@@ -187,7 +190,8 @@ class Pipeline:
             name: of its file, without suffix, for proposals given by name.
 
         Returns:
-            The prepared image, which is kept in the cache, and the milliseconds it took.
+            The prepared image, which the cache keeps or ``not_kept`` says why not, and the
+            milliseconds it took.
 
         Raises:
             ImageUnreadable, ImageTooLarge.
@@ -195,7 +199,11 @@ class Pipeline:
         """
         prepared, timings = self._batches.run(lambda: self._preparation.prepare(data, name))
         if self.cache is not None:
-            self.cache.store(prepared)
+            try:
+                self.cache.store(prepared)
+            except PreparedNotKept as error:
+                log.warning("%s", error)
+                prepared = replace(prepared, not_kept=(error.cause, error.cure))
         return prepared, timings
 
     def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:

@@ -37,7 +37,7 @@ from saymask.contract import (
     SegmentRequest,
     Timings,
 )
-from saymask.errors import InvalidRequest, SaymaskError
+from saymask.errors import InvalidRequest, PreparedNotKept, SaymaskError
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.serving.attempts import Attempts
@@ -45,7 +45,7 @@ from worker.serving.cooperative_yield import mark_answering
 from worker.serving.images import PreparedImages
 from worker.serving.served_pipeline import ServedPipeline
 from worker.serving.sessions import ImageSessions
-from worker.stages import VisualPrompt
+from worker.stages import PreparedImage, VisualPrompt
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class JobHandler:
                     encoded=session.encoded,
                 )
         if not result.is_first_look:
-            self._note_prepared(request.image_sha256)
+            self._note_prepared(prepared)
         return JobReply(segment=result)
 
     def _refine(self, message: Message) -> JobReply:
@@ -183,7 +183,9 @@ class JobHandler:
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
         prepared, timings = self._images.prepare(request.image_sha256)
-        self._note_prepared(request.image_sha256)
+        if prepared.not_kept is not None:
+            raise PreparedNotKept(*prepared.not_kept)
+        self._note_prepared(prepared)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -197,7 +199,7 @@ class JobHandler:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
         prepared, timings = self._images.prepare(sha256)
-        self._note_prepared(sha256)
+        self._note_prepared(prepared)
         pairs = self._pipeline.propose(
             prepared,
             self._images.read(sha256),
@@ -215,8 +217,9 @@ class JobHandler:
         )
         return JobReply(propose=result)
 
-    def _note_prepared(self, sha256: str) -> None:
-        self._redis.set(QUICK_KEY.format(sha256=sha256), 1, ex=QUICK_TTL_S)
+    def _note_prepared(self, prepared: PreparedImage) -> None:
+        if prepared.not_kept is None:
+            self._redis.set(QUICK_KEY.format(sha256=prepared.sha256), 1, ex=QUICK_TTL_S)
 
 
 def _adopt_call_id() -> None:

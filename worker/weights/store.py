@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from saymask.errors import WeightsError
+from saymask.private_files import make_folder_inside
 from worker.weights.checkpoints import find_checkpoint
 from worker.weights.download import Report, download
 from worker.weights.hashing import check_file, hash_file
@@ -101,7 +102,7 @@ class WeightStore:
         target = self.path(name)
         if self.is_present(name):
             return target
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_folder_inside(self.directory.parent, self.directory.name)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{name}-") as directory:
             scratch = Path(directory)
             published = scratch / "published"
