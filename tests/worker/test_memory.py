@@ -16,12 +16,12 @@ from saymask.contract import IMAGE_KEY
 from tests.conftest import Valkey
 from tests.worker.test_pipeline import build
 from worker.serving.jobs import JobHandler
-from worker.serving.sessions import ImageSessions
+from worker.serving.sessions import ImageSessions, count_bytes
 from worker.stages import DecodedImage, PreparedImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
-PHOTOS = 4
+PHOTOS = 5
 EXPRESSIONS = ("the cat", "the left eye", "the largest ear", "the nose next to the eye", "left")
 
 
@@ -56,12 +56,10 @@ def test_many_photos_leave_nothing_behind(
 ) -> None:
     pipeline = build(tmp_path, points_per_side=4, max_proposals=12)
     image = Image.open(samples["chelsea"]).convert("RGB")
-    before = count_images()
     with redis.Redis.from_url(valkey.url) as connection:
-        # Room for some of these photos, but not for all.
-        handler = JobHandler(pipeline, connection, "living", ImageSessions(12_000_000))
-        held = []
-        for number in range(PHOTOS):
+
+        def work(sessions: ImageSessions, number: int) -> str:
+            handler = JobHandler(pipeline, connection, "living", sessions)
             sha256 = put_photo(connection, image, number)
             for expression in EXPRESSIONS:
                 message = {"photo_sha256": sha256, "expression": expression, "k": 3}
@@ -69,6 +67,16 @@ def test_many_photos_leave_nothing_behind(
                 assert reply["failure"] is None
                 assert reply["segment"]["is_first_look"] == accepts_first_look
             assert handler.prepare({"photo_sha256": sha256})["failure"] is None
+            return sha256
+
+        roomy = ImageSessions(10**9)
+        with roomy.open(work(roomy, 0), bytes) as session:
+            room = int(2.5 * count_bytes(session))
+        del session
+        roomy.clear()
+        before, held = count_images(), []
+        sessions = ImageSessions(room)
+        for number in range(1, PHOTOS):
+            work(sessions, number)
             held.append(count_images() - before)
-    assert max(held) < PHOTOS, held
-    assert held[0] > 0
+    assert held == [1, 2, 2, 2]
