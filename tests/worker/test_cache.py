@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 
 from saymask.errors import PreparedNotKept
+from tests.users import FIRST, GROUP, SECOND, acting_as, needs_root
 from tests.worker.scenes import prepared_image
 from worker.pipeline import cache as cache_module
 from worker.pipeline.cache import PreparedCache
@@ -24,32 +22,6 @@ from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.timing import PreparationTimings
 
 SHA256 = prepared_image().sha256
-FIRST, SECOND, GROUP = 65534, 65533, 65532
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as several users")
-
-
-@contextmanager
-def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Another user of this machine, until the end."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A folder in a place that every user reaches; pytest's own is not."""
-    folder = Path(tempfile.mkdtemp(prefix="saymask-shared-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=[0, 0o077], ids=["open", "closed"])

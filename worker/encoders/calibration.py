@@ -59,7 +59,7 @@ def load_calibration(
 ) -> Calibration:
     """Read what the self-test found for an encoder, or run it; seconds on a CPU."""
     path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
-    if path is not None and path.exists():
+    if path and os.path.exists(path):
         try:
             return Calibration(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:

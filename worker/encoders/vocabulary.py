@@ -57,7 +57,7 @@ def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -
     path = (
         directory / f"nouns-{encoder.weights_hash}-{nouns.fingerprint}.npz" if directory else None
     )
-    rows = _read(path, len(nouns.all)) if path is not None and path.exists() else None
+    rows = _read(path, len(nouns.all)) if path and os.path.exists(path) else None
     if rows is None:
         log.info("encoding %d nouns, once for this encoder", len(nouns.all))
         rows = encode_nouns(encoder, nouns.all)

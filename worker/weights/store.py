@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside
-from worker.weights.checkpoints import find_checkpoint
+from worker.weights.checkpoints import Checkpoint, find_checkpoint
 from worker.weights.download import Report, download
 from worker.weights.hashing import check_file, hash_file
 
@@ -41,8 +43,24 @@ class WeightStore:
         return self.directory / find_checkpoint(name).stored_as
 
     def is_present(self, name: str) -> bool:
-        """Return whether a checkpoint was pulled."""
-        return self.path(name).is_file() and self._note(name).is_file()
+        """Return whether a checkpoint was pulled.
+
+        Raises:
+            WeightsError: another user keeps the folder.
+        """
+        with self._explained("read"):
+            return self.path(name).is_file() and self._note(name).is_file()
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WeightsError(
+                f"The weights cannot be {doing}: {error}.",
+                "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of"
+                " its own.",
+            ) from error
 
     def _note(self, name: str) -> Path:
         path = self.path(name)
@@ -73,9 +91,10 @@ class WeightStore:
         path = self.require(name)
         checkpoint = find_checkpoint(name)
         expected = checkpoint.sha256
-        if checkpoint.convert is not None:
-            expected = self._note(name).read_text(encoding="ascii").strip()
-        actual = hash_file(path)
+        with self._explained("read"):
+            if checkpoint.convert is not None:
+                expected = self._note(name).read_text(encoding="ascii").strip()
+            actual = hash_file(path)
         if actual != expected:
             raise WeightsError(
                 f"{path} has changed: expected sha256 {expected}, got {actual}.",
@@ -102,6 +121,12 @@ class WeightStore:
         target = self.path(name)
         if self.is_present(name):
             return target
+        with self._explained("kept"):
+            self._fetch(checkpoint, target, report)
+        return target
+
+    def _fetch(self, checkpoint: Checkpoint, target: Path, report: Report) -> None:
+        name = checkpoint.name
         make_folder_inside(self.directory.parent, self.directory.name)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{name}-") as directory:
             scratch = Path(directory)
@@ -116,4 +141,3 @@ class WeightStore:
             note.write_text(hash_file(stored) + "\n", encoding="ascii")
             os.replace(stored, target)
             os.replace(note, self._note(name))
-        return target
