@@ -14,6 +14,7 @@ import pytest
 from saymask.errors import WeightsError
 from saymask.private_files import make_private_folder
 from tests.users import FIRST, GROUP, acting_as, needs_root
+from worker.hub.models import FLORENCE2, HubStore
 from worker.weights import download
 from worker.weights.checkpoints import CHECKPOINTS, Checkpoint, PackageMember
 from worker.weights.hashing import hash_file
@@ -110,6 +111,13 @@ def test_weights_that_another_user_keeps_are_named(shared: Path) -> None:
         ):
             with pytest.raises(WeightsError, match="Permission denied") as caught:
                 use(WeightStore(cache))
+            assert "SAYMASK_CACHE_DIR" in caught.value.cure
+        for ask in (
+            lambda store: store.require(FLORENCE2),
+            lambda store: store.pull(FLORENCE2, FLORENCE2.licence),
+        ):
+            with pytest.raises(WeightsError, match="Permission denied") as caught:
+                ask(HubStore(cache))
             assert "SAYMASK_CACHE_DIR" in caught.value.cure
 
 

@@ -28,6 +28,22 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("saymask"))
 
 
+@contextmanager
+def explain_files(doing: str) -> Iterator[None]:
+    """Say in words that weights cannot be "read" or "kept": a full disk, another user's folder.
+
+    Raises:
+        WeightsError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"The weights cannot be {doing}: {error}.",
+            "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of its own.",
+        ) from error
+
+
 class WeightStore:
     """The checkpoints on this machine.
 
@@ -48,19 +64,8 @@ class WeightStore:
         Raises:
             WeightsError: another user keeps the folder.
         """
-        with self._explained("read"):
+        with explain_files("read"):
             return self.path(name).is_file() and self._note(name).is_file()
-
-    @contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WeightsError(
-                f"The weights cannot be {doing}: {error}.",
-                "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of"
-                " its own.",
-            ) from error
 
     def _note(self, name: str) -> Path:
         path = self.path(name)
@@ -91,7 +96,7 @@ class WeightStore:
         path = self.require(name)
         checkpoint = find_checkpoint(name)
         expected = checkpoint.sha256
-        with self._explained("read"):
+        with explain_files("read"):
             if checkpoint.convert is not None:
                 expected = self._note(name).read_text(encoding="ascii").strip()
             actual = hash_file(path)
@@ -121,7 +126,7 @@ class WeightStore:
         target = self.path(name)
         if self.is_present(name):
             return target
-        with self._explained("kept"):
+        with explain_files("kept"):
             self._fetch(checkpoint, target, report)
         return target
 
