@@ -16,7 +16,7 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks import day, exports, load, recall, stages
+from benchmarks import day, exports, load, memory, recall, stages
 from benchmarks.measure import Row, to_markdown
 
 
@@ -43,15 +43,17 @@ def main() -> None:
     )
     parser.add_argument("--grid", type=int, default=16, help="recall: points per side (default 16)")
     parser.add_argument("--rounds", type=int, default=3, help="stages: rounds (default 3)")
-    parser.add_argument("--photos", type=Path, help="recall: a folder of .jpg files")
+    parser.add_argument("--photos", type=Path, help="recall, memory: a folder of .jpg files")
     parser.add_argument("--minutes", type=float, default=30.0, help="day: minutes (default 30)")
     parser.add_argument("--annotators", type=int, default=32, help="load: at most (default 32)")
+    parser.add_argument("--count", type=int, default=300, help="memory: photos (default 300)")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     parts: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         "stages": lambda a: stages.compare(a.rounds),
         "recall": lambda a: recall.compare(a.grid, a.photos),
         "load": lambda a: load.measure(a.annotators),
         "day": lambda a: day.run(a.minutes),
+        "memory": lambda a: memory.measure(a.count, a.photos),
         "exports": lambda _a: exports.compare(),
     }
     parser.add_argument("--only", choices=parts, action="append", help="one part; repeatable")

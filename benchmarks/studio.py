@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,11 +49,13 @@ class FakeStudio:
     Attributes:
         annotations: id to annotation, with its ``task``: the truth that records must equal.
         is_down: answers nothing but 503.
+        draw_photo: the bytes of the photo of a number.
     """
 
     def __init__(self) -> None:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.is_down = False
+        self.draw_photo: Callable[[int], bytes] = build_photo
         self.lock = threading.Lock()
         self._photos: dict[int, int] = {}
         self._next = 0
@@ -65,7 +68,8 @@ class FakeStudio:
                     return
                 url = urlsplit(self.path)
                 if url.path.startswith("/data/"):
-                    self._send(200, build_photo(int(url.path.split("/")[-1].split(".")[0])))
+                    number = int(url.path.split("/")[-1].split(".")[0])
+                    self._send(200, outer.draw_photo(number))
                     return
                 answer = outer.answer(url.path, parse_qs(url.query))
                 self._send(404 if answer is None else 200, json.dumps(answer).encode())

@@ -23,6 +23,7 @@ SaymaskError
   TrainingUnderway          409  one run at a time
   WorkerEnded               500  work on the image ended several workers
   DeviceMemoryExhausted     500  the GPU has no room
+  PreparedNotKept           500  a photo was prepared and nothing could be written
   DatasetError              500  a dataset is missing, damaged or hostile
   WeightsError              500  checkpoints are missing or not the expected files
   ConfigError               500  a setting is wrong
@@ -184,6 +185,10 @@ class WorkerEnded(SaymaskError):
 
 class DeviceMemoryExhausted(SaymaskError):
     """The GPU has no room even for the smallest batches."""
+
+
+class PreparedNotKept(SaymaskError):
+    """A prepared image could not be written; whoever asks for it next prepares it again."""
 
 
 class DatasetError(SaymaskError):

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from saymask.errors import ConfigError, InvalidRequest
+from saymask.private_files import make_folder_inside, make_private_folder
 
 SERVING_FILE = "serving.json"
 VERDICT_FILE = "verdict.json"
@@ -90,14 +91,14 @@ class ModelRegistry:
             ConfigError: the folder cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
         except OSError as error:
             raise _explain_writing(self.folder, error) from error
         with self._lock():
             # Those that were served too: the number of a deleted run is not given again.
             known = [path.name for path in self.folder.iterdir()] + self._read_history()
             name = f"run-{max(map(_read_number, known), default=0) + 1:04d}"
-            (self.folder / name).mkdir()
+            make_folder_inside(self.folder, name, exist_ok=False)
         return name
 
     def list_models(self) -> list[ModelEntry]:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from saymask.private_files import open_private_file
+
 UP_DIR_VARIABLE = "SAYMASK_UP_DIR"
 DEFAULT_UP_DIR = ".saymask"
 _FILE_NAME = "settings.env"
@@ -34,7 +36,6 @@ def write_settings_file(directory: Path, variables: Mapping[str, str]) -> Path:
     lines = [f"{name}='{value}'\n" for name, value in variables.items()]
     path = directory / _FILE_NAME
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with open_private_file(path) as file:
         file.writelines(["# Written by saymask up; environment variables come first.\n", *lines])
     return path

@@ -153,6 +153,15 @@ def no_local_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("SAYMASK_UP_DIR", str(tmp_path / "no-installation"))
 
 
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder in a place that every user reaches; pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="saymask-shared-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Path]:
     return {path.stem: path for path in SAMPLES.glob("*.jpg")}

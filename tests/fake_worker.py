@@ -29,7 +29,14 @@ from saymask.masks import compute_area, encode_coco_rle
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.main import run_worker
 from worker.settings import WorkerSettings, load_worker_settings
-from worker.stages import Geometry, PreparedImage, Proposals, VisualFeatures, VisualPrompt
+from worker.stages import (
+    EncodedImage,
+    Geometry,
+    PreparedImage,
+    Proposals,
+    VisualFeatures,
+    VisualPrompt,
+)
 
 VERSION = "saymask-fake-1"
 LOG_KEY = "fake:log"
@@ -112,7 +119,7 @@ class FakePipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: Callable[[], bytes] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         self._log(f"segment {expression}")
         word, *rest = expression.split()

@@ -64,6 +64,13 @@ class WorkerSettings(BaseSettings):
     cache_max_mb: float = Field(
         1000.0, gt=0, description="Room for prepared photos, megabytes; the oldest go first."
     )
+    open_photos_max_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory for the photos that are worked on, megabytes, on the device too; those"
+        " not used for longest go first. Empty means a sixteenth of the machine's or container's"
+        " memory, from 300 to 2000.",
+    )
     encoder: str = Field(
         "auto",
         description="`auto`, which is `starter`; an open_clip pair such as `ViT-B-16/openai`; or a"

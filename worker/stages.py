@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,13 @@ from worker.places import PlacesMap, round_rows
 
 Floats = NDArray[np.float32]
 """Any float32 array; the docstrings give shapes."""
+
+Derived = WeakKeyDictionary[Any, Any]
+"""What models computed from one image, by the object that computed it.
+
+It lies on the image and ends with it, or with the model. A value never refers to the image it was
+computed from: such a circle would be freed only when Python next searches for circles.
+"""
 
 
 def _require(condition: bool, what: str, got: object) -> None:
@@ -29,6 +39,7 @@ class DecodedImage:
         notices: conversions to RGB that changed the image, for people.
         name: of its file, without suffix, where that is known.
         original_hw: size of the image where the pixels were reduced; None for theirs.
+        derived: by sources that look at the pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -36,6 +47,9 @@ class DecodedImage:
     notices: tuple[str, ...] = ()
     name: str | None = None
     original_hw: tuple[int, int] | None = None
+    derived: Derived = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -46,6 +60,25 @@ class DecodedImage:
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image, pixels."""
         return self.original_hw or (self.pixels.shape[0], self.pixels.shape[1])
+
+
+@dataclass(eq=False)
+class EncodedImage:
+    """The bytes of an image, decoded once, when its pixels are first looked at.
+
+    Attributes:
+        read: returns the bytes; raises ImageError.
+        decoded: None until then.
+    """
+
+    read: Callable[[], bytes]
+    decoded: DecodedImage | None = None
+
+    def decode(self, decode: Callable[[bytes], DecodedImage]) -> DecodedImage:
+        """Return the decoded image; raises what ``read`` and ``decode`` raise."""
+        if self.decoded is None:
+            self.decoded = decode(self.read())
+        return self.decoded
 
 
 @dataclass(frozen=True)
@@ -141,12 +174,14 @@ class Geometry:
 class PreparedImage:
     """Everything about an image that does not depend on an expression; what the cache keeps.
 
-    Compared by identity, so that what follows from it can be remembered beside it.
+    Compared by identity; a changed copy begins with nothing derived.
 
     Attributes:
         is_first_look: prepared quickly, for the time until it is prepared in full.
         pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, which may be
             looked at more closely.
+        not_kept: cause and cure, for people, where the cache could not keep it.
+        derived: by methods that score it.
     """
 
     sha256: str
@@ -156,6 +191,8 @@ class PreparedImage:
     notices: tuple[str, ...]
     is_first_look: bool = False
     pixels: NDArray[np.uint8] | None = None
+    not_kept: tuple[str, str] | None = None
+    derived: Derived = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from backend.export.model import ExportImage
 from backend.export.plan import ExportError, ExportPlan
 from backend.records.views import RecordView
 from saymask.image_files import strip_secrets
+from saymask.private_files import make_private_folder
 
 IMAGE_FOLDER = "images"
 _READ_FOLDER = ".read"
@@ -33,7 +34,7 @@ class ImageStore:
     def __init__(self, plan: ExportPlan, partial: Path, shared: Path) -> None:
         self._partial = partial
         self._folder = shared if plan.images == "link" else partial / _READ_FOLDER
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
 
     def clear_partial(self) -> None:
         """Remove what an interrupted export wrote, but not the images it read."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saymask.errors import SaymaskError
+from saymask.private_files import make_private_folder
 
 _STOP_TIMEOUT_S = 10.0
 
@@ -44,7 +45,7 @@ class ProcessGroup:
         self._log_dir = log_dir
         self._say = say
         self._processes: list[ManagedProcess] = []
-        log_dir.mkdir(parents=True, exist_ok=True)
+        make_private_folder(log_dir)
 
     def start(
         self, name: str, command: list[str], environment: dict[str, str], *, restart: bool = False

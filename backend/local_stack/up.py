@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import sys
@@ -25,6 +24,7 @@ from backend.local_stack.processes import (
     StackError,
     require_free_port,
 )
+from saymask.private_files import make_private_folder, open_private_file
 from saymask.settings_file import write_settings_file
 
 PROJECT_TITLE = "saymask samples"
@@ -82,7 +82,7 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask_to_stop)
-    options.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(options.data_dir)
     stack = ProcessGroup(options.data_dir / "logs", say)
     try:
         _start_all(options, stack, say)
@@ -156,7 +156,7 @@ def _start_queue(options: UpOptions, stack: ProcessGroup, say: Callable[[str], N
 
     require_free_port(options.queue_port, "SAYMASK_QUEUE_PORT")
     directory = options.data_dir / "queue"
-    directory.mkdir(exist_ok=True)
+    make_private_folder(directory)
     with _step("queue (Valkey)", say):
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(options.queue_port)]
         command += ["--dir", str(directory), "--appendonly", "yes", "--save", ""]
@@ -168,7 +168,7 @@ def _start_queue(options: UpOptions, stack: ProcessGroup, say: Callable[[str], N
 
 def _start_label_studio(options: UpOptions, login: Login, stack: ProcessGroup) -> ManagedProcess:
     directory = options.data_dir / "label-studio"
-    directory.mkdir(exist_ok=True)
+    make_private_folder(directory)
     environment = {
         "HOME": str(directory),
         "COLLECT_ANALYTICS": "false",
@@ -220,8 +220,7 @@ def _load_login(data_dir: Path) -> Login:
     if path.is_file():
         return Login(**json.loads(path.read_text(encoding="utf-8")))
     login = Login(_LOGIN, secrets.token_urlsafe(12), secrets.token_hex(20))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with open_private_file(path) as file:
         json.dump(vars(login), file)
     return login
 

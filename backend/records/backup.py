@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.records.database import Database, StoreError
 from backend.records.tables import Base
 from saymask.errors import DatasetError, InvalidRequest
+from saymask.private_files import create_private_file
 
 _MANIFEST = "manifest.json"
 _FORMAT = "saymask-backup-1"
@@ -40,6 +41,8 @@ def write_backup(database: Database, path: Path, progress: Progress) -> dict[str
     """
     unfinished = path.with_name(f".{path.name}.writing")
     try:
+        # Everything anybody typed: for its owner alone, wherever it lies.
+        create_private_file(unfinished)
         with (
             database.read_snapshot() as connection,
             zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive,

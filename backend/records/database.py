@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -29,6 +30,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from saymask.errors import ConfigError, SaymaskError
+from saymask.private_files import create_private_file, make_private_folder
 
 _WAL_RETRY_S = 0.02
 _LOCK_RETRY_S = 0.05
@@ -64,7 +66,7 @@ class Database:
             if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             if parsed.get_backend_name() == "sqlite" and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                make_private_folder(Path(parsed.database).parent)
             self.engine: Engine = create_engine(parsed, pool_pre_ping=True, pool_size=20)
         except (ArgumentError, ModuleNotFoundError, OSError) as error:
             raise ConfigError(
@@ -73,6 +75,7 @@ class Database:
             ) from error
         self._recording = threading.Lock()
         if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "do_connect", _create_sqlite_file)
             event.listen(self.engine, "connect", _set_sqlite_pragmas)
 
     def close(self) -> None:
@@ -195,7 +198,7 @@ def _file_lock(database: str | None, wait_s: float) -> Iterator[bool]:
     if not database or database == ":memory:":
         yield True
         return
-    lock = FileLock(f"{database}.recording")
+    lock = FileLock(f"{database}.recording", mode=0o600)
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
@@ -250,6 +253,14 @@ def _migration(connection: Connection) -> Iterator[None]:
     finally:
         connection.rollback()
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+
+
+def _create_sqlite_file(_: Any, __: Any, arguments: list[Any], ___: Any) -> None:
+    """Create a new database for its owner alone; SQLite's other files take its rights."""
+    name = str(arguments[0]) if arguments else ""
+    if name and name != ":memory:" and not name.startswith("file:"):
+        with contextlib.suppress(OSError):  # which SQLite explains itself
+            create_private_file(Path(name))
 
 
 def _set_sqlite_pragmas(connection: Any, _: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from backend.records.decisions import OUTCOME_LABELS
 from backend.records.offers import Offer, OfferedCandidate
 from backend.records.views import RecordView
 from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image, to_rgb
-from saymask.errors import ImageUnreadable
+from saymask.errors import ImageError, ImageUnreadable
 from saymask.masks import Mask, decode_coco_rle
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ def draw_decision(data: bytes, record: RecordView, offer: Offer | None) -> Image
 
 
 def _decode(data: bytes, record: RecordView) -> NDArray[np.float32]:
-    # Pillow is imported by those who draw; the server starts without it.
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    # It needs Pillow, without which the server starts.
+    from saymask.image_decoding import decode_picture
 
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+        pixels = decode_picture(data, math.inf).pixels
+    except ImageError as error:
         raise ImageUnreadable(
-            f"The photo of record {record.id} cannot be read: {error}."
+            f"The photo of record {record.id} cannot be read: {error.cause}", error.cure
         ) from error
-    return np.asarray(image, dtype=np.float32)
+    return pixels.astype(np.float32)
 
 
 def _compose(

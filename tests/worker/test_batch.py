@@ -54,9 +54,9 @@ class FakePipeline:
         return hashlib.sha256(data).hexdigest(), None
 
     def segment(
-        self, prepared: str, text: str, k: int, *, preparation: None, read_image: Any
+        self, prepared: str, text: str, k: int, *, preparation: None, encoded: Any
     ) -> SegmentResult:
-        assert hashlib.sha256(read_image()).hexdigest() == prepared
+        assert hashlib.sha256(encoded.read()).hexdigest() == prepared
         candidates = tuple(build_candidate(rank) for rank in range(1, k + 1))
         size_hw = candidates[0].mask.size
         return SegmentResult(

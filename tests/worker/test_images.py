@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from saymask.errors import ImageTooLarge, ImageUnreadable
+from backend.services.draw_decision import _decode
+from saymask.errors import DatasetError, ImageTooLarge, ImageUnreadable
 from worker.pipeline.images import decode_image
 from worker.resize import resize_pixels
+from worker.training.samples import load_pixels
 
 LIMIT = 120.0
 
@@ -81,6 +86,52 @@ def test_sixteen_bits_keep_their_range() -> None:
     photo = decode_image(encoded(Image.fromarray(deep), "PNG"), LIMIT)
     assert np.abs(photo.pixels[..., 0].astype(float) - deep / 257).max() <= 1
     assert "16 bits" in photo.notices[0]
+
+
+@pytest.mark.parametrize("top", [20, 1023, 4095, 16383])
+def test_dark_greys_of_sixteen_bits_are_brightened(top: int) -> None:
+    deep = np.linspace(0, top, 400).astype(np.uint16).reshape(20, 20)
+    deep = np.tile(deep, (10, 10))
+    deep[7, 7] = 65535
+    photo = decode_image(encoded(Image.fromarray(deep), "PNG"), LIMIT)
+    expected = deep.clip(0, top) / top * 255
+    assert np.abs(photo.pixels[..., 0].astype(float) - expected).max() <= 1, "but for hot pixels"
+    assert photo.notices == (
+        "The photo's 16 bits per channel were reduced to 8, and its dark values brightened.",
+    )
+
+
+def test_a_photo_that_is_nearly_black_is_named() -> None:
+    night = np.full((20, 30, 3), 9, np.uint8)
+    assert "nearly black" in decode_image(encoded(Image.fromarray(night), "PNG"), LIMIT).notices[0]
+    night[:4] = 60
+    assert decode_image(encoded(Image.fromarray(night), "PNG"), LIMIT).notices == ()
+    black = np.zeros((20, 30), np.uint16)
+    assert "nearly black" in decode_image(encoded(Image.fromarray(black), "PNG"), LIMIT).notices[1]
+
+
+@pytest.mark.parametrize("kind", ["transparent", "deep", "turned", "damaged"])
+def test_training_and_drawings_see_what_the_models_see(kind: str, tmp_path: Path) -> None:
+    image, exif = gradient(), Image.Exif()
+    if kind == "transparent":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    if kind == "deep":
+        image = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30))
+    if kind == "turned":
+        exif[0x0112] = 6
+    data = encoded(image, "PNG", exif=exif)
+    path = tmp_path / "photo.png"
+    path.write_bytes(data[:70] if kind == "damaged" else data)
+    record: Any = SimpleNamespace(id=7)
+    if kind == "damaged":
+        with pytest.raises(DatasetError, match="is damaged"):
+            load_pixels(path)
+        with pytest.raises(ImageUnreadable, match="record 7 cannot be read"):
+            _decode(path.read_bytes(), record)
+        return
+    pixels = decode_image(data, LIMIT).pixels
+    assert np.array_equal(load_pixels(path), pixels)
+    assert np.array_equal(_decode(data, record), pixels)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])

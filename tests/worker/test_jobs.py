@@ -6,21 +6,23 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
 
-from saymask.contract import ANSWERING_KEY, IMAGE_KEY, WORKER_KEY, SegmentResult, Timings
+from saymask.contract import ANSWERING_KEY, IMAGE_KEY, QUICK_KEY, WORKER_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from worker.serving.jobs import JobHandler
-from worker.stages import PreparedImage
+from worker.serving.sessions import ImageSessions, count_bytes
+from worker.stages import EncodedImage, PreparedImage
 
 DATA = b"image"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -53,7 +55,7 @@ class CountingPipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: Callable[[], bytes] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         return SegmentResult(
             image_sha256=prepared.sha256, expression=expression, size_hw=(60, 200), candidates=(),
@@ -67,6 +69,13 @@ def connection(valkey: Valkey) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.url) as client:
         client.set(IMAGE_KEY.format(sha256=SHA256), DATA)
         yield client
+
+
+def build_handler(
+    pipeline: CountingPipeline, connection: redis.Redis, name: str, max_bytes: int = 10**9
+) -> JobHandler:
+    served: Any = pipeline
+    return JobHandler(served, connection, name, ImageSessions(max_bytes))
 
 
 def segment(sha256: str, expression: str = "the cat") -> dict[str, object]:
@@ -97,7 +106,7 @@ def test_preparing_stops_between_batches_while_an_annotator_is_answered(
 def test_failures_of_images_prepared_in_the_background_are_counted(
     connection: redis.Redis,
 ) -> None:
-    handler = JobHandler(CountingPipeline(), connection, "living")  # type: ignore[arg-type]
+    handler = build_handler(CountingPipeline(), connection, "living")
     good = handler.prepare({"photo_sha256": SHA256})
     assert good["failure"] is None
     bad = handler.prepare({"photo_sha256": "f" * 64})
@@ -108,10 +117,32 @@ def test_failures_of_images_prepared_in_the_background_are_counted(
     assert handler.jobs_done == 2
 
 
+class FullDiskPipeline(CountingPipeline):
+    """Prepares, and cannot keep what it prepared."""
+
+    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+        prepared, timings = super().prepare(data)
+        return replace(prepared, not_kept=("The disk is full.", "Make room.")), timings
+
+
+def test_what_could_not_be_kept_is_not_prepared(connection: redis.Redis) -> None:
+    handler = build_handler(FullDiskPipeline(), connection, "living")
+    reply = handler.prepare({"photo_sha256": SHA256})
+    assert reply["failure"] == {
+        "code": "PreparedNotKept", "cause": "The disk is full.", "cure": "Make room.",
+    }  # fmt: skip
+    counts = connection.hgetall("saymask:prepared")
+    assert counts == {b"failed": b"1", b"last_failure": b"The disk is full."}
+    # Somebody who waits is answered all the same.
+    assert handler.segment(segment(SHA256))["segment"]["proposals_count"] == 3
+    assert not connection.exists(QUICK_KEY.format(sha256=SHA256))
+
+
 def test_images_of_open_tasks_are_read_once(connection: redis.Redis) -> None:
     a, b, c = ("a" * 64, "b" * 64, "c" * 64)
     pipeline = CountingPipeline(a, b, c)
-    handler = JobHandler(pipeline, connection, "living")  # type: ignore[arg-type]
+    room = int(2.5 * count_bytes(prepared_image()))
+    handler = build_handler(pipeline, connection, "living", room)
     for sha256 in (a, b, a, b, a, c, a, b):
         reply = handler.segment(segment(sha256))
         assert reply["segment"]["photo_sha256"] == sha256
@@ -120,7 +151,7 @@ def test_images_of_open_tasks_are_read_once(connection: redis.Redis) -> None:
 
 
 def test_a_damaged_image_or_message_is_a_failure_with_a_cure(connection: redis.Redis) -> None:
-    handler = JobHandler(CountingPipeline(), connection, "living")  # type: ignore[arg-type]
+    handler = build_handler(CountingPipeline(), connection, "living")
     connection.set(IMAGE_KEY.format(sha256="e" * 64), b"something else")
     damaged = handler.segment(segment("e" * 64))["failure"]
     assert (damaged["code"], "damaged" in damaged["cause"]) == ("PhotoUnreachable", True)
@@ -157,8 +188,8 @@ def test_an_expression_takes_over_what_the_background_worker_prepares(
     cache: set[str] = set()
     slow, quick = SlowPipeline(cache, is_let=False), SlowPipeline(cache, is_let=True)
     connection.set(WORKER_KEY.format(name="background"), "alive")
-    background = JobHandler(slow, connection, "background")  # type: ignore[arg-type]
-    interactive = JobHandler(quick, connection, "interactive")  # type: ignore[arg-type]
+    background = build_handler(slow, connection, "background")
+    interactive = build_handler(quick, connection, "interactive")
     replies: list[dict] = []
     preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
     typing = threading.Thread(target=lambda: replies.append(interactive.segment(segment(SHA256))))
@@ -194,13 +225,13 @@ def test_the_claim_of_a_worker_that_ended_is_taken(connection: redis.Redis) -> N
     assert not living.take(SHA256), "only its owner gives a claim up"
     connection.delete(WORKER_KEY.format(name="third"))
     pipeline = SlowPipeline(set(), is_let=True)
-    reply = JobHandler(pipeline, connection, "living").segment(segment(SHA256))  # type: ignore[arg-type]
+    reply = build_handler(pipeline, connection, "living").segment(segment(SHA256))
     assert reply["failure"] is None
     assert pipeline.preparations == 1
 
 
 def test_a_claim_ends_with_an_image_that_cannot_be_prepared(connection: redis.Redis) -> None:
-    handler = JobHandler(CountingPipeline(), connection, "living")  # type: ignore[arg-type]
+    handler = build_handler(CountingPipeline(), connection, "living")
     assert "no longer" in handler.segment(segment("d" * 64))["failure"]["cause"]
     assert list(connection.scan_iter("saymask:preparing:*")) == []
 
@@ -220,7 +251,7 @@ class LookingPipeline(SlowPipeline):
 def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> None:
     cache: set[str] = set()
     pipeline = LookingPipeline(cache, is_let=True)
-    handler = JobHandler(pipeline, connection, "living")  # type: ignore[arg-type]
+    handler = build_handler(pipeline, connection, "living")
 
     def ask(expression: str, *, accepts: bool = True) -> dict[str, object]:
         message = segment(SHA256, expression) | {"accepts_first_look": accepts}
@@ -235,7 +266,7 @@ def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> 
     assert (full["is_first_look"], full["from_cache"]) == (False, True)
     # Where a first look is not enough, the image is prepared.
     cache.clear()
-    other = JobHandler(pipeline, connection, "other")  # type: ignore[arg-type]
+    other = build_handler(pipeline, connection, "other")
     message = segment(SHA256) | {"accepts_first_look": False}
     assert not other.segment(message)["segment"]["is_first_look"]
     assert not other.segment(segment(SHA256))["segment"]["is_first_look"], "older backends"
@@ -245,12 +276,12 @@ def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> 
 def test_a_first_look_does_not_wait_for_who_prepares_the_image(connection: redis.Redis) -> None:
     slow = SlowPipeline(set(), is_let=False)
     connection.set(WORKER_KEY.format(name="background"), "alive")
-    background = JobHandler(slow, connection, "background")  # type: ignore[arg-type]
+    background = build_handler(slow, connection, "background")
     preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
     preparing.start()
     assert slow.begun.wait(10)
     pipeline = LookingPipeline(set(), is_let=True)
-    handler = JobHandler(pipeline, connection, "interactive")  # type: ignore[arg-type]
+    handler = build_handler(pipeline, connection, "interactive")
     reply = handler.segment(segment(SHA256) | {"accepts_first_look": True})
     assert reply["segment"]["is_first_look"]
     slow.let.set()

@@ -33,7 +33,7 @@ from worker.proposals.given import to_proposals
 from worker.serving.idle import UnloadingPipeline
 from worker.settings import load_worker_settings
 from worker.sources.base import SourceMask
-from worker.stages import DecodedImage, PreparedImage, Proposals
+from worker.stages import DecodedImage, EncodedImage, PreparedImage, Proposals
 
 pytestmark = pytest.mark.slow
 
@@ -183,12 +183,12 @@ def test_words_of_place_choose_among_the_instances_of_a_source(
 ) -> None:
     data = samples["chelsea"].read_bytes()
     prepared, _ = pipeline.prepare(data)
-    source = WholeFace()
+    encoded, source = EncodedImage(lambda: data), WholeFace()
     asking = pipeline.with_sources([source], strict=True)
     first = {}
     for side in ("left", "right"):
         result = asking.segment(
-            prepared, f"the ear on the {side}", 5, preparation=None, read_image=lambda: data
+            prepared, f"the ear on the {side}", 5, preparation=None, encoded=encoded
         )
         assert "boxes.1" in result.model_version
         offered = [c for c in result.candidates if c.source == "boxes"]

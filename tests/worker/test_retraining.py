@@ -244,12 +244,12 @@ class Answers:
         return sha256
 
     def segment(
-        self, prepared: str, expression: str, k: int, *, preparation: None, read_image: Any
+        self, prepared: str, expression: str, k: int, *, preparation: None, encoded: Any
     ) -> Any:
         from worker.pipeline.candidates import build_candidate
         from worker.pipeline.images import decode_image
 
-        offered = self._sources[0].segment(decode_image(read_image(), 1.0), expression)[0]
+        offered = self._sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
         candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
         assert decode_coco_rle(candidate.mask.as_dict()).any()
         return type("Result", (), {"candidates": (candidate,)})()

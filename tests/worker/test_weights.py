@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from saymask.errors import WeightsError
+from saymask.private_files import make_private_folder
+from tests.users import FIRST, GROUP, acting_as, needs_root
+from worker.hub.models import FLORENCE2, HubStore
 from worker.weights import download
 from worker.weights.checkpoints import CHECKPOINTS, Checkpoint, PackageMember
 from worker.weights.hashing import hash_file
@@ -95,6 +98,33 @@ def test_wrong_weights_are_refused_and_nothing_is_kept(
     with pytest.raises(WeightsError):
         store.pull("thing", lambda *_: None)
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
+
+
+@needs_root
+def test_weights_that_another_user_keeps_are_named(shared: Path) -> None:
+    cache = shared / "cache"
+    make_private_folder(cache)
+    with acting_as(FIRST, GROUP):
+        for use in (
+            lambda store: store.require("mobile-sam"),
+            lambda store: store.pull("mobile-sam", lambda *_: None),
+        ):
+            with pytest.raises(WeightsError, match="Permission denied") as caught:
+                use(WeightStore(cache))
+            assert "SAYMASK_CACHE_DIR" in caught.value.cure
+        for ask in (
+            lambda store: store.require(FLORENCE2),
+            lambda store: store.pull(FLORENCE2, FLORENCE2.licence),
+        ):
+            with pytest.raises(WeightsError, match="Permission denied") as caught:
+                ask(HubStore(cache))
+            assert "SAYMASK_CACHE_DIR" in caught.value.cure
+
+
+def test_weights_that_cannot_be_kept_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(WeightsError, match="cannot be kept"):
+        WeightStore(tmp_path / "cache").pull("mobile-sam", lambda *_: None)
 
 
 def test_a_failed_download_says_why(

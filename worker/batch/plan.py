@@ -14,6 +14,7 @@ from worker.batch.rows import Failed, ImageRows, build_given_row, build_proposed
 from worker.batch.tables import read_expressions
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
+from worker.stages import EncodedImage
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,11 @@ def answer_image(
         stem = name.rpartition("/")[2].rpartition(".")[0]
         prepared, _ = open_image(pipeline, data, stem)
         if plan.expressions:
+            encoded = EncodedImage(lambda: data)
             rows = [
                 build_given_row(
                     name,
-                    pipeline.segment(
-                        prepared, text, plan.k, preparation=None, read_image=lambda: data
-                    ),
+                    pipeline.segment(prepared, text, plan.k, preparation=None, encoded=encoded),
                 )
                 for text in expressions
             ]

@@ -46,11 +46,12 @@ def segment(
     Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
     """
     from worker.pipeline.images import decode_image
+    from worker.stages import EncodedImage
 
     pipeline, prepared, timings, data = _prepare_photo(photo, k)
     with console.status("segmenting"):
         result = pipeline.segment(
-            prepared, expression, k, preparation=timings, read_image=lambda: data
+            prepared, expression, k, preparation=timings, encoded=EncodedImage(lambda: data)
         )
     _print_result(result)
     if masks is not None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from saymask.private_files import make_folder_inside
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
@@ -58,7 +59,7 @@ def load_calibration(
 ) -> Calibration:
     """Read what the self-test found for an encoder, or run it; seconds on a CPU."""
     path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
-    if path is not None and path.exists():
+    if path and os.path.exists(path):
         try:
             return Calibration(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -66,7 +67,7 @@ def load_calibration(
     calibration = calibrate(encoder, vocabulary)
     if path is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder_inside(path.parent.parent, path.parent.name)
             part = path.with_suffix(f".{os.getpid()}.tmp")
             part.write_text(json.dumps(asdict(calibration)), "utf-8")
             os.replace(part, path)

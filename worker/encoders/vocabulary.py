@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from saymask.private_files import make_folder_inside
 from worker.encoders.base import Encoder
 from worker.nouns import Nouns
 from worker.stages import Floats
@@ -56,7 +57,7 @@ def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -
     path = (
         directory / f"nouns-{encoder.weights_hash}-{nouns.fingerprint}.npz" if directory else None
     )
-    rows = _read(path, len(nouns.all)) if path is not None and path.exists() else None
+    rows = _read(path, len(nouns.all)) if path and os.path.exists(path) else None
     if rows is None:
         log.info("encoding %d nouns, once for this encoder", len(nouns.all))
         rows = encode_nouns(encoder, nouns.all)
@@ -102,7 +103,7 @@ def _read(path: Path, count: int) -> Floats | None:
 
 def _write(path: Path, rows: Floats) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder_inside(path.parent.parent, path.parent.name)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             np.savez(file, rows=rows.astype(np.float16))
         os.replace(file.name, path)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from cachetools import LRUCache
 from torch import Tensor
 from torchvision.ops import nms
 from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
@@ -22,7 +21,6 @@ from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
 from worker.sources.base import SourceMask
 from worker.stages import DecodedImage, VisualPrompt
 
-_MAX_KEPT_IMAGES = 8
 _SCORE_MIN = 0.3
 # Of two boxes that overlap more than this, the better one stays.
 _DUPLICATE_IOU = 0.8
@@ -54,22 +52,21 @@ class GroundingDinoSource:
         )
         self._max_tokens = self._model.config.max_text_len
         self._clicks, self._device, self._score_min = clicks, device, score_min
-        self._kept: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_KEPT_IMAGES)
 
     @torch.inference_mode()
     def find_instances(self, image: DecodedImage, noun_phrase: str) -> Sequence[SourceMask]:
         """Return the instances of a noun phrase, the most probable first.
 
         Args:
-            image: to look at; its embedding is kept for the next phrase.
+            image: to look at; its embedding is kept with it for the next phrase.
             noun_phrase: for example "red car".
         """
         boxes, scores = self._detect(image, noun_phrase)
         if len(boxes) == 0:
             return []
-        embedded = self._kept.get(image.sha256)
+        embedded: EmbeddedImage | None = image.derived.get(self)
         if embedded is None:
-            embedded = self._kept[image.sha256] = self._clicks.embed(image)
+            embedded = image.derived[self] = self._clicks.embed(image)
         instances = []
         for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
             prompt = VisualPrompt((), (), (box[0], box[1], box[2], box[3]), None)

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 
 from saymask.errors import WeightsError
-from worker.weights import default_cache_dir
+from saymask.private_files import make_folder_inside
+from worker.weights import default_cache_dir, explain_files
 from worker.weights.hashing import hash_file
 
 _FINGERPRINT_CHARS = 8
@@ -97,7 +98,9 @@ class HubStore:
             WeightsError: the files are not there; says where they go, and how they get there.
         """
         folder = Path(argument).expanduser() if argument else self.path(model)
-        if not _is_complete(folder):
+        with explain_files("read"):
+            is_complete = _is_complete(folder)
+        if not is_complete:
             raise WeightsError(
                 f"The weights of {model.name} are not in {folder}: it needs {_CONFIG} and"
                 " *.safetensors.",
@@ -117,15 +120,21 @@ class HubStore:
                 answer.
         """
         target = self.path(model)
-        if self.is_present(model):
-            return target
+        with explain_files("read"):
+            if self.is_present(model):
+                return target
         if accepted_licence != model.licence:
             raise WeightsError(
                 f"The weights of {model.name} are under the {model.licence}, which you must accept"
                 " before they are fetched.",
                 f"Read it on the page of {model.repository}, then: {_pull_command(model)}",
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with explain_files("kept"):
+            self._pull(model, target)
+        return target
+
+    def _pull(self, model: HubModel, target: Path) -> None:
+        make_folder_inside(self.directory.parent, self.directory.name)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{model.name}-") as scratch:
             fetched = Path(scratch) / "files"
             self._fetch_or_explain(model, fetched)
@@ -135,7 +144,6 @@ class HubStore:
                     f"Put such files into {target}.",
                 )
             os.replace(fetched, target)
-        return target
 
     def _fetch_or_explain(self, model: HubModel, folder: Path) -> None:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cachetools import LRUCache
 from transformers import Sam3Model, Sam3Processor
 
 from worker.hub.loading import load_pretrained
@@ -20,8 +19,6 @@ from worker.hub.models import SAM3, compute_fingerprint
 from worker.sources.base import SourceMask
 from worker.stages import DecodedImage
 
-# One image's features are some hundred megabytes in float32.
-_MAX_KEPT_IMAGES = 2
 _SCORE_MIN = 0.3
 _MASK_PROBABILITY_MIN = 0.5
 _MAX_INSTANCES = 30
@@ -56,14 +53,14 @@ class Sam3Source:
         )
         self._max_tokens = self._model.config.text_config.max_position_embeddings
         self._device, self._dtype, self._score_min = device, dtype, score_min
-        self._kept: LRUCache[str, Any] = LRUCache(_MAX_KEPT_IMAGES)
 
     @torch.inference_mode()
     def find_instances(self, image: DecodedImage, noun_phrase: str) -> Sequence[SourceMask]:
         """Return the instances of a noun phrase, the most probable first.
 
         Args:
-            image: to look at; its features are kept for the next phrase.
+            image: to look at; its features, some hundred megabytes in float32, are kept with it
+                for the next phrase.
             noun_phrase: for example "red car"; what exceeds the text encoder's 32 tokens is cut.
         """
         # No other padding: the text encoder was trained with phrases filled up to its length.
@@ -79,13 +76,13 @@ class Sam3Source:
         return read_instances(outputs, image.size_hw, self._score_min)
 
     def _encode_image(self, image: DecodedImage) -> Any:
-        features = self._kept.get(image.sha256)
+        features = image.derived.get(self)
         if features is None:
             pixels = self._processor.image_processor(image.pixels, return_tensors="pt")
             features = self._model.get_vision_features(
                 pixels["pixel_values"].to(self._device, self._dtype)
             )
-            self._kept[image.sha256] = features
+            image.derived[self] = features
         return features
 
 

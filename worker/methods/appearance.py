@@ -16,38 +16,63 @@ _TINY = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class DescribedImage:
-    """A prepared image and what its N proposals look like, before any expression.
+class Description:
+    """What N proposals look like, before any expression.
 
     Attributes:
-        prepared: the image.
         visual: (N, D) unit vectors of the mixed views.
-        vocabulary: the V nouns.
-        noun_logits: (N, V) cosines divided by the temperature.
+        noun_logits: (N, V) cosines with the nouns divided by the temperature.
         log_thing: (N,) log-probability of showing a thing, not stuff or a part of something.
     """
 
-    prepared: PreparedImage
     visual: Floats
-    vocabulary: EncodedNouns
     noun_logits: Floats
     log_thing: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedImage:
+    """A prepared image, the V nouns and what its proposals look like among them."""
+
+    prepared: PreparedImage
+    vocabulary: EncodedNouns
+    description: Description
 
     @property
     def geometry(self) -> Geometry:
         """Of the proposals."""
         return self.prepared.geometry
 
+    @property
+    def visual(self) -> Floats:
+        """See ``Description``."""
+        return self.description.visual
+
+    @property
+    def noun_logits(self) -> Floats:
+        """See ``Description``."""
+        return self.description.noun_logits
+
+    @property
+    def log_thing(self) -> Floats:
+        """See ``Description``."""
+        return self.description.log_thing
+
+
+def describe(
+    features: VisualFeatures, vocabulary: EncodedNouns, config: ScoringConfig
+) -> Description:
+    """Compare every proposal with every noun, once per image."""
+    visual = mix_views(features, config)
+    logits = compute_noun_logits(visual, vocabulary, config)
+    return Description(visual, logits, compute_log_thing(logits, vocabulary, config))
+
 
 def describe_image(
     prepared: PreparedImage, vocabulary: EncodedNouns, config: ScoringConfig
 ) -> DescribedImage:
-    """Compare every proposal with every noun, once per image."""
-    visual = mix_views(prepared.features, config)
-    logits = compute_noun_logits(visual, vocabulary, config)
-    return DescribedImage(
-        prepared, visual, vocabulary, logits, compute_log_thing(logits, vocabulary, config)
-    )
+    """Describe the proposals of an image."""
+    return DescribedImage(prepared, vocabulary, describe(prepared.features, vocabulary, config))
 
 
 def compute_noun_logits(visual: Floats, vocabulary: EncodedNouns, config: ScoringConfig) -> Floats:

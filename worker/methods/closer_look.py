@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +57,6 @@ class CloserLook:
         self._encode_crops = encode_crops
         self._first, self._count = config.closer_first, config.closer_count
         self._ridge = ridge
-        self._seen: WeakKeyDictionary[PreparedImage, _Views] = WeakKeyDictionary()
 
     def rank(self, look: PreparedImage, score: ScoreAll) -> Scores:
         """Score the proposals of a first look by all their views.
@@ -88,9 +86,9 @@ class CloserLook:
         masks, features = look.proposals.masks, look.features
         if features.region is None:
             raise ValueError("a first look has a region's token for each proposal")
-        views = self._seen.get(look)
+        views: _Views | None = look.derived.get(self)
         if views is None:
-            views = self._seen[look] = _Views(self._encode_context(pixels, masks))
+            views = look.derived[self] = _Views(self._encode_context(pixels, masks))
         new = [index for index in chosen if index not in views.crops]
         if new:
             views.crops.update(zip(new, self._encode_crops(pixels, masks[new]), strict=True))

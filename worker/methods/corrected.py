@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,10 @@ from worker.encoders.vocabulary import EncodedNouns
 from worker.language import LanguageParser, ParsedExpression
 from worker.methods.appearance import (
     DescribedImage,
+    Description,
     compute_log_thing,
     compute_noun_logits,
-    describe_image,
+    describe,
 )
 from worker.methods.closer_look import CloserLook
 from worker.methods.confidence import compute_probabilities
@@ -57,7 +57,6 @@ class Corrected:
         self._closer_look = CloserLook(
             self._encode_context, self._encode_crops, config.first_look, config.features.crop_ridge
         )
-        self._described: WeakKeyDictionary[PreparedImage, DescribedImage] = WeakKeyDictionary()
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode each proposal in its context, as a region and as a crop, at working size.
@@ -141,10 +140,11 @@ class Corrected:
     def _score(
         self, prepared: PreparedImage, text: TextFeatures, expression: ParsedExpression
     ) -> Scores:
-        described = self._described.get(prepared)
-        if described is None:
-            described = describe_image(prepared, self._vocabulary, self._scoring)
-            self._described[prepared] = described
+        description: Description | None = prepared.derived.get(self)
+        if description is None:
+            description = describe(prepared.features, self._vocabulary, self._scoring)
+            prepared.derived[self] = description
+        described = DescribedImage(prepared, self._vocabulary, description)
         return compute_scores(described, text, expression, self._scoring)
 
     def compute_probabilities(

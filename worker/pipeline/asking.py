@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-
-from cachetools import LRUCache
+from collections.abc import Sequence
+from functools import partial
 
 from saymask.errors import SaymaskError
 from worker.config import SourcesConfig
@@ -14,18 +13,13 @@ from worker.pipeline.images import decode_image
 from worker.pipeline.instances import InstanceChooser
 from worker.sources.base import CandidateSource, InstanceSource, Source, SourceMask
 from worker.sources.offers import Offers, collect_offers
-from worker.stages import DecodedImage, PreparedImage
+from worker.stages import DecodedImage, EncodedImage, PreparedImage
 
 log = logging.getLogger(__name__)
 
-# Of open tasks: sources look at pixels.
-_MAX_DECODED_IMAGES = 2
-
-ReadImage = Callable[[], bytes]
-
 
 class AskedSources:
-    """The sources of one pipeline, and the images they looked at last.
+    """The sources of one pipeline.
 
     Args:
         sources: in the order in which they are asked.
@@ -49,7 +43,6 @@ class AskedSources:
         self._config = config
         self._max_megapixels = max_megapixels
         self._strict = strict
-        self._decoded: LRUCache[str, DecodedImage] = LRUCache(_MAX_DECODED_IMAGES)
 
     @property
     def active(self) -> tuple[Source, ...]:
@@ -61,7 +54,7 @@ class AskedSources:
         prepared: PreparedImage,
         expression: str,
         parsed: ParsedExpression,
-        read_image: ReadImage | None,
+        encoded: EncodedImage | None,
     ) -> Offers | None:
         """Return what the sources offer; None where there is none to ask.
 
@@ -69,19 +62,16 @@ class AskedSources:
             prepared: the image.
             expression: cleaned.
             parsed: the same.
-            read_image: returns the encoded image; with None nobody is asked.
+            encoded: the same image, for its pixels; with None no source is asked.
         """
         sources = self.active
-        if not sources or read_image is None:
+        if not sources or encoded is None:
             return None
-        image = self._decoded.get(prepared.sha256)
-        if image is None:
-            try:
-                image = decode_image(read_image(), self._max_megapixels)
-            except SaymaskError as error:
-                log.warning("no source but proposals: %s", error)
-                return Offers(notices=(f"Only saymask's own proposals were ranked: {error.cause}",))
-            self._decoded[prepared.sha256] = image
+        try:
+            image = encoded.decode(partial(decode_image, max_megapixels=self._max_megapixels))
+        except SaymaskError as error:
+            log.warning("no source but proposals: %s", error)
+            return Offers(notices=(f"Only saymask's own proposals were ranked: {error.cause}",))
         asked: list[CandidateSource] = [
             _Chosen(source, self._chooser, prepared, parsed)
             if isinstance(source, InstanceSource)

@@ -2,8 +2,11 @@
 
 An entry holds packed masks, qualities, features in half precision, and the places of the image as
 a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is
-written aside and renamed, so readers see complete entries only; one that cannot be read is removed
-and computed again.
+written aside and renamed, so readers see complete entries only; one that is damaged is removed and
+computed again.
+
+Users of one machine may share a directory: what is written there has the directory's own rights,
+and an entry that another user keeps for himself counts as none.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask.errors import InvalidMask
+from saymask.errors import InvalidMask, PreparedNotKept
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
+from saymask.private_files import make_folder_inside, make_private_folder, share_like
 from worker.methods.geometry import compute_geometry
 from worker.places import PlacesMap, quantise_rows, restore_rows
 from worker.stages import PreparedImage, Proposals, VisualFeatures
@@ -36,6 +40,10 @@ _HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
 _UNFINISHED = ".writing-"
 _UNFINISHED_TTL_S = 3600
+_SHARING_CURE = (
+    "Let one group own SAYMASK_PREPARED_DIR and all that is in it (mode 2770), or give each user a"
+    " directory of their own."
+)
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE_ERRORS = (
     OSError,
@@ -55,7 +63,7 @@ class PreparedCache:
     """A directory of prepared images.
 
     Args:
-        directory: may be shared by several workers.
+        directory: may be shared by several workers; created for its owner alone.
         key: fingerprint of everything a prepared image depends on.
         max_bytes: the least recently used entries are deleted when the directory grows beyond.
     """
@@ -67,6 +75,7 @@ class PreparedCache:
         self.hits = 0
         self.misses = 0
         self._usage: tuple[float, tuple[int, float]] | None = None
+        self._has_told = False
 
     def load(self, sha256: str) -> PreparedImage | None:
         """Return the prepared image, or None."""
@@ -76,32 +85,52 @@ class PreparedCache:
         except FileNotFoundError:
             self.misses += 1
             return None
+        except PermissionError as error:
+            self._tell_once(error)
+            self.misses += 1
+            return None
         except _DAMAGE_ERRORS as error:
             log.warning(
                 "cache entry %s is damaged (%s), preparing the image again", path.name, error
             )
-            path.unlink(missing_ok=True)
+            self._remove(path)
             self.misses += 1
             return None
         self.hits += 1
-        with contextlib.suppress(FileNotFoundError):  # another worker just evicted it
+        # Another worker just evicted it, or another user wrote it.
+        with contextlib.suppress(OSError):
             os.utime(path)
         return prepared
 
     def store(self, prepared: PreparedImage) -> None:
-        """Keep a prepared image; a full disk is logged and costs only the cache entry."""
+        """Keep a prepared image.
+
+        Raises:
+            PreparedNotKept: the disk is full, the directory may not be written, or the entry has
+                no room in it. The image itself is good.
+        """
+        path = self._path(prepared.sha256)
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._root)
+            make_folder_inside(self._root, self._directory.name)
             with tempfile.TemporaryDirectory(dir=self._root, prefix=_UNFINISHED) as unfinished:
                 entry = Path(unfinished) / "entry"
                 with entry.open("wb") as file:
                     np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
-                os.replace(entry, self._path(prepared.sha256))
-            self._evict()
-            self._remove_unfinished()
-            self._usage = None
+                share_like(entry, self._root)
+                os.replace(entry, path)
         except OSError as error:
-            log.warning("prepared image %s could not be kept: %s", prepared.sha256[:12], error)
+            raise PreparedNotKept(
+                f"The photo was prepared, but could not be kept: {error}.", _explain(error)
+            ) from error
+        self._evict()
+        self._remove_unfinished()
+        self._usage = None
+        if not path.exists():
+            raise PreparedNotKept(
+                "The photo was prepared, but has no room in the cache.",
+                "Raise SAYMASK_CACHE_MAX_MB.",
+            )
 
     def usage(self) -> tuple[int, float]:
         """Return the number of entries and megabytes, all configurations together.
@@ -121,7 +150,7 @@ class PreparedCache:
         for path in self._root.glob("*/*.npz"):
             try:
                 state = path.stat()
-            except FileNotFoundError:
+            except OSError:  # evicted meanwhile, or another user's
                 continue
             entries.append((state.st_mtime, state.st_size, path))
         return sorted(entries, key=lambda entry: entry[0])
@@ -129,7 +158,7 @@ class PreparedCache:
     def _remove_unfinished(self) -> None:
         """Remove what workers that were killed while they wrote left behind."""
         for path in self._root.glob(f"{_UNFINISHED}*"):
-            with contextlib.suppress(FileNotFoundError):  # another worker just finished it
+            with contextlib.suppress(OSError):  # just finished, or another user's
                 if time.time() - path.stat().st_mtime > _UNFINISHED_TTL_S:
                     shutil.rmtree(path)
 
@@ -139,8 +168,29 @@ class PreparedCache:
         for _, size, path in entries:
             if total <= self._max_bytes:
                 return
+            if self._remove(path):
+                total -= size
+
+    def _remove(self, path: Path) -> bool:
+        """Remove an entry; False where another user keeps it."""
+        try:
             path.unlink(missing_ok=True)
-            total -= size
+        except OSError as error:
+            self._tell_once(error)
+            return False
+        return True
+
+    def _tell_once(self, error: OSError) -> None:
+        """Name the fault and its cure; it concerns most entries, so once is enough."""
+        if not self._has_told:
+            log.warning("prepared photos are not shared: %s. %s", error, _SHARING_CURE)
+        self._has_told = True
+
+
+def _explain(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return _SHARING_CURE
+    return "Make room on that disk, or set SAYMASK_PREPARED_DIR or a lower SAYMASK_CACHE_MAX_MB."
 
 
 def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:

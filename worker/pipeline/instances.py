@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
-from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from worker.language import ParsedExpression
@@ -16,13 +16,14 @@ from worker.proposals.given import to_proposals
 from worker.sources.base import InstanceSource, SourceMask
 from worker.stages import (
     DecodedImage,
+    Derived,
     PreparedImage,
     Proposals,
     Scores,
     VisualFeatures,
 )
 
-_MAX_KEPT = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,9 @@ class _Found:
 
 
 class InstanceChooser:
-    """Scores the instances that sources find as if they were proposals; keeps the last ones.
+    """Scores the instances that sources find as if they were proposals.
+
+    Each image keeps those of the last phrase, by source: masks at the image's size are large.
 
     Args:
         method: that scores them.
@@ -50,7 +53,6 @@ class InstanceChooser:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._kept: LRUCache[tuple[str, str, bool, str], _Found | None] = LRUCache(_MAX_KEPT)
 
     def choose(
         self,
@@ -98,11 +100,24 @@ class InstanceChooser:
         prepared: PreparedImage,
         noun_phrase: str,
     ) -> _Found | None:
-        key = (image.sha256, source.name, prepared.is_first_look, noun_phrase)
-        if key not in self._kept:
-            masks = source.find_instances(image, noun_phrase)
-            self._kept[key] = self._encode(image, prepared, masks) if masks else None
-        return self._kept[key]
+        def look() -> Sequence[SourceMask]:
+            return source.find_instances(image, noun_phrase)
+
+        def encode() -> _Found | None:
+            # A first look becomes a prepared image: what was found in its pixels is the same.
+            masks = self._keep_last(image.derived, source, noun_phrase, look)
+            return self._encode(image, prepared, masks) if masks else None
+
+        return self._keep_last(prepared.derived, source, noun_phrase, encode)
+
+    def _keep_last(
+        self, derived: Derived, source: InstanceSource, noun_phrase: str, compute: Callable[[], T]
+    ) -> T:
+        """Return what was computed for a source's last phrase, or compute it for this one."""
+        kept: dict[str, tuple[str, T]] = derived.setdefault(self, {})
+        if source.name not in kept or kept[source.name][0] != noun_phrase:
+            kept[source.name] = noun_phrase, compute()
+        return kept[source.name][1]
 
     def _encode(
         self, image: DecodedImage, prepared: PreparedImage, masks: Sequence[SourceMask]

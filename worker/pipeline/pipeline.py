@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import ConfigError, InvalidRequest, PreparedNotKept
 from worker.config import PipelineConfig, to_first_look
 from worker.encoders.base import Encoder
 from worker.encoders.vocabulary import EncodedNouns
@@ -15,7 +16,7 @@ from worker.language import Count, LanguageParser, ParsedExpression, clean_expre
 from worker.methods import build_method
 from worker.methods.appearance import describe_image
 from worker.methods.confidence import compute_presence_probability
-from worker.pipeline.asking import AskedSources, ReadImage
+from worker.pipeline.asking import AskedSources
 from worker.pipeline.batches import Shrinkable, ShrinkingBatches
 from worker.pipeline.cache import PreparedCache
 from worker.pipeline.candidates import (
@@ -37,7 +38,9 @@ from worker.proposing.propose import ProposedExpression, propose_expressions
 from worker.resize import resize_to_work
 from worker.sources.base import Source
 from worker.sources.offers import Offers
-from worker.stages import Floats, PreparedImage, Scores, VisualPrompt
+from worker.stages import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
+
+log = logging.getLogger(__name__)
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _CONFIDENCE_DIGITS = 4
@@ -187,7 +190,8 @@ class Pipeline:
             name: of its file, without suffix, for proposals given by name.
 
         Returns:
-            The prepared image, which is kept in the cache, and the milliseconds it took.
+            The prepared image, which the cache keeps or ``not_kept`` says why not, and the
+            milliseconds it took.
 
         Raises:
             ImageUnreadable, ImageTooLarge.
@@ -195,7 +199,11 @@ class Pipeline:
         """
         prepared, timings = self._batches.run(lambda: self._preparation.prepare(data, name))
         if self.cache is not None:
-            self.cache.store(prepared)
+            try:
+                self.cache.store(prepared)
+            except PreparedNotKept as error:
+                log.warning("%s", error)
+                prepared = replace(prepared, not_kept=(error.cause, error.cure))
         return prepared, timings
 
     def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
@@ -220,7 +228,7 @@ class Pipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: ReadImage | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
 
@@ -229,8 +237,8 @@ class Pipeline:
             expression: as typed.
             k: number of candidates.
             preparation: timings of preparing; None when the image came from the cache.
-            read_image: returns the encoded image to sources that look at its pixels; with None
-                only proposals are ranked.
+            encoded: the same image, for sources that look at its pixels; with None only proposals
+                are ranked.
 
         Raises:
             InvalidExpression: blank, or without any word.
@@ -246,7 +254,7 @@ class Pipeline:
         text_features_ms = stopwatch.lap_ms()
         scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
         scoring_ms = stopwatch.lap_ms()
-        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, read_image))
+        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, encoded))
         sources_ms = stopwatch.lap_ms()
         separate = count_separate(prepared, scores, self.config)
         k = choose_how_many(k, parsed.count, separate)

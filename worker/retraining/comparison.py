@@ -13,7 +13,7 @@ from worker.evaluation.metrics import bootstrap_difference
 from worker.pipeline.opening import open_image
 from worker.pipeline.pipeline import Pipeline
 from worker.sources.base import CandidateSource
-from worker.stages import PreparedImage
+from worker.stages import EncodedImage, PreparedImage
 from worker.training.samples import Sample
 
 
@@ -43,12 +43,15 @@ def compare_sources(
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():
         data = path.read_bytes()
+        encoded = EncodedImage(path.read_bytes)
         prepared, _ = open_image(pipeline, data)
         for sample in samples:
             if sample.image == path:
                 for sentence in sample.sentences:
                     between_sentences()
-                    ious = (_answer(p, prepared, data, sample, sentence) for p in (before, after))
+                    ious = (
+                        _answer(p, prepared, encoded, sample, sentence) for p in (before, after)
+                    )
                     rows.append((*ious, index))  # type: ignore[arg-type]
     old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
     interval = bootstrap_difference(new_ious, old_ious, groups)
@@ -56,11 +59,15 @@ def compare_sources(
 
 
 def _answer(
-    pipeline: Pipeline, prepared: PreparedImage, data: bytes, sample: Sample, sentence: str
+    pipeline: Pipeline,
+    prepared: PreparedImage,
+    encoded: EncodedImage,
+    sample: Sample,
+    sentence: str,
 ) -> float:
     """The IoU of rank 1 with the target; 0 where nothing is answered."""
     try:
-        result = pipeline.segment(prepared, sentence, 1, preparation=None, read_image=lambda: data)
+        result = pipeline.segment(prepared, sentence, 1, preparation=None, encoded=encoded)
     except InvalidExpression:
         return 0.0
     if not result.candidates:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from saymask.contract import ProposedPair, SegmentResult
 from worker.pipeline.timing import PreparationTimings
 from worker.serving.served_pipeline import CacheStatistics, ServedPipeline
-from worker.stages import PreparedImage, VisualPrompt
+from worker.stages import EncodedImage, PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
     from worker.proposals.clicks import EmbeddedImage
@@ -94,12 +94,12 @@ class UnloadingPipeline:
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: Callable[[], bytes] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""
         with self._in_use() as pipeline:
             return pipeline.segment(
-                prepared, expression, k, preparation=preparation, read_image=read_image
+                prepared, expression, k, preparation=preparation, encoded=encoded
             )
 
     def propose(

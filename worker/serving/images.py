@@ -1,4 +1,4 @@
-"""From an image's hash to the prepared image: from memory, the cache, or the bytes in Redis."""
+"""From an image's hash to the prepared image: kept in memory, cached, or made of its bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from contextlib import nullcontext
 
 import redis
-from cachetools import LRUCache
 
 from saymask.contract import IMAGE_KEY
 from saymask.errors import ImageEvicted, ImageUnreachable
@@ -14,12 +13,8 @@ from worker.pipeline.timing import PreparationTimings
 from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering
 from worker.serving.served_pipeline import ServedPipeline
+from worker.serving.sessions import ImageSession
 from worker.stages import PreparedImage
-
-# Images of open tasks: their next expression need not read the cache again.
-_MAX_OPEN = 2
-# One for each annotator whom one worker can answer; some 80 MB each.
-_MAX_FIRST_LOOKS = 4
 
 
 class PreparedImages:
@@ -36,38 +31,34 @@ class PreparedImages:
         self._redis = connection
         self._worker_name = worker_name
         self._claims = PreparationClaims(connection, worker_name)
-        self._open: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
-        self._first_looks: LRUCache[str, PreparedImage] = LRUCache(_MAX_FIRST_LOOKS)
 
     def open(
-        self, sha256: str, *, accepts_first_look: bool
+        self, session: ImageSession, sha256: str, *, accepts_first_look: bool
     ) -> tuple[PreparedImage, PreparationTimings | None]:
         """Return the image of an open task, and what preparing it took if it was prepared now.
 
-        Images that are only prepared in the background never displace one.
-
         Args:
+            session: of the image, where it is kept.
             sha256: of its bytes.
             accepts_first_look: whether a quick look at an image that is not prepared is enough.
 
         Raises:
             ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
-        prepared, timings = self._open.get(sha256), None
-        if prepared is None:
-            prepared = self._pipeline.load_prepared(sha256)
+        if session.prepared is not None and not session.prepared.is_first_look:
+            return session.prepared, None
+        prepared, timings = self._pipeline.load_prepared(sha256), None
         if prepared is None and accepts_first_look:
-            look = self._look_first(sha256)
+            look = self._look_first(session, sha256)
             if look is not None:
                 return look
         if prepared is None:
             prepared, timings = self._prepare_once(sha256, is_awaited=True)
-        self._open[sha256] = prepared
-        self._first_looks.pop(sha256, None)
+        session.prepared = prepared
         return prepared, timings
 
     def prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
-        """Prepare an image for which nobody waits, unless it is prepared.
+        """Prepare an image for which nobody waits, unless it is prepared; it gets no session.
 
         Raises:
             ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
@@ -94,18 +85,19 @@ class PreparedImages:
             raise ImageUnreachable(f"The photo {sha256[:12]} was damaged on its way.", "Try again.")
         return data
 
-    def _look_first(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None] | None:
+    def _look_first(
+        self, session: ImageSession, sha256: str
+    ) -> tuple[PreparedImage, PreparationTimings | None] | None:
         """Look at an image quickly; None where the pipeline does not.
 
         Background workers pause meanwhile, one that prepares this image too.
         """
-        known = self._first_looks.get(sha256)
-        if known is not None:
-            return known, None
+        if session.prepared is not None:
+            return session.prepared, None
         with mark_answering(self._redis, self._worker_name):
             look = self._pipeline.look_first(self.read(sha256))
         if look is not None:
-            self._first_looks[sha256] = look[0]
+            session.prepared = look[0]
         return look
 
     def _prepare_once(

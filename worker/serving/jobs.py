@@ -7,15 +7,13 @@ of the process's ``JobHandler``, so that models are state of an object and not o
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import redis
-from cachetools import LRUCache
 from pydantic import ValidationError
 from rq import get_current_job
 from rq.job import Job
@@ -39,48 +37,20 @@ from saymask.contract import (
     SegmentRequest,
     Timings,
 )
-from saymask.errors import InvalidRequest, SaymaskError
+from saymask.errors import InvalidRequest, PreparedNotKept, SaymaskError
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.serving.attempts import Attempts
 from worker.serving.cooperative_yield import mark_answering
 from worker.serving.images import PreparedImages
 from worker.serving.served_pipeline import ServedPipeline
-from worker.stages import VisualPrompt
-
-if TYPE_CHECKING:
-    from worker.proposals.clicks import EmbeddedImage
+from worker.serving.sessions import ImageSessions
+from worker.stages import PreparedImage, VisualPrompt
 
 log = logging.getLogger(__name__)
 
-# Megabytes each, so only those of images that are clicked on.
-_MAX_EMBEDDED_IMAGES = 4
-
 Message = dict[str, Any]
 JobFunction = Callable[[Message], Message]
-
-
-class EmbeddedImages:
-    """The image embeddings of images that are clicked on; megabytes each, on the device."""
-
-    def __init__(self) -> None:
-        self._images: LRUCache[str, EmbeddedImage] = LRUCache(_MAX_EMBEDDED_IMAGES)
-        self._lock = threading.Lock()
-
-    def get(self, sha256: str) -> EmbeddedImage | None:
-        """Return an image's embedding, or None."""
-        with self._lock:
-            return self._images.get(sha256)
-
-    def keep(self, sha256: str, image: EmbeddedImage) -> None:
-        """Keep an image's embedding."""
-        with self._lock:
-            self._images[sha256] = image
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._images.clear()
 
 
 class AnswersJobs(Protocol):
@@ -101,7 +71,7 @@ class JobHandler:
         pipeline: loaded models.
         connection: of the queue's Redis, from which images are read.
         worker_name: of this process.
-        embedded: images that are clicked on; None for a memory of its own.
+        sessions: what this process keeps of images.
 
     Attributes:
         jobs_done: number of jobs answered, failures included.
@@ -112,14 +82,14 @@ class JobHandler:
         pipeline: ServedPipeline,
         connection: redis.Redis,
         worker_name: str,
-        embedded: EmbeddedImages | None = None,
+        sessions: ImageSessions,
     ) -> None:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
         self._attempts = Attempts(connection, worker_name)
         self._images = PreparedImages(pipeline, connection, worker_name)
-        self._embedded = EmbeddedImages() if embedded is None else embedded
+        self._sessions = sessions
         self.jobs_done = 0
 
     @property
@@ -173,19 +143,21 @@ class JobHandler:
 
     def _segment(self, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
-        prepared, timings = self._images.open(
-            request.image_sha256, accepts_first_look=request.accepts_first_look
-        )
-        with mark_answering(self._redis, self._worker_name):
-            result = self._pipeline.segment(
-                prepared,
-                request.expression,
-                request.k,
-                preparation=timings,
-                read_image=partial(self._images.read, request.image_sha256),
+        sha256 = request.image_sha256
+        with self._sessions.open(sha256, partial(self._images.read, sha256)) as session:
+            prepared, timings = self._images.open(
+                session, sha256, accepts_first_look=request.accepts_first_look
             )
+            with mark_answering(self._redis, self._worker_name):
+                result = self._pipeline.segment(
+                    prepared,
+                    request.expression,
+                    request.k,
+                    preparation=timings,
+                    encoded=session.encoded,
+                )
         if not result.is_first_look:
-            self._note_prepared(request.image_sha256)
+            self._note_prepared(prepared)
         return JobReply(segment=result)
 
     def _refine(self, message: Message) -> JobReply:
@@ -197,19 +169,23 @@ class JobHandler:
             start=decode_coco_rle(request.start.as_dict()) if request.start else None,
         )
         sha256 = request.image_sha256
-        with mark_answering(self._redis, self._worker_name):
-            embedded = self._embedded.get(sha256)
-            image = embedded or self._pipeline.embed(self._images.read(sha256))
-            self._embedded.keep(sha256, image)
+        with (
+            self._sessions.open(sha256, partial(self._images.read, sha256)) as session,
+            mark_answering(self._redis, self._worker_name),
+        ):
+            is_known = session.embedded is not None
+            session.embedded = session.embedded or self._pipeline.embed(self._images.read(sha256))
             result = self._pipeline.refine(
-                image, request.expression, prompt, request.k, from_cache=embedded is not None
+                session.embedded, request.expression, prompt, request.k, from_cache=is_known
             )
         return JobReply(segment=result)
 
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
         prepared, timings = self._images.prepare(request.image_sha256)
-        self._note_prepared(request.image_sha256)
+        if prepared.not_kept is not None:
+            raise PreparedNotKept(*prepared.not_kept)
+        self._note_prepared(prepared)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -223,7 +199,7 @@ class JobHandler:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
         prepared, timings = self._images.prepare(sha256)
-        self._note_prepared(sha256)
+        self._note_prepared(prepared)
         pairs = self._pipeline.propose(
             prepared,
             self._images.read(sha256),
@@ -241,8 +217,9 @@ class JobHandler:
         )
         return JobReply(propose=result)
 
-    def _note_prepared(self, sha256: str) -> None:
-        self._redis.set(QUICK_KEY.format(sha256=sha256), 1, ex=QUICK_TTL_S)
+    def _note_prepared(self, prepared: PreparedImage) -> None:
+        if prepared.not_kept is None:
+            self._redis.set(QUICK_KEY.format(sha256=prepared.sha256), 1, ex=QUICK_TTL_S)
 
 
 def _adopt_call_id() -> None:

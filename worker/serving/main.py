@@ -22,11 +22,11 @@ from worker.serving.heartbeat import Heartbeat, WorkerState
 from worker.serving.idle import UnloadingPipeline
 from worker.serving.jobs import (
     AnswersJobs,
-    EmbeddedImages,
     JobHandler,
     build_job_class,
 )
 from worker.serving.served_pipeline import ServedPipeline
+from worker.serving.sessions import ImageSessions, choose_max_bytes
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ def run_worker(
     try:
         started = time.perf_counter()
         build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
-        embedded = EmbeddedImages()
+        sessions = ImageSessions(choose_max_bytes(settings.open_photos_max_mb))
         pipeline = (
-            UnloadingPipeline(build, settings.idle_unload_s, embedded.clear)
+            UnloadingPipeline(build, settings.idle_unload_s, sessions.clear)
             if settings.idle_unload_s
             else build()
         )
         state.pipeline = pipeline
-        handler = state.handler = JobHandler(pipeline, connection, name, embedded)
+        handler = state.handler = JobHandler(pipeline, connection, name, sessions)
         heartbeat.wake()
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
         serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from saymask.contract import ProposedPair, SegmentResult
 from worker.pipeline.timing import PreparationTimings
-from worker.stages import PreparedImage, VisualPrompt
+from worker.stages import EncodedImage, PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
     from worker.proposals.clicks import EmbeddedImage
@@ -67,7 +66,7 @@ class ServedPipeline(Protocol):
         k: int,
         *,
         preparation: PreparationTimings | None,
-        read_image: Callable[[], bytes] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""
         ...

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from saymask.masks import Mask
 from worker.methods.logistic import Curve
+from worker.stages import Derived
 from worker.training.cris.backbone import Maps
 from worker.training.cris.letterbox import Letterbox, threshold_probabilities, to_probabilities
 from worker.training.models import TrainedCris, load_trained
 from worker.weights import WeightStore
-
-# Megabytes each; those of open tasks.
-_MAX_KEPT_MAPS = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,6 @@ class CrisPredictor:
         self._trained = trained
         self._device = torch.device(device)
         self._curve = Curve(**trained.metrics["curve"])
-        self._maps: LRUCache[str, Maps] = LRUCache(_MAX_KEPT_MAPS)
 
     @classmethod
     def load(cls, folder: Path, store: WeightStore, device: str) -> CrisPredictor:
@@ -66,22 +62,22 @@ class CrisPredictor:
 
     @torch.inference_mode()
     def predict(
-        self, pixels: NDArray[np.uint8], sentence: str, sha256: str | None = None
+        self, pixels: NDArray[np.uint8], sentence: str, derived: Derived | None = None
     ) -> Prediction:
         """Return the mask of a sentence, and how sure the model is of it.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
             sentence: of any length; what the model does not read is cut.
-            sha256: of the image, under which its maps are kept for the next sentence.
+            derived: of the image, where its maps are kept for the next sentence.
         """
         model, config = self._trained.model, self._trained.config
         box = Letterbox((pixels.shape[0], pixels.shape[1]), config.side_px)
-        maps = self._maps.get(sha256) if sha256 else None
+        maps: Maps | None = None if derived is None else derived.get(self)
         if maps is None:
             maps = model.backbone.encode_maps(box.apply(pixels)[None].to(self._device))
-            if sha256:
-                self._maps[sha256] = maps
+            if derived is not None:
+                derived[self] = maps
         tokens = model.backbone.tokenise([sentence], config.words).to(self._device)
         logits = model(None, tokens, maps)
         probabilities = to_probabilities(logits[0, 0].cpu(), box)

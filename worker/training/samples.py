@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from saymask.datasets import Dataset
 from saymask.datasets.model import DatasetImage, Rle
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, ImageError
+from saymask.image_decoding import decode_picture
 from saymask.left_out import LeftOut
 from saymask.masks import decode_coco_rle
 from worker.training.cris.letterbox import Letterbox
@@ -181,10 +182,11 @@ def load_pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         DatasetError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError) as error:
+        return decode_picture(path.read_bytes(), math.inf).pixels
+    except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}.", "Replace the file.") from error
+    except ImageError as error:
+        raise DatasetError(f"{path} cannot be read: {error.cause}", "Replace the file.") from error
 
 
 def load_image(sample: Sample, side_px: int, *, is_mirrored: bool) -> Tensor:

@@ -40,7 +40,7 @@ class CrisSource:
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return the model's mask with the probability that its IoU is above .5."""
-        answer = self._predictor.predict(image.pixels, expression, image.sha256)
+        answer = self._predictor.predict(image.pixels, expression, image.derived)
         if not answer.mask.any():
             return []
         return [SourceMask(answer.mask, answer.probability)]

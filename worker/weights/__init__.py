@@ -10,7 +10,7 @@ from worker.weights.checkpoints import (
 )
 from worker.weights.download import Report
 from worker.weights.hashing import hash_file
-from worker.weights.store import WeightStore, default_cache_dir
+from worker.weights.store import WeightStore, default_cache_dir, explain_files
 
 __all__ = [
     "CHECKPOINTS",
@@ -21,6 +21,7 @@ __all__ = [
     "Url",
     "WeightStore",
     "default_cache_dir",
+    "explain_files",
     "find_checkpoint",
     "hash_file",
 ]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
 from saymask.errors import WeightsError
-from worker.weights.checkpoints import find_checkpoint
+from saymask.private_files import make_folder_inside
+from worker.weights.checkpoints import Checkpoint, find_checkpoint
 from worker.weights.download import Report, download
 from worker.weights.hashing import check_file, hash_file
 
@@ -23,6 +26,22 @@ CACHE_VARIABLE = "SAYMASK_CACHE_DIR"
 def default_cache_dir() -> Path:
     """Return ``SAYMASK_CACHE_DIR``, else the user's cache directory."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("saymask"))
+
+
+@contextmanager
+def explain_files(doing: str) -> Iterator[None]:
+    """Say in words that weights cannot be "read" or "kept": a full disk, another user's folder.
+
+    Raises:
+        WeightsError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"The weights cannot be {doing}: {error}.",
+            "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of its own.",
+        ) from error
 
 
 class WeightStore:
@@ -40,8 +59,13 @@ class WeightStore:
         return self.directory / find_checkpoint(name).stored_as
 
     def is_present(self, name: str) -> bool:
-        """Return whether a checkpoint was pulled."""
-        return self.path(name).is_file() and self._note(name).is_file()
+        """Return whether a checkpoint was pulled.
+
+        Raises:
+            WeightsError: another user keeps the folder.
+        """
+        with explain_files("read"):
+            return self.path(name).is_file() and self._note(name).is_file()
 
     def _note(self, name: str) -> Path:
         path = self.path(name)
@@ -72,9 +96,10 @@ class WeightStore:
         path = self.require(name)
         checkpoint = find_checkpoint(name)
         expected = checkpoint.sha256
-        if checkpoint.convert is not None:
-            expected = self._note(name).read_text(encoding="ascii").strip()
-        actual = hash_file(path)
+        with explain_files("read"):
+            if checkpoint.convert is not None:
+                expected = self._note(name).read_text(encoding="ascii").strip()
+            actual = hash_file(path)
         if actual != expected:
             raise WeightsError(
                 f"{path} has changed: expected sha256 {expected}, got {actual}.",
@@ -101,7 +126,13 @@ class WeightStore:
         target = self.path(name)
         if self.is_present(name):
             return target
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with explain_files("kept"):
+            self._fetch(checkpoint, target, report)
+        return target
+
+    def _fetch(self, checkpoint: Checkpoint, target: Path, report: Report) -> None:
+        name = checkpoint.name
+        make_folder_inside(self.directory.parent, self.directory.name)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{name}-") as directory:
             scratch = Path(directory)
             published = scratch / "published"
@@ -115,4 +146,3 @@ class WeightStore:
             note.write_text(hash_file(stored) + "\n", encoding="ascii")
             os.replace(stored, target)
             os.replace(note, self._note(name))
-        return target

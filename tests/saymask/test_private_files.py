@@ -1,0 +1,105 @@
+"""What saymask writes is its owner's alone, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.local_stack.processes import ProcessGroup
+from backend.local_stack.up import _load_login
+from backend.records.backup import write_backup
+from backend.records.stores import Stores
+from saymask.model_registry import ModelRegistry
+from saymask.private_files import (
+    create_private_file,
+    make_folder_inside,
+    make_private_folder,
+    open_private_file,
+)
+from saymask.settings_file import write_settings_file
+
+
+@pytest.fixture(params=[0, 0o022, 0o077], ids=["open", "usual", "closed"], autouse=True)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def read_mode(path: Path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):o}"
+
+
+def test_new_folders_are_private_and_old_ones_stay_as_they_are(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    old.chmod(0o755)
+    make_private_folder(old / "new" / "below")
+    make_private_folder(old)
+    modes = [read_mode(path) for path in (old, old / "new", old / "new" / "below")]
+    assert modes == ["755", "700", "700"]
+    (old / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        make_private_folder(old / "file")
+
+
+def test_a_folder_inside_a_shared_one_is_shared(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(0o2770)
+    assert read_mode(make_folder_inside(root, "a")) == "2770"
+    (root / "a").chmod(0o700)
+    assert read_mode(make_folder_inside(root, "a")) == "700"
+    with pytest.raises(FileExistsError):
+        make_folder_inside(root, "a", exist_ok=False)
+    assert read_mode(make_folder_inside(tmp_path / "none", "a")) == "700"
+
+
+def test_new_files_are_private(tmp_path: Path) -> None:
+    with open_private_file(tmp_path / "text") as file:
+        file.write("secret")
+    create_private_file(tmp_path / "empty")
+    assert [read_mode(tmp_path / name) for name in ("text", "empty")] == ["600", "600"]
+    (tmp_path / "text").chmod(0o640)
+    create_private_file(tmp_path / "text")
+    assert ((tmp_path / "text").read_text(), read_mode(tmp_path / "text")) == ("secret", "640")
+    with pytest.raises(FileExistsError):
+        open_private_file(tmp_path / "text")
+
+
+def test_database_and_backup_are_private(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    stores = Stores(f"sqlite:///{folder / 'saymask.db'}")
+    stores.migrate()
+    with stores.database.session() as session, stores.database.recording_lock(1):
+        session.connection()
+        modes = {path.name: read_mode(path) for path in folder.iterdir()}
+    assert modes.pop("saymask.db") == "600"
+    assert set(modes.values()) == {"600"}, "the journals of SQLite and the lock: " + str(modes)
+    assert len(modes) >= 3
+    assert read_mode(folder) == "700"
+    write_backup(stores.database, tmp_path / "backup.zip", lambda _done, _all: None)
+    assert read_mode(tmp_path / "backup.zip") == "600"
+    stores.close()
+
+
+def test_a_local_installation_is_private(tmp_path: Path) -> None:
+    folder = tmp_path / ".saymask"
+    ProcessGroup(folder / "logs", lambda _line: None)
+    _load_login(folder)
+    write_settings_file(folder, {"SAYMASK_LABEL_STUDIO_API_KEY": "key"})
+    modes = {path.name: read_mode(path) for path in folder.iterdir()}
+    assert modes == {"logs": "700", "login.json": "600", "settings.env": "600"}
+    assert read_mode(folder) == "700"
+
+
+def test_the_folder_of_models_is_private_or_shared_as_it_is(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    name = registry.create_run()
+    assert [read_mode(registry.folder), read_mode(registry.folder / name)] == ["700", "700"]
+    registry.folder.chmod(0o2770)
+    assert read_mode(registry.folder / registry.create_run()) == "2770"
