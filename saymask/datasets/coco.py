@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saymask.datasets.files import MISFIT, check_size_hw, read_json, to_rle, unite
-from saymask.datasets.images import check_images, find_image
+from saymask.datasets.images import check_images, find_image, require_inside
 from saymask.datasets.model import Dataset, DatasetImage, Expression, Rle
 from saymask.errors import DatasetError
 
@@ -20,7 +20,8 @@ def load_coco(root: Path) -> Dataset:
     Crowds are left out.
 
     Raises:
-        DatasetError: a file or image is missing or damaged, or a mask does not fit its image.
+        DatasetError: a file or image is missing or damaged, an image lies outside of the folder,
+            or a mask does not fit its image.
     """
     paths, folder = _find_files(root)
     if not paths:
@@ -32,6 +33,7 @@ def load_coco(root: Path) -> Dataset:
     if not images:
         raise DatasetError(f"{root} holds no annotated object.")
     check_images(images, folder)
+    require_inside([image.path for image in images], folder)
     return Dataset("coco", "all", tuple(sorted(images, key=lambda image: image.path.name)))
 
 

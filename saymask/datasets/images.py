@@ -40,6 +40,23 @@ def find_image(root: Path, file_name: str, folders: Sequence[str] = ()) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
+def require_inside(paths: Sequence[Path], root: Path) -> None:
+    """Check that files lie in a folder, wherever links lead.
+
+    Raises:
+        DatasetError: names the first that does not.
+    """
+    folder = root.resolve()
+    outside = [path for path in paths if not path.resolve().is_relative_to(folder)]
+    if outside:
+        raise DatasetError(
+            f"{len(outside)} of {len(paths)} images are not in {root}, first {outside[0]}, which is"
+            f" {outside[0].resolve()}.",
+            "Copy them into the dataset, or move the dataset to where they are: what lies outside"
+            " of it is not sent to Label Studio.",
+        )
+
+
 def check_images(images: Sequence[DatasetImage], root: Path) -> None:
     """Check that every image exists, has a unique name and the size it was annotated at.
 
@@ -57,10 +74,15 @@ def check_images(images: Sequence[DatasetImage], root: Path) -> None:
     if count > 1:
         raise DatasetError(f"{count} images are named {name}.", "Give every image its own name.")
     for image in images:
-        _check_image(image)
+        check_image(image)
 
 
-def _check_image(image: DatasetImage) -> None:
+def check_image(image: DatasetImage) -> None:
+    """Check that an image has the size it was annotated at, and its sentences ids of their own.
+
+    Raises:
+        DatasetError: it does not; names it.
+    """
     if len({expression.id for expression in image.expressions}) < len(image.expressions):
         raise DatasetError(f"Two sentences about {image.path.name} have the same id.")
     size_hw = read_size_hw(image.path)
