@@ -74,15 +74,10 @@ def check_images(images: Sequence[DatasetImage], root: Path) -> None:
     if count > 1:
         raise DatasetError(f"{count} images are named {name}.", "Give every image its own name.")
     for image in images:
-        check_image(image)
+        _check_image(image)
 
 
-def check_image(image: DatasetImage) -> None:
-    """Check that an image has the size it was annotated at, and its sentences ids of their own.
-
-    Raises:
-        DatasetError: it does not; names it.
-    """
+def _check_image(image: DatasetImage) -> None:
     if len({expression.id for expression in image.expressions}) < len(image.expressions):
         raise DatasetError(f"Two sentences about {image.path.name} have the same id.")
     size_hw = read_size_hw(image.path)

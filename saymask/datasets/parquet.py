@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from saymask.batch_rows import PARTS, RUN_FILE, SCHEMA
 from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.datasets.files import check_size_hw, to_rle
-from saymask.datasets.images import check_image, require_inside
+from saymask.datasets.images import require_inside
 from saymask.datasets.model import Dataset, DatasetImage, Expression, RowChoice
 from saymask.errors import DatasetError
 
@@ -257,7 +257,6 @@ def load_parquet(place: str, choice: RowChoice, folder: Path) -> Dataset:
             _to_expression(number, row, size_hw) for number, row in enumerate(current)
         )
         images.append(DatasetImage(path, size_hw, expressions, ()))
-        check_image(images[-1])
     return Dataset("parquet", "all", tuple(images))
 
 
