@@ -229,7 +229,9 @@ class ModelRegistry:
             verdict = _load(verdict_path, _VERDICTS) if verdict_path.exists() else None
         except ConfigError as error:
             return ModelEntry(name, is_served, {}, None, error.cause)
-        return ModelEntry(name, is_served, described.metrics.model_dump(exclude_unset=True), verdict)
+        return ModelEntry(
+            name, is_served, described.metrics.model_dump(exclude_unset=True), verdict
+        )
 
     def _read_history(self) -> list[Any]:
         """All that was served, the newest last: names, and what else the file may hold."""

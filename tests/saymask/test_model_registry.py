@@ -68,13 +68,14 @@ def test_a_deleted_run_is_neither_named_again_nor_served_again(registry: ModelRe
 
 
 @pytest.mark.parametrize(
-    "content", ['{"served": null}', '{"served": "run-0001"}', "[]", "{}", "{", "[" * 100_000, "\xff"]
+    "content",
+    ['{"served": null}', '{"served": "run-0001"}', "[]", "{}", "{", "[" * 100_000, "\xff"],
 )
 def test_a_file_of_another_shape_is_named(registry: ModelRegistry, content: str) -> None:
     name = add_model(registry, 0.3)
     (registry.folder / "serving.json").write_bytes(content.encode("latin-1"))
     for use in (registry.read_served, registry.roll_back, lambda: registry.serve(name)):
-        with pytest.raises(ConfigError, match="serving.json cannot be read.*Remove it"):
+        with pytest.raises(ConfigError, match=r"serving\.json cannot be read.*Remove it"):
             use()
     assert [(m.name, m.is_served) for m in registry.list_models()] == [(name, False)]
 
@@ -116,7 +117,7 @@ def test_an_odd_entry_is_not_served_and_rolling_back_passes_it_over(
     name = add_model(registry, 0.3)
     path = registry.folder / "serving.json"
     path.write_text(f'{{"served": ["{name}", {odd}, {odd}]}}', "utf-8")
-    with pytest.raises(ConfigError, match="not a model.*rollback"):
+    with pytest.raises(ConfigError, match=r"not a model.*rollback"):
         registry.read_served()
     assert int(registry.create_run().removeprefix("run-")) > 1
     assert registry.roll_back() == registry.read_served() == name
