@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from saymask.contract import ProposedPair
+from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, ImageError
 from saymask.masks import compute_area, decode_coco_rle
 from worker.pipeline.opening import open_image
@@ -102,7 +103,7 @@ def propose_folder(
     for count, path in enumerate(files, start=1):
         name = path.relative_to(folder).as_posix()
         if name not in done:
-            done[name] = _propose(pipeline, path, name, options)
+            done[name] = _propose(pipeline, folder, name, options)
             log.append(done[name])
         progress(count, len(files))
     images = [done[path.relative_to(folder).as_posix()] for path in files]
@@ -124,15 +125,18 @@ def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> d
     }
 
 
-def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) -> ProposedImage:
+def _propose(pipeline: Pipeline, folder: Path, name: str, options: FolderOptions) -> ProposedImage:
+    path = folder / name
     try:
+        # The dataset takes it along, and importing that uploads it.
+        require_inside([path], folder)
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         prepared, _ = open_image(pipeline, data, path.stem)
         pairs = pipeline.propose(
             prepared, data, options.per_image, options.confidence_min, options.seed
         )
-    except (ImageError, OSError) as error:
+    except (ImageError, DatasetError, OSError) as error:
         return ProposedImage(file=name, failure=str(error))
     return ProposedImage(file=name, sha256=sha256, size_hw=prepared.proposals.size_hw, pairs=pairs)
 
@@ -203,7 +207,8 @@ def _link(source: Path, sha256: str, folder: Path) -> str:
     target = folder / f"{sha256[:16]}{source.suffix.lower()}"
     if not target.exists():
         try:
-            os.link(source, target)
+            # The file itself: a link to a link inside the folder would lead nowhere from here.
+            os.link(source.resolve(), target)
         except OSError:
             shutil.copyfile(source, target)
     return target.name

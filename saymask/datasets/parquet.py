@@ -53,7 +53,7 @@ class BatchRows:
             self._root = str(root).rstrip("/")
             run = json.loads(self._system.cat_file(f"{self._root}/{RUN_FILE}"))
             self._source = str(run["source"])
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
             raise DatasetError(
                 f"{place} is not a folder of saymask-worker batch: {error}",
                 f"It holds {RUN_FILE} and part-*.parquet.",
@@ -169,12 +169,14 @@ def _check_schema(schema: Any, columns: Sequence[str]) -> None:
 
 def _check_group(group: Any) -> None:
     """Refuse what would take gigabytes to unpack, by what the file says of itself."""
-    if group.total_byte_size > _GROUP_MAX_BYTES:
+    columns = [group.column(number) for number in range(group.num_columns)]
+    size = max(group.total_byte_size, sum(column.total_uncompressed_size for column in columns))
+    if size > _GROUP_MAX_BYTES:
         raise ValueError(
-            f"{group.num_rows} rows unpack to {group.total_byte_size / 1e6:,.0f} MB; a batch writes"
-            f" at most {_GROUP_MAX_BYTES // 1_000_000} MB together."
+            f"{group.num_rows} rows unpack to {size / 1e6:,.0f} MB; a batch writes at most"
+            f" {_GROUP_MAX_BYTES // 1_000_000} MB together."
         )
-    values = max(group.column(number).num_values for number in range(group.num_columns))
+    values = max(column.num_values for column in columns)
     if values > _GROUP_MAX_VALUES:
         raise ValueError(f"{group.num_rows} rows have {values:,} values in one column.")
 

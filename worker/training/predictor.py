@@ -10,6 +10,7 @@ import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from saymask.errors import ConfigError
 from saymask.masks import Mask
 from worker.methods.logistic import Curve
 from worker.training.cris.backbone import Maps
@@ -42,12 +43,20 @@ class CrisPredictor:
     Args:
         trained: the model.
         device: where it is.
+
+    Raises:
+        ConfigError: the model's description is damaged.
     """
 
     def __init__(self, trained: TrainedCris, device: str) -> None:
         self._trained = trained
         self._device = torch.device(device)
-        self._curve = Curve(**trained.metrics["curve"])
+        try:
+            self._curve = Curve(**trained.metrics["curve"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                "The model's description has no curve of its confidence.", "Train it again."
+            ) from error
         self._maps: LRUCache[str, Maps] = LRUCache(_MAX_KEPT_MAPS)
 
     @classmethod
