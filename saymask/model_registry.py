@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from saymask.errors import ConfigError, InvalidRequest
 from saymask.private_files import make_folder_inside, make_private_folder
@@ -62,16 +63,45 @@ class ModelEntry:
         is_served: whether workers offer its candidates.
         metrics: of its training, for example ``held_out_iou`` and ``refs``.
         verdict: of its comparison, or None.
+        damage: why it cannot be served; empty where it can.
     """
 
     name: str
     is_served: bool
     metrics: dict[str, Any]
     verdict: Verdict | None
+    damage: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
+
+
+class _Metrics(BaseModel):
+    """What is shown of a training; it has more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    held_out_iou: float | None = None
+    refs: int | None = None
+
+
+class _Description(BaseModel):
+    """What is read here of a model's description."""
+
+    metrics: _Metrics = _Metrics()
+
+
+class _Serving(BaseModel):
+    """Everything that was served, the newest last; an entry that is no name is passed over."""
+
+    served: list[Any]
+
+
+_DESCRIPTIONS = TypeAdapter(_Description)
+_VERDICTS = TypeAdapter(Verdict)
+_SERVINGS = TypeAdapter(_Serving)
+_Content = TypeVar("_Content")
 
 
 class ModelRegistry:
@@ -96,59 +126,86 @@ class ModelRegistry:
             raise _explain_writing(self.folder, error) from error
         with self._lock():
             # Those that were served too: the number of a deleted run is not given again.
-            known = [path.name for path in self.folder.iterdir()] + self._read_history()
-            name = f"run-{max(map(_read_number, known), default=0) + 1:04d}"
+            known = [*(path.name for path in self.folder.iterdir()), *self._read_history()]
+            number = max((_read_number(str(name)) for name in known), default=0) + 1
+            name = f"run-{number:04d}"
             make_folder_inside(self.folder, name, exist_ok=False)
         return name
 
     def list_models(self) -> list[ModelEntry]:
-        """Return every model that is ready, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        served = self.read_served()
-        names = sorted(
-            path.parent.parent.name for path in self.folder.glob(f"*/{MODEL_FOLDER}/{_DESCRIPTION}")
-        )
-        return [self._read(name, is_served=name == served) for name in names]
+        """Return every model that training finished, oldest first; damaged ones say why."""
+        try:
+            served = self.read_served()
+        except ConfigError:
+            served = ""
+        return [self._read(name, is_served=name == served) for name in self._list_names()]
+
+    def list_usable(self) -> list[str]:
+        """Return the names of the models that can be served, oldest first."""
+        entries = [self._read(name, is_served=False) for name in self._list_names()]
+        return [entry.name for entry in entries if not entry.damage]
 
     def read_served(self) -> str:
-        """Return the name of the model that is served; empty for none."""
-        history = self._read_history()
-        return history[-1] if history else ""
+        """Return the name of the model that is served; empty for none.
+
+        Raises:
+            ConfigError: the file that names it is damaged.
+        """
+        *_, served = self._read_history() or [""]
+        if not isinstance(served, str) or Path(served).name != served:
+            raise ConfigError(
+                f"{self.folder / SERVING_FILE} names {served!r}, which is not a model.",
+                "Go back to the one before it: saymask models rollback",
+            )
+        return served
 
     def serve(self, name: str) -> None:
         """Have workers offer a model's candidates, beginning with their next expression.
 
         Raises:
-            InvalidRequest: there is no such model, or it is not ready.
+            InvalidRequest: there is no such model, it is not ready, or it is damaged.
         """
-        ready = [model.name for model in self.list_models()]
-        if name not in ready:
+        usable = self.list_usable()
+        if name not in usable:
             raise InvalidRequest(
-                f"There is no model {name!r} in {self.folder}.",
-                f"Use {', '.join(ready)}." if ready else "Train one: saymask train --project 1",
+                f"There is no model {name!r} that can be served in {self.folder}.",
+                f"Use {', '.join(usable)}." if usable else "Train one: saymask train --project 1",
             )
         with self._lock():
             history = self._read_history()
             if history[-1:] != [name]:
-                self._write_history([*history, name])
+                self._write_history([*(n for n in history if isinstance(n, str)), name])
 
     def roll_back(self) -> str:
-        """Serve what was served before and still exists; returns its name, empty for none.
+        """Serve what was served before and can still be used.
+
+        Models that are gone or damaged by now are passed over, whatever is wrong with them or with
+        the one that is served.
+
+        Returns:
+            The name of the model that is served now; empty for none.
 
         Raises:
             InvalidRequest: nothing is served.
+            ConfigError: the file that names what is served is damaged.
         """
-        ready = [model.name for model in self.list_models()]
+        usable = self.list_usable()
         with self._lock():
             *earlier, served = self._read_history() or [""]
-            if not served:
+            if served == "":
                 raise InvalidRequest(
                     "No trained model is served, so there is nothing to take back.",
                     "See: saymask models list",
                 )
-            self._write_history([name for name in earlier if name in ready])
-        return self.read_served()
+            kept = [name for name in earlier if name in usable]
+            self._write_history(kept)
+        return kept[-1] if kept else ""
+
+    def _list_names(self) -> list[str]:
+        """Names of the runs that left a description of their model, oldest first."""
+        return sorted(
+            path.parent.parent.name for path in self.folder.glob(f"*/{MODEL_FOLDER}/{_DESCRIPTION}")
+        )
 
     def model_folder(self, name: str) -> Path:
         """Return where a run's model is."""
@@ -167,21 +224,20 @@ class ModelRegistry:
             raise _explain_writing(self.folder, error) from error
 
     def _read(self, name: str, *, is_served: bool) -> ModelEntry:
-        described = _load(self.model_folder(name) / _DESCRIPTION)
-        path = self.folder / name / VERDICT_FILE
-        verdict = Verdict(**_load(path)) if path.exists() else None
-        return ModelEntry(name, is_served, dict(described.get("metrics", {})), verdict)
-
-    def _read_history(self) -> list[str]:
-        path = self.folder / SERVING_FILE
+        verdict_path = self.folder / name / VERDICT_FILE
         try:
-            return [str(name) for name in json.loads(path.read_text("utf-8"))["served"]]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path} cannot be read: {error}.", "Remove it, and serve a model again."
-            ) from error
+            described = _load(self.model_folder(name) / _DESCRIPTION, _DESCRIPTIONS)
+            verdict = _load(verdict_path, _VERDICTS) if verdict_path.exists() else None
+        except ConfigError as error:
+            return ModelEntry(name, is_served, {}, None, error.cause)
+        return ModelEntry(
+            name, is_served, described.metrics.model_dump(exclude_unset=True), verdict
+        )
+
+    def _read_history(self) -> list[Any]:
+        """All that was served, the newest last: names, and what else the file may hold."""
+        path = self.folder / SERVING_FILE
+        return _load(path, _SERVINGS).served if path.exists() else []
 
     def _write_history(self, history: list[str]) -> None:
         _write(self.folder / SERVING_FILE, {"served": history})
@@ -192,12 +248,18 @@ def _read_number(name: str) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, shape: TypeAdapter[_Content]) -> _Content:
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {error}.", "Remove it, and serve anew.") from error
-    return values
+        return shape.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"])
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+    except OSError as error:
+        reason = str(error)
+    raise ConfigError(
+        f"{path} cannot be read: {reason}.", "Remove it, then: saymask models serve NAME"
+    )
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from saymask.contract import ProposedPair
+from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, SaymaskError
 from saymask.image_files import (
     IMAGE_SUFFIXES,
@@ -111,7 +112,7 @@ def propose_folder(
     images = []
     for path in files:
         name = path.relative_to(folder).as_posix()
-        image = done.get(name) or _propose(pipeline, path, name, options)
+        image = done.get(name) or _propose(pipeline, folder, name, options)
         if name not in done:
             log.append(image)
         images.append(image)
@@ -134,10 +135,13 @@ def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> d
     }
 
 
-def _propose(pipeline: Pipeline, path: Path, name: str, options: FolderOptions) -> ProposedImage:
+def _propose(pipeline: Pipeline, folder: Path, name: str, options: FolderOptions) -> ProposedImage:
     if not is_utf8(name):
         return ProposedImage(file=to_printable(name), failure=NAME_NOT_UTF8)
+    path = folder / name
     try:
+        # The dataset takes it along, and importing that uploads it.
+        require_inside([path], folder)
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         prepared, _ = open_image(pipeline, data, path.stem)
@@ -222,7 +226,8 @@ def _link(source: Path, sha256: str, folder: Path) -> str:
     target = folder / f"{sha256[:16]}{suffix}"
     if not target.exists():
         try:
-            os.link(source, target)
+            # The file itself: a link to a link inside the folder would lead nowhere from here.
+            os.link(source.resolve(), target)
         except OSError:
             shutil.copyfile(source, target)
     return target.name

@@ -38,7 +38,9 @@ from saymask.errors import InvalidRequest
 
 def export(
     format_: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
-    out: Annotated[Path, typer.Argument(help="A directory that does not exist yet.")],
+    out: Annotated[
+        Path, typer.Argument(help="A directory that does not exist yet, or see --replace.")
+    ],
     project: ProjectOption = None,
     since: SinceOption = None,
     outcome: OutcomeOption = None,
@@ -71,6 +73,12 @@ def export(
     licence: Annotated[str | None, typer.Option(help="Of the photos, where it is one.")] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out photos that cannot be read.")
+    ] = False,
+    replace_: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="An earlier export there; its categories keep their numbers."
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, write nothing.")] = False,
     as_json: JsonOption = False,
@@ -112,6 +120,7 @@ def export(
         categories=_read_categories(categories),
         licence=licence,
         skip_missing=skip_missing,
+        replace=replace_,
     )
     with open_records() as opened:
         plan = replace(plan, verification=summarise(opened.stores.verifications.load(project)))
@@ -176,4 +185,8 @@ def _print(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> None:
             f"{summary.shared} expressions by several annotators{iou}; on {summary.contradictions}"
             f" one found a referent and another none (--merge {plan.merge})"
         )
+    if summary.turned:
+        print_line(f"{summary.turned} photos are written upright, as their EXIF says")
+    if summary.inexact:
+        print_line(f"{summary.inexact} masks have no exact polygons and keep run lengths")
     print_problems("left out", summary.left_out)

@@ -19,6 +19,7 @@ from backend.cli.context import (
     open_records,
     print_json,
     print_line,
+    print_problems,
     progress_bar,
 )
 from backend.config import load_settings
@@ -27,7 +28,7 @@ from backend.queue import JobQueue
 from backend.services.export import Exporter
 from backend.services.train import StartedRun, TrainingStarter
 from saymask.contract import TrainingStatus
-from saymask.errors import InvalidRequest, SaymaskError, WorkerUnavailable
+from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable
 from saymask.model_registry import ModelEntry, ModelRegistry
 
 _POLL_S = 1.0
@@ -89,14 +90,23 @@ def list_models(as_json: JsonOption = False) -> None:
 
     Example: saymask models list
     """
-    entries = _open_registry().list_models()
+    registry = _open_registry()
+    entries = registry.list_models()
+    damaged = [f"{entry.name}: {entry.damage}" for entry in entries if entry.damage]
+    try:
+        registry.read_served()
+    except ConfigError as error:
+        damaged.append(str(error))
     if as_json:
         print_json([entry.to_json() for entry in entries])
-        return
-    table = Table("model", "served", "refs", "IoU alone", "first suggestion", "against")
-    for entry in entries:
-        table.add_row(*(escape(cell) for cell in _to_cells(entry)))
-    console.print(table)
+    else:
+        table = Table("model", "served", "refs", "IoU alone", "first suggestion", "against")
+        for entry in entries:
+            table.add_row(*(escape(cell) for cell in _to_cells(entry)))
+        console.print(table)
+        print_problems("damaged", damaged)
+    if damaged:
+        raise typer.Exit(1)
 
 
 @models.command()
@@ -111,7 +121,7 @@ def serve(name: Annotated[str, typer.Argument(help="A model of `saymask models l
 
 @models.command()
 def rollback() -> None:
-    """Serve what was served before.
+    """Serve what was served before and can still be used.
 
     Example: saymask models rollback
     """
@@ -177,8 +187,8 @@ def _to_cells(entry: ModelEntry) -> list[str]:
     return [
         entry.name,
         "yes" if entry.is_served else "",
-        str(metrics.get("refs", "")),
-        f"{metrics['held_out_iou']:.3f}" if "held_out_iou" in metrics else "",
+        "" if metrics.get("refs") is None else str(metrics["refs"]),
+        "" if metrics.get("held_out_iou") is None else f"{metrics['held_out_iou']:.3f}",
         f"{verdict.difference:+.3f} [{verdict.low:+.3f}, {verdict.high:+.3f}]" if verdict else "",
         (verdict.against or "proposals alone") if verdict else "",
     ]

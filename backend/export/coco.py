@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from backend.export.files import InstancesFile
 from backend.export.model import (
     SPLITS,
+    Categories,
     ExportImage,
     Referent,
     describe,
-    to_category_id,
     to_mask_id,
     to_sentence,
 )
@@ -29,26 +30,46 @@ def build_image(image: ExportImage) -> dict[str, Any]:
         "height": height,
         "width": width,
         "sha256": image.sha256,
+        "turned": image.is_turned,
         "source": image.source,
         "license": image.licence,
     }
 
 
-def build_annotation(
-    image: ExportImage, coco_rle: dict[str, Any], category: str, *, polygons: bool
-) -> dict[str, Any]:
-    """Build the annotation of one mask: exact area, tight box, RLE or exact polygons."""
-    mask, area, box_xywh = describe(coco_rle)
-    outlines = to_exact_polygons(mask) if polygons else None
-    return {
-        "id": to_mask_id(image, coco_rle),
-        "image_id": image.image_id,
-        "category_id": to_category_id(category),
-        "segmentation": outlines or {"size": coco_rle["size"], "counts": coco_rle["counts"]},
-        "area": area,
-        "bbox": list(box_xywh),
-        "iscrowd": 0,
-    }
+class AnnotationBuilder:
+    """Builds annotations, and counts how their masks are written.
+
+    Args:
+        categories: of the export.
+        polygons: instead of run lengths, where they reproduce the mask exactly.
+
+    Attributes:
+        segmentations: number of masks written as ``polygons`` and as ``run_lengths``.
+    """
+
+    def __init__(self, categories: Categories, *, polygons: bool) -> None:
+        self.segmentations: Counter[str] = Counter(polygons=0, run_lengths=0)
+        self.categories = categories
+        self._polygons = polygons
+
+    def build(self, image: ExportImage, coco_rle: dict[str, Any], category: str) -> dict[str, Any]:
+        """Build the annotation of one mask: exact area, tight box, RLE or exact polygons."""
+        mask, area, box_xywh = describe(coco_rle)
+        outlines = to_exact_polygons(mask) if self._polygons else None
+        self.segmentations["polygons" if outlines else "run_lengths"] += 1
+        return {
+            "id": to_mask_id(image, coco_rle),
+            "image_id": image.image_id,
+            "category_id": self.find_category_id(category),
+            "segmentation": outlines or {"size": coco_rle["size"], "counts": coco_rle["counts"]},
+            "area": area,
+            "bbox": list(box_xywh),
+            "iscrowd": 0,
+        }
+
+    def find_category_id(self, category: str) -> int:
+        """Return the id of a category: 1, 2, 3, ... as they appear."""
+        return self.categories.number(category) + 1
 
 
 def build_expressions(referent: Referent) -> list[dict[str, Any]]:
@@ -68,10 +89,12 @@ class CocoWriter:
 
     image_folder: str | None = "images"
 
-    def __init__(self, folder: Path, info: dict[str, Any], *, polygons: bool) -> None:
-        self._polygons = polygons
+    def __init__(self, folder: Path, info: dict[str, Any], annotations: AnnotationBuilder) -> None:
+        self._annotations = annotations
         self._files = {
-            split: InstancesFile(folder / "annotations" / f"instances_{split}.json", info)
+            split: InstancesFile(
+                folder / "annotations" / f"instances_{split}.json", info, annotations.categories
+            )
             for split in SPLITS
         }
 
@@ -82,10 +105,7 @@ class CocoWriter:
         for referent in image.referents:
             if referent.coco_rle is None:
                 continue
-            annotation = build_annotation(
-                image, referent.coco_rle, referent.category, polygons=self._polygons
-            )
-            file.add_category(annotation["category_id"], referent.category)
+            annotation = self._annotations.build(image, referent.coco_rle, referent.category)
             file.annotations.add({**annotation, "expressions": build_expressions(referent)})
 
     def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002

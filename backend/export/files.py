@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.export.model import Categories
 from saymask.masks import Mask
 
 _PROTOCOL = 2
@@ -71,20 +72,16 @@ class InstancesFile:
     """A COCO instances file.
 
     Images and annotations come interleaved, so each list is written to a file of its own until
-    ``close`` joins them.
+    ``close`` joins them. All categories of the export are listed, with ids from 1 on.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], categories: Categories) -> None:
         self._path = path
         self._info = info
+        self._categories = categories
         path.parent.mkdir(parents=True, exist_ok=True)
         self.images = JsonList(path.with_suffix(".images"))
         self.annotations = JsonList(path.with_suffix(".annotations"))
-        self._categories: dict[int, str] = {}
-
-    def add_category(self, category_id: int, name: str) -> None:
-        """Add a category that is used."""
-        self._categories[category_id] = name
 
     def close(self) -> None:
         """Join the lists and finish the file."""
@@ -92,7 +89,7 @@ class InstancesFile:
         self.annotations.close()
         categories = [
             {"id": category_id, "name": name, "supercategory": ""}
-            for category_id, name in sorted(self._categories.items())
+            for category_id, name in enumerate(self._categories.names, start=1)
         ]
         with self._path.open("w", encoding="utf-8", newline="\n") as file:
             file.write(f'{{"info": {to_json(self._info)},\n"licenses": [],\n"categories": ')

@@ -22,6 +22,7 @@ from backend.export.model import (
     to_mask_id,
 )
 from backend.export.plan import ExportSummary
+from backend.export.upright import JPEG_QUALITY
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.provenance import PROVENANCE_LABELS
 from backend.records.verifications import VerificationSummary
@@ -270,6 +271,13 @@ def _build_card(
         f" {summary.contradictions} one found a referent and another none"
         + (f"; mean IoU of their masks {iou:.3f}." if iou is not None else "."),
     ]
+    if summary.turned:
+        lines += [
+            "",
+            f"Turned upright: {summary.turned} photos, whose files said by EXIF that they are to be"
+            " turned. They are written"
+            f" anew without EXIF, JPEGs at quality {JPEG_QUALITY}; `sha256` is of the original.",
+        ]
     if verification is not None:
         lines += ["", verification.describe()]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,6 @@ from backend.records.views import RecordView
 from saymask.image_files import strip_secrets
 from saymask.private_files import make_private_folder
 
-IMAGE_FOLDER = "images"
 _READ_FOLDER = ".read"
 _REMOVED_AT_ONCE = 10_000
 ReadImage = Callable[[RecordView], bytes]
@@ -39,10 +38,10 @@ class ImageStore:
     def clear_partial(self) -> None:
         """Remove what an interrupted export wrote, but not the images it read."""
         for path in self._partial.iterdir():
-            if path.is_dir() and path.name != _READ_FOLDER:
-                _remove_folder(path)
-            elif not path.is_dir():
+            if path.is_symlink() or not path.is_dir():
                 path.unlink()
+            elif path.name != _READ_FOLDER:
+                _remove_folder(path)
 
     def read(self, records: list[RecordView], read_image: ReadImage) -> bytes:
         """Return an image's bytes: kept by an earlier try, else fetched.
@@ -68,11 +67,20 @@ class ImageStore:
         os.replace(unfinished, path)
         return data
 
-    def place(self, image: ExportImage, folder: str) -> None:
-        """Put an image that was read under its name in the export, as a link where possible."""
+    def place(self, image: ExportImage, folder: str, data: bytes) -> None:
+        """Put an image that was read under its name in the export, as a link where possible.
+
+        Args:
+            image: to be placed.
+            folder: below the export.
+            data: of its file, where that is not what was read.
+        """
         target = self._partial / folder / image.file_name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
+        if image.is_turned:
+            target.write_bytes(data)
+            return
         source = self._folder / image.sha256
         try:
             os.link(source, target)

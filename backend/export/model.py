@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -61,11 +62,13 @@ class ExportImage:
     """An image and all referents in it.
 
     Attributes:
-        sha256: of the file's bytes.
+        sha256: of the bytes of the photo that was annotated.
         file_name: below ``images/``; from the hash, so that equal images are one file.
         size_hw: pixels after EXIF orientation.
         source: the reference Label Studio's tasks hold.
         licence: where known, else None.
+        is_turned: whether its file was written anew with upright pixels; then ``sha256`` is not
+            the file's own.
     """
 
     sha256: str
@@ -75,6 +78,7 @@ class ExportImage:
     licence: str | None
     split: Split
     referents: tuple[Referent, ...]
+    is_turned: bool = False
 
     @property
     def image_id(self) -> int:
@@ -93,9 +97,24 @@ def to_mask_id(image: ExportImage, coco_rle: dict[str, Any]) -> int:
     return to_id(image.sha256, str(coco_rle["counts"]))
 
 
-def to_category_id(name: str) -> int:
-    """Return the id of a category, the same in every export; positive, 31 bits."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % (2**31 - 1) + 1
+class Categories:
+    """The categories of an export, numbered 0, 1, 2, ... as they appear.
+
+    Args:
+        names: those of an earlier export, which keep their numbers.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._numbers = {name: number for number, name in enumerate(names)}
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in the order of their numbers."""
+        return list(self._numbers)
+
+    def number(self, name: str) -> int:
+        """Return the number of a category; one that was not seen before gets the next."""
+        return self._numbers.setdefault(name, len(self._numbers))
 
 
 def to_sentence(raw: str) -> str:

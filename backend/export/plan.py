@@ -15,6 +15,7 @@ from saymask.errors import SaymaskError
 
 Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "grefcoco", "huggingface", "yolo")
+IMAGE_FOLDER = "images"
 Images = Literal["copy", "link", "none"]
 
 OUTCOMES_WITH_MASK = ("accepted", "edited", "relabelled", "drawn_after_rejection", "drawn")
@@ -32,7 +33,7 @@ class ExportPlan:
 
     Attributes:
         format: of the files.
-        out: directory, which must not exist.
+        out: directory; it must not exist, or be an export that is to be replaced.
         query: what was selected, for the manifest.
         split: which image goes to which split.
         images: copied into the export, linked from one store for all exports, or left out.
@@ -41,6 +42,7 @@ class ExportPlan:
         categories: head noun to category.
         licence: of all images, where known.
         skip_missing: leave out images that cannot be read, instead of stopping.
+        replace: an earlier export at ``out``, whose categories keep their ids.
         verification: what second persons say about the records, where any did.
     """
 
@@ -54,6 +56,7 @@ class ExportPlan:
     categories: Mapping[str, str] | None = None
     licence: str | None = None
     skip_missing: bool = False
+    replace: bool = False
     verification: VerificationSummary | None = None
 
     @property
@@ -64,7 +67,11 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written, or would be."""
+    """What was written, or would be.
+
+    ``turned`` photos were written anew with upright pixels; ``inexact`` masks kept run lengths
+    although polygons were asked for. A dry run reads no photo and traces no mask.
+    """
 
     photos: int
     referents: int
@@ -75,8 +82,10 @@ class ExportSummary:
     shared: int
     contradictions: int
     agreement_iou: float | None
+    turned: int
     left_out: tuple[str, ...]
     model_versions: tuple[str, ...]
+    inexact: int = 0
 
 
 class Writer(Protocol):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backend.export.coco import build_annotation, build_image
+from backend.export.coco import AnnotationBuilder, build_image
 from backend.export.files import InstancesFile, JsonList, PickledList
 from backend.export.model import (
     ExportImage,
     Referent,
-    to_category_id,
     to_id,
     to_mask_id,
     to_sentence,
@@ -51,10 +50,10 @@ class RefcocoWriter:
 
     image_folder: str | None = "images"
 
-    def __init__(self, folder: Path, info: dict[str, Any], *, polygons: bool) -> None:
-        self._polygons = polygons
+    def __init__(self, folder: Path, info: dict[str, Any], annotations: AnnotationBuilder) -> None:
+        self._annotations = annotations
         self._refs = PickledList(folder / f"refs({SPLIT_BY}).p")
-        self._instances = InstancesFile(folder / "instances.json", info)
+        self._instances = InstancesFile(folder / "instances.json", info, annotations.categories)
 
     def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
         """Write an image, its annotations and refs."""
@@ -62,10 +61,7 @@ class RefcocoWriter:
         for referent in image.referents:
             if referent.coco_rle is None:
                 continue
-            annotation = build_annotation(
-                image, referent.coco_rle, referent.category, polygons=self._polygons
-            )
-            self._instances.add_category(annotation["category_id"], referent.category)
+            annotation = self._annotations.build(image, referent.coco_rle, referent.category)
             self._instances.annotations.add(_to_refer(annotation))
             self._refs.add(_build_ref(image, referent, annotation["id"], annotation["category_id"]))
 
@@ -80,10 +76,10 @@ class GrefcocoWriter:
 
     image_folder: str | None = "images"
 
-    def __init__(self, folder: Path, info: dict[str, Any], *, polygons: bool) -> None:
-        self._polygons = polygons
+    def __init__(self, folder: Path, info: dict[str, Any], annotations: AnnotationBuilder) -> None:
+        self._annotations = annotations
         self._refs = JsonList(folder / f"grefs({SPLIT_BY}).json")
-        self._instances = InstancesFile(folder / "instances.json", info)
+        self._instances = InstancesFile(folder / "instances.json", info, annotations.categories)
 
     def add(self, image: ExportImage, data: bytes | None) -> None:  # noqa: ARG002
         """Write an image, its annotations and refs."""
@@ -96,15 +92,12 @@ class GrefcocoWriter:
                 if mask_id in written:
                     continue
                 written.add(mask_id)
-                annotation = build_annotation(
-                    image, mask, referent.category, polygons=self._polygons
-                )
+                annotation = self._annotations.build(image, mask, referent.category)
                 self._instances.annotations.add(_to_refer(annotation))
-            category_id = to_category_id(referent.category)
-            if masks:
-                self._instances.add_category(category_id, referent.category)
             ids = sorted({to_mask_id(image, mask) for mask in masks}) or [NO_TARGET]
-            categories = [category_id] * len(ids) if masks else [NO_TARGET]
+            categories = [NO_TARGET]
+            if masks:
+                categories = [self._annotations.find_category_id(referent.category)] * len(ids)
             self._refs.add({**_build_ref(image, referent, ids, categories), "no_target": not masks})
 
     def close(self, summary: ExportSummary | None) -> None:  # noqa: ARG002

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from backend.export.coco import CocoWriter
+from backend.export.coco import AnnotationBuilder, CocoWriter
+from backend.export.earlier import MANIFEST, hash_files, put_in_place, read_earlier, recover
 from backend.export.huggingface import HuggingFaceWriter
-from backend.export.image_store import IMAGE_FOLDER, ImageStore, ReadImage
+from backend.export.image_store import ImageStore, ReadImage
 from backend.export.merge import SAME_REFERENT_IOU, merge_records
-from backend.export.model import ExportImage
+from backend.export.model import Categories, ExportImage
 from backend.export.plan import ExportError, ExportPlan, ExportSummary, Writer
 from backend.export.refcoco import GrefcocoWriter, RefcocoWriter
 from backend.export.tally import Tally
+from backend.export.upright import JPEG_QUALITY, Photo, read_upright
 from backend.export.yolo import YoloWriter
 from backend.records.views import RecordView
 from saymask.errors import SaymaskError
 from saymask.image_files import find_suffix, strip_secrets
 
-MANIFEST = "manifest.json"
 _DEFAULT_SUFFIX = ".jpg"
 _MAX_SOURCE_CHARS = 500
 
@@ -38,7 +38,7 @@ def count_export(
     """Count what an export would hold; only records are read, nothing is written."""
     tally = Tally()
     for records in groups:
-        tally.add(_build_image(plan, records, _DEFAULT_SUFFIX, tally))
+        tally.add(_build_image(plan, records, None, tally))
         progress(len(records))
     return tally.summarise()
 
@@ -62,17 +62,19 @@ def run_export(
         left_out: images that were left out before, for the summary.
 
     Raises:
-        ExportError: the directory exists, nothing was selected, an image is missing or changed, or
-            the disk is full. What was read so far is kept aside and used by the next try.
+        ExportError: the directory exists and is not to be replaced, nothing was selected, an image
+            is missing, damaged, changed or of another size than its masks, or the disk is full.
+            What was read so far is kept aside and used by the next try.
     """
-    if plan.out.exists():
-        raise ExportError(f"{plan.out} exists already.", "Name another directory, or remove it.")
+    categories = Categories(_check_out(plan))
     partial = plan.out.with_name(f".{plan.out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
         images = ImageStore(plan, partial, image_dir)
         images.clear_partial()
-        export = _Export(plan, partial, images, read_image, Tally(left_out))
+        annotations = AnnotationBuilder(categories, polygons=plan.polygons)
+        writer = _open_writer(plan, partial, annotations)
+        export = _Export(plan, images, read_image, Tally(left_out), writer)
         summary = export.write(groups, progress)
         if summary.referents == 0:
             shutil.rmtree(partial)
@@ -80,9 +82,11 @@ def run_export(
                 "Nothing was selected to export.",
                 "Widen --project, --since, --outcome, --min-iou; see: saymask records list",
             )
+        if plan.polygons:
+            summary = replace(summary, inexact=annotations.segmentations["run_lengths"])
         images.forget()
-        _write_manifest(plan, summary, partial)
-        os.replace(partial, plan.out)
+        _write_manifest(plan, summary, annotations, partial)
+        put_in_place(partial, plan.out)
     except OSError as error:
         raise ExportError(
             f"{plan.out} could not be written: {error}.",
@@ -91,22 +95,35 @@ def run_export(
     return summary
 
 
+def _check_out(plan: ExportPlan) -> list[str]:
+    """The categories of the export that is replaced, none where there is none."""
+    recover(plan.out)
+    if not plan.out.exists():
+        return []
+    if not plan.replace:
+        raise ExportError(
+            f"{plan.out} exists already.",
+            "Name another directory, or remove it; an earlier export is replaced with --replace.",
+        )
+    return read_earlier(plan.out)
+
+
 class _Export:
     """One export while it is written."""
 
     def __init__(
         self,
         plan: ExportPlan,
-        folder: Path,
         images: ImageStore,
         read_image: ReadImage,
         tally: Tally,
+        writer: Writer,
     ) -> None:
         self._plan = plan
         self._images = images
         self._read_image = read_image
         self._tally = tally
-        self._writer = _open_writer(plan, folder)
+        self._writer = writer
 
     def write(self, groups: Iterator[list[RecordView]], progress: Progress) -> ExportSummary:
         """Write all images; the files are finished even when one fails."""
@@ -122,7 +139,8 @@ class _Export:
 
     def _write_image(self, records: list[RecordView]) -> None:
         try:
-            data = self._read(records)
+            photo = self._read(records)
+            image = _build_image(self._plan, records, photo, self._tally)
         except SaymaskError as error:
             if not self._plan.skip_missing:
                 raise ExportError(
@@ -131,38 +149,41 @@ class _Export:
                 ) from error
             self._tally.left_out.append(f"record {records[0].id}: {error.cause}")
             return
-        suffix = (find_suffix(data) if data is not None else None) or _DEFAULT_SUFFIX
-        image = _build_image(self._plan, records, suffix, self._tally)
         self._tally.add(image)
         if image.referents:
-            self._writer.add(image, data)
-            if data is not None and self._writer.image_folder is not None:
-                self._images.place(image, self._writer.image_folder.format(split=image.split))
+            self._writer.add(image, photo.data if photo else None)
+            if photo is not None and self._writer.image_folder is not None:
+                folder = self._writer.image_folder.format(split=image.split)
+                self._images.place(image, folder, photo.data)
 
-    def _read(self, records: list[RecordView]) -> bytes | None:
+    def _read(self, records: list[RecordView]) -> Photo | None:
         if self._plan.images == "none":
             return None
-        return self._images.read(records, self._read_image)
+        return read_upright(self._images.read(records, self._read_image))
 
 
-def _open_writer(plan: ExportPlan, folder: Path) -> Writer:
+def _open_writer(plan: ExportPlan, folder: Path, annotations: AnnotationBuilder) -> Writer:
     info = {"description": f"saymask {version('saymask')}", "split": plan.query["split"]}
     if plan.format == "huggingface":
         return HuggingFaceWriter(
             folder, info, with_images=plan.images != "none", verification=plan.verification
         )
-    writers: dict[str, Callable[..., Writer]] = {
+    if plan.format == "yolo":
+        return YoloWriter(folder, info, annotations.categories)
+    writers: dict[str, Callable[[Path, dict[str, Any], AnnotationBuilder], Writer]] = {
         "coco": CocoWriter, "refcoco": RefcocoWriter, "grefcoco": GrefcocoWriter,
-        "yolo": YoloWriter,
     }  # fmt: skip
-    return writers[plan.format](folder, info, polygons=plan.polygons)
+    return writers[plan.format](folder, info, annotations)
 
 
 def _build_image(
-    plan: ExportPlan, records: list[RecordView], suffix: str, tally: Tally
+    plan: ExportPlan, records: list[RecordView], photo: Photo | None, tally: Tally
 ) -> ExportImage:
+    """Build an image of an export; ``photo`` is None where the photo is not read."""
     first = records[0]
     sha256 = str(first.image_sha256)
+    size_hw = _find_size_hw(records, photo)
+    suffix = (find_suffix(photo.data) if photo else None) or _DEFAULT_SUFFIX
     referents, conflicts = merge_records(records, plan.merge, plan.categories or {})
     tally.add_conflicts(conflicts)
     if not plan.holds_no_referent:
@@ -171,16 +192,17 @@ def _build_image(
     return ExportImage(
         sha256=sha256,
         file_name=f"{sha256[:32]}{suffix}",
-        size_hw=_find_size_hw(records),
+        size_hw=size_hw,
         source=source if len(source) < _MAX_SOURCE_CHARS else source[:100] + " ...",
         licence=plan.licence,
         split=plan.split.choose(sha256),
         referents=referents,
+        is_turned=photo is not None and photo.is_turned,
     )
 
 
-def _find_size_hw(records: list[RecordView]) -> tuple[int, int]:
-    """The size of the masks, which must agree; without masks the image's own."""
+def _find_size_hw(records: list[RecordView], photo: Photo | None) -> tuple[int, int]:
+    """The size of the masks, which must be that of the photo; without masks the photo's own."""
     first = records[0]
     sizes = {tuple(r.coco_rle["size"]) for r in records if r.coco_rle is not None}
     if len(sizes) > 1:
@@ -189,30 +211,25 @@ def _find_size_hw(records: list[RecordView]) -> tuple[int, int]:
             f" {sorted(sizes)}.",
             f"See: saymask records show {first.id}",
         )
-    height, width = next(iter(sizes), (first.height_px or 1, first.width_px or 1))
+    known = photo.size_hw if photo else None
+    height, width = next(iter(sizes), known or (first.height_px or 1, first.width_px or 1))
+    if known not in (None, (height, width)):
+        raise ExportError(
+            f"It is {known[1]} x {known[0]} pixels; its masks were drawn on {width} x {height}.",
+            f"See: saymask records show {first.id}",
+        )
     return int(height), int(width)
 
 
-def _list_files(folder: Path) -> list[Path]:
-    """All files but the images, sorted; images may be a million, which are not even listed."""
-    beside = [path for path in folder.iterdir() if path.name != IMAGE_FOLDER]
-    files = [path for path in beside if path.is_file()]
-    for inner in (path for path in beside if path.is_dir()):
-        files += [path for path in inner.rglob("*") if path.is_file()]
-    return sorted(files)
-
-
-def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> None:
+def _write_manifest(
+    plan: ExportPlan, summary: ExportSummary, annotations: AnnotationBuilder, folder: Path
+) -> None:
     """Write what was asked, the counts, and the hash of every file but the images."""
-    files = {}
-    for path in _list_files(folder):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.relative_to(folder).as_posix()] = digest
     manifest = {
         "format": plan.format,
         "saymask": version("saymask"),
         "query": plan.query,
+        "images": plan.images,
         "same_referent_iou": SAME_REFERENT_IOU,
         "counts": {
             "photos": summary.photos,
@@ -222,6 +239,9 @@ def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> N
             "photos_per_split": summary.per_split,
             "expressions_per_outcome": summary.per_outcome,
         },
+        # How the masks of COCO's and RefCOCO's layouts are written.
+        "segmentations": dict(annotations.segmentations),
+        "photos_turned_upright": {"count": summary.turned, "jpeg_quality": JPEG_QUALITY},
         "annotators": {
             "shared_expressions": summary.shared,
             "contradictions": summary.contradictions,
@@ -230,7 +250,8 @@ def _write_manifest(plan: ExportPlan, summary: ExportSummary, folder: Path) -> N
         "verification": asdict(plan.verification) if plan.verification else None,
         "left_out": list(summary.left_out),
         "model_versions": list(summary.model_versions),
-        "files": files,
+        "categories": annotations.categories.names,
+        "files": hash_files(folder),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")

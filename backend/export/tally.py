@@ -16,6 +16,7 @@ class Tally:
     def __init__(self, left_out: Sequence[str] = ()) -> None:
         self.left_out = list(left_out)
         self._images = self._referents = self._expressions = self._no_referent = 0
+        self._turned = 0
         self._splits: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._versions: set[str] = set()
@@ -34,6 +35,7 @@ class Tally:
         if not image.referents:
             return
         self._images += 1
+        self._turned += image.is_turned
         self._splits[image.split] += 1
         for referent in image.referents:
             self._referents += 1
@@ -57,6 +59,7 @@ class Tally:
             shared=self._shared,
             contradictions=self._contradictions,
             agreement_iou=mean,
+            turned=self._turned,
             left_out=tuple(self.left_out),
             model_versions=tuple(sorted(self._versions)),
         )

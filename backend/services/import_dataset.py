@@ -21,6 +21,7 @@ from saymask.datasets import (
     load_coco,
     load_dataset,
 )
+from saymask.datasets.images import require_inside
 from saymask.errors import ConfigError, DatasetError
 from saymask.image_files import find_suffix
 from saymask.left_out import LeftOut
@@ -88,6 +89,8 @@ def read_import(
         scratch: a folder for copies of images that are elsewhere.
         with_unannotated: of ``coco``, images without annotations too.
 
+    Images are uploaded later, so none may lie outside of the dataset.
+
     Raises:
         DatasetError: names the file that is wrong.
         ConfigError: a package for ``parquet`` is missing.
@@ -98,7 +101,9 @@ def read_import(
     if format_ == COCO_FORMAT:
         return load_coco(root, with_unannotated=with_unannotated)
     is_export = any((root / name).is_file() for name in _EXPORT_FILES)
-    return load_dataset("export" if is_export else format_, root, split)
+    dataset = load_dataset("export" if is_export else format_, root, split)
+    require_inside([image.path for image in dataset.images], root)
+    return dataset
 
 
 def _read_parquet(place: str, choice: RowChoice, scratch: Path) -> Dataset:

@@ -17,7 +17,7 @@ from saymask.datasets.files import (
     to_rle,
     unite,
 )
-from saymask.datasets.images import check_existence, find_image, to_upright
+from saymask.datasets.images import check_existence, find_image, require_inside, to_upright
 from saymask.datasets.model import Dataset, DatasetImage, Expression, Rle
 from saymask.errors import DatasetError
 
@@ -37,7 +37,8 @@ def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
         with_unannotated: images without annotations too.
 
     Raises:
-        DatasetError: a file is missing or damaged, ids are ambiguous, or nothing can be used.
+        DatasetError: a file is missing or damaged, ids are ambiguous, an image lies outside of the
+            folder, or nothing can be used.
     """
     paths, folder = _find_files(root)
     if not paths:
@@ -54,6 +55,7 @@ def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
     existing = [image for image in images if image.path.is_file()]
     if not existing:
         check_existence(images, folder)
+    require_inside([image.path for image in existing], folder)
     path, count = Counter(image.path for image in existing).most_common(1)[0]
     if count > 1:
         raise DatasetError(f"{count} images are the file {path}.", "Give every image its own file.")

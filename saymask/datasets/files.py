@@ -14,7 +14,7 @@ import numpy as np
 
 from saymask.datasets.model import Rle
 from saymask.errors import ConfigError, DatasetError, InvalidMask
-from saymask.masks import decode_coco_rle, encode_coco_rle
+from saymask.masks import MAX_PIXELS, decode_coco_rle, encode_coco_rle
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ def check_size_hw(size_hw: tuple[int, int], where: str) -> tuple[int, int]:
     Raises:
         DatasetError: not positive, or absurdly large.
     """
-    if not all(1 <= side <= _SIDE_MAX_PX for side in size_hw):
+    height, width = size_hw
+    if not all(1 <= side <= _SIDE_MAX_PX for side in size_hw) or height * width > MAX_PIXELS:
         raise DatasetError(f"{where} has a size of {size_hw[0]} x {size_hw[1]} pixels.")
     return size_hw
 

@@ -69,6 +69,23 @@ def _list_tails(parts: Sequence[str]) -> Iterator[str]:
             )
 
 
+def require_inside(paths: Sequence[Path], root: Path) -> None:
+    """Check that files lie in a folder, wherever links lead.
+
+    Raises:
+        DatasetError: names the first that does not.
+    """
+    folder = root.resolve()
+    outside = [path for path in paths if not path.resolve().is_relative_to(folder)]
+    if outside:
+        raise DatasetError(
+            f"{len(outside)} of {len(paths)} images are not in {root}, first {outside[0]}, which is"
+            f" {outside[0].resolve()}.",
+            "Copy them into the dataset, or move the dataset to where they are: what lies outside"
+            " of it is not sent to Label Studio.",
+        )
+
+
 def check_images(images: Sequence[DatasetImage], root: Path) -> tuple[DatasetImage, ...]:
     """Return the images as ``to_upright`` does, if every one exists and has a name of its own.
 

@@ -146,3 +146,49 @@ def test_coco_sets_without_sentences(tmp_path: Path) -> None:
 def encode(mask: np.ndarray) -> dict[str, Any]:
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+@pytest.mark.parametrize("format_", ["coco", "refcoco", "grefcoco"])
+@pytest.mark.parametrize("linked", ["photo", "folder"])
+def test_a_link_that_leaves_the_dataset_uploads_nothing(
+    format_: str, linked: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "out"
+    export(CATS, plan(format_, root))
+    folder = root / "images"
+    target = next(folder.iterdir()) if linked == "photo" else folder
+    outside = tmp_path / "private"
+    target.rename(outside)
+    target.symlink_to(outside)
+    with pytest.raises(DatasetError, match=r"images are not in .*out, first .*private"):
+        read_import(format_, str(root), None, RowChoice(), tmp_path)
+    target.unlink()
+    # One that stays inside is as good as a copy.
+    outside.rename(root / "kept")
+    target.symlink_to(root / "kept")
+    assert read_import(format_, str(root), None, RowChoice(), tmp_path).images
+
+
+@pytest.mark.parametrize("name", ["../private.png", "{outside}/private.png", "x/../../private.png"])
+def test_a_name_that_leads_out_of_the_dataset_finds_nothing(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    export(CATS, plan("refcoco", root))
+    image = next((root / "images").iterdir())
+    image.rename(tmp_path / "private.png")
+    path = root / "instances.json"
+    content = path.read_text("utf-8").replace(image.name, name.format(outside=tmp_path))
+    path.write_text(content, "utf-8")
+    with pytest.raises(DatasetError, match=r"1 of 3 images are missing, first private\.png"):
+        read_import("refcoco", str(root), None, RowChoice(), tmp_path)
+
+
+def test_an_export_is_replaced_when_asked(database: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(database, "export", "coco", str(out))
+    again = run(database, "export", "coco", str(out), "--replace")
+    assert "holds 4 referents" in again.stdout.replace("\n", " "), again.stdout
+    (out / "mine.txt").write_text("notes")
+    refused = run(database, "export", "coco", str(out), "--replace")
+    assert refused.returncode == 2
+    assert "mine.txt" in refused.stdout
+    assert (out / "mine.txt").exists()

@@ -197,3 +197,27 @@ def test_nothing_to_roll_back(saymask: Callable[..., Any], tmp_path: Path) -> No
     registry = ModelRegistry(tmp_path / "data" / "models")
     add_model(registry, 0.3)
     assert "0.300" in saymask("models", "list").stdout
+
+
+def test_damaged_models_are_listed_and_rolled_back(
+    saymask: Callable[..., Any], tmp_path: Path
+) -> None:
+    registry = ModelRegistry(tmp_path / "data" / "models")
+    for _ in range(3):
+        registry.serve(add_model(registry, 0.3))
+    for name in ("run-0002", "run-0003"):
+        (registry.folder / name / "verdict.json").write_text("[7]", "utf-8")
+    shown = saymask("models", "list")
+    assert shown.returncode == 1
+    for name in ("run-0001", "run-0002", "run-0003"):
+        assert name in shown.stdout
+    assert shown.stdout.count("damaged:") == 2
+    assert saymask("models", "rollback").stdout.strip() == "run-0001 is served"
+    (registry.folder / "serving.json").write_text("[]", "utf-8")
+    shown = saymask("models", "list")
+    assert shown.returncode == 1
+    assert "run-0001" in shown.stdout
+    refused = saymask("models", "rollback")
+    assert refused.returncode == 2
+    assert "saymask models serve NAME" in refused.stdout
+    assert "Traceback" not in shown.stderr + refused.stderr

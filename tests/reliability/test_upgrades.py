@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -32,6 +33,7 @@ from saymask.errors import DatasetError
 from tests.backend.submissions import ALL, A, B, process, send
 from tests.conftest import DATA
 from tests.factories import annotation, brush, deletion, event, offer, typed
+from tests.peak_memory import measure
 
 SAYMASK = Path(sys.executable).parent / "saymask"
 
@@ -165,6 +167,106 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, damage: str) -> None:
         new.migrate()
         assert new.records.count_records(ALL) == 0
         assert new.requests.count_requests() == {}
+
+
+RESTORE = """
+from contextlib import closing
+from pathlib import Path
+from backend.records.backup import restore_backup
+from backend.records.stores import Stores
+with closing(Stores("sqlite:///" + sys.argv[2])) as stores:
+    return restore_backup(stores.database, Path(sys.argv[1]), lambda *_: None)["event"]
+"""
+
+
+def write_events(path: Path, tmp_path: Path, bodies: list[str | list[Any]]) -> None:
+    """A backup with events of these bodies, written without holding all of them."""
+    with closing(Stores(f"sqlite:///{tmp_path / 'a.db'}")) as stores:
+        stores.migrate()
+        send(stores, event(4, annotation(8, [typed("waiting")])))
+        write_backup(stores.database, path, ignore)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    row = json.loads(content.pop("event.jsonl"))
+    manifest = json.loads(content.pop("manifest.json"))
+    manifest["rows"]["event"] = len(bodies)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+        archive.writestr("manifest.json", json.dumps(manifest))
+        with archive.open("event.jsonl", "w", force_zip64=True) as file:
+            for number, body in enumerate(bodies, 1):
+                line = json.dumps({**row, "id": number, "body": "BODY"}).encode()
+                text = (
+                    json.dumps(body, ensure_ascii=False).encode()
+                    if isinstance(body, str)
+                    else body[0]
+                )
+                file.write(line.replace(b'"BODY"', text) + b"\n")
+    assert path.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("bodies", "said"),
+    [
+        (["x" * 2_000_000] * 200, "200"),
+        (["x" * 250_000_000], "refused: A row of event is longer than 128 MB."),
+        ([[b"[" + b"[]," * 30_000_000 + b"0]"]], "refused: A row of event has more than 5,000,000"),
+        ([[b"[" * 3_000_000]], "refused: .* is not a backup, or damaged: .*recursion"),
+    ],
+    ids=["many", "long", "values", "deep"],
+)
+def test_a_backup_that_unpacks_to_gigabytes(
+    tmp_path: Path, bodies: list[str | list[Any]], said: str
+) -> None:
+    """Rows of honest length come back; none of the others is decoded."""
+    write_events(tmp_path / "b.zip", tmp_path, bodies)
+    peak, found = measure(RESTORE, str(tmp_path / "b.zip"), str(tmp_path / "new.db"))
+    assert re.match(said, found)
+    assert peak < 500
+
+
+def test_the_longest_webhook_comes_back(tmp_path: Path) -> None:
+    """In a backup each of its characters may be escaped."""
+    body = '"' * 10_000 + "ü🐶" * 1000
+    write_events(tmp_path / "b.zip", tmp_path, [body])
+    with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as new:
+        with pytest.raises(DatasetError, match=r"longer than 0\.01 MB.*SAYMASK_BODY_MAX_MB"):
+            restore_backup(new.database, tmp_path / "b.zip", ignore, 10_000)
+        size = len(json.dumps(body, ensure_ascii=False).encode()) + 1000
+        restore_backup(new.database, tmp_path / "b.zip", ignore, size)
+        write_backup(new.database, tmp_path / "again.zip", ignore)
+    with zipfile.ZipFile(tmp_path / "again.zip") as archive:
+        line = archive.read("event.jsonl")
+    assert json.loads(line)["body"] == body
+    assert len(line) < size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"manifest.json": b"[]"},
+        {"manifest.json": b'{"format": "saymask-backup-1", "revision": []}'},
+        {"manifest.json": b" " * 2_000_000},
+        {"event.jsonl": b"7\n"},
+        {"event.jsonl": b'{"id": 1}\n'},
+        {"event.jsonl": b"\xff\n"},
+    ],
+)
+def test_a_backup_of_another_shape_is_refused_in_words(
+    tmp_path: Path, change: dict[str, bytes]
+) -> None:
+    write_events(tmp_path / "b.zip", tmp_path, ["x"])
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name, data in (content | change).items():
+            archive.writestr(name, data)
+    with (
+        closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as new,
+        pytest.raises(DatasetError, match="is not a backup, or damaged"),
+    ):
+        restore_backup(new.database, tmp_path / "b.zip", ignore)
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

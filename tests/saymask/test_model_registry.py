@@ -67,12 +67,60 @@ def test_a_deleted_run_is_neither_named_again_nor_served_again(registry: ModelRe
     assert registry.roll_back() == first
 
 
-@pytest.mark.parametrize("content", ['{"served": null}', "[]", "{}", "{"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"served": null}', '{"served": "run-0001"}', "[]", "{}", "{", "[" * 100_000, "\xff"],
+)
 def test_a_file_of_another_shape_is_named(registry: ModelRegistry, content: str) -> None:
-    registry.create_run()
-    (registry.folder / "serving.json").write_text(content, "utf-8")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    name = add_model(registry, 0.3)
+    (registry.folder / "serving.json").write_bytes(content.encode("latin-1"))
+    for use in (registry.read_served, registry.roll_back, lambda: registry.serve(name)):
+        with pytest.raises(ConfigError, match=r"serving\.json cannot be read.*Remove it"):
+            use()
+    assert [(m.name, m.is_served) for m in registry.list_models()] == [(name, False)]
+
+
+DAMAGES = [
+    ("model/model.json", "[]"),
+    ("model/model.json", "{"),
+    ("model/model.json", "[" * 100_000),
+    ("model/model.json", '{"metrics": [1]}'),
+    ("model/model.json", '{"metrics": {"held_out_iou": "high"}}'),
+    ("verdict.json", "null"),
+    ("verdict.json", '{"against": "", "difference": "much"}'),
+    ("verdict.json", '"better"'),
+]
+
+
+@pytest.mark.parametrize(("file", "content"), DAMAGES)
+def test_a_damaged_model_is_listed_by_name_and_passed_over(
+    registry: ModelRegistry, file: str, content: str
+) -> None:
+    first, second, third = (add_model(registry, 0.3) for _ in range(3))
+    for name in (first, second, third):
+        registry.serve(name)
+    for name in (second, third):
+        (registry.folder / name / file).write_text(content, "utf-8")
+    models = registry.list_models()
+    assert [(m.name, m.is_served, Path(file).name in m.damage) for m in models] == [
+        (first, False, False), (second, False, True), (third, True, True),
+    ]  # fmt: skip
+    with pytest.raises(InvalidRequest, match="Use run-0001"):
+        registry.serve(second)
+    assert registry.roll_back() == registry.read_served() == first
+
+
+@pytest.mark.parametrize("odd", ["null", "7", "[]", '"../run-0001"', '"a/b"'])
+def test_an_odd_entry_is_not_served_and_rolling_back_passes_it_over(
+    registry: ModelRegistry, odd: str
+) -> None:
+    name = add_model(registry, 0.3)
+    path = registry.folder / "serving.json"
+    path.write_text(f'{{"served": ["{name}", {odd}, {odd}]}}', "utf-8")
+    with pytest.raises(ConfigError, match=r"not a model.*rollback"):
         registry.read_served()
+    assert int(registry.create_run().removeprefix("run-")) > 1
+    assert registry.roll_back() == registry.read_served() == name
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

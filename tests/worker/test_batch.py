@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from saymask.batch_rows import SCHEMA
 from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask.datasets import RowChoice
-from saymask.datasets.parquet import load_parquet
+from saymask.datasets.parquet import BatchRows, load_parquet
 from saymask.errors import DatasetError, GivenMasksError, ImageUnreadable
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
@@ -268,9 +268,12 @@ def test_places_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         Source("nowhere://bucket").list_images()
     with pytest.raises(DatasetError, match="cannot be read"):
         read_expressions(str(tmp_path / "missing.csv"))
-    (tmp_path / "_run.json").write_text("{")
-    with pytest.raises(DatasetError, match="cannot be used"):
-        Target(str(tmp_path)).begin({})
+    for content in ("{", "[]", "[" * 100_000):
+        (tmp_path / "_run.json").write_text(content)
+        with pytest.raises(DatasetError, match="cannot be used"):
+            Target(str(tmp_path)).begin({})
+        with pytest.raises(DatasetError, match="not a folder of saymask-worker batch"):
+            BatchRows(str(tmp_path))
 
 
 def test_a_part_says_which_images_are_done(tmp_path: Path) -> None:
@@ -281,6 +284,16 @@ def test_a_part_says_which_images_are_done(tmp_path: Path) -> None:
     table = pq.read_table(path)
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == SCHEMA
+
+
+def test_a_name_that_leads_out_of_the_source_is_a_failure(folder: Path, tmp_path: Path) -> None:
+    (folder.parent / "private.jpg").write_bytes(b"private")
+    texts = write_texts(tmp_path / "t", [("../private.jpg", "the cat"), ("a.jpg", "the cat")])
+    report = run(BatchPlan(str(folder), str(tmp_path / "rows"), texts))
+    (failure,) = report.failed
+    assert "../private.jpg" in failure
+    assert "leads out of" in failure
+    assert [row["image"] for row in read_rows(tmp_path / "rows")] == ["a.jpg"]
 
 
 def test_rows_to_review_are_chosen_alike_each_time(folder: Path, tmp_path: Path) -> None:

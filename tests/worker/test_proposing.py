@@ -318,6 +318,20 @@ class TestFolder:
         assert suffixes == [".jpg", ".jpg", ".png", ".png"], "as their content is"
         assert len(load_coco(folder.parent / "out").images) == 4
 
+    def test_a_link_that_leaves_the_folder_is_left_out_and_one_inside_is_not(
+        self, folder: Path
+    ) -> None:
+        shutil.copy(folder / "two.jpg", folder.parent / "private.jpg")
+        (folder / "away.jpg").symlink_to(folder.parent / "private.jpg")
+        (folder / "two.jpg").rename(folder / "kept.jpg")
+        (folder / "two.jpg").symlink_to("kept.jpg")
+        before = len(self.run(FolderPipeline(), folder).failed)
+        (failure,) = (f for f in self.run(FolderPipeline(), folder).failed if "away" in f)
+        assert before == 1
+        assert "private.jpg" in failure
+        read = load_coco(folder.parent / "out")
+        assert all(not image.path.is_symlink() for image in read.images)
+
     def test_a_folder_without_images_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="holds no image"):
             self.run(FolderPipeline(), tmp_path)

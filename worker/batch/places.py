@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -66,7 +67,9 @@ class Source:
         return names
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of an image; raises OSError."""
+        """Return the bytes of an image; raises OSError, also where its name leads out."""
+        if ".." in PurePosixPath(name).parts:
+            raise PermissionError(f"its name leads out of {self.place}.")
         system, root = open_place(self.place)
         data: bytes = system.cat_file(f"{root}/{name}")
         return data
@@ -96,7 +99,9 @@ class Target:
                 self.write(RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
                 return
             before = json.loads(self._system.cat_file(path))
-        except (OSError, ValueError) as error:
+            if not isinstance(before, dict):
+                raise ValueError(f"{RUN_FILE} is not an object.")
+        except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{self.place} cannot be used: {error}") from error
         changed = [k for k in sorted(before.keys() | run.keys()) if before.get(k) != run.get(k)]
         if changed:
@@ -116,7 +121,9 @@ class Target:
             try:
                 with self._system.open(path, "rb") as file:
                     done.update(decode_done(file))
-            except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            except (
+                OSError, KeyError, TypeError, ValueError, RecursionError, pa.ArrowException,
+            ) as error:  # fmt: skip
                 raise DatasetError(
                     f"{path} is damaged: {error}", "Delete it; its images are then done again."
                 ) from error

@@ -23,6 +23,8 @@ Failed = tuple[str, str]
 
 _DONE_METADATA = b"saymask.images"
 _NAME_DIGITS = 20
+# Readers hold a group in memory.
+_ROWS_A_GROUP = 1024
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def encode_part(images: Sequence[ImageRows]) -> bytes:
     done = json.dumps([image.key for image in images]).encode()
     schema = SCHEMA.with_metadata({_DONE_METADATA: done})
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    pq.write_table(table, buffer, row_group_size=_ROWS_A_GROUP, compression="zstd")
     return buffer.getvalue()
 
 

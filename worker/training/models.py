@@ -84,12 +84,13 @@ def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> Train
         described = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
         training = described["training"]
         config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
+        metrics = dict(described["metrics"])
         weights = load_file(folder / _MODEL)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"There is no trained model in {folder}: {error}.",
             "Train one: saymask-worker train --data EXPORT_DIR --out DIR",
         ) from error
     model = build_cris(config.backbone, store)
     load_trained_state(model, weights, folder)
-    return TrainedCris(model.to(torch.device(device)).eval(), config, described["metrics"])
+    return TrainedCris(model.to(torch.device(device)).eval(), config, metrics)

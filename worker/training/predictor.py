@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saymask.errors import ConfigError
 from saymask.masks import Mask
 from worker.methods.logistic import Curve
 from worker.stages import Derived
@@ -39,12 +40,20 @@ class CrisPredictor:
     Args:
         trained: the model.
         device: where it is.
+
+    Raises:
+        ConfigError: the model's description is damaged.
     """
 
     def __init__(self, trained: TrainedCris, device: str) -> None:
         self._trained = trained
         self._device = torch.device(device)
-        self._curve = Curve(**trained.metrics["curve"])
+        try:
+            self._curve = Curve(**trained.metrics["curve"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                "The model's description has no curve of its confidence.", "Train it again."
+            ) from error
 
     @classmethod
     def load(cls, folder: Path, store: WeightStore, device: str) -> CrisPredictor:
