@@ -14,6 +14,7 @@ from rich.markup import escape
 from backend.cli.context import (
     DryRunOption,
     JsonOption,
+    check_address,
     console,
     log_in,
     print_json,
@@ -222,10 +223,8 @@ def _build_options(
     settings: Settings, backend_url: str | None, *, may_change: bool
 ) -> ConnectOptions:
     url = backend_url or f"http://{settings.host}:{settings.port}"
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url} is not an address.", "Write http://host:port.")
     return ConnectOptions(
-        backend_url=url.rstrip("/"),
+        backend_url=check_address("--backend-url", url),
         user=settings.basic_auth_user,
         password=settings.basic_auth_password.get_secret_value(),
         secret=settings.webhook_secret.get_secret_value(),

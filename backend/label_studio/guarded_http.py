@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from backend.label_studio.connections import USER_AGENT, build_tls, find_new_address
 from saymask.errors import ConfigError, ImageForbidden
 
 # Addresses outside these are special; inside them, 6to4 embeds an IPv4 address.
@@ -188,9 +189,7 @@ class _Stream(httpx.SyncByteStream):
         self._stream.close()
 
 
-def _limit(
-    timeout: float | None, error: type[httpcore.TimeoutException]
-) -> float | None:
+def _limit(timeout: float | None, error: type[httpcore.TimeoutException]) -> float | None:
     """The time that is left for one operation."""
     left_s = _deadline.get() - time.monotonic()
     if left_s <= 0:
@@ -207,6 +206,25 @@ def find_proxy(url: str) -> str | None:
         return None
     proxies = getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def get_json(url: str, login: tuple[str, str] | None, seconds: float) -> Any:
+    """Return the JSON that an address answers with, for a user and a password or None.
+
+    Raises:
+        httpx.HTTPError: no answer in time, or a redirect.
+        ValueError: it is not JSON.
+        ConfigError: the certificates or the proxy cannot be used.
+    """
+    transport = DeadlineTransport(build_tls(), proxy=find_proxy(url))
+    headers = {"User-Agent": USER_AGENT}
+    with httpx.Client(transport=transport, timeout=seconds) as client, time_limit(seconds):
+        response = client.get(url, auth=login, headers=headers)
+    if response.has_redirect_location:
+        base_url = url.removesuffix(urlsplit(url).path)
+        address = find_new_address(response, base_url, urlsplit(url).path)
+        raise httpx.HTTPError(f"it redirects to {address or 'another address'}; use that one")
+    return response.json()
 
 
 def _build_proxy(address: str) -> httpcore.Proxy:

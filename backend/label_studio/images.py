@@ -99,7 +99,9 @@ class ImageFetcher:
 
     def _fetch(self, reference: str, task_id: int) -> bytes:
         if is_data_uri(reference):
-            return _check_image(decode_data_uri(reference, self._max_bytes), "The photo in the task")
+            return _check_image(
+                decode_data_uri(reference, self._max_bytes), "The photo in the task"
+            )
         scheme = urlsplit(reference).scheme.lower()
         if scheme in _CLOUD_SCHEMES:
             # In the alphabet for addresses: names in other scripts give / and + in the usual one.
@@ -168,7 +170,9 @@ class ImageFetcher:
         try:
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check_address(url)
-                with client.stream("GET", url, auth=self._auth_for(url), headers=_HEADERS) as answer:
+                with client.stream(
+                    "GET", url, auth=self._auth_for(url), headers=_HEADERS
+                ) as answer:
                     if not answer.has_redirect_location:
                         self._check_status(answer, url)
                         return self._read(answer, url)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from saymask.batch_rows import PARTS, RUN_FILE
 from saymask.errors import DatasetError, InvalidExpression
+from saymask.redaction import explain
 from worker.batch.rows import Failed, Key, decode_done
 from worker.folder_proposals import IMAGE_SUFFIXES
 from worker.language import clean_expression
@@ -32,7 +33,7 @@ def _open(place: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"{place} cannot be opened: {error}",
+            f"{place} cannot be opened: {explain(error)}",
             "Install the fsspec package of its protocol, for example s3fs or gcsfs.",
         ) from error
     return system, str(path).rstrip("/")
@@ -58,7 +59,7 @@ class Source:
         try:
             paths = system.find(root)
         except OSError as error:
-            raise DatasetError(f"{self.place} cannot be read: {error}") from error
+            raise DatasetError(f"{self.place} cannot be read: {explain(error)}") from error
         names = sorted(
             str(path)[len(root) :].lstrip("/")
             for path in paths
@@ -103,7 +104,7 @@ class Target:
                 return
             before = json.loads(self._system.cat_file(path))
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{self.place} cannot be used: {error}") from error
+            raise DatasetError(f"{self.place} cannot be used: {explain(error)}") from error
         changed = [k for k in sorted(before.keys() | run.keys()) if before.get(k) != run.get(k)]
         if changed:
             raise DatasetError(
@@ -157,7 +158,7 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
     try:
         text = system.cat_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{place} cannot be read: {error}") from error
+        raise DatasetError(f"{place} cannot be read: {explain(error)}") from error
     texts_by_image: dict[str, dict[str, None]] = {}
     for number, row in _read_rows(text, place):
         image, expression = row.get("image"), row.get("expression")

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from saymask.errors import WeightsError
+from saymask.redaction import explain
 from worker.weights import default_cache_dir
 from worker.weights.hashing import hash_file
 
@@ -148,9 +149,8 @@ class HubStore:
                 _describe_pulling(model, self.path(model)),
             ) from error
         except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise WeightsError(
-                f"{model.repository} could not be fetched: {reason}",
+                f"{model.repository} could not be fetched: {explain(error)}",
                 f"Check the network, or put its files into {self.path(model)}.",
             ) from error
 
