@@ -33,7 +33,7 @@ from backend.services.predict_task import TaskPredictor
 from backend.services.prepare import prepare_project
 from backend.services.segment import Segmenter
 from backend.services.upload_image import ImageUploader
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import InvalidRequest
 
 _MARKS = {
     "ok": "[green]ok[/green]     ",

@@ -11,6 +11,7 @@ import uvicorn
 from rich.table import Table
 
 from backend.api.app import create_app
+from backend.api.http_protocol import HeaderDeadlineProtocol
 from backend.cli.context import JsonOption, check_address, console, print_json
 from backend.config import load_settings
 from backend.label_studio.guarded_http import get_json
@@ -42,6 +43,7 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
+        http=HeaderDeadlineProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,

@@ -1,4 +1,4 @@
-"""Webhooks as they came, and what became of each."""
+"""Webhooks that wait to be processed, and how each was processed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Literal
 
 from sqlalchemy import Update, func, select, update
@@ -16,6 +17,9 @@ from backend.records.tables import Event, Request
 
 EventState = Literal["understood", "nothing", "problem"]
 _MAX_ACTION_CHARS = 64
+_MAX_LOADED_CHARS = 16_000_000
+# Of an event that needs no further processing.
+_NO_BODY = ""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,17 @@ class NewEvent:
     """A webhook to be stored.
 
     Attributes:
-        body: the JSON object as it came, without secrets.
+        body: what recording reads of the JSON object, without secrets; None where it was not read.
         project, task_id, annotation_id: what it is about, where it says so.
+        problem: why it can never be processed, or None.
     """
 
     action: str
-    body: dict[str, Any]
+    body: dict[str, Any] | None
     project: ProjectKey | None = None
     task_id: int | None = None
     annotation_id: int | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ class EventStore:
             project_created=event.project.created if event.project else 0,
             task_id=event.task_id,
             annotation_id=event.annotation_id,
-            body=json.dumps(event.body),
+            body=_NO_BODY if event.body is None else json.dumps(event.body),
+            state="waiting" if event.problem is None else "problem",
+            problem=event.problem,
         )
         with self._database.session() as session, session.begin():
             row.last_request_id = session.scalar(select(func.max(Request.id)))
@@ -88,19 +96,38 @@ class EventStore:
             return int(row.id)
 
     def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
-        """Return stored events, newest first, with their parsed bodies."""
+        """Return stored events, newest first, with their parsed bodies; None where none is kept."""
         with self._database.session() as session:
             rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
             return [
-                {"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows
+                {
+                    "id": row.id,
+                    "action": row.action,
+                    "body": json.loads(row.body) if row.body else None,
+                }
+                for row in rows
             ]
 
     def list_waiting(self, limit: int) -> list[WaitingEvent]:
-        """Return the oldest events that wait to be processed."""
+        """Return the oldest events that wait to be processed.
+
+        Long ones come in smaller groups: at most 16 million characters together, or one event.
+        """
         with self._database.session() as session:
-            rows = session.scalars(
-                select(Event).where(Event.state == "waiting").order_by(Event.id).limit(limit)
-            )
+            lengths = session.execute(
+                select(Event.id, func.length(Event.body))
+                .where(Event.state == "waiting")
+                .order_by(Event.id)
+                .limit(limit)
+            ).all()
+            totals = accumulate(length for _, length in lengths)
+            fitting = [
+                id_
+                for (id_, _), total in zip(lengths, totals, strict=True)
+                if total <= _MAX_LOADED_CHARS
+            ]
+            ids = fitting or [id_ for id_, _ in lengths[:1]]
+            rows = session.scalars(select(Event).where(Event.id.in_(ids)).order_by(Event.id))
             return [
                 WaitingEvent(r.id, r.action, r.body, r.received_at, r.last_request_id, r.attempts)
                 for r in rows
@@ -132,16 +159,20 @@ class EventStore:
             ]
 
     def mark_event(self, event_id: int, state: EventState, problem: str | None = None) -> None:
-        """Record what became of an event."""
+        """Record how an event was processed."""
         with self._database.session() as session, session.begin():
             session.execute(build_mark(event_id, state, problem))
 
     def retry_problems(self) -> int:
-        """Let every event with a problem be processed again; returns how many."""
+        """Let every event with a problem be processed again, if its body is kept.
+
+        Returns:
+            How many there are.
+        """
         with self._database.session() as session, session.begin():
             ids = session.scalars(
                 update(Event)
-                .where(Event.state == "problem")
+                .where(Event.state == "problem", Event.body != _NO_BODY)
                 .values(state="waiting", problem=None, attempts=0)
                 .returning(Event.id)
             )
@@ -162,9 +193,11 @@ class EventStore:
 
 
 def build_mark(event_id: int, state: EventState, problem: str | None = None) -> Update:
-    """Return the statement that records what became of an event."""
-    return (
-        update(Event)
-        .where(Event.id == event_id, Event.state == "waiting")
-        .values(state=state, problem=problem, processed_at=datetime.now(UTC))
-    )
+    """Return the statement that records how an event was processed.
+
+    Only one with a problem keeps its body: nothing else is ever processed again.
+    """
+    values: dict[str, Any] = {"state": state, "problem": problem, "processed_at": datetime.now(UTC)}
+    if state != "problem":
+        values["body"] = _NO_BODY
+    return update(Event).where(Event.id == event_id, Event.state == "waiting").values(values)

@@ -106,7 +106,7 @@ class CandidateRow(Base):
 
 
 class Event(Base):
-    """A webhook as it came, without secrets; ``body`` is the JSON text.
+    """A webhook; ``body`` is the JSON text of what recording reads, empty when that is done.
 
     ``state`` is ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``;
     ``problem`` is the reason. ``attempts`` counts how often processing began; ``last_request_id``
