@@ -29,5 +29,5 @@ def strip_secrets(reference: str) -> str:
         # A slash in a password ends the host early: the rest of the password looks like a path.
         _ = parts.port
     except ValueError:
-        return reference.split("?", maxsplit=1)[0].rsplit("@", maxsplit=1)[-1]
+        return reference.rsplit("@", maxsplit=1)[-1].split("?", maxsplit=1)[0]
     return urlunsplit((parts.scheme, parts.netloc.rsplit("@", maxsplit=1)[-1], parts.path, "", ""))

@@ -72,11 +72,11 @@ def clean_address(value: str) -> str:
         ValueError: two readings are possible, or none; the text does not show the value.
     """
     plain = value.strip()
-    for name, option in parse_qsl(plain.partition("?")[2]):
-        if name == "password":
-            hide_from_now_on(option)
     scheme, separator, rest = plain.partition("://")
     credentials, at, host = rest.rpartition("@")
+    for name, option in parse_qsl(host.partition("?")[2]):
+        if name == "password":
+            hide_from_now_on(option)
     if scheme.startswith(("sqlite", "unix")) or not (separator and at):
         return clean_line(plain)
     user, _, password = credentials.partition(":")

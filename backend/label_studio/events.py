@@ -102,6 +102,9 @@ def _keep_what_is_read(body: dict[str, Any]) -> dict[str, Any]:
     for name in _LISTS_OF_IDS.get(body["action"], ()):
         if isinstance(body.get(name), list):
             kept[name] = [_pick(item, ("id",)) for item in body[name]]
+    if body["action"] == "TASKS_CREATED":
+        # Their images are prepared at once; no record comes from them.
+        kept["tasks"] = []
     return kept
 
 

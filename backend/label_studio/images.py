@@ -88,8 +88,13 @@ class ImageFetcher:
             ImageUnreachable, ImageForbidden, ImageTooLarge, ImageUnreadable, LabelStudioError,
             ConfigError.
         """
+        reference = reference.strip()
         try:
-            return self._fetch(reference.strip(), task_id)
+            return self._fetch(reference, task_id)
+        except (ImageForbidden, ImageUnreachable) as error:
+            if self._may_be_label_studio(reference):
+                raise type(error)(error.cause, f"{error.cure} {_PUBLIC_URL_CURE}") from error
+            raise
         except ValueError as error:
             # Malformed addresses: ports, brackets, labels and code points no host name may have.
             # The error quotes them, and what it quotes may be part of a password.
@@ -183,7 +188,7 @@ class ImageFetcher:
             raise ImageUnreachable(f"The photo at {_shorten(url)} redirects without end.")
         except ImageError as error:
             if new_address is None:
-                raise _with_public_url_cure(error, url) from error.__cause__
+                raise
             raise type(error)(
                 f"Label Studio redirects from {self._base_url} to {new_address}, and there:"
                 f" {error.cause}",
@@ -230,16 +235,27 @@ class ImageFetcher:
         parts = urlsplit(url)
         if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ImageForbidden(f"{_shorten(url)} is not an http(s) address.")
-        if self._is_label_studio(url):
-            base_path = urlsplit(self._base_url).path
-            path = parts.path.removeprefix(base_path)
-            is_below = parts.path.startswith(base_path + "/")
-            if not (is_below and _IMAGE_PATH.match(path)) or _leaves_folder(url):
-                raise ImageForbidden(
-                    f"{_shorten(url)} is not where Label Studio keeps photos.",
-                    "Use an upload, local files or cloud storage; if it asks for a login, set"
-                    " SAYMASK_LABEL_STUDIO_API_KEY.",
-                )
+        if self._is_label_studio(url) and not self._is_image(url):
+            raise ImageForbidden(
+                f"{_shorten(url)} is not where Label Studio keeps photos.",
+                "Use an upload, local files or cloud storage; if it asks for a login, set"
+                " SAYMASK_LABEL_STUDIO_API_KEY.",
+            )
+
+    def _is_image(self, url: str) -> bool:
+        """Whether an address on Label Studio's server is where it keeps images."""
+        base_path, path = urlsplit(self._base_url).path, urlsplit(url).path
+        is_below = path.startswith(base_path + "/")
+        is_image_path = _IMAGE_PATH.match(path.removeprefix(base_path)) is not None
+        return is_below and is_image_path and not _leaves_folder(url)
+
+    def _may_be_label_studio(self, reference: str) -> bool:
+        """Whether an address of another server looks like Label Studio's images."""
+        if not reference.lower().startswith(("http://", "https://")):
+            return False
+        url = self._to_our_address(reference)
+        is_known = self._is_label_studio(url) and self._is_image(url)
+        return _IMAGE_PATH.search(urlsplit(url).path) is not None and not is_known
 
 
 _HEADERS = {
@@ -267,13 +283,6 @@ def _find_image_path(reference: str) -> str | None:
 
 def _leaves_folder(reference: str) -> bool:
     return bool(_PARENT_FOLDER.search(unquote(unquote(reference))))
-
-
-def _with_public_url_cure(error: ImageError, url: str) -> ImageError:
-    """The same refusal; if the address looks like one of Label Studio's, with what to set."""
-    if isinstance(error, ImageForbidden) and _IMAGE_PATH.search(urlsplit(url).path):
-        return type(error)(error.cause, f"{error.cure} {_PUBLIC_URL_CURE}".strip())
-    return error
 
 
 def _check_image(data: bytes, what: str) -> bytes:
