@@ -6,8 +6,10 @@ installation.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -16,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError
 from saymask.logs import LogFormat
+from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_now_on
 from saymask.settings_file import find_settings_file
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
@@ -30,11 +33,12 @@ class Settings(BaseSettings):
         populate_by_name=True,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
     host: str = Field("127.0.0.1", description="Address the backend listens on.")
     port: int = Field(9090, ge=1, le=65535, description="Port the backend listens on.")
-    redis_url: str = Field(
+    redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
@@ -48,13 +52,18 @@ class Settings(BaseSettings):
         description="Folder of the models trained from records, the same for backend and worker;"
         " for the backend, empty means `models` in the data directory.",
     )
-    database_url: str = Field(
+    database_url: SecretAddress = Field(
         "", description="SQLAlchemy URL; empty means SQLite in the data directory."
     )
     label_studio_url: str = Field(
         "", description="Address of Label Studio, for photos stored there, sync and exports."
     )
-    label_studio_api_key: SecretStr = Field(
+    label_studio_public_url: str = Field(
+        "",
+        description="Address under which people open Label Studio, if it is another one; photos"
+        " that tasks keep under it are read from SAYMASK_LABEL_STUDIO_URL.",
+    )
+    label_studio_api_key: Key = Field(
         SecretStr(""), description="Personal access token or legacy token of a Label Studio user."
     )
     k: int = Field(3, ge=1, le=MAX_K, description="Candidates offered per expression.")
@@ -84,10 +93,10 @@ class Settings(BaseSettings):
         description="User with whom Label Studio and people log in. Needed, with password and"
         " webhook secret, unless the backend listens on this machine alone.",
     )
-    basic_auth_password: SecretStr = Field(
+    basic_auth_password: Secret = Field(
         SecretStr(""), description="Password that goes with the user."
     )
-    webhook_secret: SecretStr = Field(
+    webhook_secret: Secret = Field(
         SecretStr(""), description="/webhook demands it in the header X-Saymask-Secret."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -97,6 +106,15 @@ class Settings(BaseSettings):
     )
     body_max_mb: float = Field(
         64.0, gt=0, description="Longest request body that is accepted, megabytes."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Longest time a request body may take to arrive, seconds."
+    )
+    webhook_max_mb: float = Field(
+        16.0,
+        gt=0,
+        description="Longest webhook that is kept, megabytes. What a longer one reports is read"
+        " from Label Studio by sync.",
     )
     sync_every_s: float = Field(
         300.0,
@@ -127,12 +145,18 @@ class Settings(BaseSettings):
     def _split_fields(cls, value: object) -> object:
         return _split(value) if isinstance(value, str) else value
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "label_studio_public_url")
     @classmethod
-    def _strip_slash(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/")
+    def _check_address(cls, value: str) -> str:
+        return check_http_address(value) if value.strip() else ""
+
+    @field_validator("basic_auth_user")
+    @classmethod
+    def _check_user(cls, value: str) -> str:
+        user = clean_line(value)
+        if ":" in user:
+            raise ValueError("must not contain a colon")
+        return user
 
     @property
     def effective_models_dir(self) -> Path:
@@ -154,6 +178,27 @@ class Settings(BaseSettings):
     def effective_database_url(self) -> str:
         """The database's SQLAlchemy URL; by default SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir / 'saymask.db'}"
+
+
+def check_http_address(value: str) -> str:
+    """Return the address of a server, without a slash at the end.
+
+    Raises:
+        ValueError: it is not one; the text does not show what may be secret in it.
+    """
+    plain = value.strip()
+    try:
+        parts = urlsplit(plain)
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_complete = is_complete and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_complete = False
+    if "@" in plain:
+        hide_from_now_on(plain.partition("://")[2].rpartition("@")[0].partition(":")[2])
+        raise ValueError("must hold neither user nor password (it is not shown)")
+    if not is_complete or re.search(r"[\s?#]", plain):
+        raise ValueError("must be http://HOST:PORT or https://HOST, with a path where there is one")
+    return plain.rstrip("/")
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ def build_fetcher(settings: Settings) -> ImageFetcher:
     """Build the fetcher of images, with the limits of the settings."""
     return ImageFetcher(
         base_url=settings.label_studio_url,
+        public_url=settings.label_studio_public_url,
         api_key=settings.label_studio_api_key.get_secret_value(),
         private_hosts=settings.photo_private_hosts,
         max_bytes=int(settings.photo_max_mb * 1e6),
@@ -32,4 +33,6 @@ def build_client(settings: Settings) -> LabelStudioClient:
             " the folder in which `make up` was started.",
         )
     key = settings.label_studio_api_key.get_secret_value()
-    return LabelStudioClient(settings.label_studio_url, key)
+    return LabelStudioClient(
+        settings.label_studio_url, key, public_url=settings.label_studio_public_url
+    )

@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 
 from backend.call import Call
 from backend.queue_replies import raise_failure, read_reply, read_success
-from backend.queue_state import REDIS_CURE, QueueState, redis_errors
+from backend.queue_state import QueueState, redis_errors
 from backend.training_queue import TrainingQueue
 from backend.waiters import Waiter, Waiters
 from saymask.contract import (
@@ -106,7 +106,10 @@ class JobQueue(QueueState):
                 max_connections=connections,
             )
         except ValueError as error:
-            raise ConfigError(f"The address of the queue is wrong: {error}.", REDIS_CURE) from error
+            raise ConfigError(
+                "The address of the queue is wrong (it is not shown).",
+                "Write redis://:PASSWORD@HOST:PORT/0 into SAYMASK_REDIS_URL.",
+            ) from error
         super().__init__(connection)
         self._deadline_s = deadline_s
         self._no_worker_grace_s = no_worker_grace_s

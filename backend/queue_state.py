@@ -19,6 +19,7 @@ from saymask.contract import (
     WorkerStatus,
 )
 from saymask.errors import QueueUnavailable
+from saymask.redaction import explain
 
 log = logging.getLogger(__name__)
 
@@ -121,5 +122,6 @@ def redis_errors() -> Iterator[None]:
             "Raise maxmemory of Redis or Valkey; photos leave it after half an hour.",
         ) from error
     except redis.exceptions.RedisError as error:
-        reason = str(error).rstrip(".")
-        raise QueueUnavailable(f"The queue cannot be reached: {reason}.", REDIS_CURE) from error
+        raise QueueUnavailable(
+            f"The queue cannot be reached: {explain(error)}.", REDIS_CURE
+        ) from error

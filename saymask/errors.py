@@ -35,6 +35,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from saymask.redaction import hide
+
 
 class SaymaskError(Exception):
     """Base of all errors that carry a message for people.
@@ -47,6 +49,8 @@ class SaymaskError(Exception):
     Args:
         cause: what is wrong, with the offending value.
         cure: what the reader can do about it.
+
+    Secrets are removed from both, because a message reaches annotators, logs and the database.
     """
 
     code: ClassVar[str] = "SaymaskError"
@@ -59,9 +63,9 @@ class SaymaskError(Exception):
         cls.code = code or cls.__name__
 
     def __init__(self, cause: str, cure: str = "") -> None:
-        super().__init__(cause, cure)
-        self.cause = cause
-        self.cure = cure
+        self.cause = hide(cause)
+        self.cure = hide(cure)
+        super().__init__(self.cause, self.cure)
 
     def __str__(self) -> str:
         """Return cause and cure in one line."""

@@ -54,10 +54,12 @@ def strip_secrets(reference: str) -> str:
 
     References inside Label Studio, and those of cloud storage, hold none and stay as they are.
     """
-    if not reference.lower().startswith(("http://", "https://")):
+    if not reference.strip().lower().startswith(("http://", "https://")):
         return reference
     try:
         parts = urlsplit(reference)
+        # A slash in a password ends the host early: the rest of the password looks like a path.
+        _ = parts.port
     except ValueError:
-        return reference.split("?", maxsplit=1)[0].rsplit("@", maxsplit=1)[-1]
+        return reference.rsplit("@", maxsplit=1)[-1].split("?", maxsplit=1)[0]
     return urlunsplit((parts.scheme, parts.netloc.rsplit("@", maxsplit=1)[-1], parts.path, "", ""))

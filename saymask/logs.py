@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
+from saymask.redaction import hide
+
 LogFormat = Literal["text", "json"]
 
 call_id: ContextVar[str] = ContextVar("call_id", default="-")
@@ -25,8 +27,16 @@ class CallFilter(logging.Filter):
         return True
 
 
+class TextFormatter(logging.Formatter):
+    """One line of text, and a trace below it; without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return hide(super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, call, message, fields, trace."""
+    """One JSON object per line: time, level, logger, call, message, fields, trace; no secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -35,11 +45,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "call": getattr(record, "call", "-"),
-            "message": record.getMessage(),
+            "message": hide(record.getMessage()),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = hide(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 
@@ -47,7 +57,7 @@ def configure_logging(log_format: LogFormat) -> None:
     """Log to stderr from level INFO on."""
     handler = logging.StreamHandler()
     handler.addFilter(CallFilter())
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # Every request is in the database; httpx would log each image's address a second time.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from saymask.errors import ConfigError
 from saymask.private_files import open_private_file
 
 UP_DIR_VARIABLE = "SAYMASK_UP_DIR"
@@ -28,11 +29,14 @@ def write_settings_file(directory: Path, variables: Mapping[str, str]) -> Path:
     """Write variables to the settings file of an installation, readable by its owner only.
 
     Raises:
-        ValueError: a value cannot be written in the dotenv format.
+        ConfigError: a value cannot be written in the dotenv format.
     """
     for name, value in variables.items():
         if "'" in value or "\n" in value:
-            raise ValueError(f"{name} must not contain a quote or a line break, got {value!r}.")
+            raise ConfigError(
+                f"{name} contains a quotation mark or a line break.",
+                "In an address, write %27 for the quotation mark.",
+            )
     lines = [f"{name}='{value}'\n" for name, value in variables.items()]
     path = directory / _FILE_NAME
     path.unlink(missing_ok=True)

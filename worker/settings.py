@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from saymask.contract import Queues
 from saymask.errors import ConfigError
 from saymask.logs import LogFormat
+from saymask.redaction import SecretAddress, hide_from_now_on
 from saymask.settings_file import find_settings_file
 from worker.config import (
     OFFER_ALL,
@@ -22,6 +24,9 @@ from worker.config import (
 )
 from worker.scoring_config import FAITHFUL_SCORING, ScoringConfig
 
+# Read by the model hub's own library, whose errors we pass on.
+_HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
 
 class WorkerSettings(BaseSettings):
     """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
@@ -32,9 +37,10 @@ class WorkerSettings(BaseSettings):
         populate_by_name=True,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
-    redis_url: str = Field(
+    redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
@@ -176,6 +182,8 @@ def load_worker_settings(**overrides: object) -> WorkerSettings:
     Raises:
         ConfigError: a value is wrong; names the setting.
     """
+    for name in _HUB_TOKENS:
+        hide_from_now_on(os.environ.get(name, ""))
     try:
         return WorkerSettings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:

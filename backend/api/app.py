@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from backend.api.authentication import AccessPolicy
+from backend.api.body import BodyDeadlineMiddleware
 from backend.api.metrics import Metrics, MetricsMiddleware
 from backend.api.routes import Dependencies, build_router
 from backend.config import Settings
@@ -104,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="saymask", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
     )
+    app.add_middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout_s)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(build_router(dependencies, policy))
     app.add_exception_handler(SaymaskError, _explain)

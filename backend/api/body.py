@@ -1,16 +1,30 @@
-"""Reading request bodies: JSON only, up to a limit, decoded off the event loop."""
+"""Reading request bodies: JSON only, up to a limit, within a time, decoded off the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saymask.errors import InvalidRequest
+from saymask.errors import CallAbandoned, InvalidRequest
+
+Result = TypeVar("Result")
 
 _MEGA = 1_000_000
+# A longer body takes one of few places while it is read, decoded and used.
+_LARGE_BYTES = 1_000_000
+_LARGE_PLACES = 4
+_THREADS = 8
+# After an answer, so long is the rest of a body thrown away before the connection is closed: a
+# caller that still sends would otherwise lose the answer.
+_LINGER_S = 2.0
 
 
 class BodyTooLarge(InvalidRequest):
@@ -19,43 +33,165 @@ class BodyTooLarge(InvalidRequest):
     http_status = 413
 
 
+class BodyTooSlow(InvalidRequest):
+    """The body did not arrive in time."""
+
+    http_status = 408
+
+
 class NotJson(InvalidRequest):
     """The body is declared to be something else than JSON."""
 
     http_status = 415
 
 
-async def read_json(request: Request, max_mb: float, limiter: anyio.CapacityLimiter) -> Any:
-    """Return the decoded body.
+class BodyReader:
+    """Reads the bodies of one kind of request.
+
+    Short bodies have threads of their own, so that long ones delay none of them. Of the long ones
+    only a few are in memory at a time; the others wait, unread.
 
     Args:
-        request: whose body is read.
         max_mb: longest body, megabytes; no more is kept in memory.
-        limiter: of the threads that decode.
-
-    Raises:
-        NotJson: a browser sends other types to any address without asking; so they are refused.
-        BodyTooLarge, InvalidRequest.
+        too_large_cure: what a caller is told to do about a longer one.
     """
+
+    def __init__(self, max_mb: float, too_large_cure: str) -> None:
+        self._max_mb = max_mb
+        self._cure = too_large_cure
+        self._short = anyio.CapacityLimiter(_THREADS)
+        self._long = anyio.CapacityLimiter(_LARGE_PLACES)
+        self._places = asyncio.Semaphore(_LARGE_PLACES)
+
+    async def read(self, request: Request, use: Callable[[Any], Result]) -> Result:
+        """Return what a function makes of the decoded body.
+
+        Args:
+            request: whose body is read.
+            use: called in a thread; the decoded body is freed when it returns.
+
+        Raises:
+            NotJson: a browser sends other types to any address without asking; so they are refused.
+            BodyTooLarge, BodyTooSlow, InvalidRequest.
+            CallAbandoned: the caller went away.
+            whatever ``use`` raises.
+        """
+        _check_type(request)
+        announced = request.headers.get("Content-Length", "0")
+        if announced.isdecimal() and int(announced) > self._max_mb * _MEGA:
+            raise self._too_large()
+        body = bytearray()
+        limiter = self._short
+        async with AsyncExitStack() as stack:
+            async for piece in _stream(request):
+                body += piece
+                if len(body) > self._max_mb * _MEGA:
+                    raise self._too_large()
+                if len(body) > _LARGE_BYTES and limiter is self._short:
+                    limiter = self._long
+                    await stack.enter_async_context(self._places)
+            return await anyio.to_thread.run_sync(_decode_and_use, body, use, limiter=limiter)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self._max_mb:g} MB.", self._cure)
+
+
+class BodyDeadlineMiddleware:
+    """Gives each request's body a time in which it must have arrived as a whole.
+
+    After that, whoever reads it gets a ``BodyTooSlow``. When an answer is sent before the body has
+    arrived, the connection is closed after it.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        body = _TimedBody(receive, self._seconds)
+
+        async def answer(message: Message) -> None:
+            if body.is_complete:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                close = (b"connection", b"close")
+                await send({**message, "headers": [*message.get("headers", ()), close]})
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                await body.discard(_LINGER_S)
+                await send({"type": "http.response.body"})
+            else:
+                await send(message)
+
+        await self._app(scope, body.receive, answer)
+
+
+class _TimedBody:
+    """The body of one request, with a deadline."""
+
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self.is_complete = False
+        self._receive = receive
+        self._seconds = seconds
+        self._deadline = asyncio.get_running_loop().time() + seconds
+
+    async def receive(self) -> Message:
+        if self.is_complete:
+            return await self._receive()
+        try:
+            return await self._receive_until(self._deadline)
+        except TimeoutError as error:
+            raise BodyTooSlow(
+                f"The body did not arrive within {self._seconds:g} s.",
+                "Send it faster, or raise SAYMASK_BODY_TIMEOUT_S.",
+            ) from error
+
+    async def discard(self, seconds: float) -> None:
+        """Throw the rest away for a while."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            while not self.is_complete:
+                await self._receive_until(deadline)
+        except TimeoutError:
+            return
+
+    async def _receive_until(self, deadline: float) -> Message:
+        async with asyncio.timeout_at(deadline):
+            message = await self._receive()
+        self.is_complete = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
+def _check_type(request: Request) -> None:
     content_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if content_type != "application/json":
         raise NotJson(
             f"The body is {content_type or 'of no type'}.", "Send Content-Type: application/json."
         )
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_mb * _MEGA:
-            raise BodyTooLarge(
-                f"The body is larger than {max_mb:g} MB.", "Raise SAYMASK_BODY_MAX_MB."
-            )
-        pieces.append(piece)
-    return await anyio.to_thread.run_sync(_decode, b"".join(pieces), limiter=limiter)
 
 
-def _decode(body: bytes) -> Any:
+async def _stream(request: Request) -> AsyncIterator[bytes]:
     try:
-        return json.loads(body)
+        async for piece in request.stream():
+            yield piece
+    except ClientDisconnect as error:
+        raise CallAbandoned("The caller went away before the body was sent.") from error
+
+
+def _decode_and_use(body: bytearray, use: Callable[[Any], Result]) -> Result:
+    try:
+        decoded = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+    # The raw bytes are as large as what was decoded from them.
+    body.clear()
+    return use(decoded)

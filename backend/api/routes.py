@@ -18,14 +18,22 @@ from fastapi.templating import Jinja2Templates
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.api.authentication import AccessPolicy
-from backend.api.body import read_json
+from backend.api.body import BodyReader, BodyTooLarge
 from backend.api.metrics import Metrics
 from backend.api.openapi import describe_api
 from backend.api.results import to_results
 from backend.call import Call, new_call_id
 from backend.config import Settings
-from backend.label_studio.events import read_created_tasks, read_project, to_new_event
-from backend.label_studio.predict_request import PredictRequest, parse_predict_request
+from backend.label_studio.events import (
+    read_created_tasks,
+    to_new_event,
+    to_oversized_event,
+)
+from backend.label_studio.predict_request import (
+    PredictRequest,
+    PredictTask,
+    parse_predict_request,
+)
 from backend.records.decisions import OUTCOME_LABELS
 from backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from backend.records.stores import Stores
@@ -45,9 +53,11 @@ Result = TypeVar("Result")
 
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 
-_PARSING_THREADS = 8
-_WEBHOOK_THREADS = 16
+_STORING_THREADS = 8
 _PREPARING_THREADS = 8
+# Images are fetched and prepared ahead only while so few wait for that.
+_MAX_WAITING = 32
+_TRAINING_THREADS = 2
 _QUESTION_THREADS = 8
 _WATCH_INTERVAL_S = 0.5
 _MAX_CALL_ID_CHARS = 64
@@ -71,12 +81,22 @@ class Dependencies:
     wake_recorder: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _Webhook:
+    """What is left of a webhook after it was stored."""
+
+    event_id: int
+    action: str
+    project_id: int | None
+    tasks: tuple[PredictTask, ...]
+
+
 class Endpoints:
     """One method per endpoint.
 
-    Requests that wait for a worker, webhooks, preparation and questions about the state have
-    threads of their own, so that none of them delays another: Label Studio gives a webhook one
-    second.
+    Requests that wait for a worker, webhooks, each kind of work behind an answer and questions
+    about the state have threads of their own, so that none of them delays another: Label Studio
+    gives a webhook one second, and may itself be slow to answer.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -90,9 +110,17 @@ class Endpoints:
         self._metrics = dependencies.metrics
         self._wake_recorder = dependencies.wake_recorder
         self._waiting = anyio.CapacityLimiter(dependencies.settings.threads)
-        self._parsing = anyio.CapacityLimiter(_PARSING_THREADS)
-        self._webhooks = anyio.CapacityLimiter(_WEBHOOK_THREADS)
+        settings = dependencies.settings
+        self._predict_bodies = BodyReader(settings.body_max_mb, "Raise SAYMASK_BODY_MAX_MB.")
+        self._webhook_bodies = BodyReader(
+            settings.webhook_max_mb,
+            "Sync reads from Label Studio what it reports; or raise SAYMASK_WEBHOOK_MAX_MB.",
+        )
+        self._storing = anyio.CapacityLimiter(_STORING_THREADS)
         self._preparing = anyio.CapacityLimiter(_PREPARING_THREADS)
+        self._looking_ahead = anyio.CapacityLimiter(_PREPARING_THREADS)
+        self._importing = anyio.CapacityLimiter(_PREPARING_THREADS)
+        self._starting = anyio.CapacityLimiter(_TRAINING_THREADS)
         self._questions = anyio.CapacityLimiter(_QUESTION_THREADS)
 
     async def live(self) -> dict[str, str]:
@@ -115,15 +143,15 @@ class Endpoints:
         """Answer a typed expression, clicks, or a batch of tasks."""
         call = Call(id=read_call_id(request))
         call_id.set(call.id)
-        body = await read_json(request, self._settings.body_max_mb, self._parsing)
-        parse = partial(parse_predict_request, body, self._settings.expression_fields)
-        predict_request = await anyio.to_thread.run_sync(parse, limiter=self._parsing)
+        fields = self._settings.expression_fields
+        predict_request = await self._predict_bodies.read(
+            request, lambda body: parse_predict_request(body, fields)
+        )
         if not predict_request.is_interactive or predict_request.typed:
-            later.add_task(
-                anyio.to_thread.run_sync,
-                partial(self._preparer.prepare_opened, predict_request),
-                limiter=self._preparing,
-            )
+            prepare = partial(self._preparer.prepare_tasks, predict_request.tasks)
+            later.add_task(_run_behind, prepare, self._preparing)
+            look_ahead = partial(self._preparer.prepare_next, predict_request)
+            later.add_task(_run_behind, look_ahead, self._looking_ahead)
         if self._waiting.available_tokens < 1:
             answers = decline(predict_request)
         else:
@@ -133,24 +161,28 @@ class Endpoints:
     async def webhook(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Store a webhook; it is processed afterwards."""
         call_id.set(read_call_id(request))
-        body = await read_json(request, self._settings.body_max_mb, self._webhooks)
-        event_id = await anyio.to_thread.run_sync(
-            lambda: self._stores.events.append_event(to_new_event(body)), limiter=self._webhooks
-        )
+        try:
+            stored = await self._webhook_bodies.read(request, self._store)
+        except BodyTooLarge:
+            event = to_oversized_event(self._settings.webhook_max_mb)
+            store = partial(self._stores.events.append_event, event)
+            await anyio.to_thread.run_sync(store, limiter=self._storing)
+            raise
         self._wake_recorder()
-        if body["action"] == "TASKS_CREATED":
-            later.add_task(
-                anyio.to_thread.run_sync,
-                partial(self._prepare_created, body),
-                limiter=self._preparing,
-            )
-        if body["action"] == "START_TRAINING":
-            later.add_task(
-                anyio.to_thread.run_sync,
-                partial(self._start_training, body),
-                limiter=self._preparing,
-            )
-        return {"status": "stored", "event": event_id}
+        if stored.tasks:
+            prepare = partial(self._preparer.prepare_tasks, stored.tasks)
+            later.add_task(_run_behind, prepare, self._importing)
+        if stored.action == "START_TRAINING":
+            train = partial(self._start_training, stored.project_id)
+            later.add_task(_run_behind, train, self._starting)
+        return {"status": "stored", "event": stored.event_id}
+
+    def _store(self, body: Any) -> _Webhook:
+        """Store a webhook and keep only what is done behind the answer."""
+        event = to_new_event(body)
+        event_id = self._stores.events.append_event(event)
+        project_id = event.project.id if event.project else None
+        return _Webhook(event_id, event.action, project_id, _read_tasks_to_prepare(body))
 
     async def ready(self) -> JSONResponse:
         """Tell whether typed expressions are answered; status 503 when they are not."""
@@ -202,19 +234,13 @@ class Endpoints:
             self._metrics.observe_answer(answer)
         return answers
 
-    def _prepare_created(self, body: Any) -> None:
-        """Prepare the images of imported tasks before anyone opens them."""
-        try:
-            tasks = read_created_tasks(body)
-        except SaymaskError as error:
-            log.warning("the images of new tasks are not prepared: %s", error)
+    def _start_training(self, project_id: int | None) -> None:
+        """Do what Label Studio's button asks for; the result is on the status page."""
+        if not project_id:
+            log.warning("no training: the webhook names no project")
             return
-        self._preparer.prepare_tasks(tasks)
-
-    def _start_training(self, body: Any) -> None:
-        """Do what Label Studio's button asks for; what it came to is on the status page."""
         try:
-            self._training.start_unattended(read_project(body))
+            self._training.start_unattended(project_id)
         except SaymaskError as error:
             log.warning("no training: %s", error)
 
@@ -243,6 +269,23 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
         "/webhook", endpoints.webhook, methods=["POST"], dependencies=[Depends(policy.check_secret)]
     )
     return router
+
+
+def _read_tasks_to_prepare(body: Any) -> tuple[PredictTask, ...]:
+    """The imported tasks of a webhook, whose images are prepared before anyone opens them."""
+    try:
+        return read_created_tasks(body)
+    except SaymaskError as error:
+        log.warning("the images of new tasks are not prepared: %s", error)
+        return ()
+
+
+async def _run_behind(work: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:
+    """Do something behind an answer, unless too much waits to be done already."""
+    if limiter.statistics().tasks_waiting >= _MAX_WAITING:
+        log.info("too much waits to be done behind answers; left out: %s", work)
+        return
+    await anyio.to_thread.run_sync(work, limiter=limiter)
 
 
 async def _describe_api(request: Request) -> JSONResponse:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from backend.config import Settings, load_settings
+from backend.config import Settings, check_http_address, load_settings
 from backend.context import build_client
 from backend.label_studio.client import LabelStudioClient
 from backend.records.decisions import OUTCOME_LABELS
@@ -169,6 +169,18 @@ def check_outcomes(outcomes: Sequence[str] | None) -> tuple[str, ...]:
             f"There is no outcome {unknown[0]!r}.", f"Use one of {', '.join(OUTCOME_LABELS)}."
         )
     return tuple(outcomes or ())
+
+
+def check_address(option: str, value: str) -> str:
+    """Return the address of a server, without a slash at the end.
+
+    Raises:
+        ConfigError: it is not one, or holds a password.
+    """
+    try:
+        return check_http_address(value)
+    except ValueError as error:
+        raise ConfigError(f"{option} {error}.", "Write http://HOST:PORT.") from error
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 from rich.markup import escape
@@ -24,6 +25,7 @@ from backend.cli.context import console
 from backend.label_studio.label_config import default_label_config
 from saymask.errors import SaymaskError
 from saymask.image_files import to_printable
+from saymask.redaction import hide
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,3 +71,7 @@ def main() -> None:
         if error.cure:
             console.print(to_printable(error.cure), highlight=False, markup=False)
         sys.exit(2)
+    except Exception:  # noqa: BLE001
+        # A bug: its trace, without the secrets that libraries quote.
+        sys.stderr.write(hide(traceback.format_exc()))
+        sys.exit(1)

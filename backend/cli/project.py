@@ -14,6 +14,7 @@ from rich.markup import escape
 from backend.cli.context import (
     DryRunOption,
     JsonOption,
+    check_address,
     console,
     log_in,
     one_at_a_time,
@@ -33,7 +34,7 @@ from backend.services.predict_task import TaskPredictor
 from backend.services.prepare import prepare_project
 from backend.services.segment import Segmenter
 from backend.services.upload_image import ImageUploader
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import InvalidRequest
 from saymask.left_out import LeftOut
 
 _MARKS = {
@@ -228,10 +229,8 @@ def _build_options(
     settings: Settings, backend_url: str | None, *, may_change: bool
 ) -> ConnectOptions:
     url = backend_url or f"http://{settings.host}:{settings.port}"
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url} is not an address.", "Write http://host:port.")
     return ConnectOptions(
-        backend_url=url.rstrip("/"),
+        backend_url=check_address("--backend-url", url),
         user=settings.basic_auth_user,
         password=settings.basic_auth_password.get_secret_value(),
         secret=settings.webhook_secret.get_secret_value(),

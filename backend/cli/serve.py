@@ -11,12 +11,16 @@ import uvicorn
 from rich.table import Table
 
 from backend.api.app import create_app
-from backend.cli.context import JsonOption, console, print_json
+from backend.api.http_protocol import HeaderDeadlineProtocol
+from backend.cli.context import JsonOption, check_address, console, print_json
 from backend.config import load_settings
+from backend.label_studio.guarded_http import get_json
 from backend.records.stores import Stores
 from saymask.errors import QueueUnavailable
 from saymask.logs import configure_logging
+from saymask.redaction import explain
 
+_READY_TIMEOUT_S = 10.0
 _WORKER_COLUMNS = ("name", "queues", "state", "encoder", "proposals", "device")
 
 
@@ -39,6 +43,7 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
+        http=HeaderDeadlineProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
@@ -54,13 +59,13 @@ def status(
     Example: saymask status --json
     """
     settings = load_settings()
-    address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
+    address = check_address("--url", url or f"http://{settings.host}:{settings.port}")
     try:
-        answer = httpx.get(f"{address}/ready", auth=settings.login, timeout=10).json()
+        answer = get_json(f"{address}/ready", settings.login, _READY_TIMEOUT_S)
         workers = answer["workers"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise QueueUnavailable(
-            f"No backend answers at {address}: {error}.", "Start it: saymask serve"
+            f"No backend answers at {address}: {explain(error)}.", "Start it: saymask serve"
         ) from error
     if as_json:
         print_json(answer)

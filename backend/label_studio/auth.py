@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import threading
 import time
 from collections.abc import Generator
 
 import httpx
 
-from saymask.errors import SaymaskError
+from backend.label_studio.connections import find_new_address
+from saymask.errors import ConfigError, SaymaskError
+from saymask.redaction import clean_key
 
+_REFRESH_PATH = "/api/token/refresh/"
 _TOKEN_MARGIN_S = 30.0
+ADDRESS_CURE = "Check SAYMASK_LABEL_STUDIO_URL and that it runs."
 
 
 class LabelStudioError(SaymaskError):
@@ -38,12 +41,19 @@ class LabelStudioAuth(httpx.Auth):
     Args:
         base_url: of Label Studio, without a slash at the end.
         api_key: of the user, or empty.
+
+    Raises:
+        ConfigError: the key holds signs that no header may have.
     """
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        self._refresh_url = f"{base_url}/api/token/refresh/"
-        self._api_key = api_key
-        self._lock = threading.Lock()
+        self._base_url = base_url
+        try:
+            self._api_key = clean_key(api_key)
+        except ValueError as error:
+            raise ConfigError(
+                f"Label Studio's key {error}.", "Correct SAYMASK_LABEL_STUDIO_API_KEY."
+            ) from error
         self._access = ""
         self._expires_at = 0.0
 
@@ -52,36 +62,64 @@ class LabelStudioAuth(httpx.Auth):
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the Authorization header, after exchanging the token where that is due.
 
+        Threads that find the token expired exchange it each for itself: none waits for another's
+        slow answer.
+
         Raises:
             LabelStudioError: the key was refused.
         """
         if self._api_key and "." not in self._api_key:
             request.headers["Authorization"] = f"Token {self._api_key}"
         elif self._api_key:
-            with self._lock:
-                if time.time() > self._expires_at - _TOKEN_MARGIN_S:
-                    refresh = httpx.Request(
-                        "POST", self._refresh_url, json={"refresh": self._api_key}
-                    )
-                    self._store_access(refresh, (yield refresh))
-                request.headers["Authorization"] = f"Bearer {self._access}"
+            if time.time() > self._expires_at - _TOKEN_MARGIN_S:
+                refresh = httpx.Request(
+                    "POST",
+                    self._base_url + _REFRESH_PATH,
+                    json={"refresh": self._api_key},
+                    headers={"User-Agent": request.headers["User-Agent"]},
+                )
+                self._store_access(refresh, (yield refresh))
+            request.headers["Authorization"] = f"Bearer {self._access}"
         yield request
 
     def _store_access(self, refresh: httpx.Request, response: httpx.Response) -> None:
         response.read()
+        check_moved(response, self._base_url, _REFRESH_PATH)
         if response.status_code != httpx.codes.OK:
             raise LabelStudioError(
                 f"Label Studio refused the personal access token (HTTP {response.status_code}).",
                 "Make a new one under Account & Settings, set SAYMASK_LABEL_STUDIO_API_KEY.",
             )
         try:
-            self._access = str(response.json()["access"])
+            access = str(response.json()["access"])
         except (ValueError, KeyError, TypeError) as error:
             raise LabelStudioError(
-                f"{refresh.url} did not answer as Label Studio does.",
-                "Check SAYMASK_LABEL_STUDIO_URL.",
+                f"{refresh.url} did not answer as Label Studio does.", ADDRESS_CURE
             ) from error
-        self._expires_at = _read_expiry(self._access)
+        expires_at = _read_expiry(access)
+        # In this order: another thread must not take the old token for the new one's time.
+        self._access, self._expires_at = access, expires_at
+
+
+def check_moved(response: httpx.Response, base_url: str, path: str) -> None:
+    """Check that Label Studio answers itself.
+
+    Raises:
+        LabelStudioError: it redirects; names the address to use, where that is known.
+    """
+    if not response.has_redirect_location:
+        return
+    address = find_new_address(response, base_url, path)
+    if address is not None:
+        raise LabelStudioError(
+            f"Label Studio redirects from {base_url} to {address}.",
+            f"Use this address: SAYMASK_LABEL_STUDIO_URL={address}",
+        )
+    raise LabelStudioError(
+        f"{base_url}{path} redirects instead of answering as Label Studio does.",
+        "Set SAYMASK_LABEL_STUDIO_URL to the address of Label Studio's first page; it may have to"
+        " begin with https://.",
+    )
 
 
 def _read_expiry(access: str) -> float:

@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
+from pydantic import TypeAdapter
 
 from backend.label_studio.api_schema import (
     MlBackendBody,
@@ -23,7 +25,15 @@ from backend.label_studio.api_schema import (
     ViewBody,
     WebhookBody,
 )
-from backend.label_studio.auth import CallRefused, LabelStudioAuth, LabelStudioError
+from backend.label_studio.auth import (
+    ADDRESS_CURE,
+    CallRefused,
+    LabelStudioAuth,
+    LabelStudioError,
+    check_moved,
+)
+from backend.label_studio.connections import USER_AGENT, build_tls, explain_failure
+from backend.label_studio.guarded_http import DeadlineTransport, find_proxy, time_limit
 from backend.label_studio.label_config import LabelConfig, default_label_config
 from backend.label_studio.schema import Body, TaskBody, validate
 from saymask.left_out import LeftOut
@@ -35,6 +45,10 @@ _READ_TRIES = 5
 _MAX_RETRY_AFTER_S = 60.0
 _PAGE_SIZE = 100
 _PREDICT_TIMEOUT_S = 100.0
+# For a page of annotations, or files.
+_TRANSFER_TIMEOUT_S = 300.0
+# Nobody waits for the tasks after an opened one.
+_LOOKING_AHEAD_TIMEOUT_S = 10.0
 # An HTTP date has whole seconds, and the answer took a while.
 _CLOCK_PRECISION = timedelta(seconds=2)
 
@@ -75,16 +89,25 @@ class LabelStudioClient:
     Args:
         base_url: of Label Studio.
         api_key: personal access token or legacy token of the user.
-        timeout_s: longest wait for one answer.
+        timeout_s: longest time for one answer in total; more for files and pages of annotations.
+        public_url: under which people open it, if that is another address.
 
     Every method raises ``LabelStudioError`` when Label Studio cannot be reached, refuses the call
     or answers in an unknown shape, and ``NotFound`` when the object does not exist.
     """
 
-    def __init__(self, base_url: str, api_key: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, base_url: str, api_key: str, timeout_s: float = 30.0, public_url: str = ""
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._public_path = urlsplit(public_url or self.base_url).path.rstrip("/")
         self._clock_offset = timedelta(0)
-        self._client = httpx.Client(timeout=timeout_s, auth=LabelStudioAuth(self.base_url, api_key))
+        self._client = httpx.Client(
+            transport=DeadlineTransport(build_tls(), proxy=find_proxy(self.base_url)),
+            auth=LabelStudioAuth(self.base_url, api_key),
+            headers={"User-Agent": USER_AGENT},
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -96,11 +119,11 @@ class LabelStudioClient:
 
     def get_release(self) -> str:
         """Return the version of Label Studio, or ``unknown``."""
-        return str(self.request("GET", "/api/version").get("release", "unknown"))
+        return str(_read_object(self.request("GET", "/api/version")).get("release", "unknown"))
 
     def get_user_name(self) -> str:
         """Return the e-mail address or name of the user."""
-        user = self.request("GET", "/api/current-user/whoami")
+        user = _read_object(self.request("GET", "/api/current-user/whoami"))
         return str(user.get("email") or user.get("username"))
 
     def iterate_pages(
@@ -109,6 +132,7 @@ class LabelStudioClient:
         params: dict[str, Any] | None = None,
         page_size: int = _PAGE_SIZE,
         first: int = 1,
+        timeout_s: float | None = None,
     ) -> Iterator[Page]:
         """Yield the pages of a list to its end, whatever number of items Label Studio puts on one.
 
@@ -121,14 +145,16 @@ class LabelStudioClient:
             params: of the query.
             page_size: items that are asked for at a time.
             first: number of the first page.
+            timeout_s: longest wait for a page; None for the client's own.
         """
+        extra = {} if timeout_s is None else {"timeout": timeout_s}
         seen: set[str] = set()
         per_page = 0
         for number in itertools.count(first):
             query = {**(params or {}), "page": number, "page_size": page_size}
             asked_at = datetime.now(UTC)
             try:
-                answer = self.request("GET", path, params=query)
+                answer = self.request("GET", path, params=query, **extra)
             except NotFound:
                 if number == 1:
                     raise
@@ -304,7 +330,8 @@ class LabelStudioClient:
         # Without fields=all some of the included ones stay empty.
         params: dict[str, Any] = {"project": project_id, "fields": "all"}
         extra = {} if include is None else {"include": include}
-        return self.iterate_pages("/api/tasks", {**params, **extra}, page_size, first)
+        query = {**params, **extra}
+        return self.iterate_pages("/api/tasks", query, page_size, first, _TRANSFER_TIMEOUT_S)
 
     def iterate_tasks(
         self, project_id: int, left_out: LeftOut, include: str | None = "id,data"
@@ -330,7 +357,10 @@ class LabelStudioClient:
         }  # fmt: skip
         query = {"filters": {"conjunction": "and", "items": [later]}, "ordering": ["tasks:id"]}
         params = {"project": project_id, "fields": "task_only", "query": json.dumps(query)}
-        page = next(self.iterate_pages("/api/tasks", params, page_size=count), None)
+        pages = self.iterate_pages(
+            "/api/tasks", params, page_size=count, timeout_s=_LOOKING_AHEAD_TIMEOUT_S
+        )
+        page = next(pages, None)
         items = page.items[:count] if page is not None else []
         return list(read_each(items, TaskBody, "task", LeftOut()))
 
@@ -384,14 +414,18 @@ class LabelStudioClient:
 
     def import_tasks(self, project_id: int, tasks: list[dict[str, Any]]) -> None:
         """Create tasks from ``{"data": ..., "predictions": ..., "annotations": ...}``."""
-        self.request("POST", f"/api/projects/{project_id}/import", json=tasks)
+        path = f"/api/projects/{project_id}/import"
+        self.request("POST", path, json=tasks, timeout=_TRANSFER_TIMEOUT_S)
 
     def import_images(self, project_id: int, paths: Sequence[Path]) -> int:
         """Upload image files as tasks; returns the number of tasks in the project."""
         for path in paths:
             with path.open("rb") as file:
                 self.request(
-                    "POST", f"/api/projects/{project_id}/import", files={"file": (path.name, file)}
+                    "POST",
+                    f"/api/projects/{project_id}/import",
+                    files={"file": (path.name, file)},
+                    timeout=_TRANSFER_TIMEOUT_S,
                 )
         return self.get_project(project_id).task_number or 0
 
@@ -403,11 +437,12 @@ class LabelStudioClient:
                 f"/api/projects/{project_id}/import",
                 params={"commit_to_project": "false"},
                 files={"file": (name, file)},
+                timeout=_TRANSFER_TIMEOUT_S,
             )
         try:
             upload_id = answer["file_upload_ids"][0]
             upload = self.request("GET", f"/api/import/file-upload/{upload_id}")
-            return "/data/" + str(upload["file"]).lstrip("/")
+            return f"{self._public_path}/data/" + str(upload["file"]).lstrip("/")
         except (KeyError, IndexError, TypeError) as error:
             raise LabelStudioError(
                 f"Label Studio took {path.name} and did not say where it is: {answer}."
@@ -419,24 +454,36 @@ class LabelStudioClient:
         Reading waits and tries again while Label Studio is too busy.
         """
         response = self._send(method, path, **arguments)
+        check_moved(response, self.base_url, path)
         self._check_status(response, method, path)
         try:
             return response.json() if response.content else None
         except ValueError as error:
             raise LabelStudioError(
-                f"The answer of {self.base_url}{path} is not valid JSON."
+                f"The answer of {self.base_url}{path} is not valid JSON.", ADDRESS_CURE
             ) from error
 
-    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, timeout: float | None = None, **arguments: Any
+    ) -> httpx.Response:
         tries = _READ_TRIES if method == "GET" else 1
+        seconds = timeout or self._timeout_s
         while True:
             tries -= 1
             try:
-                response = self._client.request(method, self.base_url + path, **arguments)
-            except httpx.HTTPError as error:
+                with time_limit(seconds):
+                    response = self._client.request(
+                        method, self.base_url + path, timeout=seconds, **arguments
+                    )
+            except httpx.TimeoutException as error:
                 raise LabelStudioError(
-                    f"Label Studio at {self.base_url} cannot be reached: {error}.",
-                    "Check SAYMASK_LABEL_STUDIO_URL and that it runs.",
+                    f"Label Studio at {self.base_url} did not answer {path} within {seconds:g} s.",
+                    ADDRESS_CURE,
+                ) from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                reason, cure = explain_failure(error, ADDRESS_CURE)
+                raise LabelStudioError(
+                    f"Label Studio at {self.base_url} cannot be reached: {reason}.", cure
                 ) from error
             self._clock_offset = _read_clock_offset(response)
             if response.status_code not in _BUSY_STATUSES or not tries:
@@ -493,6 +540,10 @@ def _identify(item: Any) -> str:
     """What makes an item of a list one that was seen before."""
     number = item.get("id") if isinstance(item, dict) else None
     return str(number) if type(number) is int else json.dumps(item, sort_keys=True)
+
+
+def _read_object(answer: Any) -> dict[str, Any]:
+    return _read(TypeAdapter(dict[str, Any]).validate_python, answer)
 
 
 def _read_clock_offset(response: httpx.Response) -> timedelta:

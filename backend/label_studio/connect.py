@@ -14,6 +14,7 @@ import httpx
 from backend.label_studio.api_schema import ProjectBody, WebhookBody
 from backend.label_studio.auth import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.guarded_http import get_json
 from backend.label_studio.label_config import (
     LabelConfig,
     default_label_config,
@@ -23,12 +24,14 @@ from backend.label_studio.predict_request import parse_task
 from backend.label_studio.predictions import build_typed
 from saymask.errors import InvalidLabelConfig, SaymaskError
 from saymask.left_out import LeftOut
+from saymask.redaction import explain
 
 State = Literal["ok", "changed", "problem", "unknown"]
 TITLE = "saymask"
 SECRET_HEADER = "X-Saymask-Secret"
 _MIN_VERSION = (1, 20)
 _EVENT_TIMEOUT_S = 8.0
+_READY_TIMEOUT_S = 10.0
 _ADDRESS_CURE = (
     "Label Studio refuses to call private addresses. Start it with ML_BLOCK_LOCAL_IP=false and"
     " SSRF_PROTECTION_ENABLED=false (both: without the second the backend is attached but no"
@@ -157,7 +160,7 @@ class Connector:
             workers = answer["workers"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             return Check(
-                "backend", "problem", f"{url} does not answer as saymask does: {error}",
+                "backend", "problem", f"{url} does not answer as saymask does: {explain(error)}",
                 "Start it (saymask serve) and name its address with --backend-url.",
             )  # fmt: skip
         if not answer["ready"]:
@@ -170,7 +173,7 @@ class Connector:
     def _read_ready(self) -> Any:
         options = self._options
         auth = (options.user, options.password) if options.user else None
-        return httpx.get(f"{options.backend_url}/ready", auth=auth, timeout=10).json()
+        return get_json(f"{options.backend_url}/ready", auth, _READY_TIMEOUT_S)
 
     def _check_config(self, project_id: int) -> Check:
         project = self._client.get_project(project_id)
@@ -349,7 +352,7 @@ class Connector:
             return sum(answer["events"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise LabelStudioError(
-                f"{self._options.backend_url} does not answer: {error}.",
+                f"{self._options.backend_url} does not answer: {explain(error)}.",
                 "Start it: saymask serve",
             ) from error
 

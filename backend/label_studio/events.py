@@ -1,8 +1,9 @@
-"""Label Studio's webhooks: what is stored of them, and what they mean."""
+"""Label Studio's webhooks: what is stored of them, and how they are interpreted."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,9 +23,13 @@ from backend.records.events import NewEvent
 from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest
 
+_PROJECT_FIELDS = ("id", "created_at", "label_config")
+_PARTS = dict.fromkeys(("ANNOTATION_CREATED", "ANNOTATION_UPDATED"), ("task", "annotation"))
+_LISTS_OF_IDS = {"ANNOTATIONS_DELETED": ("annotations",), "TASKS_DELETED": ("tasks",)}
+
 
 def to_new_event(body: Any) -> NewEvent:
-    """Convert a webhook's JSON to what is stored of it: all but the project's token.
+    """Convert a webhook's JSON to what is stored of it: what recording reads, and no token.
 
     Raises:
         InvalidRequest: it is not a webhook.
@@ -34,7 +39,7 @@ def to_new_event(body: Any) -> NewEvent:
     annotation = body.get("annotation")
     return NewEvent(
         action=to_storable(body["action"]),
-        body=_without_token(body),
+        body=_keep_what_is_read(body),
         project=read_project_key(body.get("project")),
         task_id=_find_id(body.get("task")),
         annotation_id=_find_id(annotation),
@@ -64,6 +69,15 @@ def read_saved_at(annotation: dict[str, Any]) -> datetime | None:
         return to_utc(datetime.fromisoformat(annotation["updated_at"]))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def to_oversized_event(max_mb: float) -> NewEvent:
+    """Build the note that is stored instead of a webhook that is too large to be read."""
+    problem = (
+        f"A webhook was larger than {max_mb:g} MB and was not read. Sync reads from Label Studio"
+        " what it reported: saymask sync."
+    )
+    return NewEvent(action="WEBHOOK_TOO_LARGE", body=None, problem=problem)
 
 
 def parse_event(text: str) -> Event:
@@ -100,6 +114,8 @@ def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
     Raises:
         InvalidRequest, InvalidLabelConfig: the project is not set up for saymask.
     """
+    if body["action"] != "TASKS_CREATED":
+        return ()
     event = validate(EVENT.validate_python, body, InvalidRequest, "The webhook")
     if not isinstance(event, TasksCreatedEvent):
         return ()
@@ -107,25 +123,30 @@ def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
     return parse_tasks(event.tasks, config)
 
 
-def read_project(body: Any) -> int:
-    """Return the id of the project that a webhook is about.
-
-    Raises:
-        InvalidRequest: it names none.
-    """
-    project_id = read_project_key(body.get("project")).id
-    if not project_id:
-        raise InvalidRequest("The webhook names no project.")
-    return project_id
-
-
 def _find_id(part: Any) -> int | None:
     value = part.get("id") if isinstance(part, dict) else None
     return value if type(value) is int and 0 <= value < 2**31 else None
 
 
-def _without_token(body: dict[str, Any]) -> dict[str, Any]:
-    project = body.get("project")
-    if isinstance(project, dict) and "token" in project:
-        return {**body, "project": {k: v for k, v in project.items() if k != "token"}}
-    return body
+def _keep_what_is_read(body: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a webhook that are read later; a project's settings and its token are not."""
+    kept: dict[str, Any] = {"action": body["action"]}
+    if "project" in body:
+        kept["project"] = _pick(body["project"], _PROJECT_FIELDS)
+    for name in _PARTS.get(body["action"], ()):
+        if name in body:
+            kept[name] = body[name]
+    for name in _LISTS_OF_IDS.get(body["action"], ()):
+        if isinstance(body.get(name), list):
+            kept[name] = [_pick(item, ("id",)) for item in body[name]]
+    if body["action"] == "TASKS_CREATED":
+        # Their images are prepared at once; no record comes from them.
+        kept["tasks"] = []
+    return kept
+
+
+def _pick(value: Any, fields: Sequence[str]) -> Any:
+    """Some fields of an object; anything else as it is, for validation to refuse."""
+    if not isinstance(value, dict):
+        return value
+    return {name: value[name] for name in fields if name in value}

@@ -1,23 +1,47 @@
-"""HTTP for addresses that strangers choose: checked where it connects, and never for long."""
+"""HTTP with a total deadline, and for untrusted addresses safe against SSRF."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
-from saymask.errors import ImageForbidden
+from backend.label_studio.connections import USER_AGENT, build_tls, find_new_address
+from saymask.errors import ConfigError, ImageForbidden
 
 # Addresses outside these are special; inside them, 6to4 embeds an IPv4 address.
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 _SPECIAL_IPV6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2002::/16", "2001:db8::/32")))
+# httpx's own defaults.
+_MAX_CONNECTIONS = 100
+_KEEPALIVE_S = 5.0
+
+# Of ``time.monotonic()``; requests are sent and read in the thread that makes them.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+IsTrusted = Callable[[str, int], bool]
+"""Whether a host and port may have any address."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End all requests of this thread after so many seconds, however slowly their bytes drip."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def is_public(address: str) -> bool:
@@ -31,24 +55,26 @@ def is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-class GuardedTransport(httpx.BaseTransport):
-    """Connects to public addresses only, and ends at a deadline.
-
-    A name is resolved once, its addresses are checked, and the connection goes to one that was
-    checked: a name that changes its address in between gains nothing. The deadline holds for
-    everything together, however slowly the bytes drip.
+class DeadlineTransport(httpx.BaseTransport):
+    """Sends requests within the ``time_limit`` of the thread.
 
     Args:
-        is_trusted: whether a host and port may have any address.
-        deadline: of ``time.monotonic()``.
         tls: for https.
+        is_trusted: for untrusted addresses. A name is then resolved once, its addresses are
+            checked, and the connection goes to one that was checked: a name that changes its
+            address in between gains nothing. None for a server of our own choice.
+        proxy: address of an HTTP proxy, or None.
     """
 
     def __init__(
-        self, is_trusted: Callable[[str, int], bool], deadline: float, tls: ssl.SSLContext
+        self, tls: ssl.SSLContext, is_trusted: IsTrusted | None = None, proxy: str | None = None
     ) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls, network_backend=_GuardedBackend(is_trusted, deadline)
+            ssl_context=tls,
+            max_connections=_MAX_CONNECTIONS,
+            keepalive_expiry=_KEEPALIVE_S,
+            network_backend=_Backend(is_trusted),
+            proxy=_build_proxy(proxy) if proxy else None,
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -83,11 +109,10 @@ class GuardedTransport(httpx.BaseTransport):
         self._pool.close()
 
 
-class _GuardedBackend(httpcore.NetworkBackend):
-    def __init__(self, is_trusted: Callable[[str, int], bool], deadline: float) -> None:
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, is_trusted: IsTrusted | None) -> None:
         self._backend = httpcore.SyncBackend()
         self._is_trusted = is_trusted
-        self._deadline = deadline
 
     def connect_tcp(
         self,
@@ -99,12 +124,12 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         error: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         for address in self._resolve(host, port):
-            left_s = _limit(timeout, self._deadline, httpcore.ConnectTimeout)
+            left_s = _limit(timeout, httpcore.ConnectTimeout)
             try:
                 stream = self._backend.connect_tcp(
                     address, port, left_s, local_address, socket_options
                 )
-                return _GuardedStream(stream, self._deadline)
+                return _DeadlineStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as problem:
                 error = problem
         raise error or httpcore.ConnectError(f"{host} has no address")
@@ -113,9 +138,9 @@ class _GuardedBackend(httpcore.NetworkBackend):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise httpcore.ConnectError(f"the host {host} is not known: {error}") from error
+            raise httpcore.ConnectError(f"the host {host} is not known ({error})") from error
         addresses = [str(address[0]) for *_, address in found]
-        if not self._is_trusted(host, port):
+        if self._is_trusted is not None and not self._is_trusted(host, port):
             for address in addresses:
                 if not is_public(address):
                     raise ImageForbidden(
@@ -125,16 +150,15 @@ class _GuardedBackend(httpcore.NetworkBackend):
         return addresses
 
 
-class _GuardedStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
-        self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _limit(timeout, self._deadline, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, _limit(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _limit(timeout, self._deadline, httpcore.WriteTimeout))
+        self._stream.write(buffer, _limit(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -145,9 +169,9 @@ class _GuardedStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        left_s = _limit(timeout, self._deadline, httpcore.ConnectTimeout)
+        left_s = _limit(timeout, httpcore.ConnectTimeout)
         stream = self._stream.start_tls(ssl_context, server_hostname, left_s)
-        return _GuardedStream(stream, self._deadline)
+        return _DeadlineStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -165,12 +189,53 @@ class _Stream(httpx.SyncByteStream):
         self._stream.close()
 
 
-def _limit(timeout: float | None, deadline: float, error: type[httpcore.TimeoutException]) -> float:
+def _limit(timeout: float | None, error: type[httpcore.TimeoutException]) -> float | None:
     """The time that is left for one operation."""
-    left_s = deadline - time.monotonic()
+    left_s = _deadline.get() - time.monotonic()
     if left_s <= 0:
         raise error("the deadline has passed")
+    if left_s == math.inf:
+        return timeout
     return left_s if timeout is None else min(timeout, left_s)
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the HTTP proxy that the environment names for an address, or None."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def get_json(url: str, login: tuple[str, str] | None, seconds: float) -> Any:
+    """Return the JSON that an address answers with, for a user and a password or None.
+
+    Raises:
+        httpx.HTTPError: no answer in time, or a redirect.
+        ValueError: it is not JSON.
+        ConfigError: the certificates or the proxy cannot be used.
+    """
+    transport = DeadlineTransport(build_tls(), proxy=find_proxy(url))
+    headers = {"User-Agent": USER_AGENT}
+    with httpx.Client(transport=transport, timeout=seconds) as client, time_limit(seconds):
+        response = client.get(url, auth=login, headers=headers)
+    if response.has_redirect_location:
+        base_url = url.removesuffix(urlsplit(url).path)
+        address = find_new_address(response, base_url, urlsplit(url).path)
+        raise httpx.HTTPError(f"it redirects to {address or 'another address'}; use that one")
+    return response.json()
+
+
+def _build_proxy(address: str) -> httpcore.Proxy:
+    try:
+        proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ConfigError(
+            "The address of the HTTP proxy cannot be used (it is not shown).",
+            "Correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name Label Studio in NO_PROXY.",
+        ) from error
+    return httpcore.Proxy(str(proxy.url), auth=proxy.raw_auth, headers=proxy.headers.raw)
 
 
 @contextmanager
@@ -179,5 +244,10 @@ def _as_httpx_errors() -> Iterator[None]:
         yield
     except httpcore.TimeoutException as error:
         raise httpx.ReadTimeout(str(error)) from error
-    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        raise httpx.TransportError(str(error)) from error
+    except (
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        raise httpx.TransportError(str(error) or type(error).__name__) from error

@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    NoSuchModuleError,
     SQLAlchemyError,
     StatementError,
 )
@@ -31,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from saymask.errors import ConfigError, SaymaskError
 from saymask.private_files import create_private_file, make_private_folder
+from saymask.redaction import explain
 
 _WAL_RETRY_S = 0.02
 _LOCK_RETRY_S = 0.05
@@ -68,9 +70,9 @@ class Database:
             if parsed.get_backend_name() == "sqlite" and parsed.database:
                 make_private_folder(Path(parsed.database).parent)
             self.engine: Engine = create_engine(parsed, pool_pre_ping=True, pool_size=20)
-        except (ArgumentError, ModuleNotFoundError, OSError) as error:
+        except (ArgumentError, ValueError, ModuleNotFoundError, OSError) as error:
             raise ConfigError(
-                f"The database cannot be opened: {error}.",
+                f"The database cannot be opened: {_explain_opening(error)}.",
                 "Check SAYMASK_DATABASE_URL; PostgreSQL needs pip install 'saymask[postgresql]'.",
             ) from error
         self._recording = threading.Lock()
@@ -178,18 +180,29 @@ class Database:
                 yield session
         except SQLAlchemyError as error:
             if _is_about_content(error):
-                reason = getattr(error, "orig", None) or error
-                raise InvalidRecord(f"The database refuses this content: {reason}.") from error
+                raise InvalidRecord(
+                    f"The database refuses this content: {_reason(error)}."
+                ) from error
             raise self.explain("used", error) from error
 
     def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
         """Describe a failure in words."""
-        reason = str(getattr(error, "orig", None) or error)
+        address = self.engine.url.set(query={}).render_as_string(hide_password=True)
         return StoreError(
-            f"The database could not be {doing}: {reason}.",
-            f"Check that {self.engine.url.render_as_string(hide_password=True)} is reachable,"
-            " not locked by another program and not full.",
+            f"The database could not be {doing}: {_reason(error)}.",
+            f"Check that {address} is reachable, not locked by another program and not full.",
         )
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return explain(getattr(error, "orig", None) or error)
+
+
+def _explain_opening(error: Exception) -> str:
+    """Why not; without what SQLAlchemy quotes of an address that it cannot read."""
+    if isinstance(error, NoSuchModuleError) or not isinstance(error, ArgumentError | ValueError):
+        return explain(error)
+    return "its address is malformed (it is not shown)"
 
 
 @contextmanager

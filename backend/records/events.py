@@ -20,6 +20,8 @@ Source = Literal["webhook", "sync"]
 MAX_ATTEMPTS = 3
 """How often processing may end the program before an event is set aside."""
 _MAX_ACTION_CHARS = 64
+# Of an event that needs no further processing.
+_NO_BODY = ""
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,19 @@ class NewEvent:
     """An event to be stored.
 
     Attributes:
-        body: the JSON object as it came, without secrets.
+        body: what recording reads of the JSON object, without secrets; None where it was not read.
         project, task_id, annotation_id: what it is about, where it says so.
         content_hash: of the annotation, where it has one: equal for a webhook and for sync.
+        problem: why it can never be processed, or None.
     """
 
     action: str
-    body: dict[str, Any]
+    body: dict[str, Any] | None
     project: ProjectKey | None = None
     task_id: int | None = None
     annotation_id: int | None = None
     content_hash: str | None = None
+    problem: str | None = None
 
     @property
     def project_id(self) -> int | None:
@@ -158,11 +162,16 @@ class EventStore:
             return {event_id: problem or "" for event_id, problem in rows}
 
     def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
-        """Return stored events, newest first, with their parsed bodies."""
+        """Return stored events, newest first, with their parsed bodies; None where none is kept."""
         with self._database.session() as session:
             rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
             return [
-                {"id": row.id, "action": row.action, "body": json.loads(row.body)} for row in rows
+                {
+                    "id": row.id,
+                    "action": row.action,
+                    "body": json.loads(row.body) if row.body else None,
+                }
+                for row in rows
             ]
 
     def list_waiting(self, limit: int) -> list[WaitingEvent]:
@@ -199,16 +208,20 @@ class EventStore:
             ]  # fmt: skip
 
     def mark_event(self, event_id: int, state: EventState, problem: str | None = None) -> None:
-        """Record what became of an event."""
+        """Record how an event was processed."""
         with self._database.session() as session, session.begin():
             session.execute(build_mark(event_id, state, problem))
 
     def retry_problems(self) -> int:
-        """Let every event with a problem be processed again; returns how many."""
+        """Let every event with a problem be processed again, if its body is kept.
+
+        Returns:
+            How many there are.
+        """
         with self._database.session() as session, session.begin():
             ids = session.scalars(
                 update(Event)
-                .where(Event.state == "problem")
+                .where(Event.state == "problem", Event.body != _NO_BODY)
                 .values(state="waiting", problem=None, attempts=0)
                 .returning(Event.id)
             )
@@ -229,12 +242,14 @@ class EventStore:
 
 
 def build_mark(event_id: int, state: EventState, problem: str | None = None) -> Update:
-    """Return the statement that records what became of an event."""
-    return (
-        update(Event)
-        .where(Event.id == event_id, Event.state == "waiting")
-        .values(state=state, problem=problem, processed_at=datetime.now(UTC))
-    )
+    """Return the statement that records how an event was processed.
+
+    Only one with a problem keeps its body: nothing else is ever processed again.
+    """
+    values: dict[str, Any] = {"state": state, "problem": problem, "processed_at": datetime.now(UTC)}
+    if state != "problem":
+        values["body"] = _NO_BODY
+    return update(Event).where(Event.id == event_id, Event.state == "waiting").values(values)
 
 
 def build_forget(event_id: int) -> Delete:
@@ -252,7 +267,9 @@ def _to_row(event: NewEvent, source: Source, received_at: datetime) -> Event:
         annotation_id=event.annotation_id,
         content_hash=event.content_hash,
         source=source,
-        body=json.dumps(event.body),
+        body=_NO_BODY if event.body is None else json.dumps(event.body),
+        state="waiting" if event.problem is None else "problem",
+        problem=event.problem,
     )
 
 

@@ -106,13 +106,13 @@ class CandidateRow(Base):
 
 
 class Event(Base):
-    """A webhook as it came, or an annotation as sync read it; without secrets.
+    """A webhook, or an annotation as sync read it; without secrets.
 
-    ``body`` is the JSON text. ``source`` is ``webhook`` or ``sync``; what sync read is removed once
-    it is recorded. ``content_hash`` is that of the annotation, where it is about one. ``state`` is
-    ``waiting``, ``understood``, ``nothing`` (it changes no record) or ``problem``; ``problem`` is
-    the reason. ``attempts`` counts how often processing began; ``last_request_id`` is the newest
-    request when the event was received.
+    ``body`` is the JSON text of what recording reads, empty when that is done. ``source`` is
+    ``webhook`` or ``sync``; what sync read is removed once it is recorded. ``content_hash`` is that
+    of the annotation, where it is about one. ``state`` is ``waiting``, ``understood``, ``nothing``
+    (it changes no record) or ``problem``; ``problem`` is the reason. ``attempts`` counts how often
+    processing began; ``last_request_id`` is the newest request when the event was received.
     """
 
     __tablename__ = "event"

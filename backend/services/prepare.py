@@ -47,9 +47,8 @@ class ImagePreparer:
         self._images = images
         self._client = client
 
-    def prepare_opened(self, request: PredictRequest) -> None:
-        """Prepare the images of opened tasks and of the next ones."""
-        self.prepare_tasks(request.tasks)
+    def prepare_next(self, request: PredictRequest) -> None:
+        """Prepare the images of the tasks after an opened one."""
         if len(request.tasks) == 1:
             self.prepare_tasks(self._find_next(request))
 

@@ -20,6 +20,7 @@ from backend.records.offers import Offer
 from backend.records.stores import Stores
 from backend.records.submission import Submission
 from saymask.errors import SaymaskError
+from saymask.redaction import explain
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ class Recorder:
         except Exception as error:
             # A bug in the rules must neither stop the other events nor lose this one.
             log.exception("event %s cannot be interpreted", event.id)
-            reason = f"{type(error).__name__}: {error}. This is a bug; the log has its trace."
+            reason = (
+                f"{type(error).__name__}: {explain(error)}. This is a bug; the log has its trace."
+            )
             events.mark_event(event.id, "problem", reason)
 
     def _interpret(self, event: WaitingEvent, body: str) -> None:

@@ -30,6 +30,7 @@ from saymask.errors import (
     QueueError,
     SaymaskError,
 )
+from saymask.redaction import explain
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ class Segmenter:
         except Exception as error:
             # A bug: keep the trace in the log and a stored failure for the annotator.
             log.exception("request %s for task %s failed", request_id, task.task_id)
-            failure = InternalError(f"{type(error).__name__}: {error}", "See the backend's log.")
+            failure = InternalError(
+                f"{type(error).__name__}: {explain(error)}", "See the backend's log."
+            )
             self._requests.save_failure(request_id, failure, _elapsed_ms(call))
             raise failure from error
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,32 @@ from tests.conftest import load_capture
 JPEG = b"\xff\xd8\xff"
 JSON_TYPE = {"Content-Type": "application/json"}
 KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class LocalServer:
+    """A real HTTP server on this machine; stopped at the end of a ``with`` block."""
+
+    def __init__(
+        self, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = self._server.server_port
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> LocalServer:
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class ImageServer:
@@ -58,19 +85,16 @@ class ImageServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+        self._server = LocalServer(Handler)
+        self.url = self._server.url
+        self._server.__enter__()
 
     @property
     def fetched(self) -> list[tuple[str, str | None]]:
         return [request for request in self.asked if request[0].startswith("/data/")]
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__()
 
 
 def typed(expression: Any, photo: str = "/data/upload/1/cat.png", task: int = 5) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from backend.label_studio.events import to_new_event
+from backend.label_studio.events import to_new_event, to_oversized_event
 from backend.records.database import InvalidRecord, StoreError
 from backend.records.project_key import ProjectKey
 from backend.records.requests import NewRequest
@@ -106,11 +106,39 @@ def test_a_region_id_is_never_given_twice(stores: Stores) -> None:
     assert stores.requests.count_requests() == {"answered": 1, "waiting": 1}
 
 
-def test_events_keep_what_came(stores: Stores) -> None:
-    body = {"action": "X", "task": {"id": 3}, "annotation": {"id": True}, "odd": "\0\ud800🐶"}
-    stores.events.append_event(to_new_event(body))
+def test_events_keep_what_recording_reads(stores: Stores) -> None:
+    action = "ANNOTATION_CREATED"
+    body = {"action": action, "task": {"id": 3, "odd": "\0\ud800🐶"}, "annotation": {"id": True}}
+    stores.events.append_event(to_new_event({**body, "more": "x" * 1000}))
     assert stores.events.list_events()[0]["body"] == body
-    assert stores.events.count_events_by_action() == {"X": 1}
+    assert stores.events.count_events_by_action() == {action: 1}
+
+
+def test_processed_events_keep_no_body_unless_they_can_be_tried_again(stores: Stores) -> None:
+    ids = [stores.events.append_event(to_new_event({"action": "X"})) for _ in range(3)]
+    stores.events.append_event(to_oversized_event(16.0))
+    stores.events.mark_event(ids[0], "understood")
+    stores.events.mark_event(ids[1], "nothing")
+    stores.events.mark_event(ids[2], "problem", "odd")
+    bodies = [event["body"] for event in stores.events.list_events()]
+    assert bodies == [None, {"action": "X"}, None, None]
+    assert stores.events.retry_problems() == 1, "the one that was too large has nothing to try"
+    assert [waiting.id for waiting in stores.events.list_waiting(10)] == [ids[2]]
+
+
+def test_long_events_are_loaded_a_few_at_a_time(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.records.events._MAX_LOADED_CHARS", 1000)
+    for length in (2000, 300, 300, 600, 10):
+        body = {"action": "ANNOTATION_CREATED", "task": "x" * length}
+        stores.events.append_event(to_new_event(body))
+    loaded: list[int] = []
+    while waiting := stores.events.list_waiting(20):
+        loaded.append(len(waiting))
+        for event in waiting:
+            stores.events.mark_event(event.id, "nothing")
+    assert loaded == [1, 2, 2]
 
 
 def test_many_writers(stores: Stores) -> None:

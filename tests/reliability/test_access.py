@@ -119,18 +119,18 @@ def test_nesting_is_no_server_error(build_client: Build, depth: int) -> None:
 
 
 def test_a_body_without_end_is_not_kept(build_client: Build) -> None:
-    client = build_client(body_max_mb=1)
+    client = build_client(body_max_mb=1, webhook_max_mb=1)
 
     def endless() -> Any:
         yield b'{"action": "'
         for _ in range(500):
             yield b"x" * 100_000
 
-    for path in ("/webhook", "/predict"):
+    for path, setting in (("/webhook", "WEBHOOK"), ("/predict", "BODY")):
         answer = client.post(path, content=endless(), headers=JSON_TYPE)
         assert answer.status_code == 413
-        assert "SAYMASK_BODY_MAX_MB" in answer.json()["cure"]
-    assert client.get("/ready").json()["events"] == {}
+        assert f"SAYMASK_{setting}_MAX_MB" in answer.json()["cure"]
+    assert client.get("/ready").json()["events"] == {"WEBHOOK_TOO_LARGE": 1}
 
 
 def test_jobs_of_strangers_are_not_run(

@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 
 from backend.api.app import create_app
 from backend.call import Call
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.predict_request import PredictTask
 from backend.queue import JobQueue
@@ -284,3 +285,29 @@ def test_the_application_starts_again_on_the_same_data(
     for _ in range(2):
         with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
             assert client.get("/health").status_code == 200
+
+
+def test_a_slow_label_studio_delays_no_preparation(
+    build_client: Build,
+    start_worker: Start,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking for the next tasks takes as long as Label Studio takes; opened tasks do not wait."""
+    start_worker()
+    answered = threading.Event()
+
+    def wait_for_label_studio(*_: object) -> list[Any]:
+        answered.wait(60)
+        return []
+
+    monkeypatch.setattr(LabelStudioClient, "list_tasks_after", wait_for_label_studio)
+    with served(build_client()) as url:
+        try:
+            for number in range(30):
+                ask(url, "the cat", number, f"/data/{number}.png")
+            await_state(
+                lambda: len(set(log_of(valkey, "prepare"))) == 30, "opened tasks are not prepared"
+            )
+        finally:
+            answered.set()

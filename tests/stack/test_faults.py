@@ -174,7 +174,7 @@ def test_disk_full_while_recording(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="full"):
             Recorder(stores).process_waiting()
         with pytest.raises(StoreError, match="full"):
-            stores.events.append_event(to_new_event({"action": "X", "padding": "x" * 50_000}))
+            stores.events.append_event(to_new_event(event(99, "x" * 50_000)))
         sa_event.remove(stores.database.engine, "checkout", no_room)
 
         def room(connection: sqlite3.Connection, *_: object) -> None:

@@ -15,6 +15,7 @@ from fsspec.spec import AbstractFileSystem
 from saymask.batch_rows import RUN_FILE, list_parts
 from saymask.errors import DatasetError
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
+from saymask.redaction import explain
 from worker.batch.rows import Failed, Key, decode_done
 
 _FAILURES_FILE = "_failures.jsonl"
@@ -31,7 +32,7 @@ def open_place(place: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"{place} cannot be opened: {error}",
+            f"{place} cannot be opened: {explain(error)}",
             "Install the fsspec package of its protocol, for example s3fs or gcsfs.",
         ) from error
     return system, str(path).rstrip("/")
@@ -57,7 +58,7 @@ class Source:
         try:
             paths = system.find(root)
         except OSError as error:
-            raise DatasetError(f"{self.place} cannot be read: {error}") from error
+            raise DatasetError(f"{self.place} cannot be read: {explain(error)}") from error
         names = sorted(filter(is_image_name, (str(p)[len(root) :].lstrip("/") for p in paths)))
         if not names:
             raise DatasetError(
@@ -102,7 +103,7 @@ class Target:
             if not isinstance(before, dict):
                 raise ValueError(f"{RUN_FILE} is not an object.")
         except (OSError, ValueError, RecursionError) as error:
-            raise DatasetError(f"{self.place} cannot be used: {error}") from error
+            raise DatasetError(f"{self.place} cannot be used: {explain(error)}") from error
         changed = [k for k in sorted(before.keys() | run.keys()) if before.get(k) != run.get(k)]
         if changed:
             raise DatasetError(

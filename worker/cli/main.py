@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from rich.table import Table
 from saymask.errors import SaymaskError
 from saymask.image_files import to_printable
 from saymask.logs import configure_logging
+from saymask.redaction import hide
 from worker.cli import batch, evaluation, photos, proposing, training, tuning
 from worker.cli.app import app, console, models
 from worker.hub.models import HUB_MODELS, HubStore
@@ -190,3 +192,7 @@ def main() -> None:
         if error.cure:
             console.print(to_printable(error.cure), highlight=False, markup=False)
         sys.exit(2)
+    except Exception:  # noqa: BLE001
+        # A bug: its trace, without the secrets that libraries quote.
+        sys.stderr.write(hide(traceback.format_exc()))
+        sys.exit(1)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saymask.errors import ConfigError, WeightsError
+from saymask.redaction import explain
 from worker.encoders.base import Encoder
 from worker.encoders.clip_visual import ClipVisual
 from worker.encoders.open_clip_text import OpenClipText
@@ -75,7 +76,7 @@ def load_encoder(
         model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"The weights of {name} could not be loaded: {error}",
+            f"The weights of {name} could not be loaded: {explain(error)}",
             "Check the network, or set SAYMASK_ENCODER=starter.",
         ) from error
     # The visual tower moves to its own precision; text stays in float32.

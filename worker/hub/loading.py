@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from saymask.errors import ConfigError, WeightsError
+from saymask.redaction import explain
 
 _MAX_NAMED = 3
 
@@ -52,7 +53,7 @@ def load_pretrained(
         processor = processor_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError,
             SafetensorError) as error:  # fmt: skip
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = explain(error)
         raise WeightsError(
             f"{folder} holds no {model_class.__name__} that can be loaded: {reason}",
             "Delete the folder and pull the model again.",

@@ -16,6 +16,7 @@ import httpx
 
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside
+from saymask.redaction import explain
 from worker.weights import default_cache_dir, explain_files
 from worker.weights.hashing import hash_file
 
@@ -156,9 +157,8 @@ class HubStore:
                 _describe_pulling(model, self.path(model)),
             ) from error
         except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise WeightsError(
-                f"{model.repository} could not be fetched: {reason}",
+                f"{model.repository} could not be fetched: {explain(error)}",
                 f"Check the network, or put its files into {self.path(model)}.",
             ) from error
 

@@ -32,6 +32,7 @@ from saymask.contract import (
 from saymask.errors import ConfigError, InternalError, SaymaskError
 from saymask.left_out import LeftOut
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
+from saymask.redaction import explain
 from worker.serving.idle import free_memory
 from worker.serving.jobs import JobFunction, Message, refuse_shape, to_failure
 from worker.settings import WorkerSettings
@@ -129,14 +130,14 @@ class TrainingHandler:
             # The last checkpoint is complete, and is gone on from.
             room = "Make room, then go" if error.errno in _NO_ROOM else "Go"
             failure: SaymaskError = ConfigError(
-                f"The run {request.run} ended with: {error}.",
+                f"The run {request.run} ended with: {explain(error)}.",
                 f"{room} on with it: saymask train --resume {request.run}",
             )
         except SaymaskError as error:
             failure = error
         except Exception as error:
             log.exception("run %s failed", request.run)
-            status.tell("failed", text=f"A bug: {type(error).__name__}: {error}")
+            status.tell("failed", text=f"A bug: {type(error).__name__}: {explain(error)}")
             raise
         finally:
             # What training took is given back to the workers that answer.

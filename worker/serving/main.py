@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
 from saymask.errors import QueueUnavailable
+from saymask.redaction import explain
 from worker.serving.cooperative_yield import wait_while_answering
 from worker.serving.heartbeat import Heartbeat, WorkerState
 from worker.serving.idle import UnloadingPipeline
@@ -114,7 +115,7 @@ def connect(settings: WorkerSettings) -> redis.Redis:
         connection.ping()
     except (redis.RedisError, ValueError) as error:
         raise QueueUnavailable(
-            f"The queue cannot be reached: {error}.",
+            f"The queue cannot be reached: {explain(error)}.",
             "Start Redis or Valkey, or set SAYMASK_REDIS_URL.",
         ) from error
     return connection
@@ -168,5 +169,7 @@ def serve(
                 return
             log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
         except redis.RedisError as error:
-            log.warning("the queue went away (%s); trying again in %g s", error, _RECONNECT_S)
+            log.warning(
+                "the queue went away (%s); trying again in %g s", explain(error), _RECONNECT_S
+            )
         time.sleep(_RECONNECT_S)

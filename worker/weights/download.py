@@ -17,6 +17,7 @@ from typing import IO
 import httpx
 
 from saymask.errors import WeightsError
+from saymask.redaction import explain
 from worker.weights.checkpoints import Checkpoint, PackageMember
 from worker.weights.hashing import check_file
 
@@ -136,7 +137,7 @@ def _fetch_url(checkpoint: Checkpoint, url: str, target: Path, report: Report) -
                 report(checkpoint.name, done, checkpoint.bytes)
     except httpx.HTTPError as error:
         raise WeightsError(
-            f"{url} could not be fetched: {error}",
+            f"{url} could not be fetched: {explain(error)}",
             f"Check the network, or put the file there yourself: see saymask-worker models list"
             f" {checkpoint.name}.",
         ) from error

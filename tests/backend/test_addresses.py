@@ -1,0 +1,398 @@
+"""Label Studio below a path, under another name, behind a redirect or a certificate; data URIs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from backend.config import load_settings
+from backend.label_studio.auth import LabelStudioError
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.data_uri import decode_data_uri, is_data_uri
+from backend.label_studio.guarded_http import get_json
+from backend.label_studio.images import ImageFetcher
+from saymask import __version__
+from saymask.errors import ConfigError, ImageError, ImageTooLarge, ImageUnreadable, SaymaskError
+from tests.backend.http import JPEG, KEY, LocalServer
+from tests.backend.test_fetching import serve_bytes
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbiI6InJlZnJlc2gifQ.c2lnbmF0dXJl"
+Asked = list[tuple[str, str | None, str | None]]
+
+
+def studio_at(path: str, asked: Asked) -> type[BaseHTTPRequestHandler]:
+    """A Label Studio that knows only what is below a path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"], self.headers["User-Agent"]))
+            if not self.path.startswith(f"{path}/"):
+                self.send_error(404)
+            elif self.headers["Authorization"] != f"Token {KEY}":
+                self.send_error(401)
+            elif self.path.startswith(f"{path}/api/version"):
+                self.send(b'{"release": "1.23.2"}')
+            elif self.path.startswith(f"{path}/api/import/file-upload/"):
+                self.send(b'{"file": "upload/3/new.jpg"}')
+            else:
+                self.send(JPEG + self.path.encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send(b'{"file_upload_ids": [8]}')
+
+        def send(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+def redirect_to(target: str, status: int = 301, body: bytes = b"") -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(status)
+            self.send_header("Location", target.format(path=self.path))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+def build_fetcher(base_url: str, key: str = KEY, public_url: str = "") -> ImageFetcher:
+    return ImageFetcher(base_url, key, (), 10**6, 5.0, public_url)
+
+
+@pytest.mark.parametrize("path", ["", "/labelstudio", "/tools/label/studio"])
+def test_photos_of_a_label_studio_below_a_path(path: str, tmp_path: Path) -> None:
+    asked: Asked = []
+    with LocalServer(studio_at(path, asked)) as server:
+        base_url = server.url + path
+        fetcher = build_fetcher(base_url)
+        references = [
+            f"{path}/data/upload/1/cat.jpg", "/data/upload/1/cat.jpg",
+            f"{base_url}/data/upload/1/cat.jpg", f" {base_url}/data/local-files/?d=a/b..jpg\n",
+            f"{path}/tasks/3/resolve/?fileuri=eA==", f"{path}/data/upload/1/two..dots.jpg",
+        ]  # fmt: skip
+        for reference in references:
+            assert fetcher.fetch(reference, 1).startswith(JPEG)
+        assert all(at.startswith(f"{path}/") for at, *_ in asked)
+        for odd in (
+            "/api/users",
+            f"{path}/api/users",
+            f"{path}/data/../api/users",
+            f"{path}x/data/y",
+        ):
+            with pytest.raises(SaymaskError):
+                fetcher.fetch(base_url + odd, 1)
+        photo = tmp_path / "new.jpg"
+        photo.write_bytes(JPEG)
+        with closing(LabelStudioClient(base_url, KEY)) as client:
+            assert client.get_release() == "1.23.2"
+            # What the browser asks for, so that an imported photo is visible.
+            assert client.upload_image(3, photo) == f"{path}/data/upload/3/new.jpg"
+
+
+def test_photos_under_the_name_that_people_use(tmp_path: Path) -> None:
+    asked: Asked = []
+    public = "https://studio.example/labelstudio"
+    address = f"{public}/data/local-files/?d=a/cat%20%C3%A4.jpg"
+    with LocalServer(studio_at("", asked)) as server:
+        fetcher = build_fetcher(server.url, public_url=public)
+        assert fetcher.fetch(address, 1).startswith(JPEG)
+        fetched = ("/data/local-files/?d=a/cat%20%C3%A4.jpg", f"Token {KEY}")
+        assert [(path, key) for path, key, _ in asked] == [fetched]
+        assert fetcher.fetch("/labelstudio/data/upload/1/cat.jpg", 1)
+        photo = tmp_path / "new.jpg"
+        photo.write_bytes(JPEG)
+        with closing(LabelStudioClient(server.url, KEY, public_url=public)) as client:
+            assert client.upload_image(3, photo) == "/labelstudio/data/upload/3/new.jpg"
+        # Another name, another path and the API are not Label Studio's photos.
+        for other in (
+            "https://studio.example/data/upload/1/x.jpg", f"{public}/api/users",
+            f"{public}/data/../api/users", "https://studio.example.evil.invalid/labelstudio/data/x",
+        ):  # fmt: skip
+            with pytest.raises(SaymaskError):
+                fetcher.fetch(other, 1)
+        assert len(asked) == 3
+
+
+def test_an_unknown_name_of_label_studio_says_what_to_set() -> None:
+    with LocalServer(studio_at("", [])) as server:
+        fetcher = build_fetcher(server.url)
+        for address in (
+            "http://no-such-studio.invalid/data/upload/1/x.jpg",
+            "http://127.0.0.1:1/labelstudio/data/upload/1/x.jpg",
+            f"{server.url}/labelstudio/data/upload/1/x.jpg",
+        ):
+            with pytest.raises(ImageError, match="SAYMASK_LABEL_STUDIO_PUBLIC_URL"):
+                fetcher.fetch(address, 1)
+        with pytest.raises(ImageError) as caught:
+            fetcher.fetch("http://127.0.0.1:1/x.jpg", 1)
+        assert "PUBLIC_URL" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [KEY, JWT])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("path", ["", "/labelstudio"])
+def test_a_redirect_names_the_address_to_use(key: str, status: int, path: str) -> None:
+    with (
+        LocalServer(studio_at("", [])) as new,
+        LocalServer(redirect_to(new.url + path + "{path}", status, b"<html>moved</html>")) as old,
+        closing(LabelStudioClient(old.url, key)) as client,
+    ):
+        address = f"SAYMASK_LABEL_STUDIO_URL={new.url}{path}$"
+        with pytest.raises(LabelStudioError, match=address):
+            client.get_release()
+        with pytest.raises(LabelStudioError, match=address):
+            client.create_prediction(1, {})
+        with pytest.raises(SaymaskError, match=address):
+            build_fetcher(old.url, key).fetch("/data/upload/1/cat.jpg", 1)
+        with pytest.raises(httpx.HTTPError, match=f"redirects to {new.url}{path};"):
+            get_json(f"{old.url}/ready", None, 5.0)
+
+
+@pytest.mark.parametrize("target", ["/user/login/?next={path}", "http://[", "ftp://x{path}"])
+def test_a_redirect_to_something_else_is_told_in_words(target: str) -> None:
+    with (
+        LocalServer(redirect_to(target, 302)) as server,
+        closing(LabelStudioClient(server.url, KEY)) as client,
+        pytest.raises(LabelStudioError, match="SAYMASK_LABEL_STUDIO_URL"),
+    ):
+        client.get_release()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"null", b"3"])
+def test_answers_of_another_program_are_told_in_words(body: bytes) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    for port in serve_bytes(answer):
+        with closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client:
+            for call in (client.get_release, client.get_user_name):
+                with pytest.raises(LabelStudioError):
+                    call()
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_label_studio_that_drips_is_given_up_at_the_deadline(part: str) -> None:
+    def drip(connection: socket.socket) -> None:
+        if part == "body":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with suppress(OSError):
+            for letter in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000:
+                connection.sendall(bytes([letter]))
+                time.sleep(0.1)
+
+    for port in serve_bytes(drip):
+        for key in (KEY, JWT):
+            with (
+                closing(
+                    LabelStudioClient(f"http://127.0.0.1:{port}", key, timeout_s=1.0)
+                ) as client,
+                pytest.raises(LabelStudioError, match=r"did not answer .* within 1 s"),
+            ):
+                client.get_release()
+        with pytest.raises(httpx.TimeoutException):
+            get_json(f"http://127.0.0.1:{port}/ready", None, 1.0)
+
+
+def test_servers_are_told_who_asks() -> None:
+    asked: Asked = []
+    with LocalServer(studio_at("", asked)) as server:
+        build_fetcher(server.url).fetch("/data/upload/1/cat.jpg", 1)
+        with closing(LabelStudioClient(server.url, KEY)) as client:
+            client.get_release()
+    assert {agent for *_, agent in asked} == {f"saymask/{__version__}"}
+
+
+@pytest.mark.parametrize(
+    "name", ["key.png", "Fotos/Straße 7?.png", "写真/猫.jpg", "~~~>>>???ÿÿÿ.png", "🐶 &=+#%.jpg"]
+)
+def test_storage_addresses_with_any_name(name: str) -> None:
+    asked: Asked = []
+    reference = f"s3://bucket/{name}"
+    with LocalServer(studio_at("", asked)) as server:
+        build_fetcher(server.url).fetch(reference, 7)
+    ((at, *_),) = asked
+    (encoded,) = parse_qs(urlsplit(at).query)["fileuri"]
+    # As Label Studio decodes it.
+    assert base64.urlsafe_b64decode(encoded.encode()).decode() == reference
+
+
+def encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "data"),
+    [
+        (f"data:image/jpeg;base64,{encode(JPEG + b'1')}", JPEG + b"1"),
+        (f"data:image/jpeg;base64,{encode(JPEG + b'12').rstrip('=')}", JPEG + b"12"),
+        (f"DATA:IMAGE/JPEG;BASE64,{encode(JPEG)}", JPEG),
+        (f"data:;base64,{encode(JPEG)}", JPEG),
+        (f"data:image/jpeg;name=a.jpg;charset=x; base64 ,{encode(JPEG)}", JPEG),
+        (f"data:image/jpeg;base64,{encode(JPEG + b'123')[:4]}\r\n {encode(JPEG + b'123')[4:]}\n",
+         JPEG + b"123"),
+        (f"data:image/jpeg;base64,{encode(JPEG + b'12').replace('=', '%3D')}", JPEG + b"12"),
+        (f"data:image/jpeg;base64,{encode(b'%c%c' % (251, 255)).replace('/', '%2F')}", b"\xfb\xff"),
+        ("data:image/jpeg,%FF%D8%FFplain", JPEG + b"plain"),
+        ("data:,%FF%D8%FF", JPEG),
+        ("data:image/jpeg;base64x,plain", b"plain"),
+        ("data:,plain#fragment", b"plain"),
+    ],
+)  # fmt: skip
+def test_data_uris_are_read_as_browsers_read_them(uri: str, data: bytes) -> None:
+    assert is_data_uri(uri)
+    assert decode_data_uri(uri, 1000) == data
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64,@@@", "data:image/png;base64,AAAAA", "data:image/png;base64,A===",
+        "data:image/png;base64", "data:", "data:;base64,AA=A", "data:;base64,__8_",
+    ],
+)  # fmt: skip
+def test_damaged_data_uris(uri: str) -> None:
+    with pytest.raises(ImageUnreadable, match="damaged"):
+        decode_data_uri(uri, 1000)
+
+
+@pytest.mark.parametrize("uri", ["data:;base64," + "A" * 2000, "data:," + "x" * 1001])
+def test_large_data_uris(uri: str) -> None:
+    assert decode_data_uri(uri, 5000)
+    for limit in (1000, 1):
+        with pytest.raises(ImageTooLarge):
+            decode_data_uri(uri, limit)
+
+
+def test_a_data_uri_is_fetched() -> None:
+    assert build_fetcher("").fetch(f"\n Data:;base64,{encode(JPEG)} ", 1) == JPEG
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of one's own for this machine, with its key, in one file."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+        "-nodes", "-keyout", str(folder / "key.pem"), "-out", str(folder / "own.pem"),
+        "-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "own.pem"
+
+
+@pytest.fixture
+def secure_url(certificate: Path) -> Iterator[str]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, certificate.parent / "key.pem")
+    with LocalServer(studio_at("", []), tls) as server:
+        yield server.url
+
+
+def ask(url: str) -> list[Callable[[], object]]:
+    """The API and the photos of a Label Studio, and the state of a backend."""
+    client = LabelStudioClient(url, KEY)
+    fetcher = build_fetcher(url)
+    return [client.get_release, lambda: fetcher.fetch("/data/upload/1/cat.jpg", 1)]
+
+
+def test_a_certificate_of_one_s_own_is_named(secure_url: str) -> None:
+    for call in ask(secure_url):
+        with pytest.raises(SaymaskError, match=r"certificate verify failed.*SSL_CERT_FILE"):
+            call()
+
+
+def test_a_certificate_of_one_s_own_is_trusted_everywhere(
+    secure_url: str, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(certificate))
+        for call in ask(secure_url):
+            assert call()
+    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(certificate)]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / f"{name}.0").write_bytes(certificate.read_bytes())
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    for call in ask(secure_url):
+        assert call()
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (tmp_path / "missing.pem", tmp_path / "odd.pem"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        for build in (lambda: LabelStudioClient("http://x", KEY), lambda: build_fetcher("")):
+            with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
+                build()
+        (tmp_path / "odd.pem").write_text("no certificate")
+
+
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
+def test_label_studio_behind_a_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Proxy-Authorization"]))
+            body = json.dumps({"release": "1.23.2"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for name in ("http_proxy", "all_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with LocalServer(Proxy) as server:
+        monkeypatch.setenv(proxy, f"http://user:word@127.0.0.1:{server.port}")
+        with closing(LabelStudioClient("http://studio.invalid:8080", KEY)) as client:
+            assert client.get_release() == "1.23.2"
+        login = base64.b64encode(b"user:word").decode()
+        assert seen == [("http://studio.invalid:8080/api/version", f"Basic {login}")]
+        monkeypatch.setenv("NO_PROXY", "studio.invalid")
+        with (
+            closing(LabelStudioClient("http://studio.invalid:8080", KEY)) as client,
+            pytest.raises(LabelStudioError, match="cannot be reached"),
+        ):
+            client.get_release()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["studio:8080", "http://", "http://host:port", "ftp://host", "http://host/?a=b", "http://h h/"],
+)
+def test_addresses_of_servers_are_checked(address: str) -> None:
+    for name in ("label_studio_url", "label_studio_public_url"):
+        with pytest.raises(ConfigError, match=f"SAYMASK_{name.upper()}: .*must be http://HOST"):
+            load_settings(**{name: address})
+    assert load_settings(label_studio_url=" http://host/path/ \n").label_studio_url == (
+        "http://host/path"
+    )
