@@ -12,12 +12,12 @@ from functools import partial
 
 import pytest
 import redis
+from worker.serving.claims import PreparationClaims
 
 from saymask.contract import ANSWERING_KEY, IMAGE_KEY, WORKER_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 from worker.pipeline.timing import PreparationTimings
-from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from worker.serving.jobs import JobHandler
 from worker.stages import PreparedImage

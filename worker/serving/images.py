@@ -9,10 +9,9 @@ import redis
 from cachetools import LRUCache
 
 from saymask.contract import IMAGE_KEY
-from saymask.errors import ImageEvicted, ImageUnreachable
+from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from worker.pipeline.timing import PreparationTimings
-from worker.serving.claims import PreparationClaims
-from worker.serving.cooperative_yield import mark_answering
+from worker.serving.cooperative_yield import is_awaited, mark_answering
 from worker.serving.served_pipeline import ServedPipeline
 from worker.stages import PreparedImage
 
@@ -35,12 +34,11 @@ class PreparedImages:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
-        self._claims = PreparationClaims(connection, worker_name)
         self._open: LRUCache[str, PreparedImage] = LRUCache(_MAX_OPEN)
         self._first_looks: LRUCache[str, PreparedImage] = LRUCache(_MAX_FIRST_LOOKS)
 
     def open(
-        self, sha256: str, *, accepts_first_look: bool
+        self, sha256: str, *, accepts_first_look: bool, prepares: bool
     ) -> tuple[PreparedImage, PreparationTimings | None]:
         """Return the image of an open task, and what preparing it took if it was prepared now.
 
@@ -49,9 +47,10 @@ class PreparedImages:
         Args:
             sha256: of its bytes.
             accepts_first_look: whether a quick look at an image that is not prepared is enough.
+            prepares: whether an image that is not prepared is prepared now.
 
         Raises:
-            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+            ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
         prepared, timings = self._open.get(sha256), None
         if prepared is None:
@@ -61,21 +60,27 @@ class PreparedImages:
             if look is not None:
                 return look
         if prepared is None:
-            prepared, timings = self._prepare_once(sha256, is_awaited=True)
+            prepared, timings = self._prepare_now(sha256, prepares=prepares)
         self._open[sha256] = prepared
         self._first_looks.pop(sha256, None)
         return prepared, timings
 
-    def prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
-        """Prepare an image for which nobody waits, unless it is prepared.
+    def prepare(
+        self, sha256: str, *, prepares: bool = True
+    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        """Prepare an image of no open task, unless it is prepared.
+
+        Args:
+            sha256: of its bytes.
+            prepares: as in ``open``.
 
         Raises:
-            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+            ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
         prepared = self._pipeline.load_prepared(sha256)
         if prepared is not None:
             return prepared, None
-        return self._prepare_once(sha256, is_awaited=False)
+        return self._prepare_now(sha256, prepares=prepares)
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes that the backend stored.
@@ -108,21 +113,15 @@ class PreparedImages:
             self._first_looks[sha256] = look[0]
         return look
 
-    def _prepare_once(
-        self, sha256: str, *, is_awaited: bool
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
-        """Prepare an image, or wait for the result of another worker that does.
-
-        Beginning anew beside another one of this machine would delay both. ``is_awaited`` has
-        background workers pause meanwhile, but not one whose result is waited for.
-        """
-        while not self._claims.take(sha256):
-            self._claims.wait_for_other(sha256)
-            prepared = self._pipeline.load_prepared(sha256)
-            if prepared is not None:
-                return prepared, None
-        try:
-            with mark_answering(self._redis, self._worker_name) if is_awaited else nullcontext():
-                return self._pipeline.prepare(self.read(sha256))
-        finally:
-            self._claims.release(sha256)
+    def _prepare_now(
+        self, sha256: str, *, prepares: bool
+    ) -> tuple[PreparedImage, PreparationTimings]:
+        """Prepare an image; background workers pause meanwhile if an annotator waits for it."""
+        if not prepares:
+            raise ImageNotPrepared(
+                f"This worker has not the prepared photo {sha256[:12]}.",
+                "Workers on several machines share what they prepare: SAYMASK_PREPARED_DIR.",
+            )
+        answering = mark_answering(self._redis, self._worker_name)
+        with answering if is_awaited() else nullcontext():
+            return self._pipeline.prepare(self.read(sha256))

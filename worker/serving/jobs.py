@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import redis
 from cachetools import LRUCache
 from pydantic import ValidationError
-from rq import get_current_job
+from rq import Retry, get_current_job
 from rq.job import Job
 
 from saymask.contract import (
@@ -27,8 +27,6 @@ from saymask.contract import (
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
-    QUICK_KEY,
-    QUICK_TTL_S,
     JobFailure,
     JobReply,
     PrepareRequest,
@@ -39,7 +37,7 @@ from saymask.contract import (
     SegmentRequest,
     Timings,
 )
-from saymask.errors import InvalidRequest, SaymaskError
+from saymask.errors import InternalError, InvalidRequest, SaymaskError
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.serving.attempts import Attempts
@@ -57,7 +55,7 @@ log = logging.getLogger(__name__)
 _MAX_EMBEDDED_IMAGES = 4
 
 Message = dict[str, Any]
-JobFunction = Callable[[Message], Message]
+JobFunction = Callable[[Message], Message | Retry]
 
 
 class EmbeddedImages:
@@ -143,7 +141,7 @@ class JobHandler:
     def prepare(self, message: Message) -> Message:
         """Answer ``JOB_PREPARE``: a PrepareRequest in, a JobReply out.
 
-        Nobody waits for it, so the outcome is counted where the status page reads it.
+        The outcome is counted where the status page reads it.
         """
         reply = self._reply(self._prepare, message)
         failure = reply["failure"]
@@ -167,6 +165,16 @@ class JobHandler:
             reply = to_failure(error)
         except ValidationError as error:
             reply = refuse_shape(error)
+        except redis.RedisError:
+            # The queue went away meanwhile: RQ does the job again.
+            raise
+        except Exception as error:
+            log.exception("a job failed")
+            reply = to_failure(
+                InternalError(
+                    f"The worker failed: {type(error).__name__}: {error}", "See the worker's log."
+                )
+            )
         self.jobs_done += 1
         _log_reply(reply, started)
         return reply.model_dump(mode="json")
@@ -174,7 +182,9 @@ class JobHandler:
     def _segment(self, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
         prepared, timings = self._images.open(
-            request.image_sha256, accepts_first_look=request.accepts_first_look
+            request.image_sha256,
+            accepts_first_look=request.accepts_first_look,
+            prepares=request.prepares,
         )
         with mark_answering(self._redis, self._worker_name):
             result = self._pipeline.segment(
@@ -184,8 +194,6 @@ class JobHandler:
                 preparation=timings,
                 read_image=partial(self._images.read, request.image_sha256),
             )
-        if not result.is_first_look:
-            self._note_prepared(request.image_sha256)
         return JobReply(segment=result)
 
     def _refine(self, message: Message) -> JobReply:
@@ -209,7 +217,6 @@ class JobHandler:
     def _prepare(self, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
         prepared, timings = self._images.prepare(request.image_sha256)
-        self._note_prepared(request.image_sha256)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -222,8 +229,7 @@ class JobHandler:
     def _propose(self, message: Message) -> JobReply:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
-        prepared, timings = self._images.prepare(sha256)
-        self._note_prepared(sha256)
+        prepared, timings = self._images.prepare(sha256, prepares=request.prepares)
         pairs = self._pipeline.propose(
             prepared,
             self._images.read(sha256),
@@ -240,9 +246,6 @@ class JobHandler:
             timings=Timings(**(asdict(timings) if timings else {})),
         )
         return JobReply(propose=result)
-
-    def _note_prepared(self, sha256: str) -> None:
-        self._redis.set(QUICK_KEY.format(sha256=sha256), 1, ex=QUICK_TTL_S)
 
 
 def _adopt_call_id() -> None:
