@@ -126,7 +126,7 @@ class JobQueue(QueueJobs):
     def prepare(self, request: PrepareRequest) -> str:
         """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
         with redis_errors():
-            job_id = build_job_id("prepare", self.get_model_version(), request)
+            job_id = _name_preparation(request)
             self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, job_id, request)
         return job_id
 
@@ -229,7 +229,7 @@ class JobQueue(QueueJobs):
         it. Then the image is prepared again, and in the end by the worker that is asked.
         """
         prepare = PrepareRequest(image_sha256=request.image_sha256)
-        prepare_id = build_job_id("prepare", version, prepare)
+        prepare_id = _name_preparation(prepare)
         takes_look = self._takes_look(request, version)
         for attempt in range(_IMAGE_ATTEMPTS):
             is_last = attempt == _IMAGE_ATTEMPTS - 1
@@ -264,7 +264,12 @@ class JobQueue(QueueJobs):
     def _is_prepared(self, job_id: str) -> bool:
         """Whether the job that prepares an image has done so, as far as RQ keeps its result."""
         job = self._fetch(job_id)
-        return job is not None and is_finished(job) and read_success(job) is not None
+        return job is not None and is_finished(job) and self._read_current(job) is not None
+
+
+def _name_preparation(request: PrepareRequest) -> str:
+    """The id of the one job that prepares an image, whatever version of the models will do it."""
+    return build_job_id("prepare", "", request)
 
 
 def _choose_slow(waiter: Waiter) -> str:

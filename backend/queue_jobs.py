@@ -23,6 +23,8 @@ from saymask.contract import (
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     QUEUE_PREPARED,
+    REPLACE_KEY,
+    REPLACE_S,
     JobReply,
     PrepareRequest,
     ProposeRequest,
@@ -51,10 +53,9 @@ _AWAY_GRACE_S = 10.0
 _AWAY_POLL_S = 0.25
 # A worker pops a job some milliseconds before it marks it as started, and a queue that was stopped
 # takes that long to hear of all workers again.
-_LOST_GRACE_S = 3.0
+_LOST_GRACE_S = 2.0
 _LOST_POLL_S = 0.05
 _ATTEMPTS = 3
-_ENQUEUE_KEY = "saymask:enqueue:{job}"
 
 WORKER_CURE = "Start one: saymask-worker run. What you typed is stored; type it again then."
 
@@ -162,7 +163,8 @@ class QueueJobs(QueueState):
 
     def _lock(self, job_id: str) -> redis.lock.Lock:
         """Only one backend at a time replaces a job; raises LockError where that takes too long."""
-        return self._redis.lock(_ENQUEUE_KEY.format(job=job_id), timeout=10, blocking_timeout=10)
+        key = REPLACE_KEY.format(job=job_id)
+        return self._redis.lock(key, timeout=REPLACE_S, blocking_timeout=REPLACE_S)
 
     def _forget_finished(self, job_id: str) -> None:
         """Forget the result of a job: it does not hold any more."""
@@ -205,9 +207,16 @@ class QueueJobs(QueueState):
 
     def _is_usable(self, job: Job) -> bool:
         if is_finished(job):
-            return read_success(job) is not None
+            return self._read_current(job) is not None
         status = job.get_status(refresh=False)
         return status in (JobStatus.QUEUED, JobStatus.STARTED) and self._is_pending(job.id)
+
+    def _read_current(self, job: Job) -> JobReply | None:
+        """The success of a finished job; a preparation by another model version is none."""
+        reply = read_success(job)
+        if reply is None or reply.prepare is None:
+            return reply
+        return reply if reply.prepare.model_version == self.get_model_version() else None
 
     def _wait(self, job_id: str, waiter: Waiter) -> JobReply | None:
         """Return the reply, or None when the job was lost with its worker."""

@@ -33,6 +33,9 @@ QUEUE_BACKGROUND = "saymask-background"
 QUEUE_TRAINING = "saymask-training"
 
 IMAGE_KEY = "saymask:photo:{sha256}"
+# Lock: held while a lost job is replaced, so that it is replaced once.
+REPLACE_KEY = "saymask:replace:{job}"
+REPLACE_S = 10
 # Sorted set per host: worker names, each scored with the time until which it may be answering an
 # annotator. Background workers on that host pause meanwhile.
 ANSWERING_KEY = "saymask:answering:{host}"

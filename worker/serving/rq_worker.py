@@ -13,7 +13,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from saymask.contract import WORKER_KEY
+from saymask.contract import REPLACE_KEY, REPLACE_S, WORKER_KEY
 
 log = logging.getLogger(__name__)
 
@@ -108,24 +108,29 @@ class ServingWorker(SimpleWorker):
         return name == self.name or not self.connection.exists(WORKER_KEY.format(name=name))
 
     def _take_up(self, queue: Queue, execution: Execution) -> None:
-        """Enqueue a job again in one step with the end of its lost execution."""
+        """Enqueue a job again whose execution was lost, unless somebody else does."""
+        key = REPLACE_KEY.format(job=execution.job_id)
+        lock = self.connection.lock(key, timeout=REPLACE_S, blocking=False)
+        if not lock.acquire():
+            return
+        try:
+            self._replace(queue, execution)
+        finally:
+            lock.release()
+
+    def _replace(self, queue: Queue, execution: Execution) -> None:
         registry = queue.started_job_registry
-        with self.connection.pipeline() as pipeline:
-            try:
-                pipeline.watch(registry.key)
-                job = self.job_class.fetch(execution.job_id, self.connection, self.serializer)
-                status = job.get_status()
-                is_open = status == JobStatus.STARTED or (
-                    status == JobStatus.QUEUED and job.get_position() is None
-                )
-                pipeline.multi()
-                execution.delete(job=job, pipeline=pipeline)
-                if is_open:
-                    queue.enqueue_job(job, pipeline=pipeline)
-                pipeline.execute()
-            except NoSuchJobError:
-                registry.remove_execution(execution)
-            except redis.WatchError:
-                log.info("job %s is taken up by another worker", execution.job_id)
-            else:
-                log.warning("job %s lost its worker and is enqueued again", execution.job_id)
+        if self.connection.zscore(registry.key, execution.composite_key) is None:
+            return
+        try:
+            job = self.job_class.fetch(execution.job_id, self.connection, self.serializer)
+        except NoSuchJobError:
+            registry.remove_execution(execution)
+            return
+        status = job.get_status()
+        is_popped = status == JobStatus.QUEUED and job.get_position() is None
+        if is_popped or status == JobStatus.STARTED:
+            log.warning("job %s lost its worker and is enqueued again", job.id)
+            # Before its execution is forgotten: killed in between, it is done twice, not never.
+            queue.enqueue_job(job)
+        execution.delete(job=job, pipeline=self.connection)
