@@ -66,6 +66,11 @@ def ask(queue: JobQueue, sha256: str, expression: str, call: Call | None = None)
     return queue.segment(request, None, call or Call()).expression
 
 
+def has_waiter(valkey: Valkey) -> bool:
+    with redis.Redis.from_url(valkey.url) as connection:
+        return bool(connection.keys("saymask:waiters:*"))
+
+
 @contextmanager
 def typing(queue: JobQueue, sha256: str, count: int, expression: str) -> Iterator[Counter[int]]:
     """Annotators that ask again as soon as they are answered; yields their numbers of answers."""
@@ -222,6 +227,21 @@ def test_two_tasks_with_one_photo_get_the_same_proposals(
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(queue.propose, request, Call(), 30) for _ in range(2)]
         assert both[0].result() == both[1].result()
+
+
+def test_a_worker_that_ends_while_an_expression_waits_for_its_photo(
+    queue: JobQueue, start_worker: Start, valkey: Valkey
+) -> None:
+    ending = start_worker(FAKE_WORKER_QUEUES="background")
+    slow = put(queue, "slow photo")
+    queue.prepare(PrepareRequest(image_sha256=slow))
+    await_state(lambda: bool(log_of(valkey, "prepare")), "it is not being prepared")
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, queue, slow, "the cat")
+        await_state(lambda: has_waiter(valkey), "nobody waits")
+        ending.kill()
+        assert answer.result(30) == "the cat"
 
 
 @KEEPS_DATA
