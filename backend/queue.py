@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rq import Queue
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
-from rq.job import Job, JobStatus
-from rq.results import Result
-from rq.serializers import JSONSerializer
 
 from backend.call import Call
-from backend.queue_replies import raise_failure, read_reply, read_success
-from backend.queue_state import QueueState, redis_errors
+from backend.queue_jobs import WORKER_CURE, QueueJobs, is_finished
+from backend.queue_replies import read_reply, read_success
+from backend.queue_state import redis_errors
 from backend.training_queue import TrainingQueue
-from backend.waiters import Waiter, Waiters
+from backend.waiters import Waiter
 from saymask.contract import (
-    CALL_META,
     IMAGE_KEY,
     JOB_PREPARE,
     JOB_PROPOSE,
@@ -30,7 +25,7 @@ from saymask.contract import (
     JOB_SEGMENT,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
-    QUICK_KEY,
+    QUEUE_PREPARED,
     JobReply,
     PrepareRequest,
     ProposeRequest,
@@ -40,39 +35,23 @@ from saymask.contract import (
     SegmentResult,
     build_job_id,
 )
-from saymask.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    InternalError,
-    JobLost,
-    WorkerEnded,
-    WorkerUnavailable,
-)
-from saymask.logs import call_id
+from saymask.errors import ConfigError, ImageNotPrepared, InternalError, JobLost, PreparedNotKept
 
 log = logging.getLogger(__name__)
 
-Request = SegmentRequest | RefineRequest | PrepareRequest | ProposeRequest
-
 IMAGE_TTL_S = 1800
-RESULT_TTL_S = 600
-_JOB_TIMEOUT_S = 300
-_POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
 # How long no worker may be seen before a waiting request gives up.
 NO_WORKER_GRACE_S = 12.0
 # The same behind others: a background worker may have to be started first.
 BACKGROUND_GRACE_S = 60.0
-# A worker pops a job some milliseconds before it marks it as started.
-_POPPED_GRACE_S = 2.0
-_ATTEMPTS = 3
-_ENQUEUE_KEY = "saymask:enqueue:{job}"
-
-_WORKER_CURE = "Start one: saymask-worker run. What you typed is stored; type it again then."
+# A first look that no worker gives, a cache that was lost, one that workers do not share, and the
+# worker that prepares the image itself.
+_IMAGE_ATTEMPTS = 4
 
 
-class JobQueue(QueueState):
+class JobQueue(QueueJobs):
     """Sends jobs to the workers and waits for their replies.
 
     Args:
@@ -101,7 +80,8 @@ class JobQueue(QueueState):
                 redis_url,
                 socket_connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),
                 socket_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 1),
+                # A connection that was closed is opened again. What hangs is not asked twice.
+                retry=Retry(NoBackoff(), 1, (redis.exceptions.ConnectionError,)),
                 health_check_interval=30,
                 max_connections=connections,
             )
@@ -110,17 +90,9 @@ class JobQueue(QueueState):
                 "The address of the queue is wrong (it is not shown).",
                 "Write redis://:PASSWORD@HOST:PORT/0 into SAYMASK_REDIS_URL.",
             ) from error
-        super().__init__(connection)
+        super().__init__(connection, no_worker_grace_s, background_grace_s)
         self._deadline_s = deadline_s
-        self._no_worker_grace_s = no_worker_grace_s
-        self.background_grace_s = background_grace_s
-        self._waiters = Waiters(self._redis)
-        self._interactive = self._open(QUEUE_INTERACTIVE)
-        self._background = self._open(QUEUE_BACKGROUND)
         self.training = TrainingQueue(self._redis)
-
-    def _open(self, name: str) -> Queue:
-        return Queue(name, connection=self._redis, serializer=JSONSerializer)
 
     def close(self) -> None:
         """Close all connections."""
@@ -139,13 +111,13 @@ class JobQueue(QueueState):
     def get_depths(self) -> dict[str, int]:
         """Return the number of waiting jobs per queue."""
         with redis_errors():
-            return {queue.name: queue.count for queue in (self._interactive, self._background)}
+            return {queue.name: queue.count for queue in self._queues}
 
     def get_ages_s(self) -> dict[str, float]:
         """Return how long the oldest job of each queue has waited, seconds; 0 for none."""
         ages = {}
         with redis_errors():
-            for queue in (self._interactive, self._background):
+            for queue in self._queues:
                 ids = queue.get_job_ids(0, 1)
                 job = self._fetch(ids[0]) if ids else None
                 since = job.enqueued_at if job is not None else None
@@ -156,9 +128,9 @@ class JobQueue(QueueState):
 
     def prepare(self, request: PrepareRequest) -> str:
         """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
-        job_id = build_job_id("prepare", self.get_model_version(), request)
         with redis_errors():
-            self._ensure_job(self._background, JOB_PREPARE, job_id, request)
+            job_id = _name_preparation(request)
+            self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, job_id, request)
         return job_id
 
     def read_prepared(self, job_id: str) -> JobReply | None:
@@ -172,14 +144,14 @@ class JobQueue(QueueState):
             result = job.latest_result() if job is not None else None
             if result is not None:
                 return read_reply(result)
-            if job is None or not self._is_usable(job):
-                raise JobLost("A worker was lost while it prepared a photo.", _WORKER_CURE)
+            if not self._is_pending(job_id):
+                raise JobLost("A worker was lost while it prepared a photo.", WORKER_CURE)
         return None
 
     def segment(
         self,
         request: SegmentRequest | RefineRequest,
-        source: str,
+        source: str | None,
         call: Call,
         *,
         deadline_s: float | None = None,
@@ -189,7 +161,8 @@ class JobQueue(QueueState):
 
         Args:
             request: for a worker.
-            source: names who asks; a newer request from the same source replaces this one.
+            source: names who asks; a newer request from the same source to this backend replaces
+                this one. None: nothing does.
             call: that waits; the deadline counts from its arrival, and a job that nobody waits
                 for any more is withdrawn.
             deadline_s: another deadline than usual.
@@ -200,20 +173,13 @@ class JobQueue(QueueState):
             CallAbandoned, and whatever the worker reported.
         """
         wait_s = self._deadline_s if deadline_s is None else deadline_s
-        deadline = call.arrived + wait_s
-        waiter = Waiter(source, uuid.uuid4().hex, background, deadline, call.abandoned)
-        queue = self._background if background else self._interactive
-        kind, name = "segment", JOB_SEGMENT
-        if isinstance(request, RefineRequest):
-            kind, name = "refine", JOB_REFINE
-        with redis_errors():
+        with self._waiting(source, call, wait_s, background=background) as waiter:
             version = self.get_model_version()
-            job_id = build_job_id(kind, version, request)
-            if isinstance(request, SegmentRequest) and self._had_first_look(request, job_id):
-                request = request.model_copy(update={"accepts_first_look": False})
-                job_id = build_job_id(kind, version, request)
-            overtakes = not background and self._is_quick(request)
-            reply = self._ask(queue, name, job_id, request, waiter, overtakes=overtakes)
+            if isinstance(request, SegmentRequest):
+                reply = self._ask_about_image("segment", JOB_SEGMENT, request, version, waiter)
+            else:
+                job_id = build_job_id("refine", version, request)
+                reply = self._ask(_choose_slow(waiter), JOB_REFINE, job_id, request, waiter)
         if reply.segment is None:
             raise InternalError("The worker's reply holds no segmentation.")
         return reply.segment
@@ -229,158 +195,99 @@ class JobQueue(QueueState):
         Raises:
             As ``segment``.
         """
-        # Of this call alone: two tasks may have the same photo.
-        source = f"propose:{call.id}"
-        deadline = call.arrived + deadline_s
-        waiter = Waiter(source, uuid.uuid4().hex, True, deadline, call.abandoned)
-        with redis_errors():
-            job_id = build_job_id("propose", self.get_model_version(), request)
-            reply = self._ask(self._background, JOB_PROPOSE, job_id, request, waiter)
+        with self._waiting(None, call, deadline_s, background=True) as waiter:
+            version = self.get_model_version()
+            reply = self._ask_about_image("propose", JOB_PROPOSE, request, version, waiter)
         if reply.propose is None:
             raise InternalError("The worker's reply holds no proposals.")
         return reply.propose
 
-    def _ask(
-        self,
-        queue: Queue,
-        name: str,
-        job_id: str,
-        request: Request,
-        waiter: Waiter,
-        *,
-        overtakes: bool = False,
-    ) -> JobReply:
-        """Enqueue a job and wait for its reply; a job that was lost is enqueued again."""
-        self._withdraw(self._waiters.add(waiter, job_id))
-        reply, is_reachable = None, True
+    @contextmanager
+    def _waiting(
+        self, source: str | None, call: Call, wait_s: float, *, background: bool
+    ) -> Iterator[Waiter]:
+        """A request that waits; the older one of its source is withdrawn."""
+        waiter = Waiter(source, background, call.arrived + wait_s, call.abandoned)
+        previous = self._waiters.enter(waiter)
         try:
-            for _ in range(_ATTEMPTS):
-                job = self._ensure_job(queue, name, job_id, request, overtakes=overtakes)
-                reply = self._wait(job, waiter)
-                if reply is not None:
-                    return raise_failure(reply)
-                log.warning("job %s was lost with its worker, enqueuing it again", job_id)
-        except redis.exceptions.RedisError:
-            is_reachable = False
-            raise
+            with redis_errors():
+                if previous is not None and previous.job_id:
+                    self._stop_waiting(previous, previous.job_id)
+                yield waiter
         finally:
-            if is_reachable and self._waiters.remove(waiter, job_id) and reply is None:
-                self._withdraw(job_id)
-        raise WorkerEnded(
-            f"{_ATTEMPTS} workers ended while they worked on this photo.",
-            "See the workers' logs; save the photo again in another format or smaller.",
-        )
+            self._waiters.leave(waiter)
 
-    def _is_quick(self, request: SegmentRequest | RefineRequest) -> bool:
-        """Whether a request takes milliseconds: nobody waits longer when it overtakes others."""
-        key = QUICK_KEY.format(sha256=request.image_sha256)
-        return isinstance(request, SegmentRequest) and bool(self._redis.exists(key))
+    def _ask_about_image(
+        self,
+        kind: str,
+        name: str,
+        request: SegmentRequest | ProposeRequest,
+        version: str,
+        waiter: Waiter,
+    ) -> JobReply:
+        """Ask about a prepared image, or have it prepared first, at the priority of who waits.
 
-    def _had_first_look(self, request: SegmentRequest, job_id: str) -> bool:
-        """Whether a request was answered with a first look, so that who asks again wants more."""
-        job = self._fetch(job_id) if request.accepts_first_look else None
-        reply = read_success(job) if job is not None else None
-        return reply is not None and reply.segment is not None and reply.segment.is_first_look
-
-    def _withdraw(self, job_id: str | None) -> None:
-        """Cancel a job for which nobody waits any more, unless it has started."""
-        job = self._fetch(job_id) if job_id else None
-        if job is not None and _find_status(job) == JobStatus.QUEUED:
-            try:
-                job.cancel()
-            except InvalidJobOperation:
-                log.info("job %s started before it could be withdrawn", job_id)
-
-    def _fetch(self, job_id: str) -> Job | None:
-        try:
-            return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
-        except NoSuchJobError:
-            return None
-
-    def _ensure_job(
-        self, queue: Queue, name: str, job_id: str, request: Request, *, overtakes: bool = False
-    ) -> Job:
-        """Return the job of this id: the one that runs or ran, else a new one.
-
-        RQ's unique jobs refuse a second job of an id, but do not replace a lost one atomically;
-        hence the lock.
+        Where a first look is enough, nobody waits for the preparation. A worker may not find an
+        image that was prepared: its cache was lost, or is not the one of the worker that prepared
+        it. Then the image is prepared again, and in the end by the worker that is asked.
         """
-        lock = self._redis.lock(_ENQUEUE_KEY.format(job=job_id), timeout=10, blocking_timeout=10)
-        with lock:
-            job = self._fetch(job_id)
-            if job is not None and self._is_usable(job):
-                return job
-            if job is not None:
-                # RQ keeps the results of a deleted job; the next one would read them.
-                Result.delete_all(job)
-                job.delete()
-            return queue.enqueue_call(
-                name,
-                args=(request.model_dump(mode="json"),),
-                job_id=job_id,
-                timeout=_JOB_TIMEOUT_S,
-                result_ttl=RESULT_TTL_S,
-                failure_ttl=RESULT_TTL_S,
-                at_front=overtakes,
-                meta={CALL_META: call_id.get()},
-            )
+        prepare = PrepareRequest(image_sha256=request.image_sha256)
+        prepare_id = _name_preparation(prepare)
+        takes_look = self._takes_look(request, version)
+        for attempt in range(_IMAGE_ATTEMPTS):
+            is_last = attempt == _IMAGE_ATTEMPTS - 1
+            is_prepared = self._is_prepared(prepare_id)
+            if not (is_prepared or takes_look or is_last):
+                try:
+                    self._ask(_choose_slow(waiter), JOB_PREPARE, prepare_id, prepare, waiter)
+                    is_prepared = True
+                except PreparedNotKept as error:
+                    log.warning("%s The worker that is asked prepares it again.", error.cause)
+                    is_last = True
+            looks = takes_look and not is_prepared
+            asked = _adapt(request, looks=looks, prepares=is_last)
+            queue = QUEUE_PREPARED if is_prepared and not is_last else QUEUE_INTERACTIVE
+            queue = QUEUE_BACKGROUND if waiter.background else queue
+            try:
+                reply = self._ask(queue, name, build_job_id(kind, version, asked), asked, waiter)
+            except ImageNotPrepared as error:
+                log.info("%s It is prepared again.", error.cause)
+                self._forget_finished(prepare_id)
+                takes_look = takes_look and not looks
+                continue
+            if looks:
+                self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, prepare_id, prepare)
+            return reply
+        raise InternalError("A worker did not prepare the photo that it was asked about.")
 
-    def _is_usable(self, job: Job) -> bool:
-        status = _find_status(job)
-        if status == JobStatus.FINISHED:
-            return read_success(job) is not None
-        return status in (JobStatus.QUEUED, JobStatus.STARTED) and self._is_pending(job)
-
-    def _is_alive(self, worker_name: str | None) -> bool:
-        return any(worker.name == worker_name for worker in self.list_workers())
-
-    def _wait(self, job: Job, waiter: Waiter) -> JobReply | None:
-        """Return the reply, or None when the job was lost with its worker."""
-        grace_s = self.background_grace_s if waiter.background else self._no_worker_grace_s
-        last_worker_at = time.monotonic()
-        while time.monotonic() < waiter.deadline:
-            left_s = max(waiter.deadline - time.monotonic(), 0.05)
-            timeout_s = max(1, round(min(_POLL_S, left_s)))
-            result = Result.fetch_latest(job, serializer=JSONSerializer, timeout=timeout_s)
-            if result is not None:
-                return read_reply(result)
-            self._waiters.check_wanted(waiter)
-            if not self._is_pending(job):
-                return None
-            if self.has_worker(background=waiter.background):
-                last_worker_at = time.monotonic()
-            elif time.monotonic() - last_worker_at > grace_s:
-                raise WorkerUnavailable("No worker is running.", _WORKER_CURE)
-        raise DeadlineExceeded(
-            "No answer in time; the workers are busy, or the photo is still being worked on.",
-            "Type the expression again in a while: what was begun is not lost.",
-        )
-
-    def _is_pending(self, job: Job) -> bool:
-        """Whether a live worker has the job or will take it."""
-        status = _find_status(job)
-        if status == JobStatus.STARTED:
-            # The job may have been read before a worker wrote its name into it.
-            current = self._fetch(job.id)
-            return current is not None and self._is_alive(current.worker_name)
-        if status == JobStatus.QUEUED:
-            return _is_queued_or_popped(job)
-        return status not in (JobStatus.CANCELED, JobStatus.STOPPED, None)
-
-
-def _find_status(job: Job) -> JobStatus | None:
-    """The status in Redis; None when the job is gone from its memory."""
-    try:
-        return job.get_status(refresh=True)
-    except InvalidJobOperation:
-        return None
-
-
-def _is_queued_or_popped(job: Job) -> bool:
-    """Whether a queued job is in its queue, or was popped a moment ago by a live worker."""
-    until = time.monotonic() + _POPPED_GRACE_S
-    while _find_status(job) == JobStatus.QUEUED and job.get_position() is None:
-        if time.monotonic() > until:
+    def _takes_look(self, request: SegmentRequest | ProposeRequest, version: str) -> bool:
+        """Whether a first look is enough: it was not the answer to the same request before."""
+        if not isinstance(request, SegmentRequest) or not request.accepts_first_look:
             return False
-        time.sleep(0.02)
-    return True
+        job = self._fetch(build_job_id("segment", version, request))
+        reply = read_success(job) if job is not None else None
+        return not (reply is not None and reply.segment and reply.segment.is_first_look)
+
+    def _is_prepared(self, job_id: str) -> bool:
+        """Whether the job that prepares an image has done so, as far as RQ keeps its result."""
+        job = self._fetch(job_id)
+        return job is not None and is_finished(job) and self._read_current(job) is not None
+
+
+def _name_preparation(request: PrepareRequest) -> str:
+    """The id of the one job that prepares an image, whatever version of the models will do it."""
+    return build_job_id("prepare", "", request)
+
+
+def _choose_slow(waiter: Waiter) -> str:
+    """The queue of what takes seconds."""
+    return QUEUE_BACKGROUND if waiter.background else QUEUE_INTERACTIVE
+
+
+def _adapt(
+    request: SegmentRequest | ProposeRequest, *, looks: bool, prepares: bool
+) -> SegmentRequest | ProposeRequest:
+    changes = {"prepares": prepares}
+    if isinstance(request, SegmentRequest):
+        changes["accepts_first_look"] = looks
+    return request.model_copy(update=changes)

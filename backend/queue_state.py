@@ -1,7 +1,8 @@
-"""What Redis tells about workers and prepared images, without any job."""
+"""What Redis tells about workers, prepared images and the newest training run."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from typing import TypeVar
 
 import redis
 from pydantic import ValidationError
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from saymask.contract import (
     PREPARED_KEY,
-    TRAINING_KEY,
+    TRAINING_JOB_ID,
+    TRAINING_META,
     WORKER_KEY_PATTERN,
     TrainingStatus,
     WorkerStatus,
@@ -54,8 +59,11 @@ class QueueState:
     def list_workers(self) -> list[WorkerStatus]:
         """Return the workers whose heartbeat is recent, by name."""
         with redis_errors():
-            keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
-            values = self._redis.mget(keys) if keys else []
+            return self._read_workers()
+
+    def _read_workers(self) -> list[WorkerStatus]:
+        keys = list(self._redis.scan_iter(WORKER_KEY_PATTERN, count=100))
+        values = self._redis.mget(keys) if keys else []
         workers = [status for value in values if value and (status := _read(WorkerStatus, value))]
         return sorted(workers, key=lambda worker: worker.name)
 
@@ -77,8 +85,15 @@ class QueueState:
     def get_training_status(self) -> TrainingStatus | None:
         """Return how far the newest training run is, or None where there was none."""
         with redis_errors():
-            value = self._redis.get(TRAINING_KEY)
-        return _read(TrainingStatus, value) if value else None
+            job = self._fetch_training()
+        value = None if job is None else job.meta.get(TRAINING_META)
+        return _read(TrainingStatus, json.dumps(value)) if value else None
+
+    def _fetch_training(self) -> Job | None:
+        try:
+            return Job.fetch(TRAINING_JOB_ID, connection=self._redis, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
 
     def get_prepare_counts(self) -> PrepareCounts:
         """Return how many images were prepared in the background, and how many failed."""
@@ -100,7 +115,7 @@ class QueueState:
 Status = TypeVar("Status", WorkerStatus, TrainingStatus)
 
 
-def _read(kind: type[Status], value: bytes) -> Status | None:
+def _read(kind: type[Status], value: bytes | str) -> Status | None:
     """Parse what a worker tells of itself; that of another saymask version is ignored."""
     try:
         return kind.model_validate_json(value)

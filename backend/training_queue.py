@@ -1,16 +1,14 @@
-"""The queue of training runs: one at a time, for which nobody waits."""
+"""The training queue: one job, that of the newest run, for which nobody waits."""
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from redis.exceptions import LockError
+import redis
 from rq import Queue
-from rq.job import Job
-from rq.registry import StartedJobRegistry
+from rq.command import send_stop_job_command
+from rq.exceptions import DuplicateJobError, InvalidJobOperation
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from backend.queue_state import QueueState, redis_errors
@@ -19,101 +17,120 @@ from saymask.contract import (
     JOB_TRAIN,
     QUEUE_TRAINING,
     TRAIN_TIMEOUT_S,
-    TRAINING_KEY,
-    TRAINING_STOP_KEY,
+    TRAINING_JOB_ID,
+    TRAINING_META,
     TrainingStatus,
     TrainRequest,
 )
-from saymask.errors import TrainingUnderway
+from saymask.errors import InvalidRequest, TrainingUnderway
 from saymask.logs import call_id
 
-_RESULT_TTL_S = 600
-_CLAIM_KEY = "saymask:training-start"
-# A claim of a process that was killed ends after this; exports take minutes.
-_CLAIM_S = 900
-# A worker pops a job some milliseconds before it marks it as started.
-_POPPED_GRACE_S = 2.0
+# The job is kept until the next run: its meta is the status.
+_KEPT = -1
+_OPEN = (JobStatus.QUEUED, JobStatus.STARTED)
 
 
 class TrainingQueue(QueueState):
     """Sends runs to the training workers, and tells how far they are."""
 
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Keep every other process from starting a run meanwhile.
+    def enqueue(self, request: TrainRequest) -> None:
+        """Enqueue a run, and tell that it waits for a worker.
 
         Raises:
-            TrainingUnderway: another one is starting a run.
+            TrainingUnderway: another run is not over.
         """
-        lock = self._redis.lock(_CLAIM_KEY, timeout=_CLAIM_S, blocking=False)
-        with redis_errors():
-            is_ours = lock.acquire()
-        if not is_ours:
-            raise TrainingUnderway(
-                "A training run is being started already.", "The status page shows how far it is."
-            )
-        try:
-            yield
-        finally:
-            try:
-                with redis_errors():
-                    lock.release()
-            except LockError:
-                # It took so long that the claim ended by itself.
-                pass
-
-    def enqueue(self, request: TrainRequest) -> None:
-        """Enqueue a run, and tell that it waits for a worker."""
         status = TrainingStatus(
             run=request.run, project_id=request.project_id, state="waiting", updated_at=time.time()
         )
-        self.set_training_status(status)
         with redis_errors():
-            self._open().enqueue_call(
-                JOB_TRAIN,
-                args=(request.model_dump(mode="json"),),
-                job_id=f"saymask-train-{request.run}-{uuid.uuid4().hex[:8]}",
-                timeout=TRAIN_TIMEOUT_S,
-                result_ttl=_RESULT_TTL_S,
-                failure_ttl=_RESULT_TTL_S,
-                meta={CALL_META: call_id.get()},
-            )
+            queue = self._open()
+            self._delete_finished()
+            job = self._create_job(status, JobStatus.QUEUED, request)
+            try:
+                queue.enqueue_job(job, unique=True)
+            except DuplicateJobError as error:
+                raise TrainingUnderway(
+                    "A training run has just been started.",
+                    "The status page shows how far it is.",
+                ) from error
 
-    def set_training_status(self, status: TrainingStatus) -> None:
-        """Tell how far the newest run is."""
+    def tell_failure(self, status: TrainingStatus) -> None:
+        """Tell why a run could not even be enqueued, unless another one is not over.
+
+        Raises:
+            TrainingUnderway: one is.
+        """
         with redis_errors():
-            self._redis.set(TRAINING_KEY, status.model_dump_json())
+            self._delete_finished()
+            self._create_job(status, JobStatus.FAILED, None).save()
 
     def stop(self, status: TrainingStatus) -> None:
-        """Take a run back that waits; ask one that is at work to stop after its step."""
+        """Take a run back that waits; ask one that is at work to stop after its step.
+
+        Raises:
+            InvalidRequest: there is none, or a worker is just about to begin it.
+        """
         with redis_errors():
-            waiting = [job for job in self._open().jobs if _find_run(job) == status.run]
-            for job in waiting:
-                job.delete()
-            if not waiting:
-                self._redis.set(TRAINING_STOP_KEY, status.run, ex=TRAIN_TIMEOUT_S)
-                return
-        text = "It was stopped before it began."
-        self.set_training_status(
-            status.model_copy(update={"state": "failed", "text": text, "updated_at": time.time()})
-        )
+            job = self._fetch_training()
+            if job is None or job.get_status(refresh=False) not in _OPEN:
+                raise InvalidRequest("No run is at work.", "See: saymask models list")
+            is_held = any(worker.name == job.worker_name for worker in self._read_workers())
+            if job.get_status(refresh=False) == JobStatus.STARTED and is_held:
+                send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)
+            elif self._redis.lrem(self._open().key, 1, job.id) or job.worker_name:
+                self._take_back(job, status)
+            else:
+                raise InvalidRequest("The run is just beginning.", "Stop it again.")
+
+    def _take_back(self, job: Job, status: TrainingStatus) -> None:
+        told = {
+            "state": "failed", "text": "It was stopped before it began.", "updated_at": time.time(),
+        }  # fmt: skip
+        job.meta[TRAINING_META] = status.model_copy(update=told).model_dump(mode="json")
+        job.save_meta()
+        job.cancel()
 
     def is_training(self) -> bool:
         """Return whether a run waits or is at work."""
-        until = time.monotonic() + _POPPED_GRACE_S
         with redis_errors():
-            queue = self._open()
-            started = StartedJobRegistry(queue=queue)
-            while queue.count + started.get_job_count(cleanup=False) == 0:
-                if time.monotonic() > until:
-                    return False
-                time.sleep(0.1)
-        return True
+            job = self._fetch_training()
+        return job is not None and job.get_status(refresh=False) in _OPEN
+
+    def _delete_finished(self) -> None:
+        """Delete the job of the last run.
+
+        Raises:
+            TrainingUnderway: it is not over.
+        """
+        job = self._fetch_training()
+        if job is None:
+            return
+        with self._redis.pipeline() as pipeline:
+            pipeline.watch(job.key)
+            try:
+                if job.get_status() in _OPEN:
+                    raise InvalidJobOperation
+                pipeline.multi()
+                job.delete(pipeline=pipeline)
+                pipeline.execute()
+            except (InvalidJobOperation, redis.exceptions.WatchError) as error:
+                raise TrainingUnderway(
+                    "A training run is not over.", "The status page shows how far it is."
+                ) from error
+
+    def _create_job(
+        self, status: TrainingStatus, job_status: JobStatus, request: TrainRequest | None
+    ) -> Job:
+        return self._open().create_job(
+            JOB_TRAIN,
+            args=(request.model_dump(mode="json"),) if request is not None else (),
+            job_id=TRAINING_JOB_ID,
+            timeout=TRAIN_TIMEOUT_S,
+            result_ttl=_KEPT,
+            failure_ttl=_KEPT,
+            status=job_status,
+            meta={CALL_META: call_id.get(), TRAINING_META: status.model_dump(mode="json")},
+        )
 
     def _open(self) -> Queue:
         return Queue(QUEUE_TRAINING, connection=self._redis, serializer=JSONSerializer)
-
-
-def _find_run(job: Job) -> str:
-    arguments = job.args
-    return str(arguments[0].get("run", "")) if arguments else ""

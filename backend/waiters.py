@@ -3,75 +3,88 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 
 import redis
 
 from saymask.errors import CallAbandoned, JobSuperseded
 
 _TTL_S = 600
-_NEWEST_KEY = "saymask:newest:{source}"
 _WAITERS_KEY = "saymask:waiters:{job}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Waiter:
     """One waiting request.
 
     Attributes:
-        source: names who asks.
-        ticket: unique.
+        source: names who asks, or None where nobody would ask anew.
         background: whether it waits behind all interactive requests.
         deadline: of ``time.monotonic()``.
         abandoned: set when the caller has gone.
+        superseded: set when a newer request of the source has come.
+        job_id: the job it waits for now, or empty.
+        ticket: unique among the requests of all backends.
     """
 
-    source: str
-    ticket: str
+    source: str | None
     background: bool
     deadline: float
     abandoned: threading.Event
+    superseded: threading.Event = field(default_factory=threading.Event)
+    job_id: str = ""
+    ticket: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-
-class Waiters:
-    """The waiting requests of all backends, in Redis."""
-
-    def __init__(self, connection: redis.Redis) -> None:
-        self._redis = connection
-
-    def add(self, waiter: Waiter, job_id: str) -> str | None:
-        """Make a waiter the newest of its source, and have it wait for a job.
-
-        Returns:
-            The job for which only an older request of the source waited, or None.
-        """
-        key = _NEWEST_KEY.format(source=waiter.source)
-        previous = self._redis.set(key, f"{waiter.ticket} {job_id}", get=True, ex=_TTL_S)
-        waiters = _WAITERS_KEY.format(job=job_id)
-        self._redis.sadd(waiters, waiter.ticket)
-        self._redis.expire(waiters, _TTL_S)
-        if not previous:
-            return None
-        old_ticket, old_job_id = previous.decode().split(" ")
-        old_waiters = _WAITERS_KEY.format(job=old_job_id)
-        self._redis.srem(old_waiters, old_ticket)
-        is_abandoned = old_job_id != job_id and not self._redis.scard(old_waiters)
-        return str(old_job_id) if is_abandoned else None
-
-    def remove(self, waiter: Waiter, job_id: str) -> bool:
-        """Stop waiting for a job; returns whether nobody waits for it any more."""
-        waiters = _WAITERS_KEY.format(job=job_id)
-        self._redis.srem(waiters, waiter.ticket)
-        return not self._redis.scard(waiters)
-
-    def check_wanted(self, waiter: Waiter) -> None:
+    def check_wanted(self) -> None:
         """Check that the caller still waits and that no newer request of the source has come.
 
         Raises:
             JobSuperseded, CallAbandoned.
         """
-        if waiter.abandoned.is_set():
+        if self.abandoned.is_set():
             raise CallAbandoned("The caller closed the connection before there was an answer.")
-        newest = self._redis.get(_NEWEST_KEY.format(source=waiter.source))
-        if newest and not newest.decode().startswith(waiter.ticket):
+        if self.superseded.is_set():
             raise JobSuperseded("A newer expression for this task replaced this one.")
+
+
+class Waiters:
+    """The waiting requests of this backend; who waits for a job, those of all backends know.
+
+    Sources are known to one backend only: two backends on one queue number their requests alike.
+    """
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._redis = connection
+        self._newest: dict[str, Waiter] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, waiter: Waiter) -> Waiter | None:
+        """Make a waiter the newest of its source; returns the one that it replaces, or None."""
+        if waiter.source is None:
+            return None
+        with self._lock:
+            previous = self._newest.get(waiter.source)
+            self._newest[waiter.source] = waiter
+        if previous is not None:
+            previous.superseded.set()
+        return previous
+
+    def leave(self, waiter: Waiter) -> None:
+        """Forget a waiter that has its answer or does not wait any more."""
+        with self._lock:
+            if waiter.source is not None and self._newest.get(waiter.source) is waiter:
+                del self._newest[waiter.source]
+
+    def wait_for(self, waiter: Waiter, job_id: str) -> None:
+        """Note that a waiter waits for a job."""
+        waiter.job_id = job_id
+        key = _WAITERS_KEY.format(job=job_id)
+        self._redis.sadd(key, waiter.ticket)
+        self._redis.expire(key, _TTL_S)
+
+    def stop_waiting(self, waiter: Waiter, job_id: str) -> bool:
+        """Note that it does not any more; returns whether nobody waits for the job now."""
+        key = _WAITERS_KEY.format(job=job_id)
+        self._redis.srem(key, waiter.ticket)
+        return not self._redis.scard(key)

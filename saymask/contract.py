@@ -25,26 +25,22 @@ JOB_TRAIN = "saymask.train"
 JOB_PROPOSE = "saymask.propose"
 # RQ would take a run that is still at work for lost after this.
 TRAIN_TIMEOUT_S = 14 * 24 * 3600
+# Each is first in, first out. Expressions about prepared images take milliseconds, the others, and
+# the images that somebody waits for, take seconds.
+QUEUE_PREPARED = "saymask-interactive-prepared"
 QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
 QUEUE_TRAINING = "saymask-training"
 
 IMAGE_KEY = "saymask:photo:{sha256}"
+# Lock: held while a lost job is replaced, so that it is replaced once.
+REPLACE_KEY = "saymask:replace:{job}"
+REPLACE_S = 10
 # Sorted set per host: worker names, each scored with the time until which it may be answering an
 # annotator. Background workers on that host pause meanwhile.
 ANSWERING_KEY = "saymask:answering:{host}"
-# Name of the worker that prepares an image, per host.
-PREPARING_KEY = "saymask:preparing:{host}:{sha256}"
-# There while an image is known to be prepared: expressions about it take milliseconds, and overtake
-# those about others.
-QUICK_KEY = "saymask:quick:{sha256}"
-QUICK_TTL_S = 1800
 # Hash: number of images ``prepared`` and ``failed`` in the background, and the ``last_failure``.
 PREPARED_KEY = "saymask:prepared"
-# JSON: the ``TrainingStatus`` of the newest run.
-TRAINING_KEY = "saymask:training"
-# Name of a run that is asked to stop.
-TRAINING_STOP_KEY = "saymask:training-stop"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
 # Hash per image: names of the workers that are at work on it, or ended over it.
@@ -54,6 +50,11 @@ HEARTBEAT_INTERVAL_S = 1.5
 
 # In a job's meta: the call on whose behalf it was enqueued, for the worker's log.
 CALL_META = "call"
+# In a preparation's meta: there once an annotator waits for it.
+AWAITED_META = "awaited"
+# In the training job's meta: its ``TrainingStatus``. There is one job, that of the newest run.
+TRAINING_META = "training"
+TRAINING_JOB_ID = "saymask-train"
 
 PROPOSALS_SOURCE = "proposals"
 """The source of candidates that is always there; ``CLICKS_SOURCE`` that of clicks and boxes."""
@@ -92,6 +93,8 @@ class SegmentRequest(_Message):
 
     Attributes:
         accepts_first_look: an image that is not prepared yet may be looked at quickly instead.
+        prepares: an image that is not prepared yet is prepared by the same job. Otherwise a worker
+            that does not have it answers with ``ImageNotPrepared``.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -99,6 +102,7 @@ class SegmentRequest(_Message):
     expression: str = Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)
     k: int = Field(ge=1, le=MAX_K)
     accepts_first_look: bool = False
+    prepares: bool = False
 
 
 class Click(_Message):
@@ -140,6 +144,7 @@ class ProposeRequest(_Message):
         count: at most so many objects.
         confidence_min: an object of less confidence is left out.
         seed: for the choice among usual wordings; equal seeds give equal expressions.
+        prepares: as in ``SegmentRequest``.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -147,6 +152,7 @@ class ProposeRequest(_Message):
     count: int = Field(ge=1, le=MAX_K)
     confidence_min: float = Field(ge=0, le=1)
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    prepares: bool = False
 
 
 class TrainRequest(_Message):
@@ -288,7 +294,7 @@ TrainingState = Literal["waiting", "training", "comparing", "served", "not bette
 
 
 class TrainingStatus(_Message):
-    """How far a training run is; kept in Redis.
+    """How far a training run is; kept in its job's meta.
 
     Attributes:
         state: ``waiting`` for a worker, at work, or how it ended.
@@ -365,9 +371,8 @@ class WorkerStatus(_Message):
 def build_job_id(kind: str, model_version: str, message: _Message) -> str:
     """Return the job id: equal image, expression, k and configuration share one result."""
     values = message.model_dump(mode="json")
-    if not values.get("accepts_first_look"):
-        # Added later: without it a request has the id that earlier versions gave it.
-        values.pop("accepts_first_look", None)
+    # A flag that is not set leaves the id as it was before there was such a flag.
+    values = {name: value for name, value in values.items() if value is not False}
     body = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(f"{kind}\n{model_version}\n{body}".encode()).hexdigest()
     return f"saymask-{kind}-{digest[:32]}"

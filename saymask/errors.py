@@ -128,6 +128,10 @@ class ImageEvicted(ImageUnreachable, code="PhotoEvicted"):
     """The queue's memory no longer holds the image; it can be stored again."""
 
 
+class ImageNotPrepared(ImageError, code="PhotoNotPrepared"):
+    """A worker does not have the prepared image that an expression is about."""
+
+
 class ImageForbidden(ImageError, code="PhotoForbidden"):
     """Access to the image was refused, or its address is private."""
 

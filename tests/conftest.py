@@ -22,7 +22,12 @@ from sqlalchemy import create_engine, text
 
 import worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
 from backend.records.stores import Stores
-from saymask.contract import WORKER_KEY_PATTERN, WorkerStatus
+from saymask.contract import (
+    QUEUE_INTERACTIVE,
+    QUEUE_PREPARED,
+    WORKER_KEY_PATTERN,
+    WorkerStatus,
+)
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
@@ -58,7 +63,8 @@ def free_port() -> int:
 class Valkey:
     """A real queue server that a test may stop and start again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, keeps_data: bool = False) -> None:
+        self._options = ["--appendonly", "yes" if keeps_data else "no"]
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
@@ -69,7 +75,7 @@ class Valkey:
 
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)]
         self._process = subprocess.Popen(
-            [*command, "--dir", str(self._directory), "--save", ""],
+            [*command, "--dir", str(self._directory), "--save", "", *self._options],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 15
@@ -81,6 +87,11 @@ class Valkey:
                 except redis.RedisError:
                     assert time.monotonic() < deadline, "Valkey did not start"
                     time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        """Send the server a signal: SIGSTOP makes it hang."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -137,6 +148,13 @@ def log_of(valkey: Valkey, *kinds: str) -> list[str]:
     with redis.Redis.from_url(valkey.url) as client:
         lines = [line.decode() for line in client.lrange("fake:log", 0, -1)]
     return [line for line in lines if line.split()[0] in (kinds or ("segment", "refine"))]
+
+
+def count_queued(valkey: Valkey) -> int:
+    """How many jobs wait in the queues of typed expressions."""
+    with redis.Redis.from_url(valkey.url) as client:
+        names = (QUEUE_PREPARED, QUEUE_INTERACTIVE)
+        return sum(int(client.llen(f"rq:queue:{name}")) for name in names)
 
 
 def await_state(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:

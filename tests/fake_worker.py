@@ -4,8 +4,11 @@ What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fa
 error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
 the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
 Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
-prepared. An image that contains ``poison`` kills the process. In every image it proposes a cat and
-a dog, in one that contains ``slow`` after three seconds. What was asked of it is in the Redis list
+prepared. An image that contains ``slow`` is prepared in 20 batches of a tenth of a second each, and
+what it shows is proposed after three seconds. An image that contains ``poison`` kills the process.
+What it prepares of one that contains ``unkept`` is not kept.
+In every image it proposes a cat and a dog. With FAKE_WORKER_SHARES it finds what others have
+prepared. What was asked of it is in the Redis list
 ``fake:log``.
 """
 
@@ -40,6 +43,7 @@ from worker.stages import (
 
 VERSION = "saymask-fake-1"
 LOG_KEY = "fake:log"
+SHARED_KEY = "fake:prepared"
 
 
 def build_candidate(rank: int) -> Candidate:
@@ -87,14 +91,17 @@ class FakePipeline:
     model_version = VERSION
     encoder_description = "fake encoder"
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, between_batches: Callable[[], None]) -> None:
         self._redis = connection
+        self._between_batches = between_batches
         self._prepared: dict[str, PreparedImage] = {}
 
     def warm_up(self) -> None:
         """There is nothing to load."""
 
     def load_prepared(self, sha256: str) -> PreparedImage | None:
+        if "FAKE_WORKER_SHARES" in os.environ and self._redis.sismember(SHARED_KEY, sha256):
+            return build_prepared(sha256)
         return self._prepared.get(sha256)
 
     def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
@@ -102,7 +109,14 @@ class FakePipeline:
         self._log(f"prepare {sha256[:8]}")
         if b"poison" in data:
             os.kill(os.getpid(), 9)
+        for _ in range(20 if b"slow" in data else 0):
+            time.sleep(0.1)
+            self._between_batches()
+        if b"unkept" in data:
+            prepared = replace(build_prepared(sha256), not_kept=("The disk is full.", "No."))
+            return prepared, PreparationTimings()
         self._prepared[sha256] = build_prepared(sha256)
+        self._redis.sadd(SHARED_KEY, sha256)
         return self._prepared[sha256], PreparationTimings()
 
     def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
@@ -189,7 +203,7 @@ def main(url: str) -> None:
     def build(_settings: WorkerSettings, between_batches: Callable[[], None]) -> FakePipeline:
         connection = redis.Redis.from_url(url)
         connection.rpush(LOG_KEY, "build")
-        return FakePipeline(connection)
+        return FakePipeline(connection, between_batches)
 
     run_worker(settings, build)
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from backend.config import Settings
-from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
+from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -130,8 +130,9 @@ def test_workers_follow_the_queues() -> None:
     background = scaled["release-worker-background"]
     assert interactive["minReplicaCount"] >= 1
     assert background["minReplicaCount"] == 0
-    lists = [s["triggers"][0]["metadata"]["listName"] for s in (interactive, background)]
-    assert lists == [f"rq:queue:{QUEUE_INTERACTIVE}", f"rq:queue:{QUEUE_BACKGROUND}"]
+    lists = [t["metadata"]["listName"] for s in (interactive, background) for t in s["triggers"]]
+    queues = (QUEUE_PREPARED, QUEUE_INTERACTIVE, QUEUE_BACKGROUND)
+    assert lists == [f"rq:queue:{name}" for name in queues]
     for document in render():
         if document["kind"] == "Deployment" and "worker" in document["metadata"]["name"]:
             pod = document["spec"]["template"]["spec"]

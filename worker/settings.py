@@ -50,8 +50,9 @@ class WorkerSettings(BaseSettings):
     )
     queues: Queues = Field(
         "all",
-        description="What a worker takes: `interactive` (typed expressions), `background` (photos"
-        " to prepare, at low priority), `all` of these, or `training` alone, at the lowest.",
+        description="What a worker takes: `interactive` (typed expressions, those about"
+        " prepared photos first), `background` (photos to prepare, at low priority), `all` of"
+        " these, or `training` alone, at the lowest.",
     )
     idle_unload_s: float = Field(
         0.0,

@@ -156,6 +156,8 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task("waiting", total=None, figures="")
         while True:
+            # In this order: a run that ends in between is over.
+            is_training = queue.training.is_training()
             status = queue.get_training_status()
             if status is None or status.run != run:
                 raise InvalidRequest(
@@ -163,7 +165,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
                 )
             if status.is_over:
                 return status
-            if not queue.training.is_training():
+            if not is_training:
                 raise WorkerUnavailable(
                     f"The run {run} is gone from the queue.",
                     f"Go on with it: saymask train --resume {run}",

@@ -17,7 +17,6 @@ from backend.services.answers import Suggestions
 from backend.services.upload_image import ImageUploader
 from saymask.contract import (
     MAX_EXPRESSION_CHARS,
-    PrepareRequest,
     RefineRequest,
     SegmentRequest,
     SegmentResult,
@@ -27,7 +26,6 @@ from saymask.errors import (
     InternalError,
     InvalidExpression,
     JobSuperseded,
-    QueueError,
     SaymaskError,
 )
 from saymask.redaction import explain
@@ -115,7 +113,7 @@ class Segmenter:
         task, call = question.task, question.call
         request_id = self._requests.add_request(_to_new_request(question))
         try:
-            result = self._ask_worker(question, build, _name_source(question, request_id))
+            result = self._ask_worker(question, build)
         except SaymaskError as error:
             if not isinstance(error, JobSuperseded):
                 log.warning("request %s for task %s failed: %s", request_id, task.task_id, error)
@@ -131,25 +129,15 @@ class Segmenter:
             raise failure from error
         region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
         self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(call))
-        if result.is_first_look:
-            self._prepare(result.image_sha256)
         return Suggestions(request_id, result)
 
-    def _prepare(self, sha256: str) -> None:
-        """Have an image prepared in full of which the annotator had a first look."""
-        try:
-            self._queue.prepare(PrepareRequest(image_sha256=sha256))
-        except QueueError as error:
-            # The next expression has it prepared.
-            log.warning("image %s is not prepared: %s", sha256[:12], error)
-
-    def _ask_worker(self, question: Question, build: BuildRequest, source: str) -> SegmentResult:
+    def _ask_worker(self, question: Question, build: BuildRequest) -> SegmentResult:
         """Ask a worker; once more where the image was gone from the queue's memory by then."""
 
         def ask() -> SegmentResult:
             return self._queue.segment(
                 build(self._images.upload(question.task)),
-                source=source,
+                source=_name_source(question),
                 call=question.call,
                 deadline_s=question.deadline_s,
                 background=question.background,
@@ -193,14 +181,14 @@ def _to_new_request(question: Question) -> NewRequest:
     )
 
 
-def _name_source(question: Question, request_id: int) -> str:
-    """Who asks: a newer request from the same source replaces an older one.
+def _name_source(question: Question) -> str | None:
+    """Name the editor's entry, whose newer request replaces an older one.
 
     Two annotators of one task do not replace each other, nor do several expressions in one task's
     data.
     """
     if question.kind == "ahead" or not question.asked_by:
-        return f"request:{request_id}"
+        return None
     project = question.project
     return f"{project.id}.{project.created}:{question.task.task_id}:{question.asked_by}"
 

@@ -62,19 +62,18 @@ class TrainingStarter:
             ExportError, ImageError: there are no records with masks, or an image is missing.
             QueueUnavailable: Redis cannot be reached; the export is removed again.
         """
-        with self._queue.claim():
-            self._refuse_second()
-            self._recorder.process_waiting()
-            run = self._registry.create_run()
-            folder = self._registry.folder / run
-            request = TrainRequest(project_id=project_id or 0, run=run, epochs=epochs)
-            try:
-                summary = self._export(project_id, folder / DATA_FOLDER, progress)
-                (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
-                self._queue.enqueue(request)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+        self._refuse_second()
+        self._recorder.process_waiting()
+        run = self._registry.create_run()
+        folder = self._registry.folder / run
+        request = TrainRequest(project_id=project_id or 0, run=run, epochs=epochs)
+        try:
+            summary = self._export(project_id, folder / DATA_FOLDER, progress)
+            (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
+            self._queue.enqueue(request)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         log.info("run %s of project %s: %d referents", run, project_id, summary.referents)
         return StartedRun(run, summary)
 
@@ -90,7 +89,10 @@ class TrainingStarter:
                 run="", project_id=project_id, state="failed", text=str(error),
                 updated_at=time.time(),
             )  # fmt: skip
-            self._queue.set_training_status(status)
+            try:
+                self._queue.tell_failure(status)
+            except TrainingUnderway as underway:
+                log.warning("not told on the status page: %s", underway)
 
     def resume(self, run: str) -> StartedRun:
         """Enqueue a run again that failed or was lost; it goes on from its last checkpoint.
@@ -100,17 +102,16 @@ class TrainingStarter:
             TrainingUnderway: another run is not over.
             QueueUnavailable: Redis cannot be reached.
         """
-        with self._queue.claim():
-            self._refuse_second()
-            path = self._registry.folder / run / _REQUEST_FILE
-            try:
-                request = TrainRequest.model_validate_json(path.read_text("utf-8"))
-            except (OSError, ValidationError) as error:
-                raise InvalidRequest(
-                    f"There is no run {run!r} in {self._registry.folder}.",
-                    "Begin one: saymask train --project 1",
-                ) from error
-            self._queue.enqueue(request)
+        self._refuse_second()
+        path = self._registry.folder / run / _REQUEST_FILE
+        try:
+            request = TrainRequest.model_validate_json(path.read_text("utf-8"))
+        except (OSError, ValidationError) as error:
+            raise InvalidRequest(
+                f"There is no run {run!r} in {self._registry.folder}.",
+                "Begin one: saymask train --project 1",
+            ) from error
+        self._queue.enqueue(request)
         return StartedRun(run, None)
 
     def stop(self) -> str:

@@ -19,7 +19,7 @@ from backend.call import Call
 from backend.queue import JobQueue
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
-from tests.conftest import Valkey, await_state, log_of
+from tests.conftest import Valkey, await_state, count_queued, log_of
 
 IMAGE = b"image"
 SHA256 = hashlib.sha256(IMAGE).hexdigest()
@@ -35,11 +35,6 @@ def queue(valkey: Valkey) -> Iterator[JobQueue]:
 
 def request_for(expression: str) -> SegmentRequest:
     return SegmentRequest(image_sha256=SHA256, expression=expression, k=2)
-
-
-def count_queued(valkey: Valkey) -> int:
-    with redis.Redis.from_url(valkey.url) as client:
-        return int(client.llen(f"rq:queue:{QUEUE_INTERACTIVE}"))
 
 
 def count_waiting(valkey: Valkey) -> list[int]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,18 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
+from backend.config import load_settings
+from backend.context import build_fetcher
 from backend.label_studio.events import to_new_event
+from backend.queue import JobQueue
 from backend.records.stores import Stores
+from backend.services.export import Exporter
 from backend.services.record import Recorder
-from saymask.contract import QUEUE_TRAINING, TRAINING_KEY, TrainingStatus, TrainRequest
+from backend.services.train import TrainingStarter
+from backend.training_queue import TrainingQueue
+from saymask.contract import QUEUE_TRAINING, TrainingStatus, TrainRequest
 from saymask.datasets import load_dataset
+from saymask.errors import TrainingUnderway
 from saymask.model_registry import ModelRegistry
 from tests import factories
 from tests.backend.test_export_command import data_uri
@@ -46,20 +54,17 @@ def add_records(stores: Stores, photos: int = 3, project: int = factories.KEY.id
 
 def read_status(valkey: Valkey) -> TrainingStatus | None:
     with redis.Redis.from_url(valkey.url) as client:
-        value = client.get(TRAINING_KEY)
-    return TrainingStatus.model_validate_json(value) if value else None
+        return TrainingQueue(client).get_training_status()
 
 
-def take_job(valkey: Valkey) -> TrainRequest:
+def read_job(valkey: Valkey) -> TrainRequest:
     """What the training queue holds, as a worker reads it."""
     from rq import Queue
     from rq.serializers import JSONSerializer
 
     with redis.Redis.from_url(valkey.url) as client:
         (job,) = Queue("saymask-training", connection=client, serializer=JSONSerializer).jobs
-        request = TrainRequest.model_validate(job.args[0])
-        job.delete()
-    return request
+        return TrainRequest.model_validate(job.args[0])
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_the_button_exports_and_enqueues(
     event["project"]["id"] = factories.KEY.id
     assert client.post("/webhook", json=event).is_success
     await_state(lambda: read_status(valkey) is not None, "nothing was enqueued")
-    request = take_job(valkey)
+    request = read_job(valkey)
     assert (request.run, request.project_id) == ("run-0001", factories.KEY.id)
     dataset = load_dataset("export", tmp_path / "data" / "models" / "run-0001" / "data", None)
     assert sorted(e.text for i in dataset.images for e in i.expressions) == [
@@ -165,7 +170,7 @@ def test_train_waits_and_tells_how_it_ended(
     failed = saymask("train", "--resume", "run-0009")
     assert "no run 'run-0009'" in failed.stdout
     assert json.loads(saymask("train", "--resume", "run-0001", "--no-wait", "--json").stdout)
-    request = take_job(valkey)
+    request = read_job(valkey)
     assert (request.run, request.epochs) == ("run-0001", 2), "as it was begun"
 
 
@@ -180,10 +185,43 @@ def test_a_run_that_waits_is_taken_back(
     assert status is not None
     assert (status.state, status.text) == ("failed", "It was stopped before it began.")
     assert "No run is at work" in saymask("train", "--stop").stdout
-    with redis.Redis.from_url(valkey.url) as client:
-        client.set("saymask:training-start", "another process", ex=60)
-    refused = saymask("train")
-    assert "being started already" in refused.stdout
+
+
+def test_two_starts_at_once_make_one_run(
+    saymask: Callable[..., Any], app_stores: Stores, valkey: Valkey, tmp_path: Path
+) -> None:
+    """Both export; the one that comes second takes its export back."""
+    with closing(app_stores):
+        add_records(app_stores)
+    settings = load_settings(SAYMASK_REDIS_URL=valkey.url, data_dir=tmp_path / "data")
+    both = threading.Barrier(2)
+
+    class Slow(Exporter):
+        def write(self, *arguments: Any, **named: Any) -> Any:
+            both.wait(30)
+            return super().write(*arguments, **named)
+
+    def start(_: int) -> str:
+        stores = Stores(settings.effective_database_url)
+        queue = JobQueue(valkey.url, 30)
+        exporter = Slow(stores, build_fetcher(settings), tmp_path / "photos")
+        models = settings.effective_models_dir
+        with closing(stores), closing(queue):
+            try:
+                return (
+                    TrainingStarter(models, exporter, Recorder(stores), queue.training)
+                    .start(None)
+                    .run
+                )
+            except TrainingUnderway as error:
+                return error.code
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = sorted(pool.map(start, range(2)))
+    status = read_status(valkey)
+    assert status is not None
+    assert outcomes == sorted(["TrainingUnderway", status.run])
+    assert [path.name for path in (tmp_path / "data" / "models").glob("run-*")] == [status.run]
 
 
 def work_off(settings: Any, learn: FakeLearn | None = None) -> None:

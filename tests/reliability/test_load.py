@@ -28,12 +28,11 @@ from backend.queue import JobQueue
 from backend.records.stores import Stores
 from backend.services.report import Reporter
 from backend.services.upload_image import ImageUploader
-from saymask.contract import QUEUE_INTERACTIVE
 from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
 from tests.backend.test_queue import request_for
-from tests.conftest import Valkey, await_state, free_port, load_capture, log_of
+from tests.conftest import Valkey, await_state, count_queued, free_port, load_capture, log_of
 from tests.factories import annotation, brush, event
 
 Build = Callable[..., TestClient]
@@ -86,9 +85,7 @@ def test_when_all_places_are_taken_the_next_is_told_at_once(
     client = build_client(threads=4)
     with served(client) as url, ThreadPoolExecutor(16) as pool:
         waiting = [pool.submit(ask, url, f"sleep 1 {n}", n) for n in range(1, 5)]
-        with redis.Redis.from_url(valkey.url) as connection:
-            key = f"rq:queue:{QUEUE_INTERACTIVE}"
-            await_state(lambda: connection.llen(key) >= 3, "the places are not taken")
+        await_state(lambda: count_queued(valkey) >= 3, "the places are not taken")
         declined = [pool.submit(ask, url, f"the cat {n}", n) for n in range(10, 20)]
         for answer in declined:
             assert "Too many expressions" in json.dumps(answer.result().json())
@@ -105,21 +102,19 @@ def test_callers_that_leave_delay_nobody(
 ) -> None:
     """Thirty callers give up; their jobs leave the queue, and the next is answered."""
     start_worker()
-    with served(build_client()) as url, redis.Redis.from_url(valkey.url) as connection:
-        key = f"rq:queue:{QUEUE_INTERACTIVE}"
-        with ThreadPoolExecutor(32) as pool:
-            busy = pool.submit(ask, url, "sleep 4 busy", 1)
-            await_state(lambda: len(log_of(valkey)) == 1, "the worker is not busy")
+    with served(build_client()) as url, ThreadPoolExecutor(32) as pool:
+        busy = pool.submit(ask, url, "sleep 4 busy", 1)
+        await_state(lambda: len(log_of(valkey)) == 1, "the worker is not busy")
 
-            def leave(number: int) -> None:
-                with suppress(httpx.TimeoutException):
-                    body = with_id(typed(f"sleep 3 {number}", task=number))
-                    httpx.post(f"{url}/predict", json=body, timeout=1)
+        def leave(number: int) -> None:
+            with suppress(httpx.TimeoutException):
+                body = with_id(typed(f"sleep 3 {number}", task=number))
+                httpx.post(f"{url}/predict", json=body, timeout=1)
 
-            list(pool.map(leave, range(10, 40)))
-            await_state(lambda: connection.llen(key) == 0, "their jobs still wait")
-            assert ask(url, "the cat", 2).status_code == 200
-            assert busy.result().status_code == 200
+        list(pool.map(leave, range(10, 40)))
+        await_state(lambda: count_queued(valkey) == 0, "their jobs still wait")
+        assert ask(url, "the cat", 2).status_code == 200
+        assert busy.result().status_code == 200
     assert log_of(valkey) == ["segment sleep 4 busy", "segment the cat"]
 
 
@@ -131,7 +126,7 @@ def test_a_caller_that_left_is_told_apart_from_a_failure(
     call.abandoned.set()
     with pytest.raises(CallAbandoned):
         queue.segment(request_for("cat"), "1:1", call)
-    assert queue.get_depths()[QUEUE_INTERACTIVE] == 0
+    assert count_queued(valkey) == 0
     queue.close()
 
 
@@ -140,10 +135,8 @@ def test_a_hung_queue_delays_no_webhook(
 ) -> None:
     """The queue answers nothing at all, 45 callers ask for the state: webhooks come through."""
     client = build_client()
-    process = valkey._process
-    assert process is not None
     with served(client) as url, ThreadPoolExecutor(64) as pool:
-        os.kill(process.pid, signal.SIGSTOP)
+        valkey.signal(signal.SIGSTOP)
         try:
             asking = [pool.submit(httpx.get, f"{url}/ready", timeout=60) for _ in range(45)]
             typing = [pool.submit(ask, url, "the cat", n) for n in range(1, 9)]
@@ -155,7 +148,7 @@ def test_a_hung_queue_delays_no_webhook(
             health = httpx.get(f"{url}/health", timeout=5)
             assert health.status_code == 200
         finally:
-            os.kill(process.pid, signal.SIGCONT)
+            valkey.signal(signal.SIGCONT)
         for answer in asking:
             assert answer.result().status_code == 503
         for answer in typing:
@@ -173,8 +166,7 @@ def test_a_queue_that_forgets_everything_under_a_waiting_request(
         await_state(lambda: len(log_of(valkey)) == 1, "the worker is not busy")
         other = typed("the cat", "/data/other.png", task=2)
         waiting = pool.submit(client.post, "/predict", json=with_id(other))
-        key = f"rq:queue:{QUEUE_INTERACTIVE}"
-        await_state(lambda: connection.llen(key) == 1, "nothing waits")
+        await_state(lambda: count_queued(valkey) == 1, "nothing waits")
         connection.flushall()
         for answer in (busy, waiting):
             assert "brushlabels" in json.dumps(answer.result(60).json()), answer.result().text

@@ -56,8 +56,9 @@ def test_metrics(build_client: Build, start_worker: Start, app_stores: Any) -> N
     assert metrics["saymask_events", "understood"] == 1
     assert metrics["saymask_records", "no_mask"] == 1
     assert metrics["saymask_workers", "idle"] + metrics["saymask_workers", "busy"] == 1
-    assert metrics["saymask_queue_depth", "saymask-interactive"] == 0
-    assert metrics["saymask_queue_age_seconds", "saymask-interactive"] == 0
+    for queue in ("saymask-interactive-prepared", "saymask-interactive"):
+        assert metrics["saymask_queue_depth", queue] == 0
+        assert metrics["saymask_queue_age_seconds", queue] == 0
     assert metrics["saymask_queue_up",] == 1
 
 

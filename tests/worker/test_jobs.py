@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from saymask.contract import ANSWERING_KEY, IMAGE_KEY, QUICK_KEY, WORKER_KEY, SegmentResult, Timings
+from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 from worker.pipeline.timing import PreparationTimings
-from worker.serving.claims import PreparationClaims
 from worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from worker.serving.jobs import JobHandler
 from worker.serving.sessions import ImageSessions, count_bytes
@@ -134,8 +133,8 @@ def test_what_could_not_be_kept_is_not_prepared(connection: redis.Redis) -> None
     counts = connection.hgetall("saymask:prepared")
     assert counts == {b"failed": b"1", b"last_failure": b"The disk is full."}
     # Somebody who waits is answered all the same.
-    assert handler.segment(segment(SHA256))["segment"]["proposals_count"] == 3
-    assert not connection.exists(QUICK_KEY.format(sha256=SHA256))
+    answer = handler.segment(segment(SHA256) | {"prepares": True})
+    assert answer["segment"]["proposals_count"] == 3
 
 
 def test_images_of_open_tasks_are_read_once(connection: redis.Redis) -> None:
@@ -153,7 +152,7 @@ def test_images_of_open_tasks_are_read_once(connection: redis.Redis) -> None:
 def test_a_damaged_image_or_message_is_a_failure_with_a_cure(connection: redis.Redis) -> None:
     handler = build_handler(CountingPipeline(), connection, "living")
     connection.set(IMAGE_KEY.format(sha256="e" * 64), b"something else")
-    damaged = handler.segment(segment("e" * 64))["failure"]
+    damaged = handler.segment(segment("e" * 64) | {"prepares": True})["failure"]
     assert (damaged["code"], "damaged" in damaged["cause"]) == ("PhotoUnreachable", True)
     unknown = handler.segment({"sentence": "the cat"})["failure"]
     assert "unknown shape" in unknown["cause"]
@@ -182,58 +181,35 @@ class SlowPipeline(CountingPipeline):
         return prepared, timings
 
 
-def test_an_expression_takes_over_what_the_background_worker_prepares(
+def test_a_worker_without_the_prepared_image_says_so_unless_it_is_to_prepare_it(
     connection: redis.Redis,
 ) -> None:
-    cache: set[str] = set()
-    slow, quick = SlowPipeline(cache, is_let=False), SlowPipeline(cache, is_let=True)
-    connection.set(WORKER_KEY.format(name="background"), "alive")
-    background = build_handler(slow, connection, "background")
-    interactive = build_handler(quick, connection, "interactive")
-    replies: list[dict] = []
-    preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
-    typing = threading.Thread(target=lambda: replies.append(interactive.segment(segment(SHA256))))
-    preparing.start()
-    assert slow.begun.wait(10)
-    typing.start()
-    typing.join(0.3)
-    assert replies == []
-    key = ANSWERING_KEY.format(host=socket.gethostname())
-    assert connection.zcard(key) == 0, "the worker that is waited for must not pause"
-    slow.let.set()
-    typing.join(10)
-    preparing.join(10)
-    assert replies[0]["segment"]["from_cache"]
-    assert (slow.preparations, quick.preparations) == (1, 0)
-    assert list(connection.scan_iter("saymask:preparing:*")) == []
-
-
-def test_the_claim_of_a_worker_that_ended_is_taken(connection: redis.Redis) -> None:
-    ended, living = (PreparationClaims(connection, name) for name in ("ended", "living"))
-    alive = WORKER_KEY.format(name="ended")
-    connection.set(alive, "alive")
-    assert ended.take(SHA256)
-    assert not living.take(SHA256)
-    connection.delete(alive)
-    living.wait_for_other(SHA256)
-    assert [living.take(SHA256), PreparationClaims(connection, "third").take(SHA256)] == [
-        True,
-        True,
-    ]
-    connection.set(WORKER_KEY.format(name="third"), "alive")
-    living.release(SHA256)
-    assert not living.take(SHA256), "only its owner gives a claim up"
-    connection.delete(WORKER_KEY.format(name="third"))
     pipeline = SlowPipeline(set(), is_let=True)
-    reply = build_handler(pipeline, connection, "living").segment(segment(SHA256))
-    assert reply["failure"] is None
+    handler = build_handler(pipeline, connection, "living")
+    propose = {"photo_sha256": SHA256, "count": 1, "confidence_min": 0.5}
+    for reply in (handler.segment(segment(SHA256)), handler.propose(propose)):
+        assert reply["failure"]["code"] == "PhotoNotPrepared"
+    assert pipeline.preparations == 0
+    assert handler.segment(segment(SHA256) | {"prepares": True})["failure"] is None
     assert pipeline.preparations == 1
+    assert handler.segment(segment(SHA256))["segment"]["from_cache"]
 
 
-def test_a_claim_ends_with_an_image_that_cannot_be_prepared(connection: redis.Redis) -> None:
-    handler = build_handler(CountingPipeline(), connection, "living")
-    assert "no longer" in handler.segment(segment("d" * 64))["failure"]["cause"]
-    assert list(connection.scan_iter("saymask:preparing:*")) == []
+def test_a_bug_is_a_failure_and_a_queue_that_is_away_is_not(connection: redis.Redis) -> None:
+    """RQ does a job again that ends in an exception; with a bug that would end the same way."""
+
+    class BrokenPipeline(CountingPipeline):
+        error: Exception = KeyError("x")
+
+        def load_prepared(self, sha256: str) -> PreparedImage | None:
+            raise self.error
+
+    pipeline = BrokenPipeline()
+    handler = build_handler(pipeline, connection, "living")
+    assert "KeyError: 'x'" in handler.segment(segment(SHA256))["failure"]["cause"]
+    pipeline.error = redis.ConnectionError("away")
+    with pytest.raises(redis.ConnectionError):
+        handler.segment(segment(SHA256))
 
 
 class LookingPipeline(SlowPipeline):
@@ -267,15 +243,12 @@ def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> 
     # Where a first look is not enough, the image is prepared.
     cache.clear()
     other = build_handler(pipeline, connection, "other")
-    message = segment(SHA256) | {"accepts_first_look": False}
-    assert not other.segment(message)["segment"]["is_first_look"]
-    assert not other.segment(segment(SHA256))["segment"]["is_first_look"], "older backends"
+    assert not other.segment(segment(SHA256) | {"prepares": True})["segment"]["is_first_look"]
     assert (pipeline.looks, pipeline.preparations) == (1, 1)
 
 
 def test_a_first_look_does_not_wait_for_who_prepares_the_image(connection: redis.Redis) -> None:
     slow = SlowPipeline(set(), is_let=False)
-    connection.set(WORKER_KEY.format(name="background"), "alive")
     background = build_handler(slow, connection, "background")
     preparing = threading.Thread(target=background.prepare, args=({"photo_sha256": SHA256},))
     preparing.start()

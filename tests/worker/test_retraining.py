@@ -19,13 +19,15 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from backend.training_queue import TrainingQueue
 from saymask.contract import (
     JOB_TRAIN,
     QUEUE_TRAINING,
-    TRAINING_KEY,
-    TRAINING_STOP_KEY,
+    TRAINING_JOB_ID,
+    TRAINING_META,
     JobReply,
     TrainingStatus,
+    TrainRequest,
     WorkerStatus,
 )
 from saymask.datasets import load_dataset
@@ -38,6 +40,7 @@ from tests.refcoco import write_refcoco
 from tests.worker.fake_learning import FakeLearn
 from worker.retraining.comparison import compare_sources
 from worker.retraining.job import TrainingHandler
+from worker.retraining.main import run_training_worker
 from worker.settings import WorkerSettings, load_worker_settings
 from worker.sources.base import SourceMask
 from worker.stages import DecodedImage
@@ -61,16 +64,29 @@ def settings(tmp_path: Path, valkey: Valkey) -> WorkerSettings:
     )
 
 
+def fetch_job(client: redis.Redis) -> Job:
+    return Job.fetch(TRAINING_JOB_ID, connection=client, serializer=JSONSerializer)
+
+
 def read_status(client: redis.Redis) -> TrainingStatus:
-    return TrainingStatus.model_validate_json(client.get(TRAINING_KEY))
+    return TrainingStatus.model_validate(fetch_job(client).meta[TRAINING_META])
+
+
+def work_off(
+    client: redis.Redis, settings: WorkerSettings, learn: FakeLearn, **changed: object
+) -> dict[str, Any]:
+    """Have a training worker in this process do the run; returns its reply."""
+    job = enqueue(client, **changed)
+    run_training_worker(settings, burst=True, build_learn=lambda _: learn, niceness=0)
+    reply: dict[str, Any] = job.return_value(refresh=True)
+    return reply
 
 
 @pytest.mark.parametrize("low", [0.1, -0.1])
 def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
     client: redis.Redis, settings: WorkerSettings, tmp_path: Path, low: float
 ) -> None:
-    handler = TrainingHandler(settings, client, FakeLearn(low))
-    reply = JobReply.model_validate(handler.train(MESSAGE))
+    reply = JobReply.model_validate(work_off(client, settings, FakeLearn(low)))
     registry, status = ModelRegistry(tmp_path / "models"), read_status(client)
     (model,) = registry.list_models()
     assert model.verdict == Verdict("", 0.2, low, 0.3, 30, 12)
@@ -79,7 +95,6 @@ def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
     assert status.state == ("served" if low > 0 else "not better")
     assert (status.run, status.project_id, status.held_out_iou) == ("run-0001", 3, 0.25)
     assert "+0.200 against proposals alone" in status.text
-    assert handler.jobs_done == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +107,7 @@ def test_a_model_is_served_only_if_it_is_better_beyond_its_interval(
 def test_errors_stand_in_the_status(
     client: redis.Redis, settings: WorkerSettings, error: Exception, text: str
 ) -> None:
-    reply = TrainingHandler(settings, client, FakeLearn(error=error)).train(MESSAGE)
+    reply = work_off(client, settings, FakeLearn(error=error))
     assert reply["failure"]["cause"]
     assert read_status(client).state == "failed"
     assert text in read_status(client).text
@@ -101,27 +116,23 @@ def test_errors_stand_in_the_status(
 def test_one_worker_at_a_time_is_at_a_run(
     client: redis.Redis, settings: WorkerSettings, tmp_path: Path
 ) -> None:
-    handler = TrainingHandler(settings, client, FakeLearn())
     with FileLock(tmp_path / "models" / "run-0001" / ".lock"):
-        reply = handler.train(MESSAGE)
+        reply = work_off(client, settings, FakeLearn())
     assert "at work elsewhere" in reply["failure"]["cause"]
-    assert client.get(TRAINING_KEY) is None, "the status is the other worker's"
+    assert TRAINING_META not in fetch_job(client).meta, "the status is the other worker's"
 
 
 def test_a_bug_is_told_and_raised(client: redis.Redis, settings: WorkerSettings) -> None:
-    handler = TrainingHandler(settings, client, FakeLearn(error=KeyError("x")))
-    with pytest.raises(KeyError):
-        handler.train(MESSAGE)
+    assert work_off(client, settings, FakeLearn(error=KeyError("x"))) is None
+    assert "KeyError" in str(fetch_job(client).latest_result().exc_string)
     assert "A bug: KeyError" in read_status(client).text
 
 
-def test_a_run_without_an_export_and_a_message_of_another_shape(
-    client: redis.Redis, settings: WorkerSettings
-) -> None:
-    handler = TrainingHandler(settings, client, FakeLearn())
+def test_a_run_without_an_export_and_a_message_of_another_shape(settings: WorkerSettings) -> None:
+    handler = TrainingHandler(settings, FakeLearn())
     assert "no export" in handler.train({**MESSAGE, "run": "run-0009"})["failure"]["cause"]
     assert "unknown shape" in handler.train({**MESSAGE, "run": "../x"})["failure"]["cause"]
-    nowhere = TrainingHandler(load_worker_settings(), client, FakeLearn())
+    nowhere = TrainingHandler(load_worker_settings(), FakeLearn())
     assert "SAYMASK_MODELS_DIR" in nowhere.train(MESSAGE)["failure"]["cure"]
 
 
@@ -157,9 +168,12 @@ def trainers(settings: WorkerSettings, valkey: Valkey, tmp_path: Path) -> Iterat
         process.wait()
 
 
-def enqueue(client: redis.Redis) -> Job:
+def enqueue(client: redis.Redis, **changed: object) -> Job:
     queue = Queue(QUEUE_TRAINING, connection=client, serializer=JSONSerializer)
-    return queue.enqueue_call(JOB_TRAIN, args=(MESSAGE,), timeout=1_000_000)
+    message = {**MESSAGE, **changed}
+    return queue.enqueue_call(
+        JOB_TRAIN, args=(message,), timeout=1_000_000, job_id=TRAINING_JOB_ID, result_ttl=-1
+    )
 
 
 def test_a_killed_worker_s_run_goes_on_with_the_next(
@@ -200,17 +214,36 @@ def test_a_run_is_stopped_on_request_and_only_that_one(
     client: redis.Redis, trainers: Trainers
 ) -> None:
     enqueue(client)
-    client.set(TRAINING_STOP_KEY, "run-0001")
     trainers.start()
     await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
-    assert not client.exists(TRAINING_STOP_KEY), "a wish from before is not for this run"
-    client.set(TRAINING_STOP_KEY, "run-0007")
-    assert not read_status(client).is_over
-    client.set(TRAINING_STOP_KEY, "run-0001")
-    await_state(lambda: read_status(client).is_over, "the run was not stopped", 60)
+    queue = TrainingQueue(client)
+    queue.stop(read_status(client))
+    await_state(lambda: not queue.is_training(), "the run was not stopped", 60)
     assert read_status(client).state == "failed"
     assert "It was stopped" in read_status(client).text
-    assert not client.exists(TRAINING_STOP_KEY)
+    assert "saymask train --resume run-0001" in read_status(client).text
+    assert fetch_job(client).get_status() == "stopped"
+    # The wish was for that run: the next one is not stopped.
+    queue.enqueue(TrainRequest.model_validate(MESSAGE))
+    await_state(lambda: trainers.tries == 2, "the next run did not begin", 60)
+    (trainers.folder / "go").touch()
+    await_state(lambda: read_status(client).is_over, "the run did not end", 60)
+    assert read_status(client).state == "served"
+
+
+def test_a_run_whose_worker_is_gone_can_be_taken_back(
+    client: redis.Redis, trainers: Trainers
+) -> None:
+    enqueue(client)
+    first = trainers.start()
+    await_state(lambda: trainers.tries == 1, "the run did not begin", 60)
+    first.kill()
+    first.wait()
+    queue = TrainingQueue(client)
+    await_state(lambda: not queue.list_workers(), "its heartbeat goes on")
+    queue.stop(read_status(client))
+    assert not queue.is_training()
+    assert read_status(client).state == "failed"
 
 
 class ByName:

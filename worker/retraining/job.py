@@ -14,15 +14,11 @@ import redis
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from rich.console import Console
-from rq import Queue
-from rq.serializers import JSONSerializer
+from rq import Retry, get_current_job
 
 from saymask.contract import (
     JOB_TRAIN,
-    QUEUE_TRAINING,
-    TRAIN_TIMEOUT_S,
-    TRAINING_KEY,
-    TRAINING_STOP_KEY,
+    TRAINING_META,
     JobReply,
     TrainingState,
     TrainingStatus,
@@ -46,6 +42,8 @@ DATA_FOLDER = "data"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELD_OUT_SHARE = 0.15
 _RESERVED_SHARE = 0.2
+# By workers that were told to end, one after the other.
+_MAX_INTERRUPTIONS = 1000
 
 
 class TrainingInterrupted(Exception):
@@ -86,16 +84,14 @@ class TrainingHandler:
 
     Args:
         settings: of the worker; they name the folder of models.
-        connection: of the queue's Redis, where the status is kept.
         learn: trains and compares.
 
     Attributes:
         jobs_done: number of jobs answered, failures included.
     """
 
-    def __init__(self, settings: WorkerSettings, connection: redis.Redis, learn: Learn) -> None:
+    def __init__(self, settings: WorkerSettings, learn: Learn) -> None:
         self._models_dir = settings.models_dir
-        self._redis = connection
         self._learn = learn
         self.jobs_done = 0
 
@@ -104,24 +100,29 @@ class TrainingHandler:
         """Job name to the function that answers it."""
         return {JOB_TRAIN: self.train}
 
-    def train(self, message: Message) -> Message:
-        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out."""
+    def train(self, message: Message) -> Message | Retry:
+        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out, or for the next worker.
+
+        Raises:
+            TrainingStopped: somebody asked for the run to stop.
+        """
         try:
             reply = self._train(TrainRequest.model_validate(message))
         except ValidationError as error:
             reply = refuse_shape(error)
         self.jobs_done += 1
-        return reply.model_dump(mode="json")
+        return reply if isinstance(reply, Retry) else reply.model_dump(mode="json")
 
-    def _train(self, request: TrainRequest) -> JobReply:
-        status = _Status(self._redis, request)
+    def _train(self, request: TrainRequest) -> JobReply | Retry:
+        status = _Status(request)
         try:
             return JobReply(train=self._run(request, status))
-        except TrainingInterrupted:
-            self._leave_to_next(request, status)
-            return to_failure(InternalError(f"The run {request.run} was interrupted."))
-        except (KeyboardInterrupt, SystemExit):
-            self._leave_to_next(request, status)
+        except (TrainingInterrupted, KeyboardInterrupt, SystemExit):
+            status.tell("waiting", text="The worker was stopped; the next one goes on.")
+            return Retry(max=_MAX_INTERRUPTIONS)
+        except TrainingStopped as stopped:
+            # RQ marks the job as stopped.
+            status.tell("failed", text=f"{stopped.cause} Go on with it: {_resume(request)}")
             raise
         except Timeout:
             log.warning("run %s is at work elsewhere; it is left to that worker", request.run)
@@ -131,7 +132,7 @@ class TrainingHandler:
             room = "Make room, then go" if error.errno in _NO_ROOM else "Go"
             failure: SaymaskError = ConfigError(
                 f"The run {request.run} ended with: {explain(error)}.",
-                f"{room} on with it: saymask train --resume {request.run}",
+                f"{room} on with it: {_resume(request)}",
             )
         except SaymaskError as error:
             failure = error
@@ -161,8 +162,6 @@ class TrainingHandler:
         self, request: TrainRequest, registry: ModelRegistry, status: _Status
     ) -> TrainResult:
         """Do a run that no other worker is at."""
-        # A wish from before the run began is not for it.
-        self._redis.delete(TRAINING_STOP_KEY)
         status.tell("training")
         folder = registry.folder / request.run
         summary = self._learn.train(folder, request.epochs, status.tell_epoch)
@@ -184,12 +183,6 @@ class TrainingHandler:
             high=verdict.high,
         )
 
-    def _leave_to_next(self, request: TrainRequest, status: _Status) -> None:
-        status.tell("waiting", text="The worker was stopped; the next one goes on.")
-        queue = Queue(QUEUE_TRAINING, connection=self._redis, serializer=JSONSerializer)
-        arguments = (request.model_dump(mode="json"),)
-        queue.enqueue_call(JOB_TRAIN, args=arguments, timeout=TRAIN_TIMEOUT_S)
-
     def _require_models_dir(self) -> Path:
         if self._models_dir is None:
             raise ConfigError(
@@ -200,10 +193,9 @@ class TrainingHandler:
 
 
 class _Status:
-    """Tells how far a run is, where the status page reads it."""
+    """Tells how far a run is, in the meta of its job, where the status page reads it."""
 
-    def __init__(self, connection: redis.Redis, request: TrainRequest) -> None:
-        self._redis = connection
+    def __init__(self, request: TrainRequest) -> None:
         self._request = request
 
     def tell(self, state: TrainingState, **values: Any) -> None:
@@ -215,8 +207,12 @@ class _Status:
             updated_at=time.time(),
             **values,
         )
+        job = get_current_job()
+        if job is None:
+            return
+        job.meta[TRAINING_META] = status.model_dump(mode="json")
         try:
-            self._redis.set(TRAINING_KEY, status.model_dump_json())
+            job.save_meta()
         except redis.RedisError as error:
             # A run need not end because nobody can read how far it is.
             log.warning("run %s is %s, which cannot be told: %s", status.run, state, error)
@@ -302,6 +298,10 @@ class LearnCris:
         samples = read_samples(dataset, LeftOut())
         split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
         return compare_sources(pipeline, split.reserved, old, [new], served, self._between_steps)
+
+
+def _resume(request: TrainRequest) -> str:
+    return f"saymask train --resume {request.run}"
 
 
 def _build_config(epochs: int | None) -> TrainingConfig:

@@ -2,7 +2,8 @@
 
 Two networks that compute at once on shared cores slow each other down many times over, and a low
 priority does not help: their threads wait for one another. So a worker that only prepares images
-stops between two batches while another worker of its machine answers an annotator.
+stops between two batches while another worker of its machine answers an annotator, unless somebody
+waits for the very image that it prepares.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
+from rq import get_current_job
 
-from saymask.contract import ANSWERING_KEY
+from saymask.contract import ANSWERING_KEY, AWAITED_META
 
 _POLL_S = 0.05
 # A worker that was killed while it answered blocks the others no longer than this.
@@ -35,7 +37,13 @@ def mark_answering(connection: redis.Redis, worker_name: str) -> Iterator[None]:
         connection.zrem(_key(), worker_name)
 
 
+def is_awaited() -> bool:
+    """Return whether an annotator waits for the job that this thread does."""
+    job = get_current_job()
+    return job is not None and bool(job.get_meta(refresh=True).get(AWAITED_META))
+
+
 def wait_while_answering(connection: redis.Redis) -> None:
-    """Return as soon as no annotator is being answered on this machine."""
-    while connection.zcount(_key(), time.time(), "+inf"):
+    """Return as soon as no annotator is being answered on this machine, or one waits for us."""
+    while connection.zcount(_key(), time.time(), "+inf") and not is_awaited():
         time.sleep(_POLL_S)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import psutil
 import redis
-from rq import SimpleWorker
 
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
 from worker.serving.jobs import AnswersJobs
+from worker.serving.rq_worker import ServingWorker
 from worker.serving.served_pipeline import ServedPipeline
 from worker.settings import WorkerSettings
 
@@ -32,7 +32,7 @@ class WorkerState:
 
     pipeline: ServedPipeline | None = None
     handler: AnswersJobs | None = None
-    rq_worker: SimpleWorker | None = None
+    rq_worker: ServingWorker | None = None
 
 
 class Heartbeat:

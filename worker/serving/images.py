@@ -8,10 +8,9 @@ from contextlib import nullcontext
 import redis
 
 from saymask.contract import IMAGE_KEY
-from saymask.errors import ImageEvicted, ImageUnreachable
+from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from worker.pipeline.timing import PreparationTimings
-from worker.serving.claims import PreparationClaims
-from worker.serving.cooperative_yield import mark_answering
+from worker.serving.cooperative_yield import is_awaited, mark_answering
 from worker.serving.served_pipeline import ServedPipeline
 from worker.serving.sessions import ImageSession
 from worker.stages import PreparedImage
@@ -30,10 +29,9 @@ class PreparedImages:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
-        self._claims = PreparationClaims(connection, worker_name)
 
     def open(
-        self, session: ImageSession, sha256: str, *, accepts_first_look: bool
+        self, session: ImageSession, sha256: str, *, accepts_first_look: bool, prepares: bool
     ) -> tuple[PreparedImage, PreparationTimings | None]:
         """Return the image of an open task, and what preparing it took if it was prepared now.
 
@@ -41,9 +39,10 @@ class PreparedImages:
             session: of the image, where it is kept.
             sha256: of its bytes.
             accepts_first_look: whether a quick look at an image that is not prepared is enough.
+            prepares: whether an image that is not prepared is prepared now.
 
         Raises:
-            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+            ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
         if session.prepared is not None and not session.prepared.is_first_look:
             return session.prepared, None
@@ -53,20 +52,26 @@ class PreparedImages:
             if look is not None:
                 return look
         if prepared is None:
-            prepared, timings = self._prepare_once(sha256, is_awaited=True)
+            prepared, timings = self._prepare_now(sha256, prepares=prepares)
         session.prepared = prepared
         return prepared, timings
 
-    def prepare(self, sha256: str) -> tuple[PreparedImage, PreparationTimings | None]:
-        """Prepare an image for which nobody waits, unless it is prepared; it gets no session.
+    def prepare(
+        self, sha256: str, *, prepares: bool = True
+    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        """Prepare an image of no open task, unless it is prepared; it gets no session.
+
+        Args:
+            sha256: of its bytes.
+            prepares: as in ``open``.
 
         Raises:
-            ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
+            ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
         prepared = self._pipeline.load_prepared(sha256)
         if prepared is not None:
             return prepared, None
-        return self._prepare_once(sha256, is_awaited=False)
+        return self._prepare_now(sha256, prepares=prepares)
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes that the backend stored.
@@ -100,21 +105,15 @@ class PreparedImages:
             session.prepared = look[0]
         return look
 
-    def _prepare_once(
-        self, sha256: str, *, is_awaited: bool
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
-        """Prepare an image, or wait for the result of another worker that does.
-
-        Beginning anew beside another one of this machine would delay both. ``is_awaited`` has
-        background workers pause meanwhile, but not one whose result is waited for.
-        """
-        while not self._claims.take(sha256):
-            self._claims.wait_for_other(sha256)
-            prepared = self._pipeline.load_prepared(sha256)
-            if prepared is not None:
-                return prepared, None
-        try:
-            with mark_answering(self._redis, self._worker_name) if is_awaited else nullcontext():
-                return self._pipeline.prepare(self.read(sha256))
-        finally:
-            self._claims.release(sha256)
+    def _prepare_now(
+        self, sha256: str, *, prepares: bool
+    ) -> tuple[PreparedImage, PreparationTimings]:
+        """Prepare an image; background workers pause meanwhile if an annotator waits for it."""
+        if not prepares:
+            raise ImageNotPrepared(
+                f"This worker has not the prepared photo {sha256[:12]}.",
+                "Workers on several machines share what they prepare: SAYMASK_PREPARED_DIR.",
+            )
+        answering = mark_answering(self._redis, self._worker_name)
+        with answering if is_awaited() else nullcontext():
+            return self._pipeline.prepare(self.read(sha256))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import redis
 from pydantic import ValidationError
-from rq import get_current_job
+from rq import Retry, get_current_job
 from rq.job import Job
 
 from saymask.contract import (
@@ -25,8 +25,6 @@ from saymask.contract import (
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
-    QUICK_KEY,
-    QUICK_TTL_S,
     JobFailure,
     JobReply,
     PrepareRequest,
@@ -37,7 +35,7 @@ from saymask.contract import (
     SegmentRequest,
     Timings,
 )
-from saymask.errors import InvalidRequest, PreparedNotKept, SaymaskError
+from saymask.errors import InternalError, InvalidRequest, PreparedNotKept, SaymaskError
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from worker.serving.attempts import Attempts
@@ -45,12 +43,12 @@ from worker.serving.cooperative_yield import mark_answering
 from worker.serving.images import PreparedImages
 from worker.serving.served_pipeline import ServedPipeline
 from worker.serving.sessions import ImageSessions
-from worker.stages import PreparedImage, VisualPrompt
+from worker.stages import VisualPrompt
 
 log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
-JobFunction = Callable[[Message], Message]
+JobFunction = Callable[[Message], Message | Retry]
 
 
 class AnswersJobs(Protocol):
@@ -113,7 +111,7 @@ class JobHandler:
     def prepare(self, message: Message) -> Message:
         """Answer ``JOB_PREPARE``: a PrepareRequest in, a JobReply out.
 
-        Nobody waits for it, so the outcome is counted where the status page reads it.
+        The outcome is counted where the status page reads it.
         """
         reply = self._reply(self._prepare, message)
         failure = reply["failure"]
@@ -137,6 +135,16 @@ class JobHandler:
             reply = to_failure(error)
         except ValidationError as error:
             reply = refuse_shape(error)
+        except redis.RedisError:
+            # The queue went away meanwhile: RQ does the job again.
+            raise
+        except Exception as error:
+            log.exception("a job failed")
+            reply = to_failure(
+                InternalError(
+                    f"The worker failed: {type(error).__name__}: {error}", "See the worker's log."
+                )
+            )
         self.jobs_done += 1
         _log_reply(reply, started)
         return reply.model_dump(mode="json")
@@ -146,7 +154,10 @@ class JobHandler:
         sha256 = request.image_sha256
         with self._sessions.open(sha256, partial(self._images.read, sha256)) as session:
             prepared, timings = self._images.open(
-                session, sha256, accepts_first_look=request.accepts_first_look
+                session,
+                sha256,
+                accepts_first_look=request.accepts_first_look,
+                prepares=request.prepares,
             )
             with mark_answering(self._redis, self._worker_name):
                 result = self._pipeline.segment(
@@ -156,8 +167,6 @@ class JobHandler:
                     preparation=timings,
                     encoded=session.encoded,
                 )
-        if not result.is_first_look:
-            self._note_prepared(prepared)
         return JobReply(segment=result)
 
     def _refine(self, message: Message) -> JobReply:
@@ -185,7 +194,6 @@ class JobHandler:
         prepared, timings = self._images.prepare(request.image_sha256)
         if prepared.not_kept is not None:
             raise PreparedNotKept(*prepared.not_kept)
-        self._note_prepared(prepared)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
@@ -198,8 +206,7 @@ class JobHandler:
     def _propose(self, message: Message) -> JobReply:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
-        prepared, timings = self._images.prepare(sha256)
-        self._note_prepared(prepared)
+        prepared, timings = self._images.prepare(sha256, prepares=request.prepares)
         pairs = self._pipeline.propose(
             prepared,
             self._images.read(sha256),
@@ -216,10 +223,6 @@ class JobHandler:
             timings=Timings(**(asdict(timings) if timings else {})),
         )
         return JobReply(propose=result)
-
-    def _note_prepared(self, prepared: PreparedImage) -> None:
-        if prepared.not_kept is None:
-            self._redis.set(QUICK_KEY.format(sha256=prepared.sha256), 1, ex=QUICK_TTL_S)
 
 
 def _adopt_call_id() -> None:

@@ -12,10 +12,13 @@ from functools import partial
 from typing import Protocol
 
 import redis
-from rq import Queue, SimpleWorker
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
-from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE
+from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
 from saymask.errors import QueueUnavailable
 from saymask.redaction import explain
 from worker.serving.cooperative_yield import wait_while_answering
@@ -26,6 +29,7 @@ from worker.serving.jobs import (
     JobHandler,
     build_job_class,
 )
+from worker.serving.rq_worker import ServingWorker
 from worker.serving.served_pipeline import ServedPipeline
 from worker.serving.sessions import ImageSessions, choose_max_bytes
 from worker.settings import WorkerSettings
@@ -35,8 +39,8 @@ log = logging.getLogger(__name__)
 _RECONNECT_S = 2.0
 _BACKGROUND_NICENESS = 10
 _QUEUES = {
-    "all": (QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
-    "interactive": (QUEUE_INTERACTIVE,),
+    "all": (QUEUE_PREPARED, QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
+    "interactive": (QUEUE_PREPARED, QUEUE_INTERACTIVE),
     "background": (QUEUE_BACKGROUND,),
 }
 
@@ -110,7 +114,11 @@ def connect(settings: WorkerSettings) -> redis.Redis:
     """
     try:
         connection = redis.Redis.from_url(
-            settings.redis_url, socket_connect_timeout=5, health_check_interval=30
+            settings.redis_url,
+            socket_connect_timeout=5,
+            # A queue that is restarted is back within this.
+            retry=Retry(ConstantBackoff(1), 10),
+            health_check_interval=30,
         )
         connection.ping()
     except (redis.RedisError, ValueError) as error:
@@ -149,27 +157,25 @@ def serve(
         burst: stop when the queues are empty.
     """
     job_class = build_job_class(handler)
-    while True:
-        # SimpleWorker runs jobs in this process, where the models are.
-        worker = SimpleWorker(
-            # The queues clean their registries with jobs of this class too, which call nothing.
-            [
-                Queue(name, connection=connection, serializer=JSONSerializer, job_class=job_class)
-                for name in queues
-            ],
-            connection=connection,
-            name=name,
-            job_class=job_class,
-            serializer=JSONSerializer,
-        )
-        state.rq_worker = worker
+    # The queues clean their registries with jobs of this class too, which call nothing.
+    opened = [
+        Queue(queue, connection=connection, serializer=JSONSerializer, job_class=job_class)
+        for queue in queues
+    ]
+    worker: ServingWorker | None = None
+    while worker is None or not worker.is_told_to_end:
         try:
-            worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
-            if burst or worker._stop_requested:
-                return
-            log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
-        except redis.RedisError as error:
-            log.warning(
-                "the queue went away (%s); trying again in %g s", explain(error), _RECONNECT_S
-            )
-        time.sleep(_RECONNECT_S)
+            try:
+                worker = state.rq_worker = ServingWorker(opened, connection, name, job_class)
+                worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
+                if burst or worker.is_told_to_end:
+                    return
+                log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
+            except redis.RedisError as error:
+                log.warning(
+                    "the queue went away (%s); trying again in %g s", explain(error), _RECONNECT_S
+                )
+            time.sleep(_RECONNECT_S)
+        except StopRequested:
+            # RQ's way to be told to end between two jobs, here without a queue.
+            return

@@ -1,0 +1,151 @@
+"""RQ's worker, in the process that has the models; it outlives a queue that is restarted."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+
+import redis
+from rq import Queue, SimpleWorker
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from saymask.contract import REPLACE_KEY, REPLACE_S, WORKER_KEY
+
+log = logging.getLogger(__name__)
+
+# RQ waits for a job 15 s less than this, and for the queue itself 5 s less.
+_WORKER_TTL_S = 20
+_MAINTENANCE_S = 5
+_RECONNECT_S = 1.0
+# After so many jobs in a row of the most urgent queue, the next queue has a turn: an overload of
+# quick jobs does not starve the others.
+_LONGEST_ROW = 10
+
+
+class ServingWorker(SimpleWorker):
+    """Does one job after the other, and takes up those that lost their worker.
+
+    Args:
+        queues: the most urgent first.
+        connection: of the queue's Redis.
+        name: of this process; no other has it. Its heartbeat tells others that it lives.
+        job_class: of the jobs it does.
+    """
+
+    max_connection_wait_time = _RECONNECT_S
+
+    def __init__(
+        self, queues: list[Queue], connection: redis.Redis, name: str, job_class: type[Job]
+    ) -> None:
+        super().__init__(
+            queues,
+            connection=connection,
+            name=name,
+            job_class=job_class,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL_S,
+            maintenance_interval=_MAINTENANCE_S,
+        )
+        self._suspects: set[str] = set()
+        self._row = 0
+
+    @property
+    def is_told_to_end(self) -> bool:
+        """Whether the process was told to end."""
+        return self._shutdown_requested_date is not None
+
+    @property
+    def is_job_stopped(self) -> bool:
+        """Whether somebody asked for the current job to stop."""
+        return (
+            self._stopped_job_id is not None and self._stopped_job_id == self.get_current_job_id()
+        )
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """There is no other process to kill: a job that can be stopped asks ``is_job_stopped``."""
+
+    def register_birth(self) -> None:
+        """Register, in the place of an own registration from before the queue went away."""
+        self.connection.delete(self.key, self.executions_key)
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def reorder_queues(self, reference_queue: Queue) -> None:
+        """Choose which queue is asked first for the next job.
+
+        Args:
+            reference_queue: which the current job is of.
+        """
+        first, *rest = self.queues
+        self._row = self._row + 1 if reference_queue.name == first.name else 0
+        has_turn = self._row >= _LONGEST_ROW and rest
+        self._ordered_queues = [rest[0], first, *rest[1:]] if has_turn else [first, *rest]
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """Keep the outcome of a job until the queue is there to take it."""
+        while True:
+            try:
+                self.connection.ping()
+                break
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                log.warning("job %s is done, but the queue is away: %s", job.id, error)
+                time.sleep(_RECONNECT_S)
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
+
+    def clean_registries(self) -> None:
+        """Enqueue again what lost its worker, in addition to RQ's own maintenance.
+
+        RQ itself notices only after a job's longest time, which for training is days.
+        """
+        super().clean_registries()  # type: ignore[no-untyped-call]
+        seen: set[str] = set()
+        for queue in self.queues:
+            registry = queue.started_job_registry
+            for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
+                execution = Execution(execution_id, job_id, self.connection)
+                if self._is_lost(execution):
+                    seen.add(execution.composite_key)
+                    # Twice in a row: a queue that was stopped has not heard of anybody for a while.
+                    if execution.composite_key in self._suspects:
+                        self._take_up(queue, execution)
+        self._suspects = seen
+
+    def _is_lost(self, execution: Execution) -> bool:
+        try:
+            execution.refresh()
+        except ValueError:
+            # Its record has expired.
+            return True
+        name = execution.worker_name
+        return name == self.name or not self.connection.exists(WORKER_KEY.format(name=name))
+
+    def _take_up(self, queue: Queue, execution: Execution) -> None:
+        """Enqueue a job again whose execution was lost, unless somebody else does."""
+        key = REPLACE_KEY.format(job=execution.job_id)
+        lock = self.connection.lock(key, timeout=REPLACE_S, blocking=False)
+        if not lock.acquire():
+            return
+        try:
+            self._replace(queue, execution)
+        finally:
+            lock.release()
+
+    def _replace(self, queue: Queue, execution: Execution) -> None:
+        registry = queue.started_job_registry
+        if self.connection.zscore(registry.key, execution.composite_key) is None:
+            return
+        try:
+            job = self.job_class.fetch(execution.job_id, self.connection, self.serializer)
+        except NoSuchJobError:
+            registry.remove_execution(execution)
+            return
+        status = job.get_status()
+        is_popped = status == JobStatus.QUEUED and job.get_position() is None
+        if is_popped or status == JobStatus.STARTED:
+            log.warning("job %s lost its worker and is enqueued again", job.id)
+            # Before its execution is forgotten: killed in between, it is done twice, not never.
+            queue.enqueue_job(job)
+        execution.delete(job=job, pipeline=self.connection)
