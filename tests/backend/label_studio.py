@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,6 +90,9 @@ class LabelStudioServer:
 
     def _answer(self, method: str, target: str, headers: Any, sent: bytes) -> Answer:
         url = urlsplit(target)
+        if re.fullmatch(r"/api/ml/\d+/", url.path):
+            # The one kind of object whose address has no slash at the end.
+            return 404, {"detail": "Not found."}
         path = url.path.rstrip("/")
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         with self._lock:
