@@ -5,7 +5,8 @@ error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confide
 the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
 Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
 prepared. An image that contains ``poison`` kills the process. In every image it proposes a cat and
-a dog, in one that contains ``slow`` after three seconds. What was asked of it stands in the Redis list ``fake:log``.
+a dog, in one that contains ``slow`` after three seconds. What was asked of it stands in the Redis
+list ``fake:log``.
 """
 
 from __future__ import annotations
