@@ -14,8 +14,9 @@ from backend.label_studio.label_config import default_label_config
 from tests.backend.http import JPEG, KEY
 
 CREATED = "2026-11-21T01:29:22.900539Z"
-# Label Studio's own sizes of a page, where the caller asks for none.
+# Label Studio's own sizes of a page, where the caller asks for none, and the most projects on one.
 _PROJECTS_PER_PAGE, _TASKS_PER_PAGE = 30, 100
+_PROJECTS_MAX = 100
 _LISTS = {
     "/api/projects": "projects", "/api/tasks": "tasks", "/api/ml": "ml",
     "/api/webhooks": "webhooks", "/api/predictions": "predictions", "/api/dm/views": "views",
@@ -158,7 +159,8 @@ class LabelStudioServer:
     def _page(
         self, found: list[Any], query: dict[str, str], usual: int, name: str, count: str
     ) -> Answer:
-        size = min(int(query.get("page_size", usual)), self.page_max)
+        most = min(self.page_max, _PROJECTS_MAX) if name == "results" else self.page_max
+        size = min(int(query.get("page_size", usual)), most)
         number = int(query.get("page", 1))
         start = (number - 1) * size
         if start >= len(found) and number > 1:
