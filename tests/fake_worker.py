@@ -6,10 +6,9 @@ the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is remo
 Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
 prepared. An image that contains ``slow`` is prepared in 20 batches of a tenth of a second each, and
 what it shows is proposed after three seconds. An image that contains ``poison`` kills the process.
-What it prepares of one that contains ``unkept`` is not kept.
-In every image it proposes a cat and a dog. With FAKE_WORKER_SHARES it finds what others have
-prepared. What was asked of it is in the Redis list
-``fake:log``.
+What it prepares of one that contains ``unkept`` is not kept. In every image it proposes a cat and a
+dog. With FAKE_WORKER_SHARES it finds what others have prepared. What was asked of it is in the
+Redis list ``fake:log``.
 """
 
 from __future__ import annotations

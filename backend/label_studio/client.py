@@ -226,7 +226,7 @@ class LabelStudioClient:
         is_ours = is_wanted or (lambda project: project.title == title)
         return self._create_once(
             lambda: [project.id for project in self.list_projects() if is_ours(project)],
-            "/api/projects/",
+            "/api/projects",
             values,
         )
 
@@ -240,7 +240,7 @@ class LabelStudioClient:
 
         Args:
             find: returns the ids of all equal ones.
-            path: of their list.
+            path: of their list, without a slash at the end: a single ML backend has none.
             values: of a new one.
         """
         existing = find()
@@ -250,7 +250,7 @@ class LabelStudioClient:
         oldest = min(find(), default=own)
         if oldest >= own:
             return own, True
-        self.request("DELETE", f"{path}{own}/")
+        self.request("DELETE", f"{path}/{own}")
         return oldest, False
 
     def list_ml_backends(self, project_id: int) -> list[MlBackendBody]:
@@ -267,7 +267,7 @@ class LabelStudioClient:
         """Attach an ML backend to a project; Label Studio calls it to see whether it answers."""
         self._create_once(
             lambda: [backend.id for backend in self.find_ml_backends(project_id, url)],
-            "/api/ml/",
+            "/api/ml",
             {"project": project_id, "url": url, **values},
         )
 
@@ -404,7 +404,7 @@ class LabelStudioClient:
             "filters": {"conjunction": "and", "items": filters},
             "ordering": ["-tasks:predictions_score"],
         }
-        view, _ = self._create_once(find, "/api/dm/views/", {"project": project_id, "data": data})
+        view, _ = self._create_once(find, "/api/dm/views", {"project": project_id, "data": data})
         return view
 
     def create_task(self, project_id: int, data: dict[str, Any]) -> TaskBody:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +14,9 @@ from backend.label_studio.label_config import default_label_config
 from tests.backend.http import JPEG, KEY
 
 CREATED = "2026-11-21T01:29:22.900539Z"
-# Label Studio's own sizes of a page, where the caller asks for none.
+# Label Studio's own sizes of a page, where the caller asks for none, and the most projects on one.
 _PROJECTS_PER_PAGE, _TASKS_PER_PAGE = 30, 100
+_PROJECTS_MAX = 100
 _LISTS = {
     "/api/projects": "projects", "/api/tasks": "tasks", "/api/ml": "ml",
     "/api/webhooks": "webhooks", "/api/predictions": "predictions", "/api/dm/views": "views",
@@ -89,6 +91,9 @@ class LabelStudioServer:
 
     def _answer(self, method: str, target: str, headers: Any, sent: bytes) -> Answer:
         url = urlsplit(target)
+        if re.fullmatch(r"/api/ml/\d+/", url.path):
+            # The one kind of object whose address has no slash at the end.
+            return 404, {"detail": "Not found."}
         path = url.path.rstrip("/")
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         with self._lock:
@@ -154,7 +159,8 @@ class LabelStudioServer:
     def _page(
         self, found: list[Any], query: dict[str, str], usual: int, name: str, count: str
     ) -> Answer:
-        size = min(int(query.get("page_size", usual)), self.page_max)
+        most = min(self.page_max, _PROJECTS_MAX) if name == "results" else self.page_max
+        size = min(int(query.get("page_size", usual)), most)
         number = int(query.get("page", 1))
         start = (number - 1) * size
         if start >= len(found) and number > 1:
