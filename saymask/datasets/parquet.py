@@ -1,8 +1,8 @@
 """The rows of ``saymask-worker batch``, or some of them, as a dataset to review.
 
 A file may come from anywhere. A column of one repeated value takes bytes in the file and gigabytes
-as Python objects, so text is read as a dictionary of its values and rows are decoded some at a
-time.
+as Python objects, so repeated text is read as a dictionary of its values, and rows are decoded
+some at a time.
 """
 
 from __future__ import annotations
@@ -148,16 +148,17 @@ def _read_part(file: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     part = pq.ParquetFile(file)
     _check_schema(part.schema_arrow, columns)
     metadata = part.metadata
+    repeated: set[str] = set()
     for number in range(metadata.num_row_groups):
-        _check_group(metadata.row_group(number))
-    leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    part = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts)
-    for batch in part.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
-        for piece in _split(batch):
-            for row in piece.to_pylist():
-                _check_row(row)
-                yield row
+        repeated |= _check_group(metadata.row_group(number))
+    part = pq.ParquetFile(file, metadata=metadata, read_dictionary=sorted(repeated))
+    # One by one: Arrow does not join the dictionaries of several groups inside lists.
+    for number in range(metadata.num_row_groups):
+        for batch in part.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=list(columns)):
+            for piece in _split(batch):
+                for row in piece.to_pylist():
+                    _check_row(row)
+                    yield row
 
 
 def _check_schema(schema: Any, columns: Sequence[str]) -> None:
@@ -167,8 +168,13 @@ def _check_schema(schema: Any, columns: Sequence[str]) -> None:
             raise ValueError(f"its column {name} is {found}, not {SCHEMA.field(name).type}.")
 
 
-def _check_group(group: Any) -> None:
-    """Refuse what would take gigabytes to unpack, by what the file says of itself."""
+def _check_group(group: Any) -> set[str]:
+    """Refuse what would take gigabytes to unpack, by what the file says of itself.
+
+    Returns:
+        Columns of text whose values the file keeps once, however often they are repeated. A batch
+        writes none.
+    """
     columns = [group.column(number) for number in range(group.num_columns)]
     size = max(group.total_byte_size, sum(column.total_uncompressed_size for column in columns))
     if size > _GROUP_MAX_BYTES:
@@ -179,6 +185,12 @@ def _check_group(group: Any) -> None:
     values = max(column.num_values for column in columns)
     if values > _GROUP_MAX_VALUES:
         raise ValueError(f"{group.num_rows} rows have {values:,} values in one column.")
+    return {
+        column.path_in_schema
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and any("DICTIONARY" in encoding for encoding in column.encodings)
+    }
 
 
 def _split(batch: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ import yaml
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from backend.export.model import Categories
 from backend.export.yolo import YoloWriter
 from backend.label_studio.label_config import default_label_config, load_label_config
 from backend.records.stores import Stores
@@ -65,9 +66,7 @@ def test_a_labelling_config_of_a_megabyte() -> None:
 
 def test_any_noun_is_a_yaml_text(tmp_path: Path) -> None:
     nouns = ["cat\x7f", "a\x85b", "\ufeffdog", "🐶", 'quote"', "\ud7ff", "\uffff", "- [x]: #"]
-    writer = YoloWriter(tmp_path, {"by": "saymask \x7f"}, polygons=True)
-    writer._names = {noun: index for index, noun in enumerate(nouns)}
-    writer.close(None)
+    YoloWriter(tmp_path, {"by": "saymask \x7f"}, Categories(nouns)).close(None)
     read = yaml.safe_load((tmp_path / "data.yaml").read_text("utf-8"))
     assert [read["names"][index] for index in range(len(nouns))] == nouns
 

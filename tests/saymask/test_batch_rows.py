@@ -124,8 +124,8 @@ def test_rows_that_are_huge_together(tmp_path: Path) -> None:
 
 
 def test_many_rows_of_one_photo_are_read_in_little_memory(tmp_path: Path) -> None:
-    """Without limits: all candidates of 100,000 rows, some 3 GB."""
-    write_rows(tmp_path, 100_000, 10, {"row_group_size": 10_000}, counts="1" * 3_000)
+    """Without limits: all candidates of 30,000 rows, some gigabyte."""
+    write_rows(tmp_path, 30_000, 10, {"row_group_size": 10_000}, counts="1" * 3_000)
     peak, said = measure(LOAD, str(tmp_path), "9")
     assert "a.png of" in said
     assert "cannot be read" in said

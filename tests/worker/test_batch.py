@@ -276,6 +276,12 @@ def test_places_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             BatchRows(str(tmp_path))
 
 
+CANDIDATE = {
+    "rank": 1, "score": 0.5, "size": [9, 9], "counts": "x", "box_xywh": [0, 0, 1, 1],
+    "predicted_iou": 0.5, "stability_score": 0.5, "source": "proposals",
+}  # fmt: skip
+
+
 def test_a_part_says_which_images_are_done(tmp_path: Path) -> None:
     images = [ImageRows("a.jpg", "1" * 64), ImageRows("ü.jpg", "2" * 64)]
     path = tmp_path / "part.parquet"
@@ -284,6 +290,22 @@ def test_a_part_says_which_images_are_done(tmp_path: Path) -> None:
     table = pq.read_table(path)
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == SCHEMA
+
+
+def test_parts_of_many_long_masks_are_read_again(tmp_path: Path) -> None:
+    """Several groups of rows, and more text than a dictionary of Parquet's would hold."""
+    row = {
+        **dict.fromkeys(SCHEMA.names), "image": "a.jpg", "sha256": "1" * 64,
+        "notices": ["one", "two"], "expression": "the cat", "confidence": 0.5, "height": 9, "width": 9,
+    }  # fmt: skip
+    rows = tuple(
+        {**row, "candidates": [{**CANDIDATE, "counts": f"{number}" * 500} for _ in range(3)]}
+        for number in range(1500)
+    )
+    (tmp_path / "_run.json").write_text('{"source": "x"}')
+    (tmp_path / "part-0.parquet").write_bytes(encode_part([ImageRows("a.jpg", "1" * 64, rows)]))
+    assert pq.ParquetFile(tmp_path / "part-0.parquet").metadata.num_row_groups == 2
+    assert tuple(read_rows(tmp_path)) == rows
 
 
 def test_a_name_that_leads_out_of_the_source_is_a_failure(folder: Path, tmp_path: Path) -> None:

@@ -116,7 +116,10 @@ def encode_part(images: Sequence[ImageRows]) -> bytes:
     schema = SCHEMA.with_metadata({_DONE_METADATA: done})
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, buffer, row_group_size=_ROWS_A_GROUP, compression="zstd")
+    # Masks hardly repeat. Without dictionaries a part says how much memory it takes to read.
+    pq.write_table(
+        table, buffer, row_group_size=_ROWS_A_GROUP, use_dictionary=False, compression="zstd"
+    )
     return buffer.getvalue()
 
 
