@@ -96,7 +96,9 @@ def _print_details(report: QualityReport) -> None:
         )
     waiting, problems = (report.events.get(state, 0) for state in ("waiting", "problem"))
     if waiting or problems:
-        print_line(f"Webhooks: {waiting} waiting, {problems} not interpreted (saymask status).")
+        print_line(
+            f"{waiting} events waiting, {problems} not interpreted (saymask records problems)."
+        )
 
 
 def _to_cells(quality: Quality) -> list[str]:

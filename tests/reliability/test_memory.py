@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -21,6 +25,7 @@ from saymask.masks import pack_brush_rle
 from saymask.runs import RunMask
 from tests.backend.submissions import ALL, A, send
 from tests.backend.test_sync import Studio
+from tests.conftest import free_port, start_backend
 from tests.factories import KEY, PROJECT, annotation, brush, event, offer, typed
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +130,37 @@ def test_twenty_expressions_on_120_megapixels_in_300_megabytes(stores: Stores, u
     records = [r for r in stores.records.iterate_records(ALL) if r.annotation_id == 5]
     assert [r.outcome for r in records] == ["accepted"] * _EXPRESSIONS
     assert records[0].coco_rle == accepted[0][1].to_coco_rle()
+
+
+def test_a_backend_of_limited_memory_records_the_honest_and_survives_the_rest(
+    stores: Stores, url: str
+) -> None:
+    """By webhook, with everything a backend does besides."""
+    accepted = [offer_large(stores, number) for number in range(_EXPRESSIONS)]
+    honest = [region(name, mask.to_brush_rle(), PHOTO_HW) for name, mask in accepted]
+    size_hw = (11_585, 11_585)
+    counts = np.array([0, size_hw[0] * size_hw[1]])
+    huge = region("own", pack_brush_rle(size_hw, counts), size_hw)
+    port = free_port()
+    backend = start_backend(url, port)
+    try:
+        pages = int(Path(f"/proc/{backend.pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 700_000_000
+        resource.prlimit(backend.pid, resource.RLIMIT_AS, (limit, limit))
+        for number, result in ((5, honest), (6, [huge]), (7, [typed("x")])):
+            body = event(1, annotation(number, result))
+            httpx.post(f"http://127.0.0.1:{port}/webhook", json=body).raise_for_status()
+        deadline = time.monotonic() + 60
+        while stores.events.count_events_by_state() != {"understood": 2, "problem": 1}:
+            assert time.monotonic() < deadline, stores.events.count_events_by_state()
+            assert backend.poll() is None
+            time.sleep(0.1)
+    finally:
+        backend.terminate()
+        backend.wait(20)
+    outcomes = Counter(r.outcome for r in stores.records.iterate_records(ALL))
+    assert outcomes == {"accepted": _EXPRESSIONS, "no_mask": 1}
+    assert "claims a photo of" in stores.events.list_problems()[0].problem
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["photo known", "photo never read"])
