@@ -24,7 +24,9 @@ from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest
 
 _PROJECT_FIELDS = ("id", "created_at", "label_config")
-_PARTS = dict.fromkeys(("ANNOTATION_CREATED", "ANNOTATION_UPDATED"), ("task", "annotation"))
+_PARTS = dict.fromkeys(
+    ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_READ"), ("task", "annotation")
+)
 _LISTS_OF_IDS = {"ANNOTATIONS_DELETED": ("annotations",), "TASKS_DELETED": ("tasks",)}
 
 

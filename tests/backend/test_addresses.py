@@ -114,7 +114,7 @@ def test_photos_of_a_label_studio_below_a_path(path: str, tmp_path: Path) -> Non
         with closing(LabelStudioClient(base_url, KEY)) as client:
             assert client.get_release() == "1.23.2"
             # What the browser asks for, so that an imported photo is visible.
-            assert client.upload_image(3, photo) == f"{path}/data/upload/3/new.jpg"
+            assert client.upload_image(3, photo, photo.name) == f"{path}/data/upload/3/new.jpg"
 
 
 def test_photos_under_the_name_that_people_use(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_photos_under_the_name_that_people_use(tmp_path: Path) -> None:
         photo = tmp_path / "new.jpg"
         photo.write_bytes(JPEG)
         with closing(LabelStudioClient(server.url, KEY, public_url=public)) as client:
-            assert client.upload_image(3, photo) == "/labelstudio/data/upload/3/new.jpg"
+            assert client.upload_image(3, photo, photo.name) == "/labelstudio/data/upload/3/new.jpg"
         # Another name, another path and the API are not Label Studio's photos.
         for other in (
             "https://studio.example/data/upload/1/x.jpg", f"{public}/api/users",

@@ -205,11 +205,11 @@ class ImportedTasks:
     def get_label_config(self, _project: int) -> LabelConfig:
         return load_label_config(default_label_config())
 
-    def iterate_tasks(self, _project: int) -> Iterator[TaskBody]:
+    def iterate_tasks(self, _project: int, _left_out: LeftOut) -> Iterator[TaskBody]:
         return iter(())
 
-    def upload_image(self, _project: int, path: Path) -> str:
-        return f"/data/upload/{path.name}"
+    def upload_image(self, _project: int, _path: Path, name: str) -> str:
+        return f"/data/upload/{name}"
 
     def import_tasks(self, _project: int, bodies: list[dict[str, Any]]) -> None:
         self.bodies += bodies

@@ -126,21 +126,6 @@ def test_processed_events_keep_no_body_unless_they_can_be_tried_again(stores: St
     assert [waiting.id for waiting in stores.events.list_waiting(10)] == [ids[2]]
 
 
-def test_long_events_are_loaded_a_few_at_a_time(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("backend.records.events._MAX_LOADED_CHARS", 1000)
-    for length in (2000, 300, 300, 600, 10):
-        body = {"action": "ANNOTATION_CREATED", "task": "x" * length}
-        stores.events.append_event(to_new_event(body))
-    loaded: list[int] = []
-    while waiting := stores.events.list_waiting(20):
-        loaded.append(len(waiting))
-        for event in waiting:
-            stores.events.mark_event(event.id, "nothing")
-    assert loaded == [1, 2, 2]
-
-
 def test_many_writers(stores: Stores) -> None:
     def write() -> None:
         for _ in range(20):

@@ -10,7 +10,7 @@ import typer
 
 from saymask.datasets.model import Expression
 from saymask.expressions import normalise_expression
-from worker.batch.places import read_expressions
+from worker.batch.tables import read_expressions
 from worker.cli import photos
 from worker.cli.main import app
 from worker.language import clean_expression
