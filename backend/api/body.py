@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _MEGA = 1_000_000
 # A longer body takes one of few places while it is read, decoded and used.
 _LARGE_BYTES = 1_000_000
-_LARGE_PLACES = 4
+_LARGE_PLACES = 2
 _THREADS = 8
 # After an answer, so long is the rest of a body thrown away before the connection is closed: a
 # caller that still sends would otherwise lose the answer.

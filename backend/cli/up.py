@@ -9,6 +9,8 @@ import typer
 
 from backend.cli.context import print_line
 from backend.local_stack.up import UpOptions, run_up
+from saymask.errors import ConfigError
+from saymask.redaction import clean_address
 from saymask.settings_file import DEFAULT_UP_DIR, UP_DIR_VARIABLE
 
 
@@ -40,6 +42,10 @@ def up(
 
     Example: saymask up --label-studio .venv-label-studio/bin/label-studio
     """
+    try:
+        redis_url = clean_address(redis_url)
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL {error}.", "Correct it, or leave it out.") from error
     options = UpOptions(
         data_dir.resolve(),
         label_studio,

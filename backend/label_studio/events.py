@@ -18,15 +18,22 @@ from backend.label_studio.event_schema import (
 )
 from backend.label_studio.label_config import LabelConfig, load_label_config
 from backend.label_studio.predict_request import PredictTask, parse_tasks
-from backend.label_studio.schema import TaskBody, hash_content, to_storable, to_utc, validate
+from backend.label_studio.schema import (
+    AnnotationBody,
+    TaskBody,
+    hash_content,
+    to_storable,
+    to_utc,
+    validate,
+)
 from backend.records.events import NewEvent
 from backend.records.submission import Submission
 from saymask.errors import InvalidAnnotation, InvalidRequest
 
 _PROJECT_FIELDS = ("id", "created_at", "label_config")
-_PARTS = dict.fromkeys(
-    ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_READ"), ("task", "annotation")
-)
+_TASK_FIELDS = ("id", "data")
+_ANNOTATION_FIELDS = tuple(AnnotationBody.model_fields)
+_SUBMISSIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_READ")
 _LISTS_OF_IDS = {"ANNOTATIONS_DELETED": ("annotations",), "TASKS_DELETED": ("tasks",)}
 
 
@@ -135,9 +142,9 @@ def _keep_what_is_read(body: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {"action": body["action"]}
     if "project" in body:
         kept["project"] = _pick(body["project"], _PROJECT_FIELDS)
-    for name in _PARTS.get(body["action"], ()):
-        if name in body:
-            kept[name] = body[name]
+    if body["action"] in _SUBMISSIONS:
+        parts = {"task": _TASK_FIELDS, "annotation": _ANNOTATION_FIELDS}
+        kept |= {name: _pick(body[name], parts[name]) for name in parts if name in body}
     for name in _LISTS_OF_IDS.get(body["action"], ()):
         if isinstance(body.get(name), list):
             kept[name] = [_pick(item, ("id",)) for item in body[name]]

@@ -108,7 +108,7 @@ def test_a_region_id_is_never_given_twice(stores: Stores) -> None:
 
 def test_events_keep_what_recording_reads(stores: Stores) -> None:
     action = "ANNOTATION_CREATED"
-    body = {"action": action, "task": {"id": 3, "odd": "\0\ud800🐶"}, "annotation": {"id": True}}
+    body = {"action": action, "task": {"id": 3, "data": "\0\ud800🐶"}, "annotation": {"id": True}}
     stores.events.append_event(to_new_event({**body, "more": "x" * 1000}))
     assert stores.events.list_events()[0]["body"] == body
     assert stores.events.count_events_by_action() == {action: 1}

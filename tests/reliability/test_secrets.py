@@ -212,7 +212,7 @@ def test_what_is_unreachable_or_malformed_is_told_without_its_password(
 ) -> None:
     monkeypatch.setenv("SAYMASK_DATA_DIR", str(tmp_path))
     for scheme, host in (
-        ("postgresql", "127.0.0.1:1/db"), ("postgresql", "no-such-host.invalid/db"),
+        ("postgresql", "127.0.0.1:1/db"),
         ("postgresql+nothing", "127.0.0.1:1/db"), ("odd", "127.0.0.1/db"),
     ):  # fmt: skip
         monkeypatch.setenv("SAYMASK_DATABASE_URL", f"{scheme}://u:{DATABASE_PASSWORD}@{host}")

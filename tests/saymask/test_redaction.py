@@ -36,7 +36,7 @@ def test_spaces_and_line_ends_around_a_secret_are_removed(around: str) -> None:
 @pytest.mark.parametrize("odd", ["MARKED\nsecret", "MARKED\x00secret", "MARKED\u2028secret"])
 def test_control_characters_are_refused_without_showing_the_value(clean: object, odd: str) -> None:
     value = f"redis://:{odd}@host/0" if clean is clean_address else odd
-    with pytest.raises(ValueError, match="one line") as caught:
+    with pytest.raises(ValueError, match="not shown") as caught:
         clean(value)  # type: ignore[operator]
     assert "MARKED" not in str(caught.value)
 

@@ -168,7 +168,7 @@ def test_disk_full_while_recording(tmp_path: Path) -> None:
 
         def no_room(connection: sqlite3.Connection, *_: object) -> None:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
-            connection.execute(f"PRAGMA max_page_count={pages + 2}")
+            connection.execute(f"PRAGMA max_page_count={pages}")
 
         sa_event.listen(stores.database.engine, "checkout", no_room)
         with pytest.raises(StoreError, match="full"):
