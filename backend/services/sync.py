@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from backend.label_studio.api_schema import ProjectBody, TaskPage
 from backend.label_studio.client import LabelStudioClient, NotFound
-from backend.label_studio.events import read_saved_at, to_read_event
+from backend.label_studio.events import find_id, read_saved_at, to_read_event
 from backend.label_studio.schema import TaskBody, hash_content
 from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
@@ -173,7 +173,10 @@ class Synchroniser:
         for task in page.tasks:
             for annotation in task.annotations:
                 counts["annotations"] += 1
-                annotation_id = int(annotation["id"])
+                annotation_id = find_id(annotation)
+                if annotation_id is None:
+                    project.problems.append(f"task {task.id}: an annotation without a number.")
+                    continue
                 seen.add(annotation_id)
                 gap = _find_gap(project.hashes.get(annotation_id), annotation)
                 if gap is not None:
