@@ -50,8 +50,8 @@ def to_new_event(body: Any) -> NewEvent:
         action=to_storable(body["action"]),
         body=_keep_what_is_read(body),
         project=read_project_key(body.get("project")),
-        task_id=_find_id(body.get("task")),
-        annotation_id=_find_id(annotation),
+        task_id=find_id(body.get("task")),
+        annotation_id=find_id(annotation),
         content_hash=hash_content(annotation) if isinstance(annotation, dict) else None,
     )
 
@@ -132,7 +132,8 @@ def read_created_tasks(body: Any) -> tuple[PredictTask, ...]:
     return parse_tasks(event.tasks, config)
 
 
-def _find_id(part: Any) -> int | None:
+def find_id(part: Any) -> int | None:
+    """Return the number of a task or annotation, None where it has none."""
     value = part.get("id") if isinstance(part, dict) else None
     return value if type(value) is int and 0 <= value < 2**31 else None
 

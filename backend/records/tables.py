@@ -52,7 +52,8 @@ class Request(Base):
 
     ``status`` is ``waiting``, ``answered`` or ``failed``. ``kind`` is ``typed``, ``clicked`` (with
     how many ``clicks``), ``ahead``: for an expression in the task's data, or ``proposed``:
-    expression and mask were proposed together.
+    expression and mask were proposed together. A failed one of kind ``ahead`` is replaced when it
+    is asked again.
     """
 
     __tablename__ = "request"

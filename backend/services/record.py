@@ -1,8 +1,8 @@
 """Events become records: idempotent, in any order, any number of times.
 
 Webhooks and what sync read go the same way. An event that cannot be interpreted is kept with the
-reason. When the database fails, events stay
-waiting and are tried again. An event whose processing ended the program three times is set aside.
+reason. When the database fails, events stay waiting and are tried again. An event whose processing
+ended the program three times is set aside.
 """
 
 from __future__ import annotations

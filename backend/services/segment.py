@@ -79,7 +79,7 @@ class Segmenter:
             InvalidExpression: it is too long.
             SaymaskError: no answer; the failure is stored.
         """
-        check_length(question.expression)
+        _check_length(question.expression)
         return self.ask(
             question,
             lambda sha256: SegmentRequest(
@@ -150,7 +150,7 @@ class Segmenter:
             return ask()
 
 
-def check_length(expression: str) -> None:
+def _check_length(expression: str) -> None:
     """Check that an expression is not too long.
 
     Raises:

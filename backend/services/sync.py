@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from backend.label_studio.api_schema import ProjectBody
 from backend.label_studio.client import LabelStudioClient, NotFound, Page, read_each
-from backend.label_studio.events import read_saved_at, to_read_event
+from backend.label_studio.events import find_id, read_saved_at, to_read_event
 from backend.label_studio.schema import TaskBody, hash_content
 from backend.records.stores import Stores
 from backend.records.sync_runs import SyncRunState
@@ -166,8 +166,8 @@ class Synchroniser:
         for task in read_each(page.items, TaskBody, "task", project.problems):
             for annotation in task.annotations:
                 counts["annotations"] += 1
-                annotation_id = annotation.get("id")
-                if type(annotation_id) is not int:
+                annotation_id = find_id(annotation)
+                if annotation_id is None:
                     project.problems.add(f"task {task.id}", "One of its annotations has no id.")
                     continue
                 seen.add(annotation_id)

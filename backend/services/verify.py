@@ -159,8 +159,10 @@ class Verifier:
             AnnotationBody.model_validate, annotation, InvalidAnnotation, "The annotation"
         )
         neighbours = (r for r in records.values() if r is not record and _is_same_image(r, record))
-        others = [read_coco_runs(r.coco_rle) for r in neighbours if r.coco_rle is not None]
         mask = read_coco_runs(record.coco_rle or {})
+        others = [read_coco_runs(r.coco_rle) for r in neighbours if r.coco_rle is not None]
+        # The photo may have been replaced by one of another size between two records.
+        others = [other for other in others if other.size_hw == mask.size_hw]
         verdict = None if body.was_cancelled else judge(read_answer(body), mask, others)
         if verdict is None:
             return "unanswered"

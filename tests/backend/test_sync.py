@@ -108,13 +108,17 @@ def test_every_gap_is_filled_and_told(stores: Stores, studio: Studio) -> None:
         2: [annotation(12, [typed("the other dog")], after_s=5)],
         3: [],
         4: [annotation(14, [typed("new")]), annotation(15, [], was_cancelled=True)],
-        5: [annotation(16, [{"id": "x", "type": "brushlabels", "from_name": "mask"}])],
+        5: [
+            annotation(16, [{"id": "x", "type": "brushlabels", "from_name": "mask"}]),
+            {"id": None},
+        ],
     }
     with closing(LabelStudioClient(studio.url, "key")) as client:
         report = synchroniser(stores, client).sync(7)
-        assert (report.tasks, report.annotations) == (5, 5)
+        assert (report.tasks, report.annotations) == (5, 6)
         assert (report.missing, report.outdated, report.deleted) == (2, 1, 1)
-        assert "annotation 16" in report.problems[0]
+        assert "annotation without a number" in report.problems[0]
+        assert "annotation 16" in report.problems[1]
         assert current(stores) == {
             11: ("accepted", "the cat"),
             12: ("no_mask", "the other dog"),
