@@ -70,8 +70,14 @@ def _work(site: Site, count: int) -> dict[int, Sizes]:
 
 
 def _await_quiet(site: Site) -> None:
-    """Wait until nothing is prepared any more."""
+    """Wait until nothing is prepared any more.
+
+    Raises:
+        RuntimeError: a process ended by itself.
+    """
     while True:
+        if ended := site.list_ended():
+            raise RuntimeError(f"{', '.join(ended)} ended")
         state = httpx.get(f"{site.url}/ready", timeout=30).json()
         is_idle = all(worker["state"] == "idle" for worker in state["workers"])
         if is_idle and not any(state["queues"].values()):

@@ -11,3 +11,8 @@ import os
 # an interactive and a background worker on two cores, or a browser beside one. OpenMP reads this
 # once, when PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# oneDNN keeps the code of its last 1,024 products, one for every shape, and photos bring new shapes
+# without end: that was half of what a worker grew by over its first dozen photos. Fewer suffice for
+# those that the layers of a network repeat.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

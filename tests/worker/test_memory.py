@@ -43,7 +43,7 @@ def put_photo(connection: redis.Redis, image: Image.Image, number: int) -> str:
 
 
 def count_images() -> int:
-    return sum(isinstance(held, PreparedImage | DecodedImage) for held in gc.get_objects())
+    return sum(type(held) in (PreparedImage, DecodedImage) for held in gc.get_objects())
 
 
 @pytest.mark.parametrize("accepts_first_look", [True, False])
