@@ -92,6 +92,10 @@ class QueueJobs(QueueState):
             whatever the worker reported.
         """
         self._waiters.wait_for(waiter, job_id)
+        older, waiter.replaces = waiter.replaces, None
+        if older is not None and older.job_id:
+            # Now and not before: where both ask the same, the job keeps its place.
+            self._stop_waiting(older, older.job_id)
         reply, is_reachable = None, True
         try:
             for _ in range(_ATTEMPTS):

@@ -30,7 +30,7 @@ from saymask.contract import (
     ProposeRequest,
     SegmentRequest,
 )
-from saymask.errors import CallAbandoned, QueueError, QueueUnavailable
+from saymask.errors import CallAbandoned, JobSuperseded, QueueError, QueueUnavailable
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -102,6 +102,28 @@ def test_the_oldest_request_of_its_class_is_always_the_next(
         await_state(lambda: answers.total() >= 60, "they are not answered", 60)
         counts = [answers[annotator] for annotator in range(6)]
     assert max(counts) - min(counts) <= 2, counts
+
+
+def test_pressing_enter_again_keeps_the_place(
+    queue: JobQueue, start_worker: Start, valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    sha256 = put(queue, "photo")
+    ask(queue, sha256, "first")
+    request = SegmentRequest(image_sha256=sha256, expression="again", k=1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, queue, sha256, "sleep 2 busy")]
+        await_state(lambda: "segment sleep 2 busy" in log_of(valkey), "the worker is not busy")
+        superseded = pool.submit(queue.segment, request, "1:1", Call())
+        await_state(lambda: count_queued(valkey) == 1, "it does not wait")
+        answers.append(pool.submit(ask, queue, sha256, "behind"))
+        await_state(lambda: count_queued(valkey) == 2, "it does not wait")
+        answers.append(pool.submit(queue.segment, request, "1:1", Call()))
+        for answer in answers:
+            answer.result(20)
+        with pytest.raises(JobSuperseded):
+            superseded.result(20)
+    assert log_of(valkey)[2:] == ["segment again", "segment behind"]
 
 
 def test_an_expression_waits_for_the_preparation_and_not_for_those_who_type(
