@@ -220,7 +220,7 @@ class JobQueue(QueueJobs):
         version: str,
         waiter: Waiter,
     ) -> JobReply:
-        """Ask about a prepared image, or have it prepared first, at the priority of who waits.
+        """Ask about a prepared image, or have it prepared first, at the request's priority.
 
         Where a first look is enough, nobody waits for the preparation. A worker may not find an
         image that was prepared: its cache was lost, or is not the one of the worker that prepared

@@ -51,9 +51,10 @@ class Waiter:
 
 
 class Waiters:
-    """The waiting requests of this backend; who waits for a job, those of all backends know.
+    """The waiting requests of this backend.
 
-    Sources are known to one backend only: two backends on one queue number their requests alike.
+    Redis knows the waiters of each job, from all backends. Sources are known to one backend only,
+    since two backends on one queue number their projects and tasks alike.
     """
 
     def __init__(self, connection: redis.Redis) -> None:

@@ -266,6 +266,14 @@ def test_a_worker_that_ends_while_an_expression_waits_for_its_photo(
         assert answer.result(30) == "the cat"
 
 
+def test_a_job_for_which_the_queue_was_away_is_done_again(
+    queue: JobQueue, start_worker: Start, valkey: Valkey
+) -> None:
+    start_worker()
+    assert ask(queue, put(queue, "photo"), "away cat") == "away cat"
+    assert log_of(valkey) == ["segment away cat"] * 2
+
+
 @KEEPS_DATA
 @pytest.mark.parametrize("away_s", [0.0, 4.0])
 def test_a_queue_that_is_killed_in_mid_job_and_comes_back_with_its_data(
