@@ -206,13 +206,11 @@ class JobQueue(QueueJobs):
     def _waiting(
         self, source: str | None, call: Call, wait_s: float, *, background: bool
     ) -> Iterator[Waiter]:
-        """A request that waits; the older one of its source is withdrawn."""
+        """A request that waits; it replaces the older one of its source."""
         waiter = Waiter(source, background, call.arrived + wait_s, call.abandoned)
-        previous = self._waiters.enter(waiter)
+        self._waiters.enter(waiter)
         try:
             with redis_errors():
-                if previous is not None and previous.job_id:
-                    self._stop_waiting(previous, previous.job_id)
                 yield waiter
         finally:
             self._waiters.leave(waiter)
@@ -225,7 +223,7 @@ class JobQueue(QueueJobs):
         version: str,
         waiter: Waiter,
     ) -> JobReply:
-        """Ask about a prepared image, or have it prepared first, at the priority of who waits.
+        """Ask about a prepared image, or have it prepared first, at the request's priority.
 
         Where a first look is enough, nobody waits for the preparation. A worker may not find an
         image that was prepared: its cache was lost, or is not the one of the worker that prepared
@@ -256,9 +254,17 @@ class JobQueue(QueueJobs):
                 takes_look = takes_look and not looks
                 continue
             if looks:
-                self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, prepare_id, prepare)
+                self._prepare_behind(prepare_id, prepare)
             return reply
         raise InternalError("A worker did not prepare the photo that it was asked about.")
+
+    def _prepare_behind(self, job_id: str, request: PrepareRequest) -> None:
+        """Have an image prepared after a first look at it; the answer does not depend on that."""
+        try:
+            self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, job_id, request)
+        except redis.exceptions.RedisError as error:
+            # The next expression has it prepared.
+            log.warning("image %s is not prepared: %s", request.image_sha256[:12], error)
 
     def _takes_look(self, request: SegmentRequest | ProposeRequest, version: str) -> bool:
         """Whether a first look is enough: it was not the answer to the same request before."""

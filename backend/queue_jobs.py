@@ -1,4 +1,4 @@
-"""The jobs of the queues: each exists once, moves to who needs it soonest, and is never lost."""
+"""The jobs of the queues: each exists once, as urgent as its most urgent request."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _POLL_S = 1.0
 _AWAY_GRACE_S = 10.0
 _AWAY_POLL_S = 0.25
 # A worker pops a job some milliseconds before it marks it as started, and a queue that was stopped
-# takes that long to hear of all workers again.
+# needs that long to receive a heartbeat of every worker.
 _LOST_GRACE_S = 2.0
 _LOST_POLL_S = 0.05
 _ATTEMPTS = 3
@@ -92,6 +92,10 @@ class QueueJobs(QueueState):
             whatever the worker reported.
         """
         self._waiters.wait_for(waiter, job_id)
+        older, waiter.replaces = waiter.replaces, None
+        if older is not None and older.job_id:
+            # Now and not before: where both ask the same, the job keeps its place.
+            self._stop_waiting(older, older.job_id)
         reply, is_reachable = None, True
         try:
             for _ in range(_ATTEMPTS):
@@ -174,7 +178,7 @@ class QueueJobs(QueueState):
                 self._delete(job)
 
     def _hasten(self, job: Job, queue_name: str) -> None:
-        """Let a job be done at the priority of who waits for it now."""
+        """Raise a job to the priority of a request that waits for it now."""
         if queue_name == QUEUE_BACKGROUND or job.get_status(refresh=False) not in (
             JobStatus.QUEUED,
             JobStatus.STARTED,

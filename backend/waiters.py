@@ -24,6 +24,7 @@ class Waiter:
         deadline: of ``time.monotonic()``.
         abandoned: set when the caller has gone.
         superseded: set when a newer request of the source has come.
+        replaces: the older request of the source, which waits until this one has its place.
         job_id: the job it waits for now, or empty.
         ticket: unique among the requests of all backends.
     """
@@ -33,6 +34,7 @@ class Waiter:
     deadline: float
     abandoned: threading.Event
     superseded: threading.Event = field(default_factory=threading.Event)
+    replaces: Waiter | None = field(default=None, repr=False)
     job_id: str = ""
     ticket: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -49,9 +51,10 @@ class Waiter:
 
 
 class Waiters:
-    """The waiting requests of this backend; who waits for a job, those of all backends know.
+    """The waiting requests of this backend.
 
-    Sources are known to one backend only: two backends on one queue number their requests alike.
+    Redis knows the waiters of each job, from all backends. Sources are known to one backend only,
+    since two backends on one queue number their projects and tasks alike.
     """
 
     def __init__(self, connection: redis.Redis) -> None:
@@ -59,16 +62,15 @@ class Waiters:
         self._newest: dict[str, Waiter] = {}
         self._lock = threading.Lock()
 
-    def enter(self, waiter: Waiter) -> Waiter | None:
-        """Make a waiter the newest of its source; returns the one that it replaces, or None."""
+    def enter(self, waiter: Waiter) -> None:
+        """Make a waiter the newest of its source."""
         if waiter.source is None:
-            return None
+            return
         with self._lock:
-            previous = self._newest.get(waiter.source)
+            waiter.replaces = self._newest.get(waiter.source)
             self._newest[waiter.source] = waiter
-        if previous is not None:
-            previous.superseded.set()
-        return previous
+        if waiter.replaces is not None:
+            waiter.replaces.superseded.set()
 
     def leave(self, waiter: Waiter) -> None:
         """Forget a waiter that has its answer or does not wait any more."""

@@ -1,8 +1,9 @@
 """A worker process without models: the real queue, jobs and heartbeat, with predictable masks.
 
 What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fail`` reports an
-error, ``bug`` raises, ``nothing`` finds nothing, ``doubtful`` has a low confidence, ``die`` kills
-the process (once, if the file named by FAKE_WORKER_DIES_ONCE exists; it is removed first).
+error, ``bug`` raises, ``away`` finds the queue away once, ``nothing`` finds nothing, ``doubtful``
+has a low confidence, ``die`` kills the process (once, if the file named by FAKE_WORKER_DIES_ONCE
+exists; it is removed first).
 Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
 prepared. An image that contains ``slow`` is prepared in 20 batches of a tenth of a second each, and
 what it shows is proposed after three seconds. An image that contains ``poison`` kills the process.
@@ -143,6 +144,8 @@ class FakePipeline:
             if marker.exists():
                 marker.unlink()
                 os.kill(os.getpid(), 9)
+        if word == "away" and self._redis.incr("fake:away") == 1:
+            raise redis.ConnectionError("the queue is away")
         if word == "bug":
             raise RuntimeError("a bug in the worker")
         if word == "fail":

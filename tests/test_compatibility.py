@@ -43,7 +43,7 @@ def test_a_database_of_24bb01a(tmp_path: Path) -> None:
         assert cat.coco_rle is not None
         assert (decode_coco_rle(cat.coco_rle) == square(24)).all()
         (offer,) = stores.requests.load_offers(ProjectKey(7, 1), 1)
-        assert [(c.rank, c.mask.sum()) for c in offer.candidates] == [(1, 144), (2, 144)]
+        assert [(c.rank, c.mask.area) for c in offer.candidates] == [(1, 144), (2, 144)]
         assert Recorder(stores).process_waiting() == 1
         *_, tree = stores.records.iterate_records(RecordFilter())
         assert (tree.outcome, tree.expression) == ("drawn", "the tree")
@@ -66,7 +66,7 @@ def test_fingerprints_stay() -> None:
     A change here means that every image is prepared again: it must be meant.
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
-    assert config.fingerprint() == "29ef9bb7f5"
+    assert config.fingerprint() == "f14035e79b"
     assert config.preparation_fingerprint() == "461d2296d2"
     # By the nouns it is decided which proposals are cropped: with others, raise the revision.
     assert load_nouns().fingerprint == "f41d214b"

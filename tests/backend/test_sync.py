@@ -117,7 +117,7 @@ def test_every_gap_is_filled_and_told(stores: Stores, studio: Studio) -> None:
         report = synchroniser(stores, client).sync(7)
         assert (report.tasks, report.annotations) == (5, 6)
         assert (report.missing, report.outdated, report.deleted) == (2, 1, 1)
-        assert "annotation without a number" in report.problems[0]
+        assert "One of its annotations has no id." in report.problems[0]
         assert "annotation 16" in report.problems[1]
         assert current(stores) == {
             11: ("accepted", "the cat"),

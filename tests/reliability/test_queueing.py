@@ -30,7 +30,7 @@ from saymask.contract import (
     ProposeRequest,
     SegmentRequest,
 )
-from saymask.errors import CallAbandoned, QueueError, QueueUnavailable
+from saymask.errors import CallAbandoned, JobSuperseded, QueueError, QueueUnavailable
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -112,6 +112,28 @@ def test_an_annotator_is_answered_although_nothing_can_be_kept(
     for expression in ("the cat", "the dog"):
         assert ask(queue, sha256, expression) == expression
     assert "segment the dog" in log_of(valkey)
+
+
+def test_pressing_enter_again_keeps_the_place(
+    queue: JobQueue, start_worker: Start, valkey: Valkey
+) -> None:
+    start_worker(FAKE_WORKER_QUEUES="interactive")
+    sha256 = put(queue, "photo")
+    ask(queue, sha256, "first")
+    request = SegmentRequest(image_sha256=sha256, expression="again", k=1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, queue, sha256, "sleep 2 busy")]
+        await_state(lambda: "segment sleep 2 busy" in log_of(valkey), "the worker is not busy")
+        superseded = pool.submit(queue.segment, request, "1:1", Call())
+        await_state(lambda: count_queued(valkey) == 1, "it does not wait")
+        answers.append(pool.submit(ask, queue, sha256, "behind"))
+        await_state(lambda: count_queued(valkey) == 2, "it does not wait")
+        answers.append(pool.submit(queue.segment, request, "1:1", Call()))
+        for answer in answers:
+            answer.result(20)
+        with pytest.raises(JobSuperseded):
+            superseded.result(20)
+    assert log_of(valkey)[2:] == ["segment again", "segment behind"]
 
 
 def test_an_expression_waits_for_the_preparation_and_not_for_those_who_type(
@@ -252,6 +274,14 @@ def test_a_worker_that_ends_while_an_expression_waits_for_its_photo(
         await_state(lambda: has_waiter(valkey), "nobody waits")
         ending.kill()
         assert answer.result(30) == "the cat"
+
+
+def test_a_job_for_which_the_queue_was_away_is_done_again(
+    queue: JobQueue, start_worker: Start, valkey: Valkey
+) -> None:
+    start_worker()
+    assert ask(queue, put(queue, "photo"), "away cat") == "away cat"
+    assert log_of(valkey) == ["segment away cat"] * 2
 
 
 @KEEPS_DATA

@@ -449,7 +449,7 @@ def test_hidden_files_are_no_photos(folder: Path) -> None:
 def test_suffixes_are_those_of_all_formats_that_are_decoded() -> None:
     from PIL import Image
 
-    from worker.pipeline.images import _FORMATS
+    from saymask.image_decoding import _FORMATS
 
     known = {s for s, name in Image.registered_extensions().items() if name in (*_FORMATS, "MPO")}
     # Animations and floating point, which are refused.

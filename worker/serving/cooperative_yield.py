@@ -2,8 +2,8 @@
 
 Two networks that compute at once on shared cores slow each other down many times over, and a low
 priority does not help: their threads wait for one another. So a worker that only prepares images
-stops between two batches while another worker of its machine answers an annotator, unless somebody
-waits for the very image that it prepares.
+stops between two batches while another worker of its machine answers an annotator, unless an
+annotator waits for the image that it prepares.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def is_awaited() -> bool:
 
 
 def wait_while_answering(connection: redis.Redis) -> None:
-    """Return as soon as no annotator is being answered on this machine, or one waits for us."""
+    """Return as soon as no annotator is being answered here, or one waits for this job."""
     while connection.zcount(_key(), time.time(), "+inf") and not is_awaited():
         time.sleep(_POLL_S)

@@ -108,7 +108,7 @@ class ServingWorker(SimpleWorker):
                 execution = Execution(execution_id, job_id, self.connection)
                 if self._is_lost(execution):
                     seen.add(execution.composite_key)
-                    # Twice in a row: a queue that was stopped has not heard of anybody for a while.
+                    # Twice in a row: a queue that was stopped has no heartbeats for a moment.
                     if execution.composite_key in self._suspects:
                         self._take_up(queue, execution)
         self._suspects = seen
