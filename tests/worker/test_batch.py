@@ -389,6 +389,24 @@ def test_a_name_that_is_not_utf8_concerns_itself_only(folder: Path, tmp_path: Pa
         run(plan)
 
 
+@pytest.mark.parametrize("command", ["batch", "propose"])
+def test_the_commands_name_it_and_end_with_status_1(
+    command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a target whose name is not UTF-8 either."""
+    with open(os.fsencode(folder) + b"/" + NOT_UTF8, "wb") as file:
+        file.write(b"named oddly")
+    monkeypatch.setattr("worker.pipeline.build.build_pipeline", lambda _: ProposingPipeline())
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/rows \xe9 [v1]")
+    options = ["--propose"] if command == "batch" else []
+    for _ in range(2):
+        done = CliRunner().invoke(app, [command, str(folder), "--out", out, *options])
+        assert done.exit_code == 1, done.output
+        assert "failed: caf\\xe9.jpg: its name is not UTF-8." in done.output
+        assert "rows \\xe9 [v1]" in done.output
+    assert "(3 were done before)" in done.output
+
+
 def test_a_name_in_a_table_may_be_no_text_either(folder: Path, tmp_path: Path) -> None:
     texts = [*TEXTS, (os.fsdecode(NOT_UTF8), "the cat")]
     plan = BatchPlan(
