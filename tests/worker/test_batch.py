@@ -291,7 +291,8 @@ def test_parts_of_many_long_masks_are_read_again(tmp_path: Path) -> None:
     """Several groups of rows, and more text than a dictionary of Parquet's would hold."""
     row = {
         **dict.fromkeys(SCHEMA.names), "image": "a.jpg", "sha256": "1" * 64,
-        "notices": ["one", "two"], "expression": "the cat", "confidence": 0.5, "height": 9, "width": 9,
+        "notices": ["one", "two"], "expression": "the cat", "confidence": 0.5, "height": 9,
+        "width": 9,
     }  # fmt: skip
     rows = tuple(
         {**row, "candidates": [{**CANDIDATE, "counts": f"{number}" * 500} for _ in range(3)]}
