@@ -67,6 +67,6 @@ def test_fingerprints_stay() -> None:
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
     assert config.fingerprint() == "f14035e79b"
-    assert config.preparation_fingerprint() == "461d2296d2"
+    assert config.preparation_fingerprint() == "eaeb96858a"
     # By the nouns it is decided which proposals are cropped: with others, raise the revision.
     assert load_nouns().fingerprint == "f41d214b"
