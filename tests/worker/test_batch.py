@@ -404,7 +404,7 @@ def test_the_commands_name_it_and_end_with_status_1(
         assert done.exit_code == 1, done.output
         assert "failed: caf\\xe9.jpg: its name is not UTF-8." in done.output
         assert "rows \\xe9 [v1]" in done.output
-    assert "(3 were done before)" in done.output
+    assert "3 photos done before" in done.output
 
 
 def test_a_name_in_a_table_may_be_no_text_either(folder: Path, tmp_path: Path) -> None:
