@@ -1,4 +1,4 @@
 """Speed. Each benchmark prints A, B and their ratio from one run; none is a test."""
 
 # Before PyTorch, for whose threads it chooses how they wait.
-import worker  # noqa: F401
+import saymask_worker  # noqa: F401

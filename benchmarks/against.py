@@ -31,7 +31,8 @@ class _Checkout:
     """A process that answers for one revision."""
 
     def __init__(self, root: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(root)}
+        folders = [root, root / "backend", root / "worker"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         script = ROOT / "benchmarks" / "against_child.py"
         # Not as a module: the folder of this checkout must not come first on the path.
         code = f"exec(compile(open({str(script)!r}).read(), 'child', 'exec'))"

@@ -16,11 +16,13 @@ from typing import Any
 def _load(directory: Path) -> tuple[Any, Any]:
     """The pipeline of whichever checkout comes first on the path, and a cache apart from it."""
     try:
-        from worker.pipeline.build import build_pipeline
-        from worker.settings import load_worker_settings
-    except ModuleNotFoundError:  # before the packages were reorganised
-        from worker.config import load_worker_settings  # type: ignore[attr-defined,no-redef]
-        from worker.pipeline import build_pipeline  # type: ignore[attr-defined,no-redef]
+        from saymask_worker.config.settings import load_worker_settings
+        from saymask_worker.pipeline.build import build_pipeline
+    except ModuleNotFoundError:  # before the packages had names of their own
+        from worker.pipeline.build import build_pipeline  # type: ignore[import-not-found,no-redef]
+        from worker.settings import (  # type: ignore[import-not-found,no-redef]
+            load_worker_settings,
+        )
     pipeline = build_pipeline(load_worker_settings(encoder="starter"))
     cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None

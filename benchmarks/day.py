@@ -29,9 +29,9 @@ from typing import Any
 
 import httpx
 import psutil
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
 
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
 from benchmarks.measure import NOUNS, Row, percentile
 from benchmarks.site import SURVIVORS, Site
 

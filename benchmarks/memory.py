@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 from PIL import Image, ImageOps
+from saymask_backend.local_stack.up import sample_images
 
-from backend.local_stack.up import sample_images
 from benchmarks.measure import NOUNS, Row
 from benchmarks.site import SURVIVORS, Site
 

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from saymask_backend.local_stack.up import sample_images
+from saymask_worker.config.pipeline import FirstLookConfig, ProposalsConfig
+from saymask_worker.images.decode import decode_image
+from saymask_worker.masks.load import load_sam
+from saymask_worker.masks.sam import SamProposer
+from saymask_worker.weights.device import choose_device, choose_precision
+from saymask_worker.weights.store import WeightStore
 from segment_anything import SamAutomaticMaskGenerator
 
-from backend.local_stack.up import sample_images
 from benchmarks.measure import Row
 from saymask.masks import Masks, compute_iou
-from worker.config import FirstLookConfig, ProposalsConfig
-from worker.pipeline.build import choose_device, choose_precision
-from worker.pipeline.images import decode_image
-from worker.proposals.load import load_sam
-from worker.proposals.sam import SamProposer
-from worker.weights.store import WeightStore
 
 RECALL_IOU = 0.8
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 import psutil
+from saymask_backend.local_stack.processes import ManagedProcess, ProcessGroup
 
-from backend.local_stack.processes import ManagedProcess, ProcessGroup
 from benchmarks.measure import find_free_port
 from benchmarks.studio import PROJECT, FakeStudio
 from tests.conftest import postgres_bin

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 
-from backend.local_stack.up import sample_images
+from saymask_backend.local_stack.up import sample_images
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.pipeline.build import build_pipeline
+
 from benchmarks.measure import Row
-from worker.pipeline.build import build_pipeline
-from worker.settings import load_worker_settings
 
 
 def compare(rounds: int) -> list[Row]:

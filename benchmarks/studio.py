@@ -14,9 +14,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
-
-from backend.label_studio.label_config import default_label_config
-from backend.local_stack.up import sample_images
+from saymask_backend.label_studio.label_config import default_label_config
+from saymask_backend.local_stack.up import sample_images
 
 PROJECT: dict[str, Any] = {
     "id": 1, "title": "benchmark", "label_config": default_label_config(),

@@ -48,7 +48,7 @@ def main() -> None:
     locks = {part: read_lock(folder / f"{part}.lock") for part in ("backend", "worker")}
     print("# Licences of what the images install\n")
     print("Made by `make lock` from the packages' own statements. saymask itself is Apache-2.0;")
-    print("`worker/data/NOTICE.md` says where the starter head comes from, and")
+    print("`worker/saymask_worker/data/NOTICE.md` says where the starter head comes from, and")
     print("`saymask-worker models list` names the licence of all weights.\n")
     print("| package | backend | worker | licence |")
     print("|---|---|---|---|")

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 import redis
+import saymask_worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
+from saymask_backend.records.stores import Stores
 from sqlalchemy import create_engine, text
 
-import worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
-from backend.records.stores import Stores
 from saymask.contract import (
     QUEUE_INTERACTIVE,
     QUEUE_PREPARED,

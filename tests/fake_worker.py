@@ -24,15 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import redis
-
-from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
-from saymask.errors import ImageUnreadable
-from saymask.logs import configure_logging
-from saymask.masks import compute_area, encode_coco_rle
-from worker.pipeline.timing import PreparationTimings
-from worker.serving.main import run_worker
-from worker.settings import WorkerSettings, load_worker_settings
-from worker.stages import (
+from saymask_worker.config.settings import WorkerSettings, load_worker_settings
+from saymask_worker.images.types import (
     EncodedImage,
     Geometry,
     PreparedImage,
@@ -40,6 +33,13 @@ from worker.stages import (
     VisualFeatures,
     VisualPrompt,
 )
+from saymask_worker.pipeline.timing import PreparationTimings
+from saymask_worker.serving.main import run_worker
+
+from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
+from saymask.errors import ImageUnreadable
+from saymask.logs import configure_logging
+from saymask.masks import compute_area, encode_coco_rle
 
 VERSION = "saymask-fake-1"
 LOG_KEY = "fake:log"
@@ -84,7 +84,7 @@ class FakeEmbedding:
 
 
 class FakePipeline:
-    """Stands in for ``worker.pipeline.pipeline.Pipeline``."""
+    """Stands in for ``saymask_worker.pipeline.pipeline.Pipeline``."""
 
     device = "cpu"
     cache = None

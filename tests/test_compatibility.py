@@ -12,20 +12,20 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.record import Recorder
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.config.scoring import STARTER_SCORING
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.language.nouns import load_nouns
+from saymask_worker.pipeline.cache import PreparedCache
 
-from backend.records.project_key import ProjectKey
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
-from backend.services.record import Recorder
 from saymask.masks import decode_coco_rle
 from tests.conftest import DATA
 from tests.factories import square
 from tests.worker.scenes import prepared_image
-from worker.config import PipelineConfig
-from worker.nouns import load_nouns
-from worker.pipeline.cache import PreparedCache
-from worker.scoring_config import STARTER_SCORING
-from worker.settings import load_worker_settings
 
 
 def test_a_database_of_24bb01a(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from worker.weights import DEFAULT, WeightStore
+from saymask_worker.weights import DEFAULT, WeightStore
 
 
 def require_weights() -> None:

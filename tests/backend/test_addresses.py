@@ -16,13 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from saymask_backend.config import load_settings
+from saymask_backend.label_studio.auth import LabelStudioError
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
+from saymask_backend.label_studio.guarded_http import get_json
+from saymask_backend.label_studio.images import ImageFetcher
 
-from backend.config import load_settings
-from backend.label_studio.auth import LabelStudioError
-from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.data_uri import decode_data_uri, is_data_uri
-from backend.label_studio.guarded_http import get_json
-from backend.label_studio.images import ImageFetcher
 from saymask import __version__
 from saymask.errors import ConfigError, ImageError, ImageTooLarge, ImageUnreadable, SaymaskError
 from tests.backend.http import JPEG, KEY, LocalServer

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-
-from backend.label_studio.label_config import default_label_config, load_label_config
-from backend.label_studio.notices import describe_answer, describe_failure, quote
-from backend.label_studio.predict_request import (
+from saymask_backend.label_studio.label_config import default_label_config, load_label_config
+from saymask_backend.label_studio.notices import describe_answer, describe_failure, quote
+from saymask_backend.label_studio.predict_request import (
     MAX_TASK_EXPRESSIONS,
     VisualPrompt,
     parse_predict_request,
 )
-from backend.queue import JobQueue
-from backend.queue_state import PrepareCounts
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
-from backend.services.predict import choose_start
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.state import PrepareCounts
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.predict import choose_start
+
 from saymask.contract import QUEUE_BACKGROUND, Candidate, SegmentResult, Timings
 from saymask.errors import ImageForbidden, InvalidRequest, QueueUnavailable
 from saymask.masks import encode_coco_rle

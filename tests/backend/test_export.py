@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
+from saymask_backend.export import run as run_module
+from saymask_backend.export.merge import merge_records
+from saymask_backend.export.model import to_sentence
+from saymask_backend.export.outlines import to_exact_polygons, trace
+from saymask_backend.export.plan import FORMATS, ExportError
+from saymask_backend.export.run import count_export, run_export
+from saymask_backend.export.splits import SplitRule, parse_split
+from saymask_backend.records.views import RecordView
 
-from backend.export import run as run_module
-from backend.export.merge import merge_records
-from backend.export.model import to_sentence
-from backend.export.outlines import to_exact_polygons, trace
-from backend.export.plan import FORMATS, ExportError
-from backend.export.run import count_export, run_export
-from backend.export.splits import SplitRule, parse_split
-from backend.records.views import RecordView
 from saymask.datasets.load import load_dataset
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
@@ -238,7 +238,7 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path) -> None:
 def test_interrupted_exports_leave_nothing_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.export.image_store._REMOVED_AT_ONCE", 1)
+    monkeypatch.setattr("saymask_backend.export.image_store._REMOVED_AT_ONCE", 1)
     asked = plan("coco", tmp_path / "out")
     read: list[int] = []
 

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
+from saymask_backend.export import earlier
+from saymask_backend.export.model import SPLITS
+from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan
+from saymask_backend.export.run import run_export
+from saymask_backend.export.splits import parse_split
+from saymask_backend.records.views import RecordView
 
-from backend.export import earlier
-from backend.export.model import SPLITS
-from backend.export.plan import FORMATS, ExportError, ExportPlan
-from backend.export.run import run_export
-from backend.export.splits import parse_split
-from backend.records.views import RecordView
 from saymask.masks import Mask
 from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, groups, plan, record, ring
 

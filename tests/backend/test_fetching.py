@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from saymask_backend.label_studio.guarded_http import is_public
+from saymask_backend.label_studio.images import ImageFetcher
+from saymask_backend.records.stores import Stores
 
-from backend.label_studio.guarded_http import is_public
-from backend.label_studio.images import ImageFetcher
-from backend.records.stores import Stores
 from saymask.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, SaymaskError
 from saymask.image_files import strip_secrets
 from tests.backend.http import KEY, ImageServer, typed
@@ -177,7 +177,9 @@ def test_a_name_that_changes_its_address_gains_nothing(
         return resolve("192.0.2.1" if len(asked) == 1 else "127.0.0.1", *rest, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebind)
-    monkeypatch.setattr("backend.label_studio.guarded_http.is_public", lambda a: a == "192.0.2.1")
+    monkeypatch.setattr(
+        "saymask_backend.label_studio.guarded_http.is_public", lambda a: a == "192.0.2.1"
+    )
     fetcher = ImageFetcher("", "", (), 10**6, 1.0)
     with pytest.raises(ImageUnreachable):
         fetcher.fetch(f"http://rebinding.example:{port}/data/x.png", 1)

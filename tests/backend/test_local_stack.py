@@ -10,7 +10,7 @@ from tests.conftest import free_port
 
 
 def test_a_free_port_is_free() -> None:
-    from backend.local_stack.processes import StackError, require_free_port
+    from saymask_backend.local_stack.processes import StackError, require_free_port
 
     port = free_port()
     require_free_port(port, "SAYMASK_PORT")

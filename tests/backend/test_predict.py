@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import redis
 from fastapi.testclient import TestClient
+from saymask_backend.records.stores import Stores
 
-from backend.records.stores import Stores
 from saymask.contract import QUEUE_BACKGROUND
 from saymask.masks import decode_brush_rle
 from tests.backend.http import JSON_TYPE, KEY, ImageServer, typed
@@ -116,7 +116,7 @@ def test_k(
 def test_our_own_config_gets_ranked_labels_and_the_expression_per_region(
     build_client: Callable[..., TestClient], start_worker: Callable[..., Any]
 ) -> None:
-    from backend.label_studio.label_config import default_label_config
+    from saymask_backend.label_studio.label_config import default_label_config
 
     start_worker()
     body = typed("the cat")

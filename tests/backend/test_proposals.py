@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from PIL import Image
 from pyarrow import parquet
-
-from backend.export.plan import select_outcomes
-from backend.label_studio.label_config import (
+from saymask_backend.export.plan import select_outcomes
+from saymask_backend.label_studio.label_config import (
     LabelConfig,
     default_label_config,
     load_label_config,
 )
-from backend.label_studio.schema import TaskBody
-from backend.records.statistics import compute_quality
-from backend.records.stores import Stores
-from backend.records.verifications import Verification, summarise
-from backend.records.views import RecordFilter, RecordView
-from backend.services.import_dataset import import_dataset
-from backend.services.propose import choose_tasks
+from saymask_backend.label_studio.schema import TaskBody
+from saymask_backend.records.statistics import compute_quality
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.verifications import Verification, summarise
+from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.services.import_dataset import import_dataset
+from saymask_backend.services.propose import choose_tasks
+
 from saymask.datasets import load_coco
 from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.database import StoreError
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.record import Recorder
 from sqlalchemy import event as sa_event
 
-from backend.label_studio.events import to_new_event
-from backend.records.database import StoreError
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
-from backend.services.record import Recorder
 from saymask.masks import decode_coco_rle
 from tests.backend.submissions import ALL, A, process, send
 from tests.factories import KEY, annotation, brush, deletion, event, offer, square, typed
@@ -86,7 +86,7 @@ def test_a_bug_loses_no_event(stores: Stores, monkeypatch: pytest.MonkeyPatch) -
     def bug(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("backend.services.record.decide", bug)
+    monkeypatch.setattr("saymask_backend.services.record.decide", bug)
     assert process(stores, event(1, annotation(5, [typed("x")]))) == []
     recorder = Recorder(stores)
     assert "ZeroDivisionError" in stores.events.list_problems()[0].problem
@@ -115,7 +115,7 @@ def test_failing_in_the_middle_leaves_nothing_half_written(stores: Stores) -> No
 
 
 def test_filters_and_paging(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.records.records._PAGE_SIZE", 3)
+    monkeypatch.setattr("saymask_backend.records.records._PAGE_SIZE", 3)
     for number in range(10):
         send(stores, event(number + 1, annotation(number, [typed("x")], completed_by=number % 2)))
     recorder = Recorder(stores)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from saymask_backend.label_studio.event_schema import read_project_key
+from saymask_backend.records.requests import NewRequest
+from saymask_backend.records.stores import Stores
 
-from backend.label_studio.event_schema import read_project_key
-from backend.records.requests import NewRequest
-from backend.records.stores import Stores
 from saymask.masks import decode_brush_rle, decode_coco_rle
 from tests.backend.submissions import A, B, C, process
 from tests.conftest import load_capture
@@ -218,7 +218,7 @@ def _offer_as(stores: Stores, body: dict, masks: list, ids: list[str]) -> None:
         NewRequest(project, task_id, "the red circle", len(masks), "/x.png")
     )
     with stores.database.session() as session, session.begin():
-        from backend.records.tables import Request
+        from saymask_backend.records.tables import Request
 
         session.get_one(Request, request_id).created_at = datetime(2026, 11, 1, tzinfo=UTC)
     candidates = tuple(

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from saymask_backend.cli.context import check_outcomes, parse_since
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.statistics import IOU_EDGES, compute_spread
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.draw_decision import draw_decision
+from saymask_backend.services.record import Recorder
+from saymask_backend.services.report import Reporter
 
-from backend.cli.context import check_outcomes, parse_since
-from backend.label_studio.events import to_new_event
-from backend.records.statistics import IOU_EDGES, compute_spread
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
-from backend.services.draw_decision import draw_decision
-from backend.services.record import Recorder
-from backend.services.report import Reporter
 from saymask.errors import ImageUnreadable, InvalidRequest
 from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
 from tests.conftest import free_port, start_backend

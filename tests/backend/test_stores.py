@@ -7,14 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from saymask_backend.label_studio.events import to_new_event, to_oversized_event
+from saymask_backend.records.database import InvalidRecord, StoreError
+from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.requests import NewRequest
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.tables import Base
 from sqlalchemy import inspect
 
-from backend.label_studio.events import to_new_event, to_oversized_event
-from backend.records.database import InvalidRecord, StoreError
-from backend.records.project_key import ProjectKey
-from backend.records.requests import NewRequest
-from backend.records.stores import Stores
-from backend.records.tables import Base
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ConfigError, InternalError
 

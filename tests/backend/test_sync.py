@@ -13,14 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from saymask_backend.label_studio.auth import LabelStudioError
+from saymask_backend.label_studio.client import LabelStudioClient, NotFound
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.record import Recorder
+from saymask_backend.services.sync import Synchroniser
 
-from backend.label_studio.auth import LabelStudioError
-from backend.label_studio.client import LabelStudioClient, NotFound
-from backend.label_studio.events import to_new_event
-from backend.records.stores import Stores
-from backend.records.views import RecordFilter
-from backend.services.record import Recorder
-from backend.services.sync import Synchroniser
 from saymask.errors import InvalidLabelConfig
 from tests.conftest import free_port
 from tests.factories import PROJECT, annotation, brush, deletion, event, offer, square, task, typed

@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
+from saymask_backend.config import load_settings
+from saymask_backend.context import build_fetcher
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.training import TrainingQueue
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.export import Exporter
+from saymask_backend.services.record import Recorder
+from saymask_backend.services.train import TrainingStarter
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.serving.training_worker import run_training_worker
 
-from backend.config import load_settings
-from backend.context import build_fetcher
-from backend.label_studio.events import to_new_event
-from backend.queue import JobQueue
-from backend.records.stores import Stores
-from backend.services.export import Exporter
-from backend.services.record import Recorder
-from backend.services.train import TrainingStarter
-from backend.training_queue import TrainingQueue
 from saymask.contract import QUEUE_TRAINING, TrainingStatus, TrainRequest
 from saymask.datasets import load_dataset
 from saymask.errors import TrainingUnderway
@@ -35,8 +37,6 @@ from tests.conftest import Valkey, await_state, load_capture
 from tests.saymask.test_model_registry import add_model
 from tests.stack.running import SAYMASK
 from tests.worker.fake_learning import FakeLearn
-from worker.retraining.main import run_training_worker
-from worker.settings import load_worker_settings
 
 
 def add_records(stores: Stores, photos: int = 3, project: int = factories.KEY.id) -> None:

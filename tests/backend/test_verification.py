@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.schema import AnnotationBody
+from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.verifications import Verdict, Verification, compute_wilson, summarise
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.report import Reporter
+from saymask_backend.services.verify import Verifier, judge
 
-from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.schema import AnnotationBody
-from backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
-from backend.records.stores import Stores
-from backend.records.verifications import Verdict, Verification, compute_wilson, summarise
-from backend.records.views import RecordFilter
-from backend.services.report import Reporter
-from backend.services.verify import Verifier, judge
 from saymask.errors import InvalidRequest
 from tests.backend.http import KEY
 from tests.backend.label_studio import LabelStudioServer
@@ -246,7 +246,7 @@ def test_only_confirmed_records_are_verified(recorded: Stores) -> None:
 
 
 def test_verdicts_survive_backup_and_restore(recorded: Stores, tmp_path: Path) -> None:
-    from backend.records.backup import restore_backup, write_backup
+    from saymask_backend.records.backup import restore_backup, write_backup
 
     record = next(iter(recorded.records.iterate_records(RecordFilter())))
     recorded.verifications.replace(9, [say(record.id, "a", "confirmed")])

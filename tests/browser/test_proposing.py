@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.records.views import RecordFilter, RecordView
 
-from backend.label_studio.client import LabelStudioClient
-from backend.records.views import RecordFilter, RecordView
 from saymask.masks import decode_coco_rle
 from tests.browser.editor import Editor
 from tests.conftest import await_state

@@ -15,9 +15,9 @@ from rq import Queue
 from rq.job import Callback
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from saymask_backend.api.app import create_app
+from saymask_backend.config import load_settings
 
-from backend.api.app import create_app
-from backend.config import load_settings
 from saymask.contract import QUEUE_INTERACTIVE
 from saymask.errors import ConfigError
 from tests.backend.http import JSON_TYPE, typed

@@ -18,16 +18,16 @@ import pytest
 import redis
 import uvicorn
 from fastapi.testclient import TestClient
+from saymask_backend.api.app import create_app
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.images import ImageFetcher
+from saymask_backend.label_studio.predict_request import PredictTask
+from saymask_backend.queue.call import Call
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.report import Reporter
+from saymask_backend.services.upload_image import ImageUploader
 
-from backend.api.app import create_app
-from backend.call import Call
-from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.images import ImageFetcher
-from backend.label_studio.predict_request import PredictTask
-from backend.queue import JobQueue
-from backend.records.stores import Stores
-from backend.services.report import Reporter
-from backend.services.upload_image import ImageUploader
 from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
@@ -271,7 +271,7 @@ def test_a_connection_that_sends_nothing_holds_nothing(
 def test_the_application_starts_again_on_the_same_data(
     valkey: Valkey, photos: ImageServer, tmp_path: Any
 ) -> None:
-    from backend.config import load_settings
+    from saymask_backend.config import load_settings
 
     settings = load_settings(SAYMASK_REDIS_URL=valkey.url, data_dir=tmp_path / "data")
     for _ in range(2):

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from saymask_backend.label_studio.predictions import build_region_id
+from saymask_backend.records.requests import NewRequest
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 
-from backend.label_studio.predictions import build_region_id
-from backend.records.requests import NewRequest
-from backend.records.stores import Stores
-from backend.services.record import Recorder
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import pack_brush_rle
 from saymask.runs import RunMask
@@ -34,8 +34,8 @@ _EXPRESSIONS = 20
 
 _RECORD = """
 import resource, sys
-from backend.records.stores import Stores
-from backend.services.record import Recorder
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 stores = Stores(sys.argv[1])
 stores.events.count_events_by_state()
 grown = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -47,10 +47,10 @@ Recorder(stores).process_waiting()
 _SYNC = """
 import os, signal, sys
 from contextlib import closing
-from backend.label_studio.client import LabelStudioClient
-from backend.records.stores import Stores
-from backend.services import record
-from backend.services.sync import Synchroniser
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.records.stores import Stores
+from saymask_backend.services import record
+from saymask_backend.services.sync import Synchroniser
 decide = record.decide
 def dying(submission, *rest):
     if submission.annotation_id == 5:

@@ -18,9 +18,9 @@ import pytest
 import redis
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from saymask_backend.queue.call import Call
+from saymask_backend.queue.job_queue import JobQueue
 
-from backend.call import Call
-from backend.queue import JobQueue
 from saymask.contract import (
     ANSWERING_KEY,
     QUEUE_BACKGROUND,

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.database import StoreError
+from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 from sqlalchemy import event as sa_event
 from sqlalchemy import text
 
-from backend.label_studio.events import to_new_event
-from backend.records.database import StoreError
-from backend.records.project_key import ProjectKey
-from backend.records.stores import Stores
-from backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, B, process, send
 from tests.factories import KEY, PROJECT, annotation, brush, deletion, event, offer, typed
 
@@ -49,7 +49,7 @@ def test_what_the_database_refuses_concerns_one_event_only(
 ) -> None:
     """Should a value get past the checks at the boundary, the queue of events goes on."""
     send(stores, event(1, annotation(5, [typed("x")])), SAVED_TODAY)
-    from backend.records import annotations
+    from saymask_backend.records import annotations
 
     to_row = annotations._to_row
 
@@ -100,8 +100,8 @@ def test_an_event_that_ends_the_process_is_set_aside_after_three_attempts(
     send(stores, event(1, annotation(5, [typed("x")])), SAVED_TODAY)
     code = """
 import os, signal, sys
-from backend.records.stores import Stores
-from backend.services import record
+from saymask_backend.records.stores import Stores
+from saymask_backend.services import record
 decide = record.decide
 def dying(submission, *rest):
     if submission.annotation_id == 5:
@@ -239,7 +239,7 @@ def test_what_was_offered_after_the_submission_is_not_held_against_it(stores: St
 
 def test_many_readers_blame_no_event(stores: Stores, url: str, monkeypatch: Any) -> None:
     """Recorder, sync, replicas and commands at once, over a slow event: one of them works."""
-    from backend.services import record
+    from saymask_backend.services import record
 
     send(stores, *[event(n, annotation(n, [typed("x")])) for n in range(1, 8)])
     decide = record.decide
@@ -260,7 +260,7 @@ def test_many_readers_blame_no_event(stores: Stores, url: str, monkeypatch: Any)
 
 
 def test_a_stop_in_the_middle_blames_no_event(stores: Stores, monkeypatch: Any) -> None:
-    from backend.services import record
+    from saymask_backend.services import record
 
     send(stores, *[event(n, annotation(n, [typed("x")])) for n in range(1, 4)])
 

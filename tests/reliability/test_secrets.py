@@ -15,22 +15,22 @@ from urllib.parse import quote
 import httpx
 import pytest
 import redis
+from saymask_backend.cli.main import main as run_backend
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.images import ImageFetcher
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.tables import Base
+from saymask_worker.cli.main import main as run_worker
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.weights.hub import HUB_MODELS, HubStore
 from sqlalchemy import create_engine, text
 
-from backend.cli.main import main as run_backend
-from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.images import ImageFetcher
-from backend.queue import JobQueue
-from backend.records.stores import Stores
-from backend.records.tables import Base
 from saymask.errors import SaymaskError, WeightsError
 from tests.backend.http import LocalServer, typed
 from tests.conftest import Valkey, await_state, free_port
 from tests.factories import annotation, brush, event, square
 from tests.factories import typed as typed_entry
-from worker.cli.main import main as run_worker
-from worker.hub.models import HUB_MODELS, HubStore
-from worker.settings import load_worker_settings
 
 MARK = "MARKED"
 ODD = "with/odd?signs#and@more"
@@ -275,7 +275,7 @@ def test_a_bug_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch, run: Run
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(f"a bug that quotes {key}")
 
-    monkeypatch.setattr("backend.cli.project._report", fail)
+    monkeypatch.setattr("saymask_backend.cli.project._report", fail)
     printed = run(["doctor"])
     assert "RuntimeError: a bug that quotes" in printed
     assert MARK not in printed

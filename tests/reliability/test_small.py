@@ -17,19 +17,19 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from PIL import Image
+from saymask_backend.export.model import Categories
+from saymask_backend.export.yolo import YoloWriter
+from saymask_backend.label_studio.label_config import default_label_config, load_label_config
+from saymask_backend.records.stores import Stores
+from saymask_worker.images.decode import decode_image
+from saymask_worker.pipeline.cache import PreparedCache
 
-from backend.export.model import Categories
-from backend.export.yolo import YoloWriter
-from backend.label_studio.label_config import default_label_config, load_label_config
-from backend.records.stores import Stores
 from saymask.datasets import load_dataset
 from saymask.datasets.files import PlainUnpickler, read_json
 from saymask.errors import DatasetError, InvalidLabelConfig, SaymaskError
 from tests.backend.submissions import process
 from tests.factories import annotation, brush, event, square, typed
 from tests.worker.scenes import prepared_image
-from worker.pipeline.cache import PreparedCache
-from worker.pipeline.images import decode_image
 
 SAYMASK = Path(sys.executable).parent / "saymask"
 
@@ -164,7 +164,7 @@ def test_sixteen_bits_of_a_large_image_fit_into_memory() -> None:
 import io, resource, sys
 import numpy as np
 from PIL import Image
-from worker.pipeline.images import decode_image
+from saymask_worker.images.decode import decode_image
 deep = np.arange(10_000, dtype=np.uint16)[None, :].repeat(6_000, axis=0) * 6
 file = io.BytesIO()
 Image.fromarray(deep).save(file, "TIFF")

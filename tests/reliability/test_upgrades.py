@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.backup import restore_backup, write_backup
+from saymask_backend.records.database import StoreError
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 
-from backend.label_studio.events import to_new_event
-from backend.records.backup import restore_backup, write_backup
-from backend.records.database import StoreError
-from backend.records.stores import Stores
-from backend.services.record import Recorder
 from saymask.contract import (
     JobReply,
     PrepareRequest,
@@ -172,8 +172,8 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, damage: str) -> None:
 RESTORE = """
 from contextlib import closing
 from pathlib import Path
-from backend.records.backup import restore_backup
-from backend.records.stores import Stores
+from saymask_backend.records.backup import restore_backup
+from saymask_backend.records.stores import Stores
 with closing(Stores("sqlite:///" + sys.argv[2])) as stores:
     return restore_backup(stores.database, Path(sys.argv[1]), lambda *_: None)["event"]
 """
@@ -328,9 +328,8 @@ def test_equal_requests_have_equal_jobs_in_both_versions() -> None:
 
 def test_a_waiting_webhook_of_an_earlier_version_is_processed(stores: Stores) -> None:
     """It does not know the newest request; then our own clock decides."""
+    from saymask_backend.records.tables import Event
     from sqlalchemy import update
-
-    from backend.records.tables import Event
 
     offer(stores, 1, "the cat", [A])
     body = event(1, annotation(5, [typed("the cat"), *brush("own", B, "referent", "manual")]))

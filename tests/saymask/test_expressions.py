@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from saymask_worker.batch.tables import read_expressions
+from saymask_worker.cli import photos
+from saymask_worker.cli.main import app
+from saymask_worker.language import clean_expression
 
 from saymask.datasets.model import Expression
 from saymask.expressions import normalise_expression
-from worker.batch.tables import read_expressions
-from worker.cli import photos
-from worker.cli.main import app
-from worker.language import clean_expression
 
 APART, COMPOSED = "the cafe\u0301 sign", "the caf\u00e9 sign"
 
@@ -29,7 +29,7 @@ def test_datasets_tables_and_the_worker_spell_it_alike(tmp_path: Path) -> None:
 
 
 def test_the_command_line_spells_it_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker import explanation
+    from saymask_worker import explanation
 
     seen: list[str] = []
 

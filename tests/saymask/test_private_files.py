@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from saymask_backend.local_stack.processes import ProcessGroup
+from saymask_backend.local_stack.up import _load_login
+from saymask_backend.records.backup import write_backup
+from saymask_backend.records.stores import Stores
 
-from backend.local_stack.processes import ProcessGroup
-from backend.local_stack.up import _load_login
-from backend.records.backup import write_backup
-from backend.records.stores import Stores
 from saymask.model_registry import ModelRegistry
 from saymask.private_files import (
     create_private_file,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from saymask_backend.label_studio.client import LabelStudioClient
 
-from backend.label_studio.client import LabelStudioClient
 from saymask.masks import Mask, decode_brush_rle, encode_brush_rle
 from tests.factories import brush, typed, verdict
 

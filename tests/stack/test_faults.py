@@ -13,16 +13,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records import database
+from saymask_backend.records.database import StoreError
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.tables import Base
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.record import Recorder
 from sqlalchemy import event as sa_event
 from sqlalchemy import inspect, text
 
-from backend.label_studio.events import to_new_event
-from backend.records import database
-from backend.records.database import StoreError
-from backend.records.stores import Stores
-from backend.records.tables import Base
-from backend.records.views import RecordFilter
-from backend.services.record import Recorder
 from tests.conftest import free_port, start_backend
 from tests.factories import annotation, brush, event, offer, square, typed
 
@@ -78,7 +78,7 @@ def test_backend_killed_while_webhooks_come(url: str) -> None:
 _KILLED_IN_MIGRATION = """
 import os, signal, sys
 from alembic import op
-from backend.records.stores import Stores
+from saymask_backend.records.stores import Stores
 make = op.create_table
 def dies(name, *columns, **options):
     if name == sys.argv[2]:
@@ -98,7 +98,8 @@ def migrate_and_die(url: str, table: str) -> None:
 
 def migrate_to(url: str, revision: str) -> None:
     script = (
-        "import sys\nfrom alembic import command\nfrom backend.records.stores import Stores\n"
+        "import sys\nfrom alembic import command\n"
+        "from saymask_backend.records.stores import Stores\n"
         "up = command.upgrade\n"
         "command.upgrade = lambda config, _head: up(config, sys.argv[2])\n"
         "Stores(sys.argv[1]).migrate()\n"

@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.records.views import RecordFilter
+from saymask_worker.batch.folders import Target
+from saymask_worker.batch.rows import ImageRows, build_part
 
-from backend.label_studio.client import LabelStudioClient
-from backend.records.views import RecordFilter
 from saymask.datasets.load import load_dataset
 from saymask.datasets.parquet import BatchRows
 from saymask.left_out import LeftOut
@@ -30,8 +32,6 @@ from tests.conftest import await_state, free_port
 from tests.factories import brush
 from tests.stack import annotating_day
 from tests.stack.running import PROGRAM, SAYMASK, Running, connect, running, start_up, tasks_of
-from worker.batch.places import Target
-from worker.batch.rows import ImageRows, build_part
 
 pytestmark = pytest.mark.stack
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.serving.training_jobs import EpochReport
+from saymask_worker.serving.training_worker import run_training_worker
+
 from saymask.model_registry import ModelRegistry, Verdict
-from worker.retraining.job import EpochReport
-from worker.retraining.main import run_training_worker
-from worker.settings import load_worker_settings
 
 
 class FakeLearn:

@@ -162,9 +162,9 @@ def main() -> None:
 
 
 def _answer(photo: bytes, expression: str) -> dict[str, Any]:
-    from worker.pipeline.build import build_pipeline
-    from worker.settings import load_worker_settings
-    from worker.stages import VisualPrompt
+    from saymask_worker.config.settings import load_worker_settings
+    from saymask_worker.images.types import VisualPrompt
+    from saymask_worker.pipeline.build import build_pipeline
 
     settings = load_worker_settings(
         encoder="starter", device=str(_DEVICE), first_look="on", points_per_side=6, max_proposals=14

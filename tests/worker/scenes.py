@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-
-from worker.encoders.vocabulary import EncodedNouns
-from worker.language.expression import ParsedExpression
-from worker.methods.appearance import DescribedImage, describe_image
-from worker.methods.features import normalise_rows
-from worker.methods.geometry import compute_geometry
-from worker.scoring_config import ScoringConfig
-from worker.stages import PreparedImage, Proposals, TextFeatures, VisualFeatures
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.encoders.vocabulary import EncodedNouns
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.types import PreparedImage, Proposals, TextFeatures, VisualFeatures
+from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.language.expression import ParsedExpression
+from saymask_worker.ranking.appearance import DescribedImage, describe_image
 
 
 def scene() -> tuple[np.ndarray, VisualFeatures, TextFeatures]:

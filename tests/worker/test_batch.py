@@ -13,6 +13,12 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.local import run_local
+from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+from saymask_worker.batch.rows import ImageRows, decode_done, encode_part
+from saymask_worker.batch.tables import read_expressions
+from saymask_worker.cli.main import app
 from typer.testing import CliRunner
 
 from saymask.batch_rows import SCHEMA
@@ -24,12 +30,6 @@ from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
 from tests.fake_worker import build_candidate
 from tests.worker.batch_files import read_rows, write_texts
-from worker.batch.local import run_local
-from worker.batch.places import Source, Target
-from worker.batch.plan import BatchPlan, ProposeOptions, list_work
-from worker.batch.rows import ImageRows, decode_done, encode_part
-from worker.batch.tables import read_expressions
-from worker.cli.main import app
 
 
 class FakePipeline:
@@ -396,7 +396,9 @@ def test_the_commands_name_it_and_end_with_status_1(
     """With a target whose name is not UTF-8 either."""
     with open(os.fsencode(folder) + b"/" + NOT_UTF8, "wb") as file:
         file.write(b"named oddly")
-    monkeypatch.setattr("worker.pipeline.build.build_pipeline", lambda _: ProposingPipeline())
+    monkeypatch.setattr(
+        "saymask_worker.pipeline.build.build_pipeline", lambda _: ProposingPipeline()
+    )
     out = os.fsdecode(os.fsencode(tmp_path) + b"/rows \xe9 [v1]")
     options = ["--propose"] if command == "batch" else []
     for _ in range(2):

@@ -10,21 +10,21 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-
-from tests.worker.test_golden import load_model
-from worker.encoders.base import Encoder
-from worker.encoders.calibration import (
+from saymask_worker.config.scoring import GENUINE_SCORING, STARTER_SCORING
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.encoders.calibration import (
     REFERENCE_SPREAD,
     REFERENCE_TEMPERATURE,
     Calibration,
     adapt_scoring,
     load_calibration,
 )
-from worker.encoders.clip_visual import ClipVisual
-from worker.encoders.open_clip_text import OpenClipText
-from worker.encoders.vocabulary import load_encoded_nouns
-from worker.nouns import Nouns
-from worker.scoring_config import GENUINE_SCORING, STARTER_SCORING
+from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.encoders.open_clip_text import OpenClipText
+from saymask_worker.encoders.vocabulary import load_encoded_nouns
+from saymask_worker.language.nouns import Nouns
+
+from tests.worker.test_golden import load_model
 
 NOUNS = Nouns(("cat", "rocket", "flower"), ("sky",), ("face", "wheel"))
 

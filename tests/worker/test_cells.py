@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-
-from worker.cells import (
+from saymask_worker.images.grid import (
     count_in_columns,
     cover_cells,
     cover_square_grid,
     divide_by_rounding,
 )
-from worker.places import build_places_map
+from saymask_worker.images.patch_map import build_places_map
 
 SIDES = st.integers(1, 90)
 

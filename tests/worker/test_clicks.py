@@ -8,6 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saymask_worker.config.pipeline import ClicksConfig
+from saymask_worker.images.decode import decode_image
+from saymask_worker.images.types import DecodedImage, VisualPrompt
+from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage
+from saymask_worker.masks.load import load_sam
+from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.weights.store import WeightStore
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
@@ -16,13 +23,6 @@ from saymask.errors import ConfigError, InvalidRequest
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from tests.weights import require_weights
 from tests.worker.test_pipeline import build
-from worker.config import ClicksConfig
-from worker.pipeline.images import decode_image
-from worker.pipeline.pipeline import Pipeline
-from worker.proposals.clicks import ClickSegmenter, EmbeddedImage
-from worker.proposals.load import load_sam
-from worker.stages import DecodedImage, VisualPrompt
-from worker.weights.store import WeightStore
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from worker.config import FeaturesConfig
-from worker.methods.crop_budget import choose_cropped, predict_crops
-from worker.methods.features import normalise_rows
-from worker.stages import Floats, Proposals
+from saymask_worker.config.pipeline import FeaturesConfig
+from saymask_worker.images.types import Floats, Proposals
+from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.ranking.crop_budget import choose_cropped, predict_crops
 
 
 def make_proposals(sides: list[int], consensus: list[float], level: list[float]) -> Proposals:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from saymask_worker.config.pipeline import ProposalsConfig
+from saymask_worker.masks.decoder import PromptDecoder
+from saymask_worker.masks.upscaling import is_near_outline, to_coarse
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-
-from worker.config import ProposalsConfig
-from worker.proposals.decoder import PromptDecoder
-from worker.proposals.upscaling import is_near_outline, to_coarse
 
 OUTLINE_LOGIT = ProposalsConfig().outline_logit
 

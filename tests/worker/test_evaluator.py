@@ -11,31 +11,31 @@ import open_clip
 import pytest
 import torch
 from rich.console import Console
+from saymask_worker.config.pipeline import FeaturesConfig, PipelineConfig
+from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.encoders.open_clip_text import OpenClipText
+from saymask_worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
+from saymask_worker.evaluation.answer_log import ANSWERS_FILE, load_answers, open_answers
+from saymask_worker.evaluation.compare import compare_runs
+from saymask_worker.evaluation.evaluator import Evaluator
+from saymask_worker.evaluation.processes import load_model as load_trained_model
+from saymask_worker.evaluation.report import to_html, to_markdown
+from saymask_worker.evaluation.request import EvaluationRequest
+from saymask_worker.evaluation.results import build_results
+from saymask_worker.evaluation.run import run_evaluation
+from saymask_worker.evaluation.truth import TruthProposer
+from saymask_worker.evaluation.variants import build_variants, choose_variants
+from saymask_worker.language.nouns import Nouns
+from saymask_worker.language.parser import LanguageParser
+from saymask_worker.pipeline.pipeline import Pipeline
 
 from saymask.datasets.load import load_dataset
 from saymask.errors import ConfigError, DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
-from worker.config import FeaturesConfig, PipelineConfig
-from worker.encoders.base import Encoder
-from worker.encoders.clip_visual import ClipVisual
-from worker.encoders.open_clip_text import OpenClipText
-from worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
-from worker.evaluation.answer_log import ANSWERS_FILE, load_answers, open_answers
-from worker.evaluation.compare import compare_runs
-from worker.evaluation.evaluator import Evaluator
-from worker.evaluation.processes import load_model as load_trained_model
-from worker.evaluation.report import to_html, to_markdown
-from worker.evaluation.request import EvaluationRequest
-from worker.evaluation.results import build_results
-from worker.evaluation.run import run_evaluation
-from worker.evaluation.truth import TruthProposer
-from worker.evaluation.variants import build_variants, choose_variants
-from worker.language.parser import LanguageParser
-from worker.nouns import Nouns
-from worker.pipeline.pipeline import Pipeline
-from worker.scoring_config import FAITHFUL_SCORING, ScoringConfig
-from worker.settings import load_worker_settings
 
 
 def tiny_vocabulary(encoder: Encoder) -> EncodedNouns:

@@ -9,13 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-
-from saymask.datasets import Dataset, load_dataset
-from saymask.errors import DatasetError, InvalidRequest
-from saymask.left_out import LeftOut
-from saymask.masks import Mask
-from tests.refcoco import write_refcoco
-from worker.evaluation.few_sample import (
+from saymask_worker.evaluation.few_sample import (
     LOG_FILE,
     PLOT_FILE,
     FewSampleRequest,
@@ -27,10 +21,16 @@ from worker.evaluation.few_sample import (
     summarise_runs,
     write_few_sample,
 )
-from worker.evaluation.metrics import Interval
-from worker.evaluation.run import keep_first_sentences
-from worker.training.config import TrainingConfig
-from worker.training.samples import Sample
+from saymask_worker.evaluation.run import keep_first_sentences
+from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.samples import Sample
+
+from saymask.datasets import Dataset, load_dataset
+from saymask.errors import DatasetError, InvalidRequest
+from saymask.intervals import Interval
+from saymask.left_out import LeftOut
+from saymask.masks import Mask
+from tests.refcoco import write_refcoco
 
 CONFIG = TrainingConfig(batch=4)
 

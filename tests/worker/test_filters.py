@@ -10,19 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
-
-from worker.config import ProposalsConfig
-from worker.methods.geometry import compute_geometry
-from worker.proposals.consensus import Votes, count_votes
-from worker.proposals.filters import (
+from saymask_worker.config.pipeline import ProposalsConfig
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.resize import draw_at_original_size, to_original_size
+from saymask_worker.masks.consensus import Votes, count_votes
+from saymask_worker.masks.filters import (
     SeenMasks,
     compute_boxes_xyxy,
     compute_pairwise_iou,
     compute_stability,
     suppress_duplicates,
 )
-from worker.proposals.point_prompts import PointPrompts, prompt_every
-from worker.resize import draw_at_original_size, to_original_size
+from saymask_worker.masks.point_prompts import PointPrompts, prompt_every
 
 
 def test_a_mask_seen_before_is_skipped_unless_it_is_better() -> None:

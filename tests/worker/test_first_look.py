@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from saymask_worker.config.pipeline import FeaturesConfig, FirstLookConfig
 from torch import Tensor
 
 from saymask.errors import ConfigError
 from tests.worker.test_pipeline import TEN, box_iou, build, segment
-from worker.config import FeaturesConfig, FirstLookConfig
 
 pytestmark = pytest.mark.slow
 

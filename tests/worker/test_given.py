@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks.base import LastImageProposer
+from saymask_worker.masks.given import GivenProposer
 
 from saymask.errors import ConfigError
 from saymask.masks import encode_coco_rle
-from worker.proposals.base import LastImageProposer
-from worker.proposals.given import GivenProposer
-from worker.stages import DecodedImage
 
 IMAGE = DecodedImage(np.zeros((40, 60, 3), np.uint8), "a" * 64, name="cat")
 

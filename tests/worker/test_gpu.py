@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.pipeline.build import build_pipeline
+from saymask_worker.pipeline.pipeline import Pipeline
 
 from saymask.masks import compute_iou, decode_coco_rle
 from tests.weights import require_weights
-from worker.pipeline.build import build_pipeline
-from worker.pipeline.pipeline import Pipeline
-from worker.settings import load_worker_settings
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,6 +14,19 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
+from saymask_worker.config.pipeline import ProposalsConfig
+from saymask_worker.images.types import (
+    DecodedImage,
+    VisualPrompt,
+)
+from saymask_worker.masks.clicks import ClickedMask
+from saymask_worker.masks.hub.florence2 import Florence2Source, draw_polygons
+from saymask_worker.masks.hub.grounding_dino import GroundingDinoSource, read_boxes
+from saymask_worker.masks.hub.sam3 import Sam3Source, read_instances
+from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
+from saymask_worker.masks.hub.sources import build_grounding_dino_source, build_sam3_source
+from saymask_worker.masks.sources.base import SourceContext
+from saymask_worker.weights.hub import FLORENCE2, HUB_MODELS, SAM3, HubStore, compute_fingerprint
 from transformers import GroundingDinoProcessor, Sam3ImageProcessor
 from transformers.models.grounding_dino.modeling_grounding_dino import (
     GroundingDinoObjectDetectionOutput,
@@ -21,19 +34,6 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 
 from saymask.errors import ConfigError, WeightsError
 from tests.worker import tiny_hub
-from worker.config import ProposalsConfig
-from worker.hub.florence2 import Florence2Source, draw_polygons
-from worker.hub.grounding_dino import GroundingDinoSource, read_boxes
-from worker.hub.models import FLORENCE2, HUB_MODELS, SAM3, HubStore, compute_fingerprint
-from worker.hub.sam3 import Sam3Source, read_instances
-from worker.hub.sam3_proposer import Sam3Proposer
-from worker.hub.sources import build_grounding_dino_source, build_sam3_source
-from worker.proposals.clicks import ClickedMask
-from worker.sources.base import SourceContext
-from worker.stages import (
-    DecodedImage,
-    VisualPrompt,
-)
 
 # Wider than high, so that swapped axes are seen.
 SIZE_HW = (60, 200)
@@ -311,9 +311,10 @@ def test_a_failed_fetch_leaves_nothing_and_says_what_to_do(
 
 def test_the_worker_starts_without_transformers() -> None:
     code = (
-        "import sys; import worker.pipeline.build, worker.cli.main, worker.hub.sources;"
+        "import sys; import saymask_worker.pipeline.build, saymask_worker.cli.main;"
+        "import saymask_worker.masks.hub.sources;"
         "sys.modules['transformers'] = None;"
-        "from worker.hub.loading import require_transformers\n"
+        "from saymask_worker.weights.transformers import require_transformers\n"
         "try: require_transformers('x')\n"
         "except Exception as error: print(type(error).__name__, error.cure)"
     )

@@ -10,17 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from saymask_worker.masks.absorbed_attention import AbsorbedAttention
+from saymask_worker.masks.decoder import PromptDecoder
+from saymask_worker.masks.frame import crop_padding
+from saymask_worker.masks.image_tokens import choose_image_tokens
+from saymask_worker.masks.load import load_sam
+from saymask_worker.masks.point_prompts import build_grid
+from saymask_worker.weights.store import WeightStore
 from segment_anything import SamPredictor
 from segment_anything.modeling.transformer import Attention
 
 from tests.weights import require_weights
-from worker.proposals.absorbed_attention import AbsorbedAttention
-from worker.proposals.decoder import PromptDecoder
-from worker.proposals.frame import crop_padding
-from worker.proposals.image_tokens import choose_image_tokens
-from worker.proposals.load import load_sam
-from worker.proposals.point_prompts import build_grid
-from worker.weights.store import WeightStore
 
 GRID_HW = (64, 64)
 sides = st.integers(1, 1024)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from saymask_backend.services.draw_decision import _decode
+from saymask_worker.images.decode import decode_image
+from saymask_worker.images.resize import resize_pixels
+from saymask_worker.training.samples import load_pixels
 
-from backend.services.draw_decision import _decode
 from saymask.errors import DatasetError, ImageTooLarge, ImageUnreadable
-from worker.pipeline.images import decode_image
-from worker.resize import resize_pixels
-from worker.training.samples import load_pixels
 
 LIMIT = 120.0
 

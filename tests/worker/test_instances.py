@@ -7,12 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from tests.worker.scenes import parsed, prepared_image
-from worker.language import ParsedExpression
-from worker.pipeline.instances import InstanceChooser
-from worker.sources.base import SourceMask
-from worker.stages import (
+from saymask_worker.images.types import (
     DecodedImage,
     Floats,
     PreparedImage,
@@ -21,6 +16,11 @@ from worker.stages import (
     TextFeatures,
     VisualFeatures,
 )
+from saymask_worker.language import ParsedExpression
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.pipeline.instances import InstanceChooser
+
+from tests.worker.scenes import parsed, prepared_image
 
 SIZE_HW = (60, 200)
 IMAGE = DecodedImage(np.zeros((*SIZE_HW, 3), np.uint8), "a" * 64)

@@ -7,13 +7,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from saymask_worker.language.expression import Correction, Ordinal, Relation, clean_expression
+from saymask_worker.language.nouns import load_nouns
+from saymask_worker.language.parser import LanguageParser
 
 from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.errors import ConfigError, InvalidExpression
 from tests.conftest import DATA
-from worker.language.expression import Correction, Ordinal, Relation, clean_expression
-from worker.language.parser import LanguageParser
-from worker.nouns import load_nouns
 
 ROWS = json.loads((DATA / "noun_phrases.json").read_text("utf-8"))["rows"]
 

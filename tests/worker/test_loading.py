@@ -12,6 +12,18 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from saymask_worker.cli.main import app
+from saymask_worker.config.pipeline import ProposalsConfig, TokenMasking
+from saymask_worker.config.scoring import GENUINE_SCORING
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.encoders.build import load_encoder
+from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks import load
+from saymask_worker.masks.load import load_sam
+from saymask_worker.masks.sam import SamProposer
+from saymask_worker.pipeline.build import build_pipeline
+from saymask_worker.weights.store import WeightStore
 from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
@@ -22,18 +34,6 @@ from segment_anything.modeling import (
 from typer.testing import CliRunner
 
 from saymask.errors import ConfigError, WeightsError
-from worker.cli.main import app
-from worker.config import ProposalsConfig, TokenMasking
-from worker.encoders.build import load_encoder
-from worker.encoders.clip_visual import ClipVisual
-from worker.pipeline.build import build_pipeline
-from worker.proposals import load
-from worker.proposals.load import load_sam
-from worker.proposals.sam import SamProposer
-from worker.scoring_config import GENUINE_SCORING
-from worker.settings import load_worker_settings
-from worker.stages import DecodedImage
-from worker.weights.store import WeightStore
 
 
 def tiny_config(kind: str) -> dict:
@@ -153,7 +153,7 @@ def test_auto_is_the_starter_whatever_the_machine_reaches(monkeypatch: pytest.Mo
         raise WeightsError("not loaded here")
 
     monkeypatch.setattr(httpx, "head", pytest.fail)
-    monkeypatch.setattr("worker.pipeline.build.load_encoder", note)
+    monkeypatch.setattr("saymask_worker.pipeline.build.load_encoder", note)
     for setting in ("auto", "starter", "RN50/openai"):
         with pytest.raises(WeightsError, match="not loaded"):
             build_pipeline(load_worker_settings(encoder=setting, device="cpu"))

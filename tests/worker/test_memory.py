@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import redis
 from PIL import Image
+from saymask_worker.images.types import DecodedImage, PreparedImage
+from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.sessions import ImageSessions, count_bytes
 
 from saymask.contract import IMAGE_KEY
 from tests.conftest import Valkey
 from tests.worker.test_pipeline import build
-from worker.serving.jobs import JobHandler
-from worker.serving.sessions import ImageSessions, count_bytes
-from worker.stages import DecodedImage, PreparedImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

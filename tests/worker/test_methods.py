@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from saymask_worker.config.pipeline import PipelineConfig, ProposalsConfig
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.encoders.vocabulary import EncodedNouns
+from saymask_worker.evaluation.variants import without_terms
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.types import Proposals, Scores, TextFeatures, VisualFeatures
+from saymask_worker.language import Side
+from saymask_worker.language.expression import Ordinal, ParsedExpression, Relation
+from saymask_worker.ranking.appearance import compute_negatives, describe_image
+from saymask_worker.ranking.comparison import find_instances, find_row
+from saymask_worker.ranking.confidence import compute_probabilities
+from saymask_worker.ranking.terms import compute_scores
 
 from tests.worker.scenes import described, parsed, prepared_image, scene
-from worker.config import PipelineConfig, ProposalsConfig
-from worker.encoders.vocabulary import EncodedNouns
-from worker.evaluation.variants import without_terms
-from worker.language import Side
-from worker.language.expression import Ordinal, ParsedExpression, Relation
-from worker.methods.appearance import compute_negatives, describe_image
-from worker.methods.comparison import find_instances, find_row
-from worker.methods.confidence import compute_probabilities
-from worker.methods.geometry import compute_geometry
-from worker.methods.terms import compute_scores
-from worker.scoring_config import ScoringConfig
-from worker.stages import Proposals, Scores, TextFeatures, VisualFeatures
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from saymask.masks import decode_coco_rle
-from tests.conftest import DATA
-from tests.refcoco import square
-from worker.evaluation.answers import ImageAnswers
-from worker.evaluation.error_kinds import classify_answer, find_category
-from worker.evaluation.metrics import (
+from saymask_worker.evaluation.answers import ImageAnswers
+from saymask_worker.evaluation.error_kinds import classify_answer, find_category
+from saymask_worker.evaluation.metrics import (
     Pixels,
-    bootstrap_difference,
-    bootstrap_mean,
     compute_expression_ious,
     compute_no_target_accuracy,
     compute_oiou,
     compute_summary,
     count_pixels,
 )
-from worker.evaluation.results import build_results
+from saymask_worker.evaluation.results import build_results
+
+from saymask.intervals import bootstrap_difference, bootstrap_mean
+from saymask.masks import decode_coco_rle
+from tests.conftest import DATA
+from tests.refcoco import square
 
 GOLDEN = json.loads((DATA / "metrics.json").read_text("utf-8"))
 

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
+from saymask_worker.batch.local import run_local
+from saymask_worker.batch.plan import BatchPlan, list_work
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.evaluation.report import to_html
+from saymask_worker.evaluation.run import run_evaluation
+from saymask_worker.evaluation.tuning.tune import tune
+from saymask_worker.training.samples import read_samples
 
 from saymask.datasets import load_dataset
 from saymask.errors import ConfigError, DatasetError, DeviceMemoryExhausted
@@ -18,15 +27,6 @@ from tests.worker.test_batch import FakePipeline
 from tests.worker.test_evaluator import request_for, tiny_evaluator
 from tests.worker.test_proposing import FolderPipeline
 from tests.worker.test_tuning import Decided
-from worker.batch.local import run_local
-from worker.batch.plan import BatchPlan, list_work
-from worker.config import PipelineConfig
-from worker.evaluation.report import to_html
-from worker.evaluation.run import run_evaluation
-from worker.folder_proposals import FolderOptions, propose_folder
-from worker.settings import load_worker_settings
-from worker.training.samples import read_samples
-from worker.tuning.tune import tune
 
 ERRORS = {
     "heavy": DeviceMemoryExhausted("Out of memory on cuda.", "Use a smaller photo."),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from saymask_worker.language.expression import ParsedExpression, clean_expression
+from saymask_worker.language.nouns import load_nouns
+from saymask_worker.language.parser import LanguageParser
 
 from tests.conftest import DATA
-from worker.language.expression import ParsedExpression, clean_expression
-from worker.language.parser import LanguageParser
-from worker.nouns import load_nouns
 
 COLUMNS = ("noun", "where", "order", "size", "relations", "without")
 LINES = (DATA / "parse_cases.txt").read_text("utf-8").splitlines()

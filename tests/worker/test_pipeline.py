@@ -16,24 +16,24 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.images.types import DecodedImage, EncodedImage, PreparedImage, Proposals
+from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.masks.base import LastImageProposer
+from saymask_worker.masks.given import to_proposals
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.pipeline.build import build_pipeline
+from saymask_worker.pipeline.cache import PreparedCache
+from saymask_worker.pipeline.explanation import explain
+from saymask_worker.pipeline.opening import open_image
+from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.serving.idle import UnloadingPipeline
 
 from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
 from saymask.masks import compute_iou, decode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
-from worker.explanation import explain
-from worker.methods.features import normalise_rows
-from worker.pipeline.build import build_pipeline
-from worker.pipeline.cache import PreparedCache
-from worker.pipeline.opening import open_image
-from worker.pipeline.pipeline import Pipeline
-from worker.proposals.base import LastImageProposer
-from worker.proposals.given import to_proposals
-from worker.serving.idle import UnloadingPipeline
-from worker.settings import load_worker_settings
-from worker.sources.base import SourceMask
-from worker.stages import DecodedImage, EncodedImage, PreparedImage, Proposals
 
 pytestmark = pytest.mark.slow
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.images.types import VisualPrompt
+from saymask_worker.masks.decoder import AttachedImage, DecodedPrompts, PromptDecoder
+from saymask_worker.pipeline import build
+from saymask_worker.pipeline.pipeline import Pipeline
 
 from saymask.masks import compute_iou, compute_ious, decode_coco_rle
 from tests.weights import require_weights
-from worker.pipeline import build
-from worker.pipeline.pipeline import Pipeline
-from worker.proposals.decoder import AttachedImage, DecodedPrompts, PromptDecoder
-from worker.settings import load_worker_settings
-from worker.stages import VisualPrompt
 
 pytestmark = pytest.mark.slow
 

@@ -14,20 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-
-from saymask.contract import ProposedPair
-from saymask.datasets import load_coco
-from saymask.errors import DatasetError, ImageUnreadable
-from saymask.masks import decode_coco_rle
-from tests.fake_worker import build_candidate, build_prepared
-from tests.worker.scenes import described
-from worker.folder_proposals import FolderOptions, propose_folder
-from worker.language import LanguageParser
-from worker.methods.geometry import compute_geometry
-from worker.nouns import load_nouns
-from worker.proposing.colors import COLORS, measure_colors
-from worker.proposing.families import build_families
-from worker.proposing.generation import (
+from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
+from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.language import LanguageParser
+from saymask_worker.language.nouns import load_nouns
+from saymask_worker.pipeline.generation.colors import COLORS, measure_colors
+from saymask_worker.pipeline.generation.families import build_families
+from saymask_worker.pipeline.generation.generation import (
     FINDERS,
     Attribute,
     Description,
@@ -35,10 +30,15 @@ from worker.proposing.generation import (
     Scene,
     describe,
 )
-from worker.proposing.objects import find_objects
-from worker.proposing.wording import word
-from worker.proposing_config import ProposingConfig
-from worker.scoring_config import ScoringConfig
+from saymask_worker.pipeline.generation.objects import find_objects
+from saymask_worker.pipeline.generation.wording import word
+
+from saymask.contract import ProposedPair
+from saymask.datasets import load_coco
+from saymask.errors import DatasetError, ImageUnreadable
+from saymask.masks import decode_coco_rle
+from tests.fake_worker import build_candidate, build_prepared
+from tests.worker.scenes import described
 
 CONFIG = ProposingConfig()
 HEIGHT, WIDTH = 100, 200

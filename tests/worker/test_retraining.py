@@ -18,8 +18,15 @@ from filelock import FileLock
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from saymask_backend.queue.training import TrainingQueue
+from saymask_worker.config.settings import WorkerSettings, load_worker_settings
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.serving.model_comparison import compare_sources
+from saymask_worker.serving.training_jobs import TrainingHandler
+from saymask_worker.serving.training_worker import run_training_worker
+from saymask_worker.training.samples import read_samples, split_samples
 
-from backend.training_queue import TrainingQueue
 from saymask.contract import (
     JOB_TRAIN,
     QUEUE_TRAINING,
@@ -38,13 +45,6 @@ from saymask.model_registry import ModelRegistry, Verdict
 from tests.conftest import Valkey, await_state
 from tests.refcoco import write_refcoco
 from tests.worker.fake_learning import FakeLearn
-from worker.retraining.comparison import compare_sources
-from worker.retraining.job import TrainingHandler
-from worker.retraining.main import run_training_worker
-from worker.settings import WorkerSettings, load_worker_settings
-from worker.sources.base import SourceMask
-from worker.stages import DecodedImage
-from worker.training.samples import read_samples, split_samples
 
 MESSAGE = {"schema_version": 1, "project_id": 3, "run": "run-0001", "epochs": 2}
 
@@ -279,8 +279,8 @@ class Answers:
     def segment(
         self, prepared: str, expression: str, k: int, *, preparation: None, encoded: Any
     ) -> Any:
-        from worker.pipeline.candidates import build_candidate
-        from worker.pipeline.images import decode_image
+        from saymask_worker.images.decode import decode_image
+        from saymask_worker.pipeline.candidates import build_candidate
 
         offered = self._sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
         candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")

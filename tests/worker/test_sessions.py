@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.images.types import PreparedImage
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.pipeline.instances import InstanceChooser
+from saymask_worker.ranking.corrected import Corrected
+from saymask_worker.serving import sessions
+from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes, count_bytes
 
 from tests.worker.scenes import described, parsed, prepared_image, scene
 from tests.worker.test_closer_look import Eye
 from tests.worker.test_closer_look import score as score_by_crops
 from tests.worker.test_instances import IMAGE, ByPlace, Instances, box
-from worker.config import PipelineConfig
-from worker.methods.corrected import Corrected
-from worker.pipeline.instances import InstanceChooser
-from worker.serving import sessions
-from worker.serving.sessions import ImageSessions, choose_max_bytes, count_bytes
-from worker.sources.base import SourceMask
-from worker.stages import PreparedImage
 
 
 def build_method() -> Corrected:

@@ -12,24 +12,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rq.timeouts import JobTimeoutException
+from saymask_worker.config.pipeline import OFFER_ALL, SourcesConfig
+from saymask_worker.images.types import DecodedImage, Proposals, Scores
+from saymask_worker.masks.sources import load as load_module
+from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
+from saymask_worker.masks.sources.cleaning import clean_mask
+from saymask_worker.masks.sources.load import load_sources
+from saymask_worker.masks.sources.offers import Offer, collect_offers
+from saymask_worker.masks.sources.ranking import Contender, rank_together
+from saymask_worker.pipeline.candidates import rank_proposals, rank_with_offers
+from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.training.source import ServedSource
+from saymask_worker.weights import WeightStore
 from sklearn.linear_model import LogisticRegression
 
 from saymask.errors import ConfigError, WeightsError
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import ModelRegistry
 from tests.worker.scenes import scene
-from worker.config import OFFER_ALL, SourcesConfig
-from worker.methods.logistic import Curve, fit_curve
-from worker.pipeline.candidates import rank_proposals, rank_with_offers
-from worker.sources import load as load_module
-from worker.sources.base import CandidateSource, SourceContext, SourceMask
-from worker.sources.cleaning import clean_mask
-from worker.sources.load import load_sources
-from worker.sources.offers import Offer, collect_offers
-from worker.sources.ranking import Contender, rank_together
-from worker.stages import DecodedImage, Proposals, Scores
-from worker.training.source import ServedSource
-from worker.weights import WeightStore
 
 CONFIG = SourcesConfig()
 IMAGE = DecodedImage(np.zeros((60, 200, 3), np.uint8), "a" * 64)

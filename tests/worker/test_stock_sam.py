@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from saymask_worker.config.pipeline import ProposalsConfig
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks.decoder import PromptDecoder
+from saymask_worker.masks.load import load_sam
+from saymask_worker.masks.sam import SamProposer
+from saymask_worker.weights.store import WeightStore
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from saymask.errors import WeightsError
 from saymask.masks import Masks, compute_iou
 from tests.weights import require_weights
-from worker.config import ProposalsConfig
-from worker.proposals.decoder import PromptDecoder
-from worker.proposals.load import load_sam
-from worker.proposals.sam import SamProposer
-from worker.stages import DecodedImage
-from worker.weights.store import WeightStore
 
 pytestmark = pytest.mark.slow
 

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from saymask.contract import MAX_K, NOTHING_MEANT
-from saymask.masks import Mask
-from worker.config import OFFER_ALL, PipelineConfig, SourcesConfig, SuggestionsConfig
-from worker.language import Count, Ordinal, ParsedExpression
-from worker.language.expression import Correction
-from worker.methods.geometry import compute_geometry
-from worker.pipeline.candidates import rank_with_offers
-from worker.pipeline.notices import build_notices
-from worker.pipeline.suggestions import (
+from saymask_worker.config.pipeline import (
+    OFFER_ALL,
+    PipelineConfig,
+    SourcesConfig,
+    SuggestionsConfig,
+)
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.types import PreparedImage, Proposals, Scores, VisualFeatures
+from saymask_worker.language import Count, Ordinal, ParsedExpression
+from saymask_worker.language.expression import Correction
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.masks.sources.offers import Offer
+from saymask_worker.pipeline.candidates import rank_with_offers
+from saymask_worker.pipeline.notices import build_notices
+from saymask_worker.pipeline.suggestions import (
     are_marks_together,
     choose_distinct,
     choose_how_many,
@@ -27,9 +32,9 @@ from worker.pipeline.suggestions import (
     find_mark,
     select_distinct,
 )
-from worker.sources.base import SourceMask
-from worker.sources.offers import Offer
-from worker.stages import PreparedImage, Proposals, Scores, VisualFeatures
+
+from saymask.contract import MAX_K, NOTHING_MEANT
+from saymask.masks import Mask
 
 CONFIG = SuggestionsConfig()
 

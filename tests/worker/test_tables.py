@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from saymask_worker.batch.tables import read_expressions
 
 from saymask.errors import DatasetError
-from worker.batch.tables import read_expressions
 
 PAIRS = [
     ("a.jpg", "the cat, left"),

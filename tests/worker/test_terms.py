@@ -12,18 +12,23 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from PIL import Image
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.encoders.dense import encode_places, encode_regions
+from saymask_worker.images.geometry import GRID_SIDE, compute_geometry
+from saymask_worker.images.patch_map import (
+    build_places_map,
+    quantise_rows,
+    restore_rows,
+    round_rows,
+)
+from saymask_worker.images.types import PreparedImage, Scores, TextFeatures, VisualFeatures
+from saymask_worker.pipeline.cache import PreparedCache
+from saymask_worker.ranking.appearance import mix_views
+from saymask_worker.ranking.comparison import find_instances
+from saymask_worker.ranking.terms import compute_scores
 
 from tests.worker.scenes import described, parsed, prepared_image
-from worker.encoders.clip_visual import ClipVisual
-from worker.encoders.dense import encode_places, encode_regions
-from worker.methods.appearance import mix_views
-from worker.methods.comparison import find_instances
-from worker.methods.geometry import GRID_SIDE, compute_geometry
-from worker.methods.terms import compute_scores
-from worker.pipeline.cache import PreparedCache
-from worker.places import build_places_map, quantise_rows, restore_rows, round_rows
-from worker.scoring_config import ScoringConfig
-from worker.stages import PreparedImage, Scores, TextFeatures, VisualFeatures
 
 CONFIG = ScoringConfig()
 

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from saymask.datasets import load_dataset
-from saymask.errors import ConfigError, DatasetError
-from saymask.left_out import LeftOut
-from saymask.masks import encode_coco_rle
-from tests.refcoco import write_refcoco
-from tests.worker.tiny_training import build, build_trainer
-from worker.training.checkpoint import find_checkpoint, get_trained_state, load_trained_state
-from worker.training.cris.letterbox import Letterbox
-from worker.training.history import History
-from worker.training.models import load_trained
-from worker.training.samples import (
+from saymask_worker.training.checkpoint import (
+    find_checkpoint,
+    get_trained_state,
+    load_trained_state,
+)
+from saymask_worker.training.cris.letterbox import Letterbox
+from saymask_worker.training.history import History
+from saymask_worker.training.models import load_trained
+from saymask_worker.training.samples import (
     Sample,
     draw_example,
     load_image,
@@ -33,7 +30,14 @@ from worker.training.samples import (
     read_samples,
     split_samples,
 )
-from worker.weights import WeightStore
+from saymask_worker.weights import WeightStore
+
+from saymask.datasets import load_dataset
+from saymask.errors import ConfigError, DatasetError
+from saymask.left_out import LeftOut
+from saymask.masks import encode_coco_rle
+from tests.refcoco import write_refcoco
+from tests.worker.tiny_training import build, build_trainer
 
 
 @pytest.fixture

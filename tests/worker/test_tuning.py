@@ -11,6 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.config.scoring_file import load_scoring, write_scoring
+from saymask_worker.evaluation.tuning.fit import (
+    TERMS,
+    Observation,
+    apply_factors,
+    fit_factors,
+    observe,
+)
+from saymask_worker.evaluation.tuning.tune import compute_calibration_error, tune
+from saymask_worker.images.types import Scores
+from saymask_worker.images.vectors import to_float32
 from scipy.optimize import minimize
 
 from saymask.datasets import Dataset, load_dataset
@@ -18,13 +31,6 @@ from saymask.errors import ConfigError, DatasetError
 from saymask.masks import encode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.worker.scenes import prepared_image
-from worker.config import PipelineConfig
-from worker.encoders.scoring_file import load_scoring, write_scoring
-from worker.methods.features import to_float32
-from worker.scoring_config import ScoringConfig
-from worker.stages import Scores
-from worker.tuning.fit import TERMS, Observation, apply_factors, fit_factors, observe
-from worker.tuning.tune import compute_calibration_error, tune
 
 
 def draw_observations(count: int, seed: int, factor: float) -> list[Observation]:

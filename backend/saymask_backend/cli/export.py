@@ -1,0 +1,192 @@
+"""``saymask export``: records to datasets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from saymask.errors import InvalidRequest
+from saymask_backend.cli.context import (
+    AnnotatorOption,
+    JsonOption,
+    OpenRecords,
+    OutcomeOption,
+    ProjectOption,
+    SinceOption,
+    check_choice,
+    check_outcomes,
+    open_records,
+    parse_since,
+    print_json,
+    print_line,
+    print_problems,
+    progress_bar,
+)
+from saymask_backend.context import build_fetcher
+from saymask_backend.export.merge import MERGE_RULES
+from saymask_backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
+from saymask_backend.export.splits import parse_split
+from saymask_backend.records.provenance import PROVENANCE_LABELS
+from saymask_backend.records.verifications import summarise
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.export import Exporter
+
+
+def export(
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
+    out: Annotated[
+        Path, typer.Argument(help="A directory that does not exist yet, or see --replace.")
+    ],
+    project: ProjectOption = None,
+    since: SinceOption = None,
+    outcome: OutcomeOption = None,
+    min_iou: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Least IoU of the accepted candidate and the final mask."),
+    ] = None,
+    annotator: AnnotatorOption = None,
+    provenance: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(PROVENANCE_LABELS)}; repeatable."),
+    ] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Only what a second person confirmed.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "80/10/10",
+    seed: Annotated[int, typer.Option(help="Another seed assigns the photos anew.")] = 0,
+    images: Annotated[str, typer.Option(help="copy, link (kept once for all exports), none.")] = (
+        "copy"
+    ),
+    merge: Annotated[
+        str, typer.Option(help="Several annotators: latest, majority (of pixels) or all.")
+    ] = "latest",
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Polygons where they reproduce the mask exactly.")
+    ] = False,
+    categories: Annotated[
+        Path | None, typer.Option(help='JSON, head noun to category: {"kitty": "cat"}.')
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the photos, where it is one.")] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out photos that cannot be read.")
+    ] = False,
+    replace_: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="An earlier export there; its categories keep their numbers."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the records as a dataset.
+
+    Example: saymask export refcoco ./cats --project 1 --split 80/10/10 --merge majority
+    """
+    if format_ not in FORMATS:
+        raise InvalidRequest(f"There is no format {format_!r}.", f"Use {', '.join(FORMATS)}.")
+    for name in provenance or ():
+        check_choice("--provenance", name, list(PROVENANCE_LABELS))
+    check_choice("--images", images, get_args(Images))
+    check_choice("--merge", merge, MERGE_RULES)
+    record_filter = RecordFilter(
+        project_id=project,
+        since=parse_since(since),
+        outcomes=select_outcomes(format_, check_outcomes(outcome)),
+        annotator=annotator,
+        min_iou=min_iou,
+        provenances=tuple(provenance or ()),
+        is_verified=verified,
+    )
+    if not record_filter.outcomes:
+        raise InvalidRequest(
+            f"{format_} holds none of these outcomes.", "grefcoco and huggingface hold no_referent."
+        )
+    query = {
+        "split": split, "seed": seed, "merge": merge, "images": images, "polygons": polygons,
+    }  # fmt: skip
+    plan = ExportPlan(
+        format=format_,
+        out=out.resolve(),
+        query=_describe_query(record_filter, query),
+        split=parse_split(split, seed),
+        images=images,  # type: ignore[arg-type]
+        merge=merge,  # type: ignore[arg-type]
+        polygons=polygons,
+        categories=_read_categories(categories),
+        licence=licence,
+        skip_missing=skip_missing,
+        replace=replace_,
+    )
+    with open_records() as opened:
+        plan = replace(plan, verification=summarise(opened.stores.verifications.load(project)))
+        summary = _run(opened, plan, record_filter, dry_run=dry_run, quiet=as_json)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        _print(summary, plan, dry_run=dry_run)
+
+
+def _describe_query(record_filter: RecordFilter, options: dict[str, Any]) -> dict[str, Any]:
+    """What was selected, for the manifest."""
+    restrictions = {n: v for n, v in asdict(record_filter).items() if v not in (None, (), False)}
+    since = record_filter.since.isoformat() if record_filter.since else None
+    query: dict[str, Any] = json.loads(json.dumps({**restrictions, "since": since, **options}))
+    return query
+
+
+def _run(
+    opened: OpenRecords,
+    plan: ExportPlan,
+    record_filter: RecordFilter,
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> ExportSummary:
+    fetcher = build_fetcher(opened.settings)
+    exporter = Exporter(opened.stores, fetcher, opened.settings.data_dir / "photos")
+    with progress_bar("reading photos", quiet=quiet) as bar:
+        left_out = exporter.hash_unread_images(record_filter, bar, skip_missing=plan.skip_missing)
+    with progress_bar("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:
+        if dry_run:
+            return exporter.count(plan, record_filter, bar)
+        return exporter.write(plan, record_filter, bar, left_out)
+
+
+def _read_categories(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}.", "Write a JSON object.") from error
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise InvalidRequest(f"{path} is not an object of texts.", '{"kitty": "cat"}')
+    return {noun.lower(): category for noun, category in content.items()}
+
+
+def _print(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> None:
+    print_line(
+        f"{plan.out} {'would hold' if dry_run else 'holds'} {summary.referents} referents with"
+        f" {summary.expressions} expressions on {summary.photos} photos"
+        + (f", {summary.no_referent} without a referent" if summary.no_referent else "")
+    )
+    for name, count in summary.per_split.items():
+        print_line(f"  {count:7d}  photos in {name}")
+    for name, count in summary.per_outcome.items():
+        print_line(f"  {count:7d}  {name}")
+    if summary.shared:
+        iou = "" if summary.agreement_iou is None else f", mean IoU {summary.agreement_iou:.3f}"
+        print_line(
+            f"{summary.shared} expressions by several annotators{iou}; on {summary.contradictions}"
+            f" one found a referent and another none (--merge {plan.merge})"
+        )
+    if summary.turned:
+        print_line(f"{summary.turned} photos are written upright, as their EXIF says")
+    if summary.inexact:
+        print_line(f"{summary.inexact} masks have no exact polygons and keep run lengths")
+    print_problems("left out", summary.left_out)

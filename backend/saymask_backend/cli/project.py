@@ -1,0 +1,256 @@
+"""``saymask connect``, ``doctor``, ``preannotate`` and ``prepare``: one project."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from saymask.errors import InvalidRequest
+from saymask.left_out import LeftOut
+from saymask_backend.cli.context import (
+    DryRunOption,
+    JsonOption,
+    check_address,
+    console,
+    log_in,
+    one_at_a_time,
+    print_json,
+    print_line,
+    print_problems,
+    progress_bar,
+)
+from saymask_backend.config import Settings, load_settings
+from saymask_backend.context import build_fetcher
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.connect import Check, ConnectOptions, Connector
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.preannotate import PreannotateReport, preannotate
+from saymask_backend.services.predict_task import TaskPredictor
+from saymask_backend.services.prepare import prepare_project
+from saymask_backend.services.segment import Segmenter
+from saymask_backend.services.upload_image import ImageUploader
+
+_MARKS = {
+    "ok": "[green]ok[/green]     ",
+    "changed": "[yellow]changed[/yellow]",
+    "problem": "[red]problem[/red]",
+    "unknown": "[dim]skipped[/dim]",
+}
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--label-studio", help="Its address; default SAYMASK_LABEL_STUDIO_URL."),
+]
+KeyOption = Annotated[
+    str | None, typer.Option("--api-key", help="A token; default SAYMASK_LABEL_STUDIO_API_KEY.")
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option("--backend-url", help="The backend, as Label Studio reaches it."),
+]
+
+
+def connect(
+    label_studio: UrlOption = None,
+    api_key: KeyOption = None,
+    project: Annotated[int | None, typer.Option(help="Connect this project.")] = None,
+    create: Annotated[
+        str | None, typer.Option(help="Connect the project of this title, created if missing.")
+    ] = None,
+    backend_url: BackendOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set a Label Studio project up for saymask, and test it. Can be repeated at any time.
+
+    Example: saymask connect --label-studio http://localhost:8080 --api-key KEY --create "My photos"
+    """
+    if (project is None) == (create is None):
+        raise InvalidRequest("Which project?", "Give --project N or --create TITLE.")
+    settings = _load_settings(label_studio, api_key)
+    with log_in(settings) as client:
+        connector = Connector(client, _build_options(settings, backend_url, may_change=True))
+        checks = [*connector.check_label_studio(), *connector.check_backend()]
+        if not _has_problem(checks):
+            project_id = project
+            if create is not None:
+                project_id, is_new = client.find_or_create_project(create)
+                text = f"{project_id}, {'created now' if is_new else 'it exists'}"
+                checks.append(Check("project", "changed" if is_new else "ok", text))
+            if project_id is not None:
+                checks += connector.check_project(project_id)
+                if not as_json:
+                    print_line(f"{client.base_url}/projects/{project_id}/data")
+    _report(checks, as_json=as_json)
+
+
+def doctor(
+    label_studio: UrlOption = None,
+    api_key: KeyOption = None,
+    project: Annotated[
+        int | None,
+        typer.Option(help="Only this one; by default every project the backend is attached to."),
+    ] = None,
+    backend_url: BackendOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what is wrong; change nothing. Exit status 0 means all is well.
+
+    Example: saymask doctor --project 3
+    """
+    settings = _load_settings(label_studio, api_key)
+    with log_in(settings) as client:
+        connector = Connector(client, _build_options(settings, backend_url, may_change=False))
+        studio_checks = connector.check_label_studio()
+        checks = [*studio_checks, *connector.check_backend()]
+        if not _has_problem(studio_checks):
+            left_out = LeftOut()
+            projects = (
+                [project] if project is not None else connector.list_attached_projects(left_out)
+            )
+            checks += [Check("projects", "problem", line) for line in left_out.lines]
+            checks += [
+                Check(f"project {project_id}: {c.name}", c.state, c.text, c.cure)
+                for project_id in projects
+                for c in connector.check_project(project_id)
+            ]
+    _report(checks, as_json=as_json)
+
+
+def preannotate_project(
+    project: Annotated[int, typer.Option(help="The Label Studio project.")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict every task whose data holds an expression (SAYMASK_EXPRESSION_FIELDS).
+
+    Tasks with annotations, or with a prediction of this model version, are left out. Repeating it
+    continues where it stopped.
+
+    Example: saymask preannotate --project 3 --dry-run
+    """
+    with open_services() as services, one_at_a_time(services.settings, project):
+        started = time.monotonic()
+        with progress_bar("predicting", quiet=as_json or dry_run) as bar:
+            report = preannotate(
+                services.client,
+                services.predictor,
+                project,
+                services.settings.expression_fields,
+                services.queue.get_model_version(),
+                bar,
+                dry_run=dry_run,
+            )
+        seconds = time.monotonic() - started
+    if as_json:
+        print_json({**asdict(report), "seconds": round(seconds, 2)})
+    else:
+        rate = f" ({report.expressions / seconds:.2f} a second)" if not dry_run else ""
+        fields = ", ".join(services.settings.expression_fields)
+        print_line(_describe(report, "would get" if dry_run else "got", rate, fields))
+        print_problems("failed", report.failed)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def _describe(report: PreannotateReport, verb: str, rate: str, fields: str) -> str:
+    return (
+        f"{report.made} tasks {verb} predictions for {report.expressions} expressions"
+        f"{rate if report.made else ''}; {report.current} have one, {report.annotated} are"
+        f" annotated, {report.without} hold no expression in {fields}"
+    )
+
+
+def prepare(
+    project: Annotated[int, typer.Option(help="The Label Studio project.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Prepare every photo of a project, behind all requests of annotators.
+
+    Example: saymask prepare --project 3
+    """
+    with open_services() as services:
+        started = time.monotonic()
+        with progress_bar("preparing", quiet=as_json) as bar:
+            report = prepare_project(services.client, services.queue, services.images, project, bar)
+        seconds = time.monotonic() - started
+    if as_json:
+        print_json({**asdict(report), "seconds": round(seconds, 2)})
+    else:
+        print_line(f"{report.prepared} photos are prepared ({seconds:.0f} s)")
+        print_problems("failed", report.failed)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Label Studio, queue and use cases, as the backend has them."""
+
+    settings: Settings
+    client: LabelStudioClient
+    queue: JobQueue
+    images: ImageUploader
+    predictor: TaskPredictor
+    stores: Stores
+
+
+@contextmanager
+def open_services() -> Iterator[Services]:
+    """Open everything that commands about one project need."""
+    settings = load_settings()
+    with (
+        log_in(settings) as client,
+        closing(Stores(settings.effective_database_url)) as stores,
+        closing(
+            JobQueue(
+                settings.redis_url,
+                settings.deadline_s,
+                background_grace_s=settings.background_grace_s,
+            )
+        ) as queue,
+    ):
+        stores.migrate()
+        images = ImageUploader(build_fetcher(settings), queue)
+        predictor = TaskPredictor(Segmenter(stores.requests, queue, images))
+        yield Services(settings, client, queue, images, predictor, stores)
+
+
+def _load_settings(url: str | None, key: str | None) -> Settings:
+    options = {"label_studio_url": url, "label_studio_api_key": key}
+    return load_settings(**{name: v for name, v in options.items() if v is not None})
+
+
+def _build_options(
+    settings: Settings, backend_url: str | None, *, may_change: bool
+) -> ConnectOptions:
+    url = backend_url or f"http://{settings.host}:{settings.port}"
+    return ConnectOptions(
+        backend_url=check_address("--backend-url", url),
+        user=settings.basic_auth_user,
+        password=settings.basic_auth_password.get_secret_value(),
+        secret=settings.webhook_secret.get_secret_value(),
+        may_change=may_change,
+    )
+
+
+def _has_problem(checks: list[Check]) -> bool:
+    return any(check.state == "problem" for check in checks)
+
+
+def _report(checks: list[Check], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            line = f"{_MARKS[check.state]}  {escape(check.name)}: {escape(check.text)}"
+            console.print(line, highlight=False)
+            if check.cure and check.state == "problem":
+                print_line(f"         {check.cure}")
+        if not _has_problem(checks):
+            print_line("All is well. Open a photo, type what you mean, press Enter.")
+    raise typer.Exit(1 if _has_problem(checks) else 0)

@@ -1,0 +1,168 @@
+"""``saymask stats`` and ``sync``: quality and cost, and whether every annotation is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, get_args
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from saymask.errors import InvalidLabelConfig
+from saymask.left_out import LeftOut
+from saymask_backend.cli.context import (
+    JsonOption,
+    ProjectOption,
+    SinceOption,
+    check_choice,
+    console,
+    log_in,
+    open_records,
+    parse_since,
+    print_json,
+    print_line,
+    print_problems,
+    progress_bar,
+)
+from saymask_backend.label_studio.client import NotFound
+from saymask_backend.records.decisions import OUTCOME_LABELS
+from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
+from saymask_backend.records.views import RecordFilter
+from saymask_backend.services.report import QualityReport, Reporter
+from saymask_backend.services.sync import Synchroniser, SyncReport
+
+_COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s p90", "/h")
+
+
+def stats(
+    project: ProjectOption = None,
+    since: SinceOption = None,
+    by: Annotated[
+        str | None, typer.Option(help="One line per: annotator, day, model, source or provenance.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Quality and cost of what was annotated.
+
+    Example: saymask stats --project 1 --since 7d --by annotator
+    """
+    if by is not None:
+        check_choice("--by", by, get_args(GroupBy))
+    group: GroupBy | None = by  # type: ignore[assignment]
+    with open_records() as opened:
+        record_filter = RecordFilter(project_id=project, since=parse_since(since))
+        report = Reporter(opened.stores).build_report(record_filter, group)
+    if as_json:
+        print_json(report.to_json())
+        return
+    console.print(_build_table(report, by))
+    _print_details(report)
+
+
+def _build_table(report: QualityReport, by: str | None) -> Table:
+    table = Table(show_header=True, title=f"{report.quality.samples} samples")
+    table.add_column(by or "")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right")
+    for name, quality in (report.groups or {"all": report.quality}).items():
+        table.add_row(escape(name), *_to_cells(quality))
+    return table
+
+
+def _print_details(report: QualityReport) -> None:
+    quality = report.quality
+    for outcome, count in quality.outcomes.items():
+        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")  # type: ignore[index]
+    for name, counts in report.sources.items():
+        print_line(
+            f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
+            f" {counts['offered']} requests"
+        )
+    if quality.proposals:
+        fates = ", ".join(f"{count} {name}" for name, count in quality.proposals.items())
+        print_line(f"Of proposed expressions: {fates}.")
+    if report.verification is not None:
+        print_line(report.verification.describe())
+    ratio = quality.against_polygons
+    if ratio is not None:
+        print_line(f"A polygon takes {POLYGON_SECONDS:.0f} s: {ratio:.1f} times the median here.")
+    if quality.dabs:
+        print_line(f"{quality.dabs} stray dabs of the brush were left out of masks.")
+    if report.shared:
+        print_line(
+            f"{report.shared} expressions by several annotators,"
+            f" {len(report.disagreements)} disagreements."
+        )
+    waiting, problems = (report.events.get(state, 0) for state in ("waiting", "problem"))
+    if waiting or problems:
+        print_line(
+            f"{waiting} events waiting, {problems} not interpreted (saymask records problems)."
+        )
+
+
+def _to_cells(quality: Quality) -> list[str]:
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.0f} %"
+
+    def decimal(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    return [
+        str(quality.samples),
+        *(share(quality.acceptance_at[name]) for name in ("1", "3", "k")),
+        decimal(quality.iou_first.median, 2),
+        share(quality.edit_rate),
+        share(quality.drawn_rate),
+        decimal(quality.seconds.median, 1),
+        decimal(quality.seconds.p90, 1),
+        decimal(quality.per_hour, 0),
+    ]
+
+
+def sync(
+    project: Annotated[int | None, typer.Option(help="This project; default: all known.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare annotations with Label Studio's and fill every gap.
+
+    It can be repeated, and interrupted, at any time.
+
+    Example: saymask sync --project 1
+    """
+    reports: list[SyncReport] = []
+    failed, skipped = LeftOut(), LeftOut()
+    with open_records() as opened, log_in(opened.settings) as client:
+        synchroniser = Synchroniser(client, opened.stores, opened.recorder)
+        known = [project] if project is not None else opened.stores.list_projects()
+        for project_id in known:
+            name = f"project {project_id}"
+            with failed.guard(name), progress_bar(name, quiet=as_json) as bar:
+                try:
+                    reports.append(synchroniser.sync(project_id, bar))
+                except (NotFound, InvalidLabelConfig) as error:
+                    if project is not None:
+                        raise
+                    # Deleted, or not for saymask: that is no fault of a project among many.
+                    skipped.add(name, error)
+    if as_json:
+        others = {"failed": failed.lines, "skipped": skipped.lines}
+        lines = [{kind: line} for kind, lines in others.items() for line in lines]
+        print_json([*map(asdict, reports), *lines])
+    else:
+        for report in reports:
+            _print_report(report)
+        if not known:
+            print_line("No project is known yet; name one: saymask sync --project 1")
+        print_problems("skipped", skipped.lines)
+        print_problems("failed", failed.lines)
+    raise typer.Exit(1 if failed or any(report.problems for report in reports) else 0)
+
+
+def _print_report(report: SyncReport) -> None:
+    print_line(
+        f"project {report.project_id}: {report.tasks} tasks, {report.annotations} annotations;"
+        f" {report.missing} were missing, {report.outdated} outdated, {report.deleted} deleted"
+        + (" (resumed where it was interrupted)" if report.taken_up else "")
+    )
+    print_problems("  not interpreted", report.problems)

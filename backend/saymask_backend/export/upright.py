@@ -1,0 +1,75 @@
+"""Photos as readers find them that ignore EXIF: their pixels upright, as the masks are."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from saymask.masks import MAX_PIXELS
+from saymask_backend.export.plan import ExportError
+
+_ORIENTATION = 0x0112
+# 2 to 8 turn or mirror; 1 and anything else leave the pixels as they are.
+_TURNS = range(2, 9)
+_NOT_IN_PNG = ("CMYK", "YCbCr", "LAB")
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Photo:
+    """The file of a photo in an export.
+
+    Attributes:
+        data: of the file.
+        size_hw: of its pixels; None where Pillow does not know the format.
+        is_turned: whether it was written anew, because the original says that it is to be turned.
+    """
+
+    data: bytes
+    size_hw: tuple[int, int] | None
+    is_turned: bool = False
+
+
+def read_upright(data: bytes) -> Photo:
+    """Return a photo whose pixels are upright without any EXIF.
+
+    A photo that is stored so stays the same to the last bit. One that is to be turned, as phones
+    store them, is written anew without EXIF: JPEG as JPEG of quality 95 without chroma subsampling,
+    everything else as PNG without loss. Colour profiles stay.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    # Pillow is imported by exports; the server starts without it.
+    from PIL import Image, UnidentifiedImageError
+
+    # It was decoded before it was annotated; our own limit is that of masks.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            if image.getexif().get(_ORIENTATION) in _TURNS:
+                return _turn(image)
+            return Photo(data, (image.height, image.width))
+    except UnidentifiedImageError:
+        return Photo(data, None)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ExportError(f"It cannot be decoded: {error}.", "Restore the photo.") from error
+
+
+def _turn(image: Any) -> Photo:
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    profile = image.info.get("icc_profile")
+    buffer = io.BytesIO()
+    # Phones store a second view in a JPEG, which Pillow calls MPO.
+    if image.format in ("JPEG", "MPO"):
+        upright.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4", icc_profile=profile)
+    else:
+        if upright.mode in _NOT_IN_PNG:
+            upright, profile = upright.convert("RGB"), None
+        upright.save(buffer, "PNG", icc_profile=profile)
+    return Photo(buffer.getvalue(), (upright.height, upright.width), is_turned=True)

@@ -1,0 +1,253 @@
+"""HTTP with a total deadline, and for untrusted addresses safe against SSRF."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from saymask.errors import ConfigError, ImageForbidden
+from saymask_backend.label_studio.connections import USER_AGENT, build_tls, find_new_address
+
+# Addresses outside these are special; inside them, 6to4 embeds an IPv4 address.
+_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+_SPECIAL_IPV6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2002::/16", "2001:db8::/32")))
+# httpx's own defaults.
+_MAX_CONNECTIONS = 100
+_KEEPALIVE_S = 5.0
+
+# Of ``time.monotonic()``; requests are sent and read in the thread that makes them.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+IsTrusted = Callable[[str, int], bool]
+"""Whether a host and port may have any address."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End all requests of this thread after so many seconds, however slowly their bytes drip."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address belongs to the open internet."""
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return is_public(str(parsed.ipv4_mapped))
+        if parsed not in _GLOBAL_IPV6 or any(parsed in network for network in _SPECIAL_IPV6):
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+class DeadlineTransport(httpx.BaseTransport):
+    """Sends requests within the ``time_limit`` of the thread.
+
+    Args:
+        tls: for https.
+        is_trusted: for untrusted addresses. A name is then resolved once, its addresses are
+            checked, and the connection goes to one that was checked: a name that changes its
+            address in between gains nothing. None for a server of our own choice.
+        proxy: address of an HTTP proxy, or None.
+    """
+
+    def __init__(
+        self, tls: ssl.SSLContext, is_trusted: IsTrusted | None = None, proxy: str | None = None
+    ) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=tls,
+            max_connections=_MAX_CONNECTIONS,
+            keepalive_expiry=_KEEPALIVE_S,
+            network_backend=_Backend(is_trusted),
+            proxy=_build_proxy(proxy) if proxy else None,
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            ImageForbidden: the host has a private address.
+            httpx.TransportError.
+        """
+        url = request.url
+        with _as_httpx_errors():
+            response = self._pool.handle_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Stream(response.stream),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, is_trusted: IsTrusted | None) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._is_trusted = is_trusted
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        error: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in self._resolve(host, port):
+            left_s = _limit(timeout, httpcore.ConnectTimeout)
+            try:
+                stream = self._backend.connect_tcp(
+                    address, port, left_s, local_address, socket_options
+                )
+                return _DeadlineStream(stream)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as problem:
+                error = problem
+        raise error or httpcore.ConnectError(f"{host} has no address")
+
+    def _resolve(self, host: str, port: int) -> list[str]:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(f"the host {host} is not known ({error})") from error
+        addresses = [str(address[0]) for *_, address in found]
+        if self._is_trusted is not None and not self._is_trusted(host, port):
+            for address in addresses:
+                if not is_public(address):
+                    raise ImageForbidden(
+                        f"The photo's host {host} has the private address {address}.",
+                        "If that is intended, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
+                    )
+        return addresses
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _limit(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _limit(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left_s = _limit(timeout, httpcore.ConnectTimeout)
+        stream = self._stream.start_tls(ssl_context, server_hostname, left_s)
+        return _DeadlineStream(stream)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Stream(httpx.SyncByteStream):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx_errors():
+            yield from self._stream
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _limit(timeout: float | None, error: type[httpcore.TimeoutException]) -> float | None:
+    """The time that is left for one operation."""
+    left_s = _deadline.get() - time.monotonic()
+    if left_s <= 0:
+        raise error("the deadline has passed")
+    if left_s == math.inf:
+        return timeout
+    return left_s if timeout is None else min(timeout, left_s)
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the HTTP proxy that the environment names for an address, or None."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def get_json(url: str, login: tuple[str, str] | None, seconds: float) -> Any:
+    """Return the JSON that an address answers with, for a user and a password or None.
+
+    Raises:
+        httpx.HTTPError: no answer in time, or a redirect.
+        ValueError: it is not JSON.
+        ConfigError: the certificates or the proxy cannot be used.
+    """
+    transport = DeadlineTransport(build_tls(), proxy=find_proxy(url))
+    headers = {"User-Agent": USER_AGENT}
+    with httpx.Client(transport=transport, timeout=seconds) as client, time_limit(seconds):
+        response = client.get(url, auth=login, headers=headers)
+    if response.has_redirect_location:
+        base_url = url.removesuffix(urlsplit(url).path)
+        address = find_new_address(response, base_url, urlsplit(url).path)
+        raise httpx.HTTPError(f"it redirects to {address or 'another address'}; use that one")
+    return response.json()
+
+
+def _build_proxy(address: str) -> httpcore.Proxy:
+    try:
+        proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ConfigError(
+            "The address of the HTTP proxy cannot be used (it is not shown).",
+            "Correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name Label Studio in NO_PROXY.",
+        ) from error
+    return httpcore.Proxy(str(proxy.url), auth=proxy.raw_auth, headers=proxy.headers.raw)
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise httpx.ReadTimeout(str(error)) from error
+    except (
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        raise httpx.TransportError(str(error) or type(error).__name__) from error

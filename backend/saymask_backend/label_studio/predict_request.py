@@ -1,0 +1,230 @@
+"""Label Studio's predict request as saymask's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from saymask.errors import InvalidRequest
+from saymask.expressions import normalise_expression
+from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
+from saymask_backend.label_studio.schema import (
+    BoxEntry,
+    ClickEntry,
+    PredictBody,
+    TaskBody,
+    TextEntry,
+    to_storable,
+    validate,
+)
+from saymask_backend.records.project_key import ProjectKey
+
+MAX_TASK_EXPRESSIONS = 100
+"""Most expressions of one task's data that are answered; the others are counted."""
+
+Entry = TypeVar("Entry", ClickEntry, BoxEntry, TextEntry)
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One task of a predict request or of a project.
+
+    Attributes:
+        image: the reference in the task's data; empty where there is a ``fault``.
+        expressions: referring expressions in the task's data, at most ``MAX_TASK_EXPRESSIONS``.
+        left_out: number of further expressions in the task's data.
+        fault: why nothing can be done about this task, or None.
+    """
+
+    task_id: int
+    image: str
+    expressions: tuple[str, ...] = ()
+    left_out: int = 0
+    fault: InvalidRequest | None = None
+
+
+@dataclass(frozen=True)
+class VisualPrompt:
+    """The clicks and the box of an annotator, in pixels of the image.
+
+    Attributes:
+        clicks: x, y, positive.
+        box_xyxy: left, top, right, bottom, or None.
+        ids: the editor's ids, of the clicks and then of the box.
+    """
+
+    clicks: tuple[tuple[float, float, bool], ...]
+    box_xyxy: tuple[float, float, float, float] | None
+    ids: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of clicks; a box counts as one."""
+        return len(self.clicks) + (self.box_xyxy is not None)
+
+    def without(self, ids: frozenset[str]) -> VisualPrompt | None:
+        """Return the prompt without some clicks; None when nothing is left."""
+        pairs = [(c, i) for c, i in zip(self.clicks, self.ids, strict=False) if i not in ids]
+        keeps_box = self.box_xyxy is not None and self.ids[-1] not in ids
+        if not pairs and not keeps_box:
+            return None
+        return VisualPrompt(
+            tuple(click for click, _ in pairs),
+            self.box_xyxy if keeps_box else None,
+            (*(i for _, i in pairs), *(self.ids[-1:] if keeps_box else ())),
+        )
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What a predict request asks for.
+
+    Attributes:
+        project: with number 0 when Label Studio did not say.
+        typed_by: the editor's id of that field's content: the same while an annotator changes it,
+            another for every annotator.
+        typed: every expression in the editor's field, the newest last; empty when a task was
+            opened, and in the call that Label Studio makes after every submit.
+        prompt: clicks and box, or None.
+        is_interactive: sent by the editor, as opposed to a batch of tasks.
+        k: number of candidates asked for, or None.
+    """
+
+    project: ProjectKey
+    label_config: LabelConfig
+    tasks: tuple[PredictTask, ...]
+    typed: tuple[str, ...]
+    typed_by: str
+    prompt: VisualPrompt | None
+    is_interactive: bool
+    k: int | None
+
+
+def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> PredictRequest:
+    """Validate and convert the JSON body of ``POST /predict``.
+
+    Args:
+        body: parsed JSON.
+        expression_fields: fields of the task's data that hold expressions.
+
+    Raises:
+        InvalidRequest: names the wrong fields; or the editor asks about a task that has a fault.
+        InvalidLabelConfig: names the missing tag.
+    """
+    predict = validate(PredictBody.model_validate, body, InvalidRequest, "The predict request")
+    config = load_label_config(predict.label_config)
+    context = predict.params.context
+    entries = context.result if context is not None else []
+    texts = _select(entries, TextEntry, config.expression)
+    tasks = parse_tasks(predict.tasks, config, expression_fields)
+    if context is not None and tasks[0].fault is not None:
+        raise tasks[0].fault
+    return PredictRequest(
+        project=predict.project,
+        label_config=config,
+        tasks=tasks,
+        typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
+        typed_by=texts[-1].id if texts else "",
+        prompt=_read_prompt(entries, config),
+        is_interactive=context is not None,
+        k=predict.params.k,
+    )
+
+
+def parse_tasks(
+    bodies: Sequence[object], config: LabelConfig, expression_fields: Sequence[str] = ()
+) -> tuple[PredictTask, ...]:
+    """Convert tasks that were not validated, each on its own; an odd one has a ``fault``."""
+    return tuple(
+        _parse_unchecked(body, number, config, expression_fields)
+        for number, body in enumerate(bodies)
+    )
+
+
+def _parse_unchecked(
+    body: object, number: int, config: LabelConfig, expression_fields: Sequence[str]
+) -> PredictTask:
+    try:
+        task = validate(TaskBody.model_validate, body, InvalidRequest, f"tasks.{number}")
+    except InvalidRequest as error:
+        return PredictTask(0, "", fault=error)
+    return parse_task(task, config, expression_fields)
+
+
+def parse_task(
+    task: TaskBody, config: LabelConfig, expression_fields: Sequence[str] = ()
+) -> PredictTask:
+    """Convert one task; one without an image has a ``fault``."""
+    expressions = _read_expressions(task.data, expression_fields)
+    kept, left_out = expressions[:MAX_TASK_EXPRESSIONS], len(expressions[MAX_TASK_EXPRESSIONS:])
+    try:
+        return PredictTask(task.id, read_image(task, config), kept, left_out)
+    except InvalidRequest as error:
+        return PredictTask(task.id, "", kept, left_out, error)
+
+
+def read_image(task: TaskBody, config: LabelConfig) -> str:
+    """Return the reference to a task's image.
+
+    Raises:
+        InvalidRequest: the task has none in the field that the labelling config names.
+    """
+    image = task.data.get(config.image_key)
+    if not isinstance(image, str) or not image.strip():
+        raise InvalidRequest(
+            f"The task has no photo in data[{config.image_key!r}].",
+            f"Its fields: {', '.join(sorted(map(str, task.data))) or 'none'}.",
+        )
+    return to_storable(image).strip()
+
+
+def _read_expressions(data: dict[Any, Any], fields: Sequence[str]) -> tuple[str, ...]:
+    """Texts and lists of texts in the given fields, without blanks and repetitions."""
+    values = [data.get(field) for field in fields]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    cleaned = [_clean_expression(text) for text in texts if isinstance(text, str)]
+    return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def _clean_expression(text: str) -> str:
+    return normalise_expression(to_storable(text)).strip()
+
+
+def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt | None:
+    """Convert clicks and boxes, which come in per cent of the image's sides."""
+    clicks = _select(entries, ClickEntry, config.click)
+    boxes = _select(entries, BoxEntry, config.box)
+    if not clicks and not boxes:
+        return None
+    return VisualPrompt(
+        tuple(_to_click(entry) for entry in clicks),
+        _to_box_xyxy(boxes[-1]) if boxes else None,
+        tuple(entry.id for entry in (*clicks, *boxes[-1:])),
+    )
+
+
+def _select(entries: Sequence[object], kind: type[Entry], name: str | None) -> list[Entry]:
+    """The entries of one kind that come from the tag of this name."""
+    return [e for e in entries if isinstance(e, kind) and e.from_name == name]
+
+
+def _to_click(entry: ClickEntry) -> tuple[float, float, bool]:
+    x = _to_pixels(entry.value.x, entry.original_width)
+    y = _to_pixels(entry.value.y, entry.original_height)
+    return x, y, entry.is_positive
+
+
+def _to_box_xyxy(entry: BoxEntry) -> tuple[float, float, float, float]:
+    box, width, height = entry.value, entry.original_width, entry.original_height
+    return (
+        _to_pixels(box.x, width),
+        _to_pixels(box.y, height),
+        _to_pixels(box.x + box.width, width),
+        _to_pixels(box.y + box.height, height),
+    )
+
+
+def _to_pixels(percent: float, side: int) -> float:
+    """Pixels, clipped to the image: a drag may end outside."""
+    return min(max(side * percent / 100, 0.0), float(side))

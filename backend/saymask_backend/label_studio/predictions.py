@@ -1,0 +1,229 @@
+"""From masks and expressions to Label Studio's predictions and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
+from saymask.runs import read_coco_runs
+from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
+from saymask_backend.records.submission import Verdict
+
+EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
+
+
+def build_region_id(request_id: int, rank: int) -> str:
+    """Return the id of a candidate's region.
+
+    Region ids survive accept, edit and submit, so a candidate is recognised by it.
+    """
+    return f"sm{request_id}_{rank}"
+
+
+def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -> dict[str, Any]:
+    """Build one prediction with a brush region per candidate.
+
+    Label Studio's editor takes only the first prediction of an interactive answer, so all
+    candidates go into one. It draws later regions over earlier ones, so the best comes last.
+    """
+    regions = [
+        entry
+        for candidate in reversed(result.candidates)
+        for entry in build_region(
+            config,
+            region_id=build_region_id(request_id, candidate.rank),
+            coco_rle=candidate.mask.as_dict(),
+            label=config.label_for_rank(candidate.rank),
+            expression=result.expression,
+            score=candidate.score,
+            meta=_describe_candidate(candidate),
+        )
+    ]
+    return {
+        "result": regions,
+        "score": result.candidates[0].score if result.candidates else 0.0,
+        "model_version": result.model_version,
+    }
+
+
+def _describe_candidate(candidate: Candidate) -> str:
+    source = "" if candidate.source == PROPOSALS_SOURCE else f", from {candidate.source}"
+    return f"rank {candidate.rank}, score {candidate.score:.3f}{source}"
+
+
+def to_answer(
+    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
+) -> dict[str, Any]:
+    """Build the answer to the editor: suggestions, and a notice that describes them."""
+    prediction = to_prediction(result, config, request_id)
+    notice = build_notice(config, describe_answer(result, clicks))
+    return {**prediction, "result": [*prediction["result"], *notice]}
+
+
+def to_failure(config: LabelConfig, text: str) -> dict[str, Any] | None:
+    """Build an answer that shows only a notice; None where the config has no field for it."""
+    notice = build_notice(config, text)
+    return {"result": notice, "score": 0.0} if notice else None
+
+
+def to_task_prediction(
+    answers: Iterable[tuple[int, SegmentResult]],
+    expressions: tuple[str, ...],
+    config: LabelConfig,
+    notice: str = "",
+) -> dict[str, Any]:
+    """Build the prediction of a task whose data holds expressions.
+
+    Args:
+        answers: request id and best candidate of each expression, at least one.
+        expressions: of the task's data.
+        config: of the project.
+        notice: what the annotator is to know, or empty.
+
+    Returns:
+        One region per expression, scored with the least confidence among them.
+    """
+    regions: list[dict[str, Any]] = []
+    confidences: list[float] = []
+    version = ""
+    for request_id, result in answers:
+        regions += to_prediction(result, config, request_id)["result"]
+        confidences.append((result.confidence or 0.0) if result.candidates else 0.0)
+        version = result.model_version
+    if len(expressions) == 1:
+        # As if it had been typed: the annotator sees it, and may type another.
+        regions.insert(0, build_typed(config, expressions[0]))
+    if notice:
+        regions += build_notice(config, notice)
+    return {"result": regions, "score": min(confidences), "model_version": version}
+
+
+def to_proposal_prediction(
+    answers: Sequence[tuple[int, SegmentResult]],
+    config: LabelConfig,
+    also: Sequence[str],
+    model_version: str,
+) -> dict[str, Any]:
+    """Build the prediction of a task for which expressions were proposed.
+
+    Args:
+        answers: request id and result of each, with one candidate.
+        config: of the project.
+        also: for each, other wordings, for people to see.
+        model_version: of the prediction.
+
+    Returns:
+        One region per expression, scored with the least confidence among them. A single expression
+        stands in the image's field too, where the label stream shows it.
+    """
+    regions = [
+        entry
+        for (request_id, result), wordings in zip(answers, also, strict=True)
+        for candidate in result.candidates
+        for entry in build_region(
+            config,
+            region_id=build_region_id(request_id, candidate.rank),
+            coco_rle=candidate.mask.as_dict(),
+            label=config.label_for_rank(candidate.rank),
+            expression=result.expression,
+            score=result.confidence,
+            meta=f"proposed{wordings}",
+        )
+    ]
+    if len(answers) == 1:
+        regions.insert(0, build_typed(config, answers[0][1].expression))
+    return {
+        "result": [*regions, *build_notice(config, PROPOSED_NOTICE)],
+        "score": min((result.confidence or 0.0) for _, result in answers),
+        "model_version": model_version,
+    }
+
+
+def build_region(
+    config: LabelConfig,
+    *,
+    region_id: str,
+    coco_rle: dict[str, Any],
+    label: str,
+    expression: str,
+    score: float | None = None,
+    meta: str | None = None,
+) -> list[dict[str, Any]]:
+    """Build a brush region and, where the project has a field for it, its expression.
+
+    Args:
+        config: of the project.
+        region_id: unique within the task.
+        coco_rle: mask of the image's size.
+        label: one of the config's mask labels.
+        expression: of this region.
+        score: shown with the region.
+        meta: shown in the region's details.
+    """
+    height, width = coco_rle["size"]
+    common = {
+        "id": region_id,
+        "to_name": config.image,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        # Without this the editor treats suggestions as hand-made, and edits go unnoticed.
+        "origin": "prediction",
+    }
+    brush: dict[str, Any] = {
+        **common,
+        "from_name": config.mask,
+        "type": "brushlabels",
+        "value": {
+            "format": "rle",
+            "rle": read_coco_runs(coco_rle).to_brush_rle(),
+            "brushlabels": [label],
+        },
+    }
+    if score is not None:
+        brush["score"] = score
+    if meta is not None:
+        brush["meta"] = {"text": [meta]}
+    if config.region_expression is None or not expression:
+        return [brush]
+    text = {
+        **common,
+        "from_name": config.region_expression,
+        "type": "textarea",
+        "value": {"text": [expression]},
+    }
+    return [brush, text]
+
+
+def build_typed(config: LabelConfig, expression: str) -> dict[str, Any]:
+    """Build the entry of the image's expression, as if an annotator had typed it."""
+    return _build_entry(config, "expression", config.expression, "textarea", {"text": [expression]})
+
+
+def build_verdict(config: LabelConfig, verdict: Verdict) -> dict[str, Any]:
+    """Build a choice about the image's expression."""
+    chosen = {"choices": [config.choice_for(verdict)]}
+    return _build_entry(config, "verdict", config.verdict, "choices", chosen)
+
+
+def build_notice(config: LabelConfig, text: str) -> list[dict[str, Any]]:
+    """Build the entry that shows a text to the annotator; none where the config lacks the field."""
+    if config.notice is None:
+        return []
+    entry = _build_entry(config, "saymask_notice", config.notice, "textarea", {"text": [text]})
+    return [{**entry, "origin": "prediction"}]
+
+
+def _build_entry(
+    config: LabelConfig, entry_id: str, from_name: str | None, kind: str, value: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "id": entry_id,
+        "from_name": from_name,
+        "to_name": config.image,
+        "type": kind,
+        "origin": "manual",
+        "value": value,
+    }

@@ -1,0 +1,1 @@
+"""The queue: requests in, replies out, and the jobs between them."""

@@ -1,0 +1,187 @@
+"""The current view: records of the newest version of each annotation that is not deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, exists, func, select, update
+
+from saymask_backend.records.annotations import build_newest_versions, to_record_view
+from saymask_backend.records.database import Database, StoreError
+from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.tables import RecordRow, VerificationRow
+from saymask_backend.records.views import RECORD_FIELDS, RecordFilter, RecordView
+
+_PAGE_SIZE = 500
+# What statistics do not need, and what stands in its place.
+_NOT_IN_FIGURES: dict[str, Any] = {
+    "coco_rle": None,
+    "parts": [],
+    "region_ids": [],
+    "notes": [],
+    "image": "",
+}
+
+
+@dataclass(frozen=True)
+class UnreadImage:
+    """A reference whose content is unknown, with one of the tasks that have it."""
+
+    project: ProjectKey
+    reference: str
+    task_id: int
+
+
+class RecordStore:
+    """Reads records. Each method is one transaction, unless it says otherwise."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def count_records(self, record_filter: RecordFilter) -> int:
+        """Return how many records the current view has."""
+        query = _current(record_filter).with_only_columns(func.count(), maintain_column_froms=True)
+        with self._database.session() as session:
+            return int(session.scalar(query) or 0)
+
+    def count_outcomes(self) -> dict[str, int]:
+        """Return how many current records have each outcome."""
+        query = (
+            _current(RecordFilter())
+            .with_only_columns(RecordRow.outcome, func.count(), maintain_column_froms=True)
+            .group_by(RecordRow.outcome)
+        )
+        with self._database.session() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
+    def iterate_records(
+        self, record_filter: RecordFilter, *, newest_first: bool = False, limit: int | None = None
+    ) -> Iterator[RecordView]:
+        """Yield the current view by id, page by page; memory does not grow with its length."""
+        last_id: int | None = None
+        remaining = limit
+        while remaining is None or remaining > 0:
+            size = _PAGE_SIZE if remaining is None else min(_PAGE_SIZE, remaining)
+            page = _current(record_filter)
+            if last_id is not None:
+                page = page.where(
+                    RecordRow.id < last_id if newest_first else RecordRow.id > last_id
+                )
+            order = RecordRow.id.desc() if newest_first else RecordRow.id
+            with self._database.session() as session:
+                rows = session.scalars(page.order_by(order).limit(size))
+                records = [to_record_view(row) for row in rows]
+            yield from records
+            if len(records) < size:
+                return
+            last_id = records[-1].id
+            remaining = None if remaining is None else remaining - len(records)
+
+    def iterate_by_image(
+        self, record_filter: RecordFilter, *, known_only: bool = False
+    ) -> Iterator[list[RecordView]]:
+        """Yield the current view image by image, in the order of the images' hashes.
+
+        It is one long transaction: what is written meanwhile is not in it. Memory holds the
+        records of one image.
+
+        Args:
+            record_filter: which records.
+            known_only: leave out records whose image could not be read yet.
+
+        Raises:
+            StoreError: the database cannot be used, or a record has no image hash yet.
+        """
+        page = _current(record_filter).order_by(RecordRow.image_sha256, RecordRow.id)
+        if known_only:
+            page = page.where(RecordRow.image_sha256.is_not(None))
+        # Columns, not objects: a session would keep every object it returned.
+        columns = page.with_only_columns(
+            *(getattr(RecordRow, name) for name in RECORD_FIELDS), maintain_column_froms=True
+        )
+        with self._database.session() as session:
+            rows = session.execute(columns.execution_options(yield_per=_PAGE_SIZE))
+            views = (RecordView(**dict(zip(RECORD_FIELDS, row, strict=True))) for row in rows)
+            for sha256, group in groupby(views, key=lambda view: view.image_sha256):
+                if sha256 is None:
+                    raise StoreError("A record's image has not been read yet.", "Export again.")
+                yield list(group)
+
+    def load_figures(self, record_filter: RecordFilter) -> list[RecordView]:
+        """Return the current view without masks, regions, images and notes, for statistics."""
+        names = [name for name in RECORD_FIELDS if name not in _NOT_IN_FIGURES]
+        columns = [getattr(RecordRow, name) for name in names]
+        query = _current(record_filter).with_only_columns(*columns, maintain_column_froms=True)
+        with self._database.session() as session:
+            return [
+                RecordView(**dict(zip(names, row, strict=True)), **_NOT_IN_FIGURES)
+                for row in session.execute(query)
+            ]
+
+    def load_record(self, record_id: int) -> RecordView | None:
+        """Return any record, current or history, or None."""
+        with self._database.session() as session:
+            row = session.get(RecordRow, record_id)
+            return to_record_view(row) if row is not None else None
+
+    def list_unread_images(self, record_filter: RecordFilter) -> list[UnreadImage]:
+        """Return the references of images whose content is unknown."""
+        reference = (RecordRow.project_id, RecordRow.project_created, RecordRow.image)
+        query = (
+            _current(record_filter)
+            .where(RecordRow.image_sha256.is_(None))
+            .with_only_columns(*reference, func.min(RecordRow.task_id), maintain_column_froms=True)
+            .group_by(*reference)
+            .order_by(*reference)
+        )
+        with self._database.session() as session:
+            return [
+                UnreadImage(ProjectKey(project_id, created), image, task_id)
+                for project_id, created, image, task_id in session.execute(query)
+            ]
+
+    def set_image_hash(self, image: UnreadImage, sha256: str) -> None:
+        """Fill in the content hash of an image that no worker ever read."""
+        with self._database.session() as session, session.begin():
+            session.execute(
+                update(RecordRow)
+                .where(
+                    RecordRow.project_id == image.project.id,
+                    RecordRow.project_created == image.project.created,
+                    RecordRow.image == image.reference,
+                    RecordRow.image_sha256.is_(None),
+                )
+                .values(image_sha256=sha256)
+            )
+
+
+def _current(record_filter: RecordFilter) -> Select[RecordRow]:
+    newest = build_newest_versions()
+    conditions: list[ColumnElement[bool]] = [newest.c.position == 1, newest.c.deleted.is_(False)]
+    if record_filter.project_id is not None:
+        conditions.append(RecordRow.project_id == record_filter.project_id)
+    if record_filter.since is not None:
+        conditions.append(RecordRow.decided_at >= record_filter.since)
+    if record_filter.until is not None:
+        conditions.append(RecordRow.decided_at < record_filter.until)
+    if record_filter.outcomes:
+        conditions.append(RecordRow.outcome.in_(record_filter.outcomes))
+    if record_filter.annotator is not None:
+        conditions.append(RecordRow.annotator == record_filter.annotator)
+    if record_filter.provenances:
+        conditions.append(RecordRow.provenance.in_(record_filter.provenances))
+    if record_filter.is_verified:
+        confirmed, denied = (
+            exists().where(VerificationRow.record_id == RecordRow.id, is_confirmed)
+            for is_confirmed in (
+                VerificationRow.verdict == "confirmed",
+                VerificationRow.verdict != "confirmed",
+            )
+        )
+        conditions += [confirmed, ~denied]
+    if record_filter.min_iou is not None:
+        conditions.append(RecordRow.iou >= record_filter.min_iou)
+    return select(RecordRow).join(newest, RecordRow.version_id == newest.c.id).where(*conditions)

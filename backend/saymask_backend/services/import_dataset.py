@@ -1,0 +1,267 @@
+"""From published datasets to Label Studio tasks with expressions and masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saymask.datasets import (
+    Dataset,
+    DatasetImage,
+    Expression,
+    RowChoice,
+    load_coco,
+    load_dataset,
+)
+from saymask.datasets.images import require_inside
+from saymask.errors import ConfigError, DatasetError
+from saymask.image_files import find_suffix
+from saymask.left_out import LeftOut
+from saymask_backend.label_studio.annotations import PROPOSED_FIELD
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
+
+COCO_FORMAT = "coco"
+PARQUET_FORMAT = "parquet"
+IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", COCO_FORMAT, PARQUET_FORMAT)
+MODEL_VERSION = "imported"
+# Label Studio takes and browsers show these.
+_SHOWN_SUFFIXES = (".jpg", ".png", ".gif", ".bmp", ".webp")
+# In the task's data: image and expressions of the dataset, so that a repeated import adds nothing.
+_SOURCE_FIELD = "saymask_import"
+_IMPORTED_LABEL = "referent"
+_EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import created, or would create.
+
+    Attributes:
+        unannotated: photos without an expression, which have an empty task each.
+        there: tasks of an earlier import.
+        left_out: what of the dataset could not be used or created, and why.
+    """
+
+    photos: int
+    tasks: int
+    expressions: int
+    no_referent: int
+    unannotated: int
+    there: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _NewTask:
+    """A task to be created; ``key`` identifies image and expressions."""
+
+    key: str
+    path: Path
+    expressions: tuple[Expression, ...]
+
+    @property
+    def has_referents(self) -> bool:
+        return any(expression.parts for expression in self.expressions)
+
+
+def read_import(
+    format_: str,
+    place: str,
+    split: str | None,
+    choice: RowChoice,
+    scratch: Path,
+    *,
+    with_unannotated: bool = False,
+) -> Dataset:
+    """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
+
+    Args:
+        format_: one of ``IMPORT_FORMATS``.
+        place: folder or file; with ``parquet`` whatever fsspec reads.
+        split: of a RefCOCO set, or None.
+        choice: of the rows of ``parquet``.
+        scratch: a folder for copies of images that are elsewhere.
+        with_unannotated: of ``coco``, images without annotations too.
+
+    Images are uploaded later, so none may lie outside of the dataset.
+
+    Raises:
+        DatasetError: names the file that is wrong.
+        ConfigError: a package for ``parquet`` is missing.
+    """
+    if format_ == PARQUET_FORMAT:
+        return _read_parquet(place, choice, scratch)
+    root = Path(place)
+    if format_ == COCO_FORMAT:
+        return load_coco(root, with_unannotated=with_unannotated)
+    is_export = any((root / name).is_file() for name in _EXPORT_FILES)
+    dataset = load_dataset("export" if is_export else format_, root, split)
+    require_inside([image.path for image in dataset.images], root)
+    return dataset
+
+
+def _read_parquet(place: str, choice: RowChoice, scratch: Path) -> Dataset:
+    try:
+        from saymask.datasets.parquet import load_parquet
+    except ImportError as error:
+        raise ConfigError(f"{error}.", "pip install 'saymask[batch]'") from error
+    return load_parquet(place, choice, scratch)
+
+
+def import_dataset(
+    client: LabelStudioClient,
+    project_id: int,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+    *,
+    as_annotations: bool = False,
+    dry_run: bool = False,
+) -> ImportReport:
+    """Create a task per image, and one of its own for every expression without a referent.
+
+    A task has one region per object and expression. Tasks of an earlier import stay as they are.
+    An image that Label Studio cannot show is left out.
+
+    Args:
+        client: of the project's Label Studio.
+        project_id: of the project.
+        dataset: to import.
+        progress: called with images done and images in all.
+        as_annotations: as finished work, instead of predictions to check.
+        dry_run: count only.
+
+    Raises:
+        LabelStudioError: a call failed; what was created stays, and the next import continues.
+        InvalidLabelConfig: the project is not set up for saymask.
+    """
+    config = client.get_label_config(project_id)
+    left_out = LeftOut()
+    existing = {
+        str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, left_out)
+    }
+    counts: Counter[str] = Counter()
+    for done, image in enumerate(dataset.images, start=1):
+        with left_out.guard(image.path.name):
+            name = _name_upload(image.path)
+            tasks = _split_into_tasks(image)
+            new = [task for task in tasks if task.key not in existing]
+            if new and not dry_run:
+                reference = client.upload_image(project_id, image.path, name)
+                bodies = [_build_task(t, reference, config, as_annotations) for t in new]
+                client.import_tasks(project_id, bodies)
+            counts.update(_count(new), there=len(tasks) - len(new))
+        progress(done, len(dataset.images))
+    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
+    return ImportReport(
+        **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
+    )
+
+
+def _name_upload(path: Path) -> str:
+    """The name under which Label Studio takes an image, which it tells by suffix.
+
+    Raises:
+        DatasetError: it cannot be read, or browsers do not show images of this format.
+    """
+    suffix = find_suffix(_read(path)[:16])
+    if suffix not in _SHOWN_SUFFIXES:
+        raise DatasetError(
+            f"{path} is in a format that Label Studio does not show.", "Convert it to PNG or JPEG."
+        )
+    is_named_so = path.suffix.lower() in (*_SHOWN_SUFFIXES, ".jpeg")
+    return path.name if is_named_so else f"{path.stem}{suffix}"
+
+
+def _count(new: list[_NewTask]) -> dict[str, int]:
+    """The new tasks of one image in numbers."""
+    return {
+        "photos": int(bool(new)),
+        "tasks": len(new),
+        "expressions": sum(len(task.expressions) for task in new),
+        "no_referent": sum(bool(t.expressions) and not t.has_referents for t in new),
+        "unannotated": sum(not task.expressions for task in new),
+    }
+
+
+def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
+    """Expressions with referents share a task; an image without any has one all the same.
+
+    The editor has one expression for the whole image, and a verdict is about that one: every
+    expression without a referent needs a task of its own.
+    """
+    with_referent = tuple(e for e in image.expressions if e.parts)
+    groups = [with_referent] if with_referent else []
+    groups += [(e,) for e in image.expressions if not e.parts]
+    if not groups:
+        groups = [()]
+    image_hash = hashlib.sha256(_read(image.path)).hexdigest()
+    tasks = []
+    for group in groups:
+        texts = "\n".join(sorted(e.text for e in group))
+        texts_hash = hashlib.sha256(texts.encode()).hexdigest()
+        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", image.path, group))
+    return tasks
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _build_task(
+    task: _NewTask, reference: str, config: LabelConfig, as_annotations: bool
+) -> dict[str, Any]:
+    data: dict[str, Any] = {config.image_key: reference, _SOURCE_FIELD: task.key}
+    if not task.expressions:
+        return {"data": data}
+    result = _build_result(task, config)
+    data["expressions"] = [expression.text for expression in task.expressions]
+    proposed = _list_proposed(task)
+    if proposed:
+        data[PROPOSED_FIELD] = proposed
+    if as_annotations:
+        return {"data": data, "annotations": [{"result": result}]}
+    return {"data": data, "predictions": [{"result": result, "model_version": MODEL_VERSION}]}
+
+
+def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
+    if not task.has_referents:
+        typed = build_typed(config, task.expressions[0].text)
+        return [typed, build_verdict(config, "no referent")] if config.verdict else [typed]
+    label = config.find_label(_IMPORTED_LABEL) or config.mask_labels[0].sent
+    return [
+        entry
+        for index, expression in enumerate(task.expressions)
+        for part, mask in enumerate(expression.parts)
+        for entry in build_region(
+            config,
+            region_id=_build_region_id(task, index, part),
+            coco_rle=mask,
+            label=label,
+            expression=expression.text,
+            meta="proposed" if expression.is_proposed else "imported",
+        )
+    ]
+
+
+def _list_proposed(task: _NewTask) -> list[str]:
+    """The ids of the regions whose expressions saymask proposed."""
+    return [
+        _build_region_id(task, index, part)
+        for index, expression in enumerate(task.expressions)
+        if expression.is_proposed
+        for part in range(len(expression.parts))
+    ]
+
+
+def _build_region_id(task: _NewTask, index: int, part: int) -> str:
+    """The id of one part of one expression's mask, unique in a project."""
+    return f"im{task.key[:12]}_{index}_{part}"

@@ -1,0 +1,185 @@
+"""Answering the editor: an expression was typed, an object was clicked, a task was opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from saymask.contract import Click, CocoRle, RefineRequest
+from saymask.errors import CallAbandoned, JobSuperseded, SaymaskError, ServiceBusy
+from saymask.runs import read_coco_runs
+from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, VisualPrompt
+from saymask_backend.queue.call import Call
+from saymask_backend.records.provenance import to_key
+from saymask_backend.records.requests import LastAnswer, RequestStore
+from saymask_backend.services.answers import Answer, Failure, Suggestions
+from saymask_backend.services.predict_task import TaskPredictor
+from saymask_backend.services.segment import Question, Segmenter
+
+log = logging.getLogger(__name__)
+
+# Opening a task in the editor waits for its prediction; retrieving many ends at 100 s.
+_OPENED_WAIT_S = 5.0
+_BATCH_WAIT_S = 80.0
+
+
+class Predictor:
+    """Answers predict requests.
+
+    Args:
+        requests: what was asked and offered before.
+        segmenter: asks the workers.
+        task_predictor: predicts tasks whose data holds expressions.
+        default_k: candidates per expression where the request does not say.
+    """
+
+    def __init__(
+        self,
+        requests: RequestStore,
+        segmenter: Segmenter,
+        task_predictor: TaskPredictor,
+        default_k: int,
+    ) -> None:
+        self._requests = requests
+        self._segmenter = segmenter
+        self._task_predictor = task_predictor
+        self._default_k = default_k
+
+    def predict(self, request: PredictRequest, call: Call) -> list[Answer]:
+        """Return one answer per task.
+
+        Typed or clicked: suggestions, or the failure, which the editor shows as a notice. Tasks
+        whose data holds expressions: a suggestion for each. Opened tasks without any, and the call
+        that Label Studio makes after every submit: nothing.
+        """
+        if not request.is_interactive:
+            return self._predict_tasks(request, call)
+        return [self._predict_interactive(request, request.tasks[0], call)]
+
+    def _predict_interactive(
+        self, request: PredictRequest, task: PredictTask, call: Call
+    ) -> Answer:
+        expression: str | None = None
+        try:
+            if request.prompt is not None:
+                last = self._requests.load_last_answer(request.project, task.task_id)
+                expression = last.expression if last else ""
+                return self._refine(request, task, request.prompt, last, call)
+            if not request.typed:
+                return None
+            expression = self._choose_typed(request, task)
+            return self._segmenter.segment(
+                Question(
+                    request.project,
+                    task,
+                    expression,
+                    self._k(request),
+                    "typed",
+                    call,
+                    request.typed_by,
+                )
+            )
+        except (JobSuperseded, CallAbandoned):
+            return None
+        except SaymaskError as error:
+            return Failure(error, expression)
+
+    def _k(self, request: PredictRequest) -> int:
+        return request.k or self._default_k
+
+    def _choose_typed(self, request: PredictRequest, task: PredictTask) -> str:
+        """Choose among the lines of the editor's field, which are all sent.
+
+        A line that was never asked is new; else the last one was typed again.
+        """
+        if len(request.typed) == 1:
+            return request.typed[0]
+        asked = self._requests.list_expressions(request.project, task.task_id)
+        keys = {to_key(text) for text in asked}
+        new = [text for text in request.typed if to_key(text) not in keys]
+        return new[-1] if new else request.typed[-1]
+
+    def _refine(
+        self,
+        request: PredictRequest,
+        task: PredictTask,
+        prompt: VisualPrompt,
+        last: LastAnswer | None,
+        call: Call,
+    ) -> Suggestions | None:
+        """Change what was offered last by clicks or a box; old clicks alone ask for nothing."""
+        remaining = prompt.without(last.old_click_ids) if last else prompt
+        if remaining is None:
+            return None
+        expression = last.expression if last else ""
+        start = choose_start(remaining, last.masks) if last else None
+        k = self._k(request)
+        suggestions = self._segmenter.ask(
+            Question(
+                request.project,
+                task,
+                expression,
+                k,
+                "clicked",
+                call,
+                remaining.ids[0],
+                remaining.ids,
+            ),
+            lambda sha256: RefineRequest(
+                image_sha256=sha256,
+                expression=expression,
+                clicks=tuple(Click(x=x, y=y, positive=p) for x, y, p in remaining.clicks),
+                box_xyxy=remaining.box_xyxy,
+                start=CocoRle.model_validate(start) if start else None,
+                k=k,
+            ),
+        )
+        return Suggestions(suggestions.request_id, suggestions.result, remaining.count)
+
+    def _predict_tasks(self, request: PredictRequest, call: Call) -> list[Answer]:
+        """Predict a batch, for which Label Studio waits as a whole.
+
+        A task that is not ready in time stays without a prediction; the next call brings it.
+        """
+        is_single = len(request.tasks) == 1
+        wait_s = _OPENED_WAIT_S if is_single else _BATCH_WAIT_S
+        answers: list[Answer] = []
+        for task in request.tasks:
+            try:
+                answers.append(
+                    self._task_predictor.predict_task(
+                        request.project, task, call, wait_s, background=not is_single
+                    )
+                )
+            except SaymaskError as error:
+                log.warning("task %s has no prediction: %s", task.task_id, error)
+                answers.append(None)
+        return answers
+
+
+def decline(request: PredictRequest) -> list[Answer]:
+    """Answer at once that too many wait: a notice for who typed or clicked, else nothing."""
+    if not request.is_interactive or not (request.typed or request.prompt):
+        return [None] * len(request.tasks)
+    error = ServiceBusy(
+        "Too many expressions are waiting for an answer.",
+        "Type it again in a moment. If this happens often, start more workers.",
+    )
+    return [Failure(error, request.typed[-1] if request.typed else None)]
+
+
+def choose_start(prompt: VisualPrompt, masks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the candidate that clicks are to change, as COCO RLE.
+
+    It is the first that contains one of them, else the best. A box starts anew.
+    """
+    if prompt.box_xyxy is not None or not masks:
+        return None
+    for coco_rle in masks:
+        mask = read_coco_runs(coco_rle)
+        height, width = mask.size_hw
+        for x, y, _ in prompt.clicks:
+            if mask.holds(min(int(x), width - 1), min(int(y), height - 1)):
+                return coco_rle
+    return masks[0]

@@ -1,0 +1,174 @@
+"""Preparing images before an expression is typed for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from saymask.contract import QUEUE_BACKGROUND, PrepareRequest
+from saymask.errors import JobLost, QueueError, SaymaskError, WorkerUnavailable
+from saymask.left_out import LeftOut
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, parse_task
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.services.upload_image import ImageUploader
+
+log = logging.getLogger(__name__)
+
+# Images wait in Redis's memory: an import of thousands must not fill it.
+_MAX_WAITING = 50
+# Tasks after the opened one whose images are prepared too.
+_TASKS_AHEAD = 2
+# This many images are fetched and enqueued while a worker is busy with others.
+_IN_FLIGHT = 4
+_POLL_S = 0.1
+_MAX_LOST = 3
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
+
+
+class ImagePreparer:
+    """Enqueues the preparation of images, in the background.
+
+    Args:
+        queue: of the workers.
+        images: brings images to the workers.
+        client: to find the tasks after an opened one, or None.
+    """
+
+    def __init__(
+        self, queue: JobQueue, images: ImageUploader, client: LabelStudioClient | None = None
+    ) -> None:
+        self._queue = queue
+        self._images = images
+        self._client = client
+
+    def prepare_next(self, request: PredictRequest) -> None:
+        """Prepare the images of the tasks after an opened one."""
+        if len(request.tasks) == 1:
+            self.prepare_tasks(self._find_next(request))
+
+    def prepare_tasks(self, tasks: Sequence[PredictTask]) -> None:
+        """Enqueue images until the queue is full; failures are counted and logged."""
+        for task in tasks:
+            try:
+                depth = self._queue.get_depths()[QUEUE_BACKGROUND]
+                if depth >= _MAX_WAITING:
+                    log.info("%s images wait to be prepared; no more for now", depth)
+                    return
+                self._queue.prepare(PrepareRequest(image_sha256=self._images.upload(task)))
+            except SaymaskError as error:
+                # Nobody waits for this; typing an expression will meet and report the same.
+                log.warning("image of task %s is not prepared: %s", task.task_id, error)
+                if isinstance(error, QueueError) and error.concerns_all:
+                    return
+                self._queue.count_prepare_failure(error.cause)
+
+    def _find_next(self, request: PredictRequest) -> list[PredictTask]:
+        """The tasks an annotator will most likely open next; none where that is unknown."""
+        if self._client is None:
+            return []
+        task_id = request.tasks[0].task_id
+        try:
+            tasks = self._client.list_tasks_after(request.project.id, task_id, _TASKS_AHEAD)
+            return [parse_task(task, request.label_config) for task in tasks]
+        except SaymaskError as error:
+            log.info("the tasks after %s are not known: %s", task_id, error)
+            return []
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """Number of prepared images, and why others were not."""
+
+    prepared: int
+    failed: tuple[str, ...]
+
+
+def prepare_project(
+    client: LabelStudioClient,
+    queue: JobQueue,
+    images: ImageUploader,
+    project_id: int,
+    progress: Progress,
+) -> PrepareReport:
+    """Prepare every image of a project, behind all interactive requests.
+
+    Images that are prepared already cost milliseconds, so a second call continues the first.
+
+    Raises:
+        LabelStudioError, InvalidLabelConfig, QueueError.
+    """
+    config = client.get_label_config(project_id)
+    failed = LeftOut()
+    tasks = [parse_task(task, config) for task in client.iterate_tasks(project_id, failed)]
+    jobs = _ProjectJobs(queue, images, tasks)
+    prepared = 0
+    for finished, (task, outcome) in enumerate(jobs.run(), start=1):
+        if outcome is None:
+            prepared += 1
+        else:
+            failed.add(f"task {task.task_id}", outcome)
+        progress(finished, len(tasks))
+    return PrepareReport(prepared, failed.lines)
+
+
+class _ProjectJobs:
+    """The preparation jobs of one project, a few at a time."""
+
+    def __init__(
+        self, queue: JobQueue, images: ImageUploader, tasks: Sequence[PredictTask]
+    ) -> None:
+        self._queue = queue
+        self._images = images
+        self._tasks = deque(tasks)
+        self._running: deque[tuple[PredictTask, PrepareRequest, str]] = deque()
+
+    def run(self) -> Iterator[tuple[PredictTask, str | None]]:
+        """Yield each task with None, or with the cause of its failure."""
+        while self._tasks or self._running:
+            while self._tasks and len(self._running) < _IN_FLIGHT:
+                task = self._tasks.popleft()
+                try:
+                    request = PrepareRequest(image_sha256=self._images.upload(task))
+                    self._running.append((task, request, self._queue.prepare(request)))
+                except SaymaskError as error:
+                    if error.concerns_all:
+                        raise
+                    yield task, str(error)
+            if self._running:
+                task, request, job_id = self._running.popleft()
+                yield task, self._wait(request, job_id)
+
+    def _wait(self, request: PrepareRequest, job_id: str) -> str | None:
+        """Wait for a reply as long as there is a worker; returns the cause of a failure.
+
+        A job that was lost with its worker is enqueued again: workers give up an image that ended
+        two of them.
+        """
+        last_worker_at = time.monotonic()
+        for _ in range(_MAX_LOST):
+            try:
+                while (reply := self._queue.read_prepared(job_id)) is None:
+                    if self._queue.has_worker(background=True):
+                        last_worker_at = time.monotonic()
+                    elif time.monotonic() - last_worker_at > self._queue.background_grace_s:
+                        raise WorkerUnavailable(
+                            "No worker prepares photos.", "Start one: saymask-worker run"
+                        )
+                    time.sleep(_POLL_S)
+            except JobLost as error:
+                log.warning("%s It is enqueued again.", error.cause)
+                job_id = self._queue.prepare(request)
+            except SaymaskError as error:
+                if error.concerns_all:
+                    raise
+                self._queue.count_prepare_failure(error.cause)
+                return str(error)
+            else:
+                return reply.failure.cause if reply.failure is not None else None
+        return f"{_MAX_LOST} workers ended while they prepared the photo."

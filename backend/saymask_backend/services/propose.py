@@ -1,0 +1,384 @@
+"""Proposing expressions with their masks for the tasks of a project, for people to confirm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
+from saymask.errors import SaymaskError
+from saymask.left_out import LeftOut
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.predict_request import PredictTask, parse_task
+from saymask_backend.label_studio.predictions import build_region_id, to_proposal_prediction
+from saymask_backend.label_studio.schema import Body, Id, TaskBody
+from saymask_backend.queue.call import Call
+from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.requests import NewRequest, RequestStore
+from saymask_backend.services.in_flight import ask_in_order
+from saymask_backend.services.segment import shorten_reference
+from saymask_backend.services.upload_image import ImageUploader
+
+_TASK_TIMEOUT_S = 600.0
+_FIELDS = "id,data,predictions_model_versions,total_annotations"
+_OUR_PREFIX = "saymask-"
+_SUFFIX = "-proposed."
+# In the data of tasks with one expression each: a ``_Source``.
+_SOURCE_FIELD = "saymask_proposed"
+
+# The tab of the Data Manager that shows what waits to be confirmed.
+_VIEW = "Proposed"
+_WAITING = [
+    {"filter": f"filter:tasks:{name}", "operator": operator, "type": "Number", "value": 0}
+    for name, operator in (
+        ("total_predictions", "greater"), ("total_annotations", "equal"),
+        ("cancelled_annotations", "equal"),
+    )
+]  # fmt: skip
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
+
+
+@dataclass(frozen=True)
+class ProposeOptions:
+    """What is wanted.
+
+    Attributes:
+        per_image: at most so many expressions for an image.
+        confidence_min: expressions of less confidence are left out.
+        seed: for the choice among usual wordings.
+        one_per_task: a new task for every expression, instead of all in the image's own.
+    """
+
+    per_image: int
+    confidence_min: float
+    seed: int = 0
+    one_per_task: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash: other options give other proposals."""
+        values = [self.per_image, self.confidence_min, self.seed, self.one_per_task]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True)
+class ProposeReport:
+    """What was done, or would be.
+
+    Attributes:
+        photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
+        empty: photos for which nothing was sure enough.
+        annotated: tasks left out, with annotations.
+        current: tasks left out, with proposals of this kind, expressions or other predictions.
+        url: where the proposals wait in Label Studio; empty where nothing was stored.
+        failed: why photos got none through a fault.
+    """
+
+    photos: int
+    expressions: int
+    tasks: int
+    empty: int
+    annotated: int
+    current: int
+    failed: tuple[str, ...]
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class OpenTask:
+    """A task to propose for; ``has_ours`` when it has predictions of ours, to be replaced."""
+
+    task: PredictTask
+    has_ours: bool
+
+
+class ProjectProposer:
+    """Proposes expressions for a project's tasks.
+
+    Args:
+        client: of the project's Label Studio.
+        queue: of the workers.
+        images: brings images to the workers.
+        requests: where what is offered is stored.
+        expression_fields: fields of a task's data that hold expressions.
+    """
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        queue: JobQueue,
+        images: ImageUploader,
+        requests: RequestStore,
+        expression_fields: Sequence[str],
+    ) -> None:
+        self._client = client
+        self._expression_fields = expression_fields
+        self._queue = queue
+        self._images = images
+        self._requests = requests
+
+    def propose(
+        self, project_id: int, options: ProposeOptions, progress: Progress, *, dry_run: bool = False
+    ) -> ProposeReport:
+        """Store proposals for every task without annotations; repeating it goes on.
+
+        Args:
+            project_id: of the project.
+            options: how many, and how sure.
+            progress: called after each photo.
+            dry_run: propose and count, but store nothing.
+
+        Raises:
+            LabelStudioError: a call failed.
+            InvalidLabelConfig: the project is not set up for saymask.
+            QueueError: no worker answers.
+        """
+        project = self._client.get_project(project_id)
+        config = project.read_label_config()
+        version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
+        failed = LeftOut()
+        bodies = list(self._client.iterate_tasks(project_id, failed, _FIELDS))
+        proposed = self._requests.load_proposed_versions(project.key)
+        open_tasks, counts = choose_tasks(
+            bodies, config, self._expression_fields, version, proposed, failed
+        )
+        writer = _Writer(self._client, self._requests, project.key, config, options, version)
+        writer.find_made(bodies, proposed)
+        outcomes = ask_in_order(open_tasks, lambda item: self._ask(item, options))
+        for finished, (item, outcome) in enumerate(outcomes, start=1):
+            with failed.guard(f"task {item.task.task_id}"):
+                if isinstance(outcome, SaymaskError):
+                    raise outcome
+                if outcome.pairs and not dry_run:
+                    writer.store(item, outcome)
+                counts.update(_count(outcome, options))
+            progress(finished, len(open_tasks))
+        return ProposeReport(
+            photos=counts["photos"],
+            expressions=counts["expressions"],
+            tasks=counts["tasks"],
+            empty=counts["empty"],
+            annotated=counts["annotated"],
+            current=counts["current"],
+            failed=failed.lines,
+            url="" if dry_run else self._show_waiting(project_id),
+        )
+
+    def _show_waiting(self, project_id: int) -> str:
+        """The address of the tab with all proposals; the tab is created if it is missing."""
+        view = self._client.ensure_view(project_id, _VIEW, _WAITING)
+        return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
+
+    def _ask(self, item: OpenTask, options: ProposeOptions) -> ProposeResult:
+        request = ProposeRequest(
+            image_sha256=self._images.upload(item.task),
+            count=options.per_image,
+            confidence_min=options.confidence_min,
+            seed=options.seed,
+        )
+        return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
+
+
+def choose_tasks(
+    bodies: Sequence[TaskBody],
+    config: LabelConfig,
+    expression_fields: Sequence[str],
+    version: str,
+    proposed: Mapping[int, str],
+    failed: LeftOut,
+) -> tuple[list[OpenTask], Counter[str]]:
+    """Return the tasks to propose for, and how many need nothing and why.
+
+    Args:
+        bodies: all tasks of the project.
+        config: of the project.
+        expression_fields: fields of a task's data that hold expressions; such tasks need none.
+        version: of what would be proposed.
+        proposed: version of what was proposed last, by task.
+        failed: gets the tasks that have a fault.
+    """
+    counts: Counter[str] = Counter()
+    done = {body.id for body in bodies if _is_done(body, version, proposed)}
+    sources = [_read_source(body) for body in bodies if body.id in done]
+    done |= {source.task for source in sources if source is not None and source.is_last}
+    open_tasks = []
+    for body in bodies:
+        if _read_source(body) is not None:
+            continue
+        task, versions = parse_task(body, config, expression_fields), _read_versions(body)
+        has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
+        if task.fault is not None:
+            failed.add(f"task {body.id}", task.fault)
+        elif body.total_annotations:
+            counts["annotated"] += 1
+        elif body.id in done or has_foreign or task.expressions:
+            counts["current"] += 1
+        else:
+            # Opening a task makes Label Studio store an empty prediction of ours.
+            open_tasks.append(OpenTask(task, bool(versions)))
+    return open_tasks, counts
+
+
+class _Source(Body):
+    """What a task with one expression was made from: a task, and the place among its objects."""
+
+    task: Id
+    place: int
+    version: str
+    is_last: bool
+
+
+def _read_source(body: TaskBody) -> _Source | None:
+    """Read it from the task's data; None for a task that people made."""
+    try:
+        return _Source.model_validate(body.data.get(_SOURCE_FIELD))
+    except ValidationError:
+        return None
+
+
+def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
+    """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
+    return proposed.get(body.id) == version and bool(_read_versions(body))
+
+
+def _read_versions(body: TaskBody) -> set[str]:
+    names = (body.predictions_model_versions or "").split(",")
+    return {name.strip() for name in names if name.strip()}
+
+
+def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
+    """What one image adds to the report."""
+    pairs = len(result.pairs)
+    return {
+        "photos": 1,
+        "empty": int(pairs == 0),
+        "expressions": pairs,
+        "tasks": pairs if options.one_per_task else min(pairs, 1),
+    }
+
+
+class _Writer:
+    """Stores proposals: first what is offered, then the predictions, so that none is unknown."""
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        requests: RequestStore,
+        project: ProjectKey,
+        config: LabelConfig,
+        options: ProposeOptions,
+        version: str,
+    ) -> None:
+        self._client = client
+        self._requests = requests
+        self._project = project
+        self._config = config
+        self._options = options
+        self._version = version
+        self._made: dict[tuple[int, int], tuple[int, bool]] = {}
+
+    def find_made(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
+        """Remember the tasks that an interrupted run made, by source and place."""
+        for body in bodies:
+            source = _read_source(body)
+            if source is not None and source.version == self._version:
+                is_done = _is_done(body, self._version, proposed)
+                self._made[source.task, source.place] = body.id, is_done
+
+    def store(self, item: OpenTask, result: ProposeResult) -> None:
+        """Store what was proposed for one image."""
+        if not self._options.one_per_task:
+            self._replace(item, result, result.pairs)
+            return
+        for place, pair in enumerate(result.pairs):
+            task_id, is_done = self._made.get((item.task.task_id, place), (None, False))
+            if task_id is None:
+                is_last = place == len(result.pairs) - 1
+                task_id = self._create_task(item.task, place, is_last=is_last)
+            if not is_done:
+                task = PredictTask(task_id, item.task.image)
+                first = pair.candidate.model_copy(update={"rank": 1})
+                own = pair.model_copy(update={"candidate": first})
+                self._replace(OpenTask(task, has_ours=False), result, (own,))
+
+    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
+        source = _Source(task=task.task_id, place=place, version=self._version, is_last=is_last)
+        data = {self._config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
+        return self._client.create_task(self._project.id, data).id
+
+    def _replace(
+        self, item: OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
+    ) -> None:
+        """Store the new prediction, then delete what it replaces, so that there is always one."""
+        answers = [
+            (self._offer(item.task, answer), answer)
+            for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
+        ]
+        also = [_list_others(pair) for pair in pairs]
+        old = self._client.list_predictions(item.task.task_id) if item.has_ours else []
+        # The label stream shows predictions of the workers' own model version only.
+        prediction = to_proposal_prediction(answers, self._config, also, result.model_version)
+        self._client.create_prediction(item.task.task_id, prediction)
+        for earlier in old:
+            if (earlier.model_version or "").startswith(_OUR_PREFIX):
+                self._client.delete_prediction(earlier.id)
+
+    def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
+        request_id = self._requests.add_request(
+            NewRequest(
+                project=self._project,
+                task_id=task.task_id,
+                expression=answer.expression,
+                k=1,
+                image=shorten_reference(task.image),
+                kind="proposed",
+            )
+        )
+        region_ids = [build_region_id(request_id, c.rank) for c in answer.candidates]
+        # Nobody waited for it.
+        self._requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
+        return request_id
+
+
+def to_segment_result(
+    result: ProposeResult, pair: ProposedPair, model_version: str
+) -> SegmentResult:
+    """Return a proposed pair as if its expression had been asked."""
+    return SegmentResult(
+        image_sha256=result.image_sha256,
+        expression=pair.expressions[0],
+        size_hw=result.size_hw,
+        # Of another rank than 1 where a task has several: its colour tells them apart.
+        candidates=(pair.candidate,),
+        confidence=pair.confidence,
+        head_noun_phrase=pair.noun,
+        proposals_count=len(result.pairs),
+        model_version=model_version,
+        from_cache=result.from_cache,
+        timings=Timings(),
+    )
+
+
+def _list_others(pair: ProposedPair) -> str:
+    """The other wordings, for the region's details."""
+    others = "; ".join(pair.expressions[1:])
+    return f"; also: {others}" if others else ""
+
+
+def describe(report: ProposeReport, *, dry_run: bool) -> str:
+    """Return one line for people."""
+    verb = "would be proposed" if dry_run else "are proposed"
+    return (
+        f"{report.expressions} expressions {verb} in {report.tasks} tasks; {report.photos} photos"
+        f" examined, none confident enough in {report.empty}; skipped: {report.annotated}"
+        f" annotated, {report.current} with predictions"
+    )

@@ -1,5 +1,0 @@
-"""``saymask-worker``: the worker's command line."""
-
-from worker.cli.main import main
-
-__all__ = ["main"]

@@ -1,5 +1,0 @@
-"""``python -m worker.cli``, which torchrun starts."""
-
-from worker.cli import main
-
-main()

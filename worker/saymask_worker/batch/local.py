@@ -1,0 +1,145 @@
+"""A batch in this process: one image after the other, the next ones read meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run, read_image
+from saymask_worker.batch.rows import Failed, ImageRows, Key, build_part
+from saymask_worker.pipeline.pipeline import Pipeline
+
+ReadImages = list[tuple[str, bytes, str]]
+"""Name, bytes, and why there are none."""
+Progress = Callable[[int, int], None]
+"""Called with the number of finished images and of all."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What was done.
+
+    Attributes:
+        images: in all.
+        before: of these were done by an earlier run.
+        rows: that this run wrote.
+        failed: name of each image that gave nothing, and why.
+    """
+
+    images: int
+    before: int
+    rows: int
+    failed: tuple[str, ...]
+
+
+def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
+    """Read the images of a chunk that are not done."""
+    images = []
+    for name, _ in chunk.images:
+        data, failure = read_image(source, name)
+        if failure or (name, hashlib.sha256(data).hexdigest()) not in done:
+            images.append((name, data, failure))
+    return images
+
+
+def answer_chunk(
+    pipeline: Pipeline, plan: BatchPlan, chunk: Chunk, images: ReadImages
+) -> list[ImageRows]:
+    """Answer the images of a chunk that were read."""
+    expressions = dict(chunk.images)
+    return [
+        ImageRows(name, failure=failure)
+        if failure
+        else answer_image(pipeline, plan, name, data, expressions[name])
+        for name, data, failure in images
+    ]
+
+
+def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progress) -> BatchReport:
+    """Run a batch, or continue one.
+
+    Raises:
+        DatasetError: the target belongs to another run, or cannot be read.
+        ConfigError: the method gives no probabilities, by which expressions are proposed.
+    """
+    source, target = Source(plan.source), Target(plan.out)
+    target.begin(describe_run(plan, work, pipeline.model_version))
+    done = frozenset(target.read_done())
+    collected = Collected(work.refused)
+    for chunk, images in _read_ahead(source, work.chunks, done):
+        answered = answer_chunk(pipeline, plan, chunk, images)
+        name, part = build_part(answered)
+        if name:
+            target.write(name, part)
+        collected.add(report_chunk(chunk, answered))
+        progress(collected.finished, work.images_count)
+    return collected.finish(target)
+
+
+def _read_ahead(
+    source: Source, chunks: tuple[Chunk, ...], done: frozenset[Key]
+) -> Iterator[tuple[Chunk, ReadImages]]:
+    """Each chunk with its images, which are read while the chunk before is answered."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        following: Future[ReadImages] | None = None
+        for chunk, after in zip_longest(chunks, chunks[1:]):
+            images = following.result() if following else read_chunk(source, chunk, done)
+            following = reader.submit(read_chunk, source, after, done) if after else None
+            yield chunk, images
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What came of a chunk: its ``size``, how many images were ``answered`` now, ``rows``."""
+
+    size: int
+    answered: int
+    rows: int
+    failed: tuple[Failed, ...]
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> ChunkReport:
+        """Build one from what ``dataclasses.asdict`` gave."""
+        failed = tuple((str(image), str(why)) for image, why in values["failed"])
+        return ChunkReport(values["size"], values["answered"], values["rows"], failed)
+
+
+def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> ChunkReport:
+    """Count a chunk."""
+    return ChunkReport(
+        size=len(chunk.images),
+        answered=len(answered),
+        rows=sum(len(image.rows) for image in answered),
+        failed=tuple((image.image, image.failure) for image in answered if image.failure),
+    )
+
+
+class Collected:
+    """Counts what the chunks of a run came to.
+
+    Args:
+        refused: images in no chunk, and why.
+    """
+
+    def __init__(self, refused: Sequence[Failed]) -> None:
+        self.finished = len(refused)
+        self._before = self._rows = 0
+        self._failed = list(refused)
+
+    def add(self, chunk: ChunkReport) -> None:
+        """Count a chunk."""
+        self.finished += chunk.size
+        self._before += chunk.size - chunk.answered
+        self._rows += chunk.rows
+        self._failed += chunk.failed
+
+    def finish(self, target: Target) -> BatchReport:
+        """Write what failed, and return the report."""
+        target.write_failures(self._failed)
+        lines = (f"{image}: {why}" for image, why in self._failed)
+        return BatchReport(self.finished, self._before, self._rows, tuple(lines))

@@ -1,0 +1,179 @@
+"""``saymask-worker evaluate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from saymask.errors import InvalidRequest
+from saymask_worker.cli.app import app, console, print_failed
+from saymask_worker.config.settings import load_worker_settings
+
+if TYPE_CHECKING:
+    from saymask_worker.evaluation.request import EvaluationRequest
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[
+        str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, phrasecut or export.")
+    ] = "refcoco",
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
+    split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
+    split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
+    ] = "main",
+    proposals: Annotated[
+        str,
+        typer.Option(help="`settings`, or `truth`: the annotated objects themselves."),
+    ] = "settings",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A trained model too: cris:FOLDER; repeatable.")
+    ] = None,
+    few_sample: Annotated[
+        str | None,
+        typer.Option(help="Train CRIS on so many photos of split train too: 1,2,4,8,16,32."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Models per number of photos.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each.")] = 200,
+    side: Annotated[int, typer.Option(min=64, help="Pixels of the square they see.")] = 416,
+    rate: Annotated[float, typer.Option(min=0, help="Their learning rate.")] = 3e-4,
+    first_sentence: Annotated[
+        bool, typer.Option("--first-sentence", help="One sentence a referent, as CRIS validates.")
+    ] = False,
+    first_look: Annotated[
+        bool, typer.Option("--first-look", help="The quick answers about photos not yet prepared.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
+    no_target_below: Annotated[
+        float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("evaluation"),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two finished runs, each FOLDER or FOLDER:METHOD; runs nothing."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Measure on a dataset with ground truth; continues where a killed run stopped.
+
+    Writes results.json, table.md and report.html (with pictures) to --out.
+
+    Examples:
+    saymask-worker evaluate --dataset refcoco --root data --split val --methods all
+
+    saymask-worker evaluate --compare evaluation:corrected evaluation:faithful
+
+    saymask-worker evaluate --dataset refcoco --root data --few-sample 1,2,4,8 --seeds 2
+    """
+    if compare is not None:
+        _print_comparison(*compare, as_json=as_json)
+        return
+    if root is None:
+        raise InvalidRequest("--root is missing.", "Give the dataset's folder.")
+    if proposals not in ("settings", "truth"):
+        raise InvalidRequest(
+            f"--proposals must be settings or truth, got {proposals!r}.",
+            "Generators are chosen with SAYMASK_PROPOSALS.",
+        )
+    from saymask_worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
+    from saymask_worker.evaluation.request import EvaluationRequest
+    from saymask_worker.evaluation.run import RESULTS_FILE, run_evaluation
+
+    request = EvaluationRequest(
+        dataset=dataset,
+        root=root,
+        split=split,
+        split_by=split_by,
+        limit=limit,
+        methods=methods,
+        truth_proposals=proposals == "truth",
+        no_target_below=no_target_below,
+        models=tuple(model or ()),
+        first_sentence=first_sentence,
+        first_look=first_look,
+    )
+    if few_sample is not None:
+        _compare_few_sample(
+            request, few_sample, seeds, steps, side, rate, out, jobs, as_json=as_json
+        )
+        return
+    results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
+    markdown = to_markdown(results)
+    (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+    (out / HTML_FILE).write_text(to_html(results, data, images), encoding="utf-8")
+    print(results.model_dump_json(indent=2) if as_json else markdown)
+    written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
+    console.print(", ".join(str(path) for path in written), markup=False)
+    print_failed(results.failed)
+    raise typer.Exit(1 if results.failed else 0)
+
+
+def _compare_few_sample(
+    request: EvaluationRequest,
+    sizes: str,
+    seeds: int,
+    steps: int,
+    side: int,
+    rate: float,
+    out: Path,
+    jobs: int,
+    *,
+    as_json: bool,
+) -> None:
+    from saymask_worker.evaluation.few_sample import (
+        LOG_FILE,
+        PLOT_FILE,
+        TABLE_FILE,
+        FewSampleRequest,
+    )
+    from saymask_worker.evaluation.few_sample_command import compare_few_sample
+    from saymask_worker.training.config import TrainingConfig
+
+    try:
+        numbers = tuple(sorted({int(size) for size in sizes.split(",")}))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"--few-sample {sizes!r} is not a list of numbers.", "Write 1,2,4,8."
+        ) from error
+    if side % 32:
+        raise InvalidRequest(f"--side must be a multiple of 32, got {side}.")
+    few = FewSampleRequest(numbers, seeds, steps, TrainingConfig(side_px=side, rate=rate))
+    table, runs, zero_shot, failed = compare_few_sample(
+        request, few, load_worker_settings(), out, jobs, console
+    )
+    values = {
+        "zero_shot": asdict(zero_shot),
+        "runs": [run.model_dump() for run in runs],
+        "failed": failed,
+    }
+    print(json.dumps(values, indent=2) if as_json else table)
+    written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
+    console.print(", ".join(str(path) for path in written), markup=False)
+    print_failed(failed)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
+    from saymask_worker.evaluation.compare import compare_runs
+
+    comparison = compare_runs(first, second)
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=2))
+        return
+    table = Table("metric", "difference", "95 % interval")
+    for name, interval in comparison.differences.items():
+        table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
+    out = Console()
+    out.print(f"{comparison.first} minus {comparison.second}", markup=False)
+    out.print(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
+    out.print(table)

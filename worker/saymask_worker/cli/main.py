@@ -1,0 +1,198 @@
+"""``saymask-worker``: the worker's command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from saymask.errors import SaymaskError
+from saymask.image_files import to_printable
+from saymask.logs import configure_logging
+from saymask.redaction import hide
+from saymask_worker.cli import batch, evaluation, photos, proposing, training, tuning
+from saymask_worker.cli.app import app, console, models
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
+from saymask_worker.weights.hub import HUB_MODELS, HubStore
+
+
+@app.command()
+def run(
+    burst: Annotated[bool, typer.Option(help="Stop when the queues are empty.")] = False,
+) -> None:
+    """Serve the queue.
+
+    Example: SAYMASK_REDIS_URL=redis://localhost:6379/0 saymask-worker run
+    """
+    settings = load_worker_settings()
+    configure_logging(settings.log_format)
+    if settings.queues == "training":
+        from saymask_worker.serving.training_worker import run_training_worker
+
+        run_training_worker(settings, burst=burst)
+        return
+    from saymask_worker.pipeline.build import build_pipeline
+    from saymask_worker.serving.main import run_worker
+
+    run_worker(settings, build_pipeline, burst=burst)
+
+
+@app.command()
+def health(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Tell whether a worker of this machine serves the queue. Exit status 0 means it does.
+
+    Example: saymask-worker health --json
+    """
+    from saymask_worker.serving.health import check_own_worker
+
+    status = check_own_worker(load_worker_settings())
+    text = f"{status.name}: {status.state}, {status.encoder}"
+    print(status.model_dump_json(indent=2) if as_json else text)
+
+
+@models.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """List what can be pulled and what is here.
+
+    Example: saymask-worker models list --json
+    """
+    store = _store()
+    rows: list[dict[str, object]] = [
+        {
+            "name": c.name,
+            "what": c.what,
+            "licence": c.licence,
+            "bytes": c.bytes,
+            "sha256": c.sha256,
+            "source": str(c.source),
+            "path": str(store.path(c.name)),
+            "present": store.is_present(c.name),
+        }
+        for c in CHECKPOINTS.values()
+    ]
+    hub = HubStore(store.directory.parent)
+    rows += [
+        {
+            "name": model.name,
+            "what": model.what,
+            "licence": model.licence,
+            "bytes": None,
+            "sha256": None,
+            "source": f"model hub {model.repository}",
+            "path": str(hub.path(model)),
+            "present": hub.is_present(model),
+        }
+        for model in HUB_MODELS.values()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "here", "MB", "licence", "what", "source")
+    for row in rows:
+        here = "yes" if row["present"] else "no"
+        size = f"{row['bytes'] / 1e6:.0f}" if isinstance(row["bytes"], int) else ""
+        table.add_row(
+            str(row["name"]), here, size, str(row["licence"]), str(row["what"]), str(row["source"])
+        )
+    Console().print(table)
+    settings = load_worker_settings()
+    Console().print(
+        f"Encoder in use: {escape(settings.encoder_name)}"
+        f" (SAYMASK_ENCODER={escape(settings.encoder)}). Genuine CLIP pairs come from the model hub"
+        " by name."
+    )
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: what CPU use needs.")] = None,
+    accept_licence: Annotated[
+        str | None,
+        typer.Option(help="The licence of a model of the hub, which you have read and accept."),
+    ] = None,
+) -> None:
+    """Fetch weights once.
+
+    Example: saymask-worker models pull mobile-sam
+
+    Example: saymask-worker models pull sam3 --accept-licence "SAM License"
+    """
+    store = _store()
+    wanted = [name for name in names or DEFAULT if name not in HUB_MODELS]
+    # Unknown names are reported before anything is downloaded.
+    for name in wanted:
+        find_checkpoint(name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        for name in wanted:
+            if store.is_present(name):
+                console.print(f"{name}: already here")
+                continue
+            task = progress.add_task(name, total=None)
+
+            def report(_: str, done: int, total: int, task: TaskID = task) -> None:
+                progress.update(task, completed=done, total=total)
+
+            store.pull(name, report)
+            console.print(f"{name}: {store.path(name)}")
+    hub = HubStore(store.directory.parent)
+    for model in (HUB_MODELS[name] for name in names or () if name in HUB_MODELS):
+        with console.status(f"fetching {model.repository}"):
+            folder = hub.pull(model, accept_licence)
+        console.print(f"{model.name}: {folder}")
+
+
+@models.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+) -> None:
+    """Check stored weights against their hashes.
+
+    Example: saymask-worker models verify
+    """
+    store = _store()
+    for name in names or [name for name in CHECKPOINTS if store.is_present(name)]:
+        console.print(f"{name}: sha256 {store.verify(name)}")
+
+
+def _store() -> WeightStore:
+    return WeightStore(load_worker_settings().cache_dir)
+
+
+# Imported for the commands they declare.
+_COMMANDS = (batch, evaluation, photos, proposing, training, tuning)
+
+
+def main() -> None:
+    """Run the command line; errors are printed as cause and cure, without a traceback."""
+    try:
+        app()
+    except SaymaskError as error:
+        # Either may name a file, whose name may be no text.
+        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
+        if error.cure:
+            console.print(to_printable(error.cure), highlight=False, markup=False)
+        sys.exit(2)
+    except Exception:  # noqa: BLE001
+        # A bug: its trace, without the secrets that libraries quote.
+        sys.stderr.write(hide(traceback.format_exc()))
+        sys.exit(1)

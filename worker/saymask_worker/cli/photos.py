@@ -1,0 +1,144 @@
+"""``saymask-worker segment`` and ``explain``: one photo, without Label Studio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from saymask.contract import MAX_K, SegmentResult
+from saymask.drawing import draw_candidates
+from saymask.errors import ImageUnreachable, InvalidRequest
+from saymask.expressions import normalise_expression
+from saymask_worker.cli.app import app, console
+from saymask_worker.config.settings import load_worker_settings
+
+if TYPE_CHECKING:
+    from saymask_worker.images.types import PreparedImage
+    from saymask_worker.pipeline.explanation import Explanation
+    from saymask_worker.pipeline.pipeline import Pipeline
+    from saymask_worker.pipeline.timing import PreparationTimings
+
+
+ExpressionArgument = Annotated[
+    str,
+    typer.Argument(
+        help="What you mean, in words.", metavar="EXPRESSION", parser=normalise_expression
+    ),
+]
+
+
+@app.command()
+def segment(
+    photo: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: ExpressionArgument,
+    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 3,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
+    masks: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+) -> None:
+    """Segment one photo without Label Studio.
+
+    Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
+    """
+    from saymask_worker.images.decode import decode_image
+    from saymask_worker.images.types import EncodedImage
+
+    pipeline, prepared, timings, data = _prepare_photo(photo, k)
+    with console.status("segmenting"):
+        result = pipeline.segment(
+            prepared, expression, k, preparation=timings, encoded=EncodedImage(lambda: data)
+        )
+    _print_result(result)
+    if masks is not None:
+        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    if overlay is not None:
+        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        draw_candidates(pixels, result.candidates, result.expression).save(overlay)
+
+
+@app.command()
+def explain(
+    photo: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: ExpressionArgument,
+    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 5,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+) -> None:
+    """Show how an expression was read, and what each term gave to the best candidates.
+
+    Example: saymask-worker explain street.jpg "second car from the left" -o why.png
+    """
+    from saymask_worker.images.decode import decode_image
+    from saymask_worker.pipeline.explanation import explain as explain_ranking
+
+    pipeline, prepared, _, data = _prepare_photo(photo, k)
+    explanation = explain_ranking(pipeline, prepared, expression, k)
+    if as_json:
+        print(json.dumps(explanation.to_json(), indent=2))
+    else:
+        _print_explanation(explanation)
+    if overlay is not None:
+        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        candidates = [ranked.candidate for ranked in explanation.proposals]
+        draw_candidates(pixels, candidates, explanation.parsed.text).save(overlay)
+
+
+def _prepare_photo(
+    photo: Path, k: int
+) -> tuple[Pipeline, PreparedImage, PreparationTimings | None, bytes]:
+    """Load the models, and a photo from the cache or anew."""
+    # PyTorch is imported by those commands that need it.
+    from saymask_worker.pipeline.build import build_pipeline
+    from saymask_worker.pipeline.opening import open_image
+
+    if not 1 <= k <= MAX_K:
+        raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
+    with console.status("loading models"):
+        pipeline = build_pipeline(load_worker_settings())
+    with console.status("preparing the photo"):
+        prepared, timings = open_image(pipeline, data)
+    return pipeline, prepared, timings, data
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    from saymask_worker.pipeline.explanation import list_parse
+
+    out = Console()
+    parse = Table("read", "as", title=escape(explanation.parsed.text))
+    for name, value in list_parse(explanation.parsed):
+        parse.add_row(name, escape(value))
+    out.print(parse)
+    columns = (f"{c.candidate.rank}" for c in explanation.proposals)
+    terms = Table("term, in nats", *columns, title="candidates")
+    for name in explanation.proposals[0].terms if explanation.proposals else ():
+        terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
+    total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
+    terms.add_row("score", *total, style="bold")
+    out.print(terms)
+    if explanation.confidence is not None:
+        out.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")
+
+
+def _print_result(result: SegmentResult) -> None:
+    columns = ("rank", "score", "box x y w h", "predicted IoU", "source")
+    table = Table(*columns, title=escape(result.expression))
+    for candidate in result.candidates:
+        box = " ".join(str(side) for side in candidate.box_xywh)
+        score, quality = f"{candidate.score:.4f}", f"{candidate.predicted_iou:.3f}"
+        table.add_row(str(candidate.rank), score, box, quality, candidate.source)
+    out = Console()
+    out.print(table)
+    stages = result.timings.model_dump()
+    out.print("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
+    out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}", markup=False)
+    for notice in result.notices:
+        out.print(f"[yellow]{notice}[/yellow]")

@@ -1,0 +1,1 @@
+"""Every number that changes a mask or a score, and the worker's settings."""

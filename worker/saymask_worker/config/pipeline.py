@@ -1,0 +1,286 @@
+"""The pipeline's configuration as data.
+
+Every number that changes a score or a mask is a field here. The fingerprint of a configuration is
+part of every cache key and every model version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from saymask_worker.config.fingerprint import OMIT_DEFAULT, constant, to_values
+from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.scoring import ScoringConfig
+
+# Raised when the same configuration prepares images differently, because of other code or other
+# nouns in ``data/nouns.txt``, so that old and new results are not mixed.
+_REVISION = 3
+
+Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "sam3", "given"]
+MethodName = Literal["corrected", "faithful"]
+TokenMask = Literal["area", "point"]
+TokenMasking = Literal["multiply", "attention"]
+Crop = Literal["square", "published"]
+PixelStatistics = Literal["clip", "imagenet"]
+NounPhrase = Literal["own", "published"]
+Views = Literal["all", "regions"]
+
+
+@dataclass(frozen=True)
+class ProposalsConfig:
+    """How class-agnostic masks are generated.
+
+    Chosen on 25 development images, unless a source is named.
+
+    Attributes:
+        generator: which segment-anything model.
+        points_per_side: side of the regular grid of points.
+        points_share: share of these points that become prompts, those that differ most; see
+            ``saymask_worker.masks.point_prompts``.
+        points_place_weight: of their place, beside the embedding, when points are compared.
+        predicted_iou_min: a mask whose predicted IoU is lower is dropped.
+        stability_min: a mask whose stability score is lower is dropped.
+        duplicate_iou_max: of two masks that overlap more than this, the better one stays.
+        min_area_share: masks smaller than this share of the image are dropped.
+        max_count: at most this many proposals; beyond that the smallest are dropped.
+        box_rounds: how often the boxes of masks are used as prompts, which finds wholes where
+            points found parts.
+        stability_offset: logit by which the threshold is shifted for the stability score; as in
+            segment-anything.
+        voter_predicted_iou_min: masks of point prompts whose predicted IoU is higher count for
+            the consensus, whether or not they become proposals.
+        vote_iou_min: a mask counts for another one when their IoU is higher.
+        coarse_duplicate_iou: of masks whose coarse versions overlap more than this only the best
+            is upscaled; 0.98 loses none of 509 masks on 12 images.
+        coarse_min_shared_px: coarse masks that share no more pixels than this are never taken for
+            duplicates.
+        coarse_quality_tolerance: a duplicate is upscaled all the same when its quality exceeds
+            the earlier mask's by more than this.
+        outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
+            the mask's edge.
+        padding_step: of what pads the image to a square the decoder sees one token in so many,
+            each way; see ``saymask_worker.masks.image_tokens``.
+    """
+
+    generator: Generator = "mobile-sam"
+    points_per_side: int = 20
+    points_share: float = 0.9
+    points_place_weight: float = 6.0
+    predicted_iou_min: float = 0.75
+    stability_min: float = 0.85
+    duplicate_iou_max: float = 0.85
+    min_area_share: float = 0.0005
+    max_count: int = 100
+    box_rounds: int = 1
+    stability_offset: float = constant(1.0)
+    voter_predicted_iou_min: float = constant(0.5)
+    vote_iou_min: float = constant(0.8)
+    coarse_duplicate_iou: float = constant(0.98)
+    coarse_min_shared_px: int = constant(40)
+    coarse_quality_tolerance: float = constant(0.02)
+    outline_logit: float = constant(2.0)
+    padding_step: int = 4
+
+
+@dataclass(frozen=True)
+class SuggestionsConfig:
+    """Which masks are offered beside each other; chosen on 25 development images.
+
+    Attributes:
+        same_answer_iou: of two masks that overlap at least this much, the better one is offered.
+        marks_apart_x: of two masks whose accept marks in Label Studio's editor lie closer than
+            this share of the image's width, and ...
+        marks_apart_y: ... closer than this share of its height, the better one is offered: the
+            marks would lie on top of each other.
+    """
+
+    same_answer_iou: float = 0.8
+    marks_apart_x: float = 0.02
+    marks_apart_y: float = 0.02
+
+
+# As published: the best masks, however much alike.
+OFFER_ALL = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+
+
+@dataclass(frozen=True)
+class SourcesConfig:
+    """How masks of several sources become one list.
+
+    Attributes:
+        considered: so many of the best proposals compete with the masks of other sources.
+        same_object_iou: masks of two sources that overlap at least this much are one answer.
+        piece_share: connected pieces and holes smaller than this share of a mask are removed.
+        min_area_share: masks smaller than this share of the image are dropped.
+    """
+
+    considered: int = 10
+    same_object_iou: float = 0.7
+    piece_share: float = 0.02
+    min_area_share: float = 0.0005
+
+
+@dataclass(frozen=True)
+class ClicksConfig:
+    """How clicks and boxes become masks.
+
+    Chosen on the sample images, by eye.
+
+    Attributes:
+        start_logit: magnitude of the logits of a mask to start from.
+        beside_share: a click this share of the box's sides beside it still concerns the mask.
+        duplicate_iou: of two answers that overlap at least this much, the first stays.
+        stability_offset: as in ``ProposalsConfig``.
+    """
+
+    start_logit: float = 20.0
+    beside_share: float = 0.1
+    duplicate_iou: float = 0.9
+    stability_offset: float = 1.0
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """How proposals become features: as published, or as corrected (``docs/method.md``).
+
+    The defaults are the corrections.
+
+    Attributes:
+        token_mask: ``area``: the share of each token that is covered; ``point``: one sample per
+            token, which misses most small objects.
+        token_floor: with ``area``, weight of the best covered token of a small mask.
+        token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
+        crop: ``square`` around the mask's extent, antialiased; ``published``: centre of mass plus
+            and minus half the counts of rows and columns, squashed.
+        crop_margin: with ``square``, surroundings as a share of the longer side.
+        places: encode the places of the image too, for heat maps and region tokens.
+        region_tiles: scales of the region token, by the image's division into so many tiles a side;
+            a third scale costs as much as two and decides nothing.
+        views: ``all``; or ``regions``: the region token stands for all views of a proposal, which
+            costs one pass over the image and none over its proposals.
+        crops_max: at most this many proposals, one or more, are cropped, and without ``places``
+            all; for the others the feature of the crop is predicted, see
+            ``saymask_worker.ranking.crop_budget``.
+        crop_area_weight: of a proposal's area, per factor of ten, where it is decided which are
+            cropped, beside ...
+        crop_consensus_weight: ... its consensus, ...
+        crop_level_weight: ... its level and ...
+        crop_thing_weight: ... its log-probability of showing a thing, by its region's token.
+        crop_ridge: strength of the penalty of that regression, above 0.
+        statistics: mean and deviation of ``clip``, filled with the mean; or of ``imagenet``.
+    """
+
+    token_mask: TokenMask = "area"
+    token_floor: float = 0.5
+    token_masking: TokenMasking = "attention"
+    crop: Crop = "square"
+    crop_margin: float = 0.1
+    statistics: PixelStatistics = "clip"
+    places: bool = True
+    region_tiles: tuple[int, ...] = (1, 2)
+    views: Views = field(default="all", metadata={OMIT_DEFAULT: True})
+    crops_max: int = 26
+    crop_area_weight: float = 0.75
+    crop_consensus_weight: float = 3.0
+    crop_level_weight: float = 0.5
+    crop_thing_weight: float = 1.0
+    crop_ridge: float = 0.25
+
+
+@dataclass(frozen=True)
+class FirstLookConfig:
+    """How an image is looked at before it is prepared; chosen on 25 development images.
+
+    Attributes:
+        points_per_side: side of the regular grid of points.
+        points_share: as in ``ProposalsConfig``.
+        max_count: at most this many proposals.
+        closer_first: so many of an expression's best proposals are cropped at once, and ...
+        closer_count: ... so many in all, when the features of the other crops are predicted.
+    """
+
+    points_per_side: int = 20
+    points_share: float = 0.4
+    max_count: int = 100
+    closer_first: int = 8
+    closer_count: int = 12
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything that changes a result.
+
+    Attributes:
+        method: ``corrected``, or ``faithful``: the published code step by step, which uses only
+            ``visual_global_weight`` and ``text_global_weight`` of the scoring.
+        proposals: how masks are generated.
+        features: how proposals are encoded.
+        scoring: how features become scores.
+        noun_phrase: saymask's rule for the head noun phrase, or the published one.
+        language_model: the spaCy model.
+        clicks: how clicks and boxes become masks.
+        nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
+        sources: how masks of several sources become one list.
+        suggestions: which masks are offered beside each other.
+        first_look: how an image is looked at before it is prepared.
+        proposing: how expressions are proposed.
+    """
+
+    method: MethodName = "corrected"
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    noun_phrase: NounPhrase = "own"
+    language_model: str = "en_core_web_sm"
+    clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={OMIT_DEFAULT: True})
+    nouns: str = constant("")
+    sources: SourcesConfig = field(default_factory=SourcesConfig, metadata={OMIT_DEFAULT: True})
+    suggestions: SuggestionsConfig = field(default_factory=SuggestionsConfig)
+    first_look: FirstLookConfig = field(
+        default_factory=FirstLookConfig, metadata={OMIT_DEFAULT: True}
+    )
+    proposing: ProposingConfig = field(
+        default_factory=ProposingConfig, metadata={OMIT_DEFAULT: True}
+    )
+
+    def fingerprint(self) -> str:
+        """Return a short hash of everything that changes a result."""
+        return _hash(to_values(self))
+
+    def preparation_fingerprint(self) -> str:
+        """Return a short hash of what a prepared image depends on.
+
+        It does not depend on the weights of the score, so that these can be tuned.
+        """
+        values: dict[str, Any] = {"proposals": to_values(self.proposals), "method": self.method}
+        if self.method == "corrected":
+            values["features"] = to_values(self.features)
+            # By these it is decided which proposals are cropped.
+            scoring = self.scoring
+            values["thing"] = [
+                scoring.temperature, scoring.thing_temperature, scoring.thing_floor, self.nouns
+            ]  # fmt: skip
+        return _hash(values)
+
+
+def to_first_look(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration of a first look: fewer points, and no view of single proposals."""
+    full, quick = config.proposals, config.first_look
+    return replace(
+        config,
+        proposals=replace(
+            full,
+            points_per_side=min(full.points_per_side, quick.points_per_side),
+            points_share=min(full.points_share, quick.points_share),
+            max_count=min(full.max_count, quick.max_count),
+        ),
+        features=replace(config.features, views="regions"),
+    )
+
+
+def _hash(values: object) -> str:
+    body = json.dumps([_REVISION, values], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:10]

@@ -1,0 +1,197 @@
+"""The worker's settings, once: default, unit, help."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from saymask.contract import Queues
+from saymask.errors import ConfigError
+from saymask.logs import LogFormat
+from saymask.redaction import SecretAddress, hide_from_now_on
+from saymask.settings_file import find_settings_file
+from saymask_worker.config.pipeline import (
+    OFFER_ALL,
+    Generator,
+    MethodName,
+    PipelineConfig,
+    ProposalsConfig,
+    SuggestionsConfig,
+)
+from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
+
+# Read by the model hub's own library, whose errors we pass on.
+_HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SAYMASK_",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: SecretAddress = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+    )
+    log_format: LogFormat = Field(
+        "text", description="Log lines as `text`, or as `json` with the call's id in each."
+    )
+    queues: Queues = Field(
+        "all",
+        description="What a worker takes: `interactive` (typed expressions, those about"
+        " prepared photos first), `background` (photos to prepare, at low priority), `all` of"
+        " these, or `training` alone, at the lowest.",
+    )
+    idle_unload_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a job after which the models leave the memory; the next job"
+        " loads them again. 0 keeps them.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Weights and prepared photos; empty means the user's cache directory."
+    )
+    prepared_dir: Path | None = Field(
+        None,
+        description="Prepared photos, if elsewhere than in the cache directory. Machines that"
+        " mount one directory share what each has prepared.",
+    )
+    cache_max_mb: float = Field(
+        1000.0, gt=0, description="Room for prepared photos, megabytes; the oldest go first."
+    )
+    open_photos_max_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory for the photos that are worked on, megabytes, on the device too; those"
+        " not used for longest go first. Empty means a sixteenth of the machine's or container's"
+        " memory, from 300 to 2000.",
+    )
+    encoder: str = Field(
+        "auto",
+        description="`auto`, which is `starter`; an open_clip pair such as `ViT-B-16/openai`; or a"
+        " model and a file of yours, `ViT-B-16//path/to/weights.pt`.",
+    )
+    method: MethodName = Field(
+        "corrected",
+        description="`corrected`, or `faithful`: the published method step by step.",
+    )
+    proposals: Generator = Field(
+        "mobile-sam",
+        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`,"
+        " `sam3` or `given`.",
+    )
+    proposals_dir: Path | None = Field(
+        None,
+        description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
+        " masks.",
+    )
+    points_per_side: int = Field(
+        20,
+        ge=2,
+        le=64,
+        description="Side of the grid of points; those that differ most become prompts. More finds"
+        " smaller things, slower.",
+    )
+    max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
+    first_look: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="A quick first answer to an expression about a photo that is not prepared yet:"
+        " `auto` gives one on a CPU, where preparing takes seconds.",
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="CPU threads of torch; 0 leaves torch's default.",
+        validation_alias="SAYMASK_WORKER_THREADS",
+    )
+    photo_max_megapixels: float = Field(
+        120.0, gt=0, description="Largest photo that is decoded, megapixels."
+    )
+    nouns: Path | None = Field(
+        None,
+        description="A file of nouns that photos show, under the headings [things], [stuff] and"
+        " [parts]; empty means the 1,448 that come with the worker.",
+    )
+    sources: str = Field(
+        "proposals,trained",
+        description="Where candidates come from, comma separated: `proposals`, always; `trained`,"
+        " the model that `saymask models` serves; `cris:FOLDER`, a model of `saymask-worker"
+        " train`; `sam3`, `grounding-dino` and `florence-2` with the extra `hub`; and what other"
+        " packages offer.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of the models trained from records, the same for backend and worker;"
+        " for the worker, empty means there are none.",
+    )
+    scoring: Path | None = Field(
+        None,
+        description="A file of `saymask-worker tune`: scoring weights fitted to decisions; empty"
+        " means the encoder's own.",
+    )
+    spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder that is loaded: today's score was made for the starter, so ``auto`` is that.
+
+        It never depends on what the machine has or reaches.
+        """
+        return "starter" if self.encoder == "auto" else self.encoder
+
+    def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
+        """Return the configuration, with the encoder's own scoring.
+
+        The faithful method has a scoring of its own.
+        """
+        return PipelineConfig(
+            method=self.method,
+            proposals=ProposalsConfig(
+                generator=self.proposals,
+                points_per_side=self.points_per_side,
+                max_count=self.max_proposals,
+            ),
+            scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
+            language_model=self.spacy_model,
+            suggestions=SuggestionsConfig() if self.method == "corrected" else OFFER_ALL,
+        )
+
+
+def load_worker_settings(**overrides: object) -> WorkerSettings:
+    """Read the environment, then the settings file of a local installation, if there is one.
+
+    Args:
+        overrides: settings by name, before anything else.
+
+    Raises:
+        ConfigError: a value is wrong; names the setting.
+    """
+    for name in _HUB_TOKENS:
+        hide_from_now_on(os.environ.get(name, ""))
+    try:
+        return WorkerSettings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(
+            f"Some settings of the worker are wrong: {lines}.", "Correct SAYMASK_... variables."
+        ) from error

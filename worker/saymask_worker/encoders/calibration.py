@@ -1,0 +1,133 @@
+"""The temperature of an encoder, and whether its towers fit together: a self-test on photos.
+
+The weights of the score are log-odds, made with the starter encoder. How far cosines spread
+differs by a factor of four between encoders, so the temperature of another one is measured: how
+much the similarity of a noun varies between views of the sample photos.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from saymask.private_files import make_folder_inside
+from saymask_worker.config.scoring import STARTER_SCORING, ScoringConfig
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
+from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns
+
+log = logging.getLogger(__name__)
+
+# Of the starter encoder, by this test; its temperature and all weights were chosen together.
+REFERENCE_SPREAD = 0.0195
+REFERENCE_TEMPERATURE = STARTER_SCORING.temperature
+_RATIO_MIN, _RATIO_MAX = 0.67, 1.5
+_SAMPLES = {
+    "astronaut": "astronaut", "chelsea": "cat", "coffee": "cup of coffee", "rocket": "rocket",
+    "flower": "flower", "china": "temple",
+}  # fmt: skip
+_NAMED_MIN = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the self-test found.
+
+    Attributes:
+        spread: mean standard deviation of a noun's cosine between views of the sample photos.
+        named: how many of the six photos are most similar to their own noun.
+    """
+
+    spread: float
+    named: int
+
+
+def load_calibration(
+    encoder: Encoder, vocabulary: EncodedNouns, directory: Path | None
+) -> Calibration:
+    """Read what the self-test found for an encoder, or run it; seconds on a CPU."""
+    path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
+    if path and os.path.exists(path):
+        try:
+            return Calibration(**json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("%s is damaged (%s), measuring again", path, error)
+    calibration = calibrate(encoder, vocabulary)
+    if path is not None:
+        try:
+            make_folder_inside(path.parent.parent, path.parent.name)
+            part = path.with_suffix(f".{os.getpid()}.tmp")
+            part.write_text(json.dumps(asdict(calibration)), "utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            log.warning("the self-test of the encoder cannot be kept: %s", error)
+    return calibration
+
+
+def calibrate(encoder: Encoder, vocabulary: EncodedNouns) -> Calibration:
+    """Compare views of the sample photos with the nouns of the worker's own vocabulary."""
+    visual = encoder.visual
+    wholes, views = [], []
+    for name in _SAMPLES:
+        path = files("saymask") / "samples" / f"{name}.jpg"
+        with path.open("rb") as file, Image.open(file) as image:
+            whole, tiles = _cut(np.asarray(image.convert("RGB")), visual)
+        wholes.append(whole)
+        views += [whole, *tiles]
+    features = F.normalize(visual.encode_images(torch.stack(views)).float(), dim=1).cpu().numpy()
+    spread = float((features @ vocabulary.rows.T).std(axis=0).mean())
+    own = encode_nouns(encoder, list(_SAMPLES.values()))
+    first = features[:: len(views) // len(wholes)] @ own.T
+    named = int((first.argmax(axis=1) == np.arange(len(_SAMPLES))).sum())
+    return Calibration(round(spread, 5), named)
+
+
+def adapt_scoring(encoder: Encoder, found: Calibration) -> ScoringConfig:
+    """Return the encoder's scoring with its temperature, and warn where the self-test says so."""
+    if found.named < _NAMED_MIN:
+        log.warning(
+            "%s names only %d of %d sample photos: its image and text towers do not seem to fit"
+            " together, and suggestions will be poor. Choose another SAYMASK_ENCODER.",
+            encoder.description, found.named, len(_SAMPLES),
+        )  # fmt: skip
+    measured = REFERENCE_TEMPERATURE * found.spread / REFERENCE_SPREAD
+    if not encoder.has_own_temperature:
+        # Two digits: machines that round differently must not differ in their configuration.
+        return replace(encoder.scoring, temperature=float(f"{max(measured, 1e-4):.2g}"))
+    ratio = measured / encoder.scoring.temperature
+    if not _RATIO_MIN < ratio < _RATIO_MAX:
+        log.warning(
+            "the similarities of %s spread %.2f times as far as those its weights were made for:"
+            " suggestions may be worse than measured",
+            encoder.description, ratio,
+        )  # fmt: skip
+    return encoder.scoring
+
+
+def _cut(pixels: NDArray[np.uint8], visual: ClipVisual) -> tuple[Tensor, list[Tensor]]:
+    """The whole image and its quarters, each (3, S, S) and normalised."""
+    image = normalise(to_tensor(pixels), CLIP_MEAN, CLIP_STD)
+    height, width = image.shape[1] // 2, image.shape[2] // 2
+    quarters = [
+        image[:, top : top + height, left : left + width]
+        for top in (0, height)
+        for left in (0, width)
+    ]
+    size = (visual.image_size_px, visual.image_size_px)
+    whole, *parts = (
+        F.interpolate(view[None], size, mode="bicubic", antialias=True)[0]
+        for view in (image, *quarters)
+    )
+    return whole, parts

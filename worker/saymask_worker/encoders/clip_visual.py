@@ -1,0 +1,251 @@
+"""Global-context and crop features from any open_clip ViT or ResNet image tower.
+
+Global-Local CLIP (Yu, Seo, Son: "Zero-shot Referring Image Segmentation with Global-Local
+Context Features", CVPR 2023), section 3.2. A ViT sees the whole image up to its last
+``MASKED_BLOCKS`` blocks; before each of those the patch tokens are weighted by the proposal. A
+ResNet weights its last feature map before attention pooling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from saymask.errors import ConfigError
+from saymask_worker.config.pipeline import TokenMasking
+from saymask_worker.encoders.vit_blocks import (
+    cast_products,
+    ends_in_class_token,
+    read_places,
+    run_class_tokens,
+    run_coherent_block,
+    run_last_block,
+)
+from saymask_worker.weights.batching import Batched
+
+MASKED_BLOCKS = 3
+
+
+class ClipVisual(Batched):
+    """An image tower with access to its inside.
+
+    Args:
+        tower: ``open_clip`` visual module (``model.visual``).
+        name: for messages.
+        device: where to run.
+        dtype: precision of its products; weights are cast once.
+        batch: images per forward pass.
+        between_batches: called before each batch; it may wait.
+
+    Raises:
+        ConfigError: the architecture is neither a plain ViT nor a ModifiedResNet.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        name: str,
+        device: str,
+        dtype: torch.dtype,
+        batch: int,
+        between_batches: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(batch)
+        plain_vit = isinstance(tower, VisionTransformer) and ends_in_class_token(tower)
+        if not plain_vit and not isinstance(tower, ModifiedResNet):
+            raise ConfigError(
+                f"{name} has an image tower of kind {type(tower).__name__}, which has no place"
+                " for proposals.",
+                "Supported: open_clip ViT (ViT-B-32, ViT-B-16, ViT-L-14, each with or without"
+                " -quickgelu) and ResNet (RN50, RN101, RN50x4, RN50x16, RN50x64).",
+            )
+        self.content_sha256 = _hash_weights(tower)
+        self.weights_hash = self.content_sha256[:8]
+        self.tower: VisionTransformer | ModifiedResNet = tower.to(device).eval()
+        self.dtype = dtype
+        # A ViT takes its image in float32, for rounding it first costs as much as all the rest.
+        self.input_dtype = torch.float32 if plain_vit else dtype
+        if plain_vit:
+            cast_products(self.blocks, dtype)
+        else:
+            self.tower.to(dtype)
+        self.device = device
+        self._between_batches = between_batches
+        self.name = name
+        size: Any = self.tower.image_size
+        self.image_size_px = int(size[0] if isinstance(size, tuple) else size)
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether the tower is a ViT and not a ResNet."""
+        return isinstance(self.tower, VisionTransformer)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Transformer blocks; none in a ResNet."""
+        if isinstance(self.tower, VisionTransformer):
+            blocks: nn.ModuleList = self.tower.transformer.resblocks
+            return blocks
+        return nn.ModuleList()
+
+    @property
+    def grid_side(self) -> int:
+        """Side of the token grid that masks are resized to: 7, 14 or 16."""
+        if isinstance(self.tower, VisionTransformer):
+            return int(self.tower.grid_size[0])
+        return self.image_size_px // 32
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode normalised images (B, 3, S, S) as plain CLIP does: (B, D) float32."""
+        parts = [
+            self._encode(chunk.to(self.device, self.input_dtype)).float()
+            for chunk in torch.split(images, self._batch)
+        ]
+        return torch.cat(parts)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        self._between_batches()
+        tower = self.tower
+        if not isinstance(tower, VisionTransformer):
+            features: Tensor = tower(images)
+            return features
+        *blocks, last = tower.transformer.resblocks
+        tokens = tower._embeds(images)
+        for block in blocks:
+            tokens = block(tokens)
+        return _read(tower, run_last_block(last, tokens))
+
+    @torch.inference_mode()
+    def encode_dense(self, images: Tensor) -> Tensor:
+        """Encode every place of normalised images (B, 3, S, S): (B, g, g, D) float32.
+
+        Places of one object come out alike; see ``saymask_worker.encoders.dense``.
+        """
+        parts = [
+            self._encode_dense(chunk.to(self.device, self.input_dtype))
+            for chunk in torch.split(images, self._batch)
+        ]
+        return torch.cat(parts)
+
+    def _encode_dense(self, images: Tensor) -> Tensor:
+        self._between_batches()
+        tower = self.tower
+        if isinstance(tower, VisionTransformer):
+            *blocks, last = tower.transformer.resblocks
+            tokens = tower._embeds(images)
+            for block in blocks:
+                tokens = block(tokens)
+            return read_places(tower, run_coherent_block(last, tokens))
+        features = run_resnet_trunk(tower, images)
+        pool: AttentionPool2d = tower.attnpool
+        places: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1)))
+        return places.float()
+
+    @torch.inference_mode()
+    def encode_global(
+        self,
+        image: Tensor,
+        token_masks: Tensor,
+        masking: TokenMasking,
+        masked_blocks: int = MASKED_BLOCKS,
+    ) -> Tensor:
+        """Encode one whole image as seen through N proposals.
+
+        Args:
+            image: (1, 3, S, S), normalised.
+            token_masks: (N, g, g) float32 in 0..1, the proposals on the token grid.
+            masking: ``multiply`` weights the patch tokens, as published; ``attention`` hides
+                tokens outside the proposal from a class token of its own instead (ViT only).
+            masked_blocks: how many blocks, counted from the last, see the proposal (ViT only).
+
+        Returns:
+            (N, D) float32.
+        """
+        image = image.to(self.device, self.input_dtype)
+        token_masks = token_masks.to(self.device)
+        if isinstance(self.tower, VisionTransformer):
+            return self._global_vit(self.tower, image, token_masks, masking, masked_blocks)
+        return self._global_resnet(self.tower, image, token_masks)
+
+    def _global_vit(
+        self,
+        tower: VisionTransformer,
+        image: Tensor,
+        token_masks: Tensor,
+        masking: TokenMasking,
+        masked_blocks: int,
+    ) -> Tensor:
+        blocks = tower.transformer.resblocks
+        shared = len(blocks) - masked_blocks
+        tokens = tower._embeds(image)
+        for block in blocks[:shared]:
+            tokens = block(tokens)
+        parts = [
+            self._masked_blocks(tower, tokens, masks, blocks[shared:], masking)
+            for masks in torch.split(token_masks.flatten(1), self._batch)
+        ]
+        return torch.cat(parts)
+
+    def _masked_blocks(
+        self,
+        tower: VisionTransformer,
+        shared_tokens: Tensor,
+        masks: Tensor,
+        blocks: nn.ModuleList,
+        masking: TokenMasking,
+    ) -> Tensor:
+        self._between_batches()
+        if masking == "attention":
+            # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
+            # token. The class token always sees itself.
+            hidden = masks.clamp(min=1e-6).log()
+            return _read(
+                tower, run_class_tokens(list(blocks), shared_tokens, hidden).transpose(0, 1)
+            )
+        tokens = shared_tokens.expand(len(masks), -1, -1)
+        weights = F.pad(masks, (1, 0), value=1.0)[..., None]
+        *others, last = blocks
+        for block in others:
+            tokens = block(tokens * weights)
+        return _read(tower, run_last_block(last, tokens * weights))
+
+    def _global_resnet(self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor) -> Tensor:
+        features = run_resnet_trunk(tower, image)
+        features = F.normalize(features, dim=1)
+        parts = [
+            tower.attnpool(features * masks[:, None].to(self.dtype)).float()
+            for masks in torch.split(token_masks, self._batch)
+        ]
+        return torch.cat(parts)
+
+
+def run_resnet_trunk(tower: ModifiedResNet, images: Tensor) -> Tensor:
+    """Return a ResNet's last map (B, C, g, g), before its attention pool."""
+    features: Tensor = tower.stem(images)
+    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+        features = layer(features)
+    return features
+
+
+def _read(tower: VisionTransformer, class_tokens: Tensor) -> Tensor:
+    """Class tokens (B, 1, C) after the last block to features (B, D) float32."""
+    pooled, _ = tower._pool(class_tokens)
+    features: Tensor = pooled @ tower.proj if tower.proj is not None else pooled
+    return features.float()
+
+
+def _hash_weights(module: nn.Module) -> str:
+    """Content hash of all weights, independent of file format."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""The open vocabulary in the space of an encoder, kept on disk: encoding it takes seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saymask.private_files import make_folder_inside
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.images.types import Floats
+from saymask_worker.language.nouns import Nouns
+
+log = logging.getLogger(__name__)
+
+_TEMPLATE = "a photo of a {}"
+_BATCH = 256
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedNouns:
+    """The open vocabulary as text features.
+
+    Attributes:
+        rows: (V, D) float32 of unit length.
+        is_thing: (V,) bool; the others are stuff and parts.
+        names: the V nouns.
+    """
+
+    rows: Floats
+    is_thing: NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The nouns of things."""
+        return tuple(n for n, is_thing in zip(self.names, self.is_thing, strict=True) if is_thing)
+
+
+def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -> EncodedNouns:
+    """Read the encoded vocabulary of an encoder, or encode and keep it.
+
+    Args:
+        encoder: whose text tower encodes.
+        nouns: the vocabulary.
+        directory: where it is kept, or None.
+    """
+    is_thing = np.arange(len(nouns.all)) < len(nouns.things)
+    path = (
+        directory / f"nouns-{encoder.weights_hash}-{nouns.fingerprint}.npz" if directory else None
+    )
+    rows = _read(path, len(nouns.all)) if path and os.path.exists(path) else None
+    if rows is None:
+        log.info("encoding %d nouns, once for this encoder", len(nouns.all))
+        rows = encode_nouns(encoder, nouns.all)
+        if path is not None:
+            _write(path, rows)
+    return EncodedNouns(rows, is_thing, nouns.all)
+
+
+def encode_nouns(encoder: Encoder, nouns: Sequence[str]) -> Floats:
+    """Encode nouns bare and in a sentence, averaged: (V, D), unit length, as kept on disk."""
+    bare = _encode(encoder, nouns)
+    framed = _encode(encoder, [_TEMPLATE.format(noun) for noun in nouns])
+    return _to_unit(_to_unit(bare + framed).astype(np.float16))
+
+
+def _encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    """Texts of like length share a batch: less padding."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    parts = [
+        encoder.text.encode([texts[index] for index in order[start : start + _BATCH]])
+        for start in range(0, len(order), _BATCH)
+    ]
+    rows = np.empty_like(np.concatenate(parts))
+    rows[order] = np.concatenate(parts)
+    return _to_unit(rows)
+
+
+def _to_unit(rows: NDArray[np.floating]) -> Floats:
+    wide = rows.astype(np.float32)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(wide / np.maximum(norms, _TINY), dtype=np.float32)
+
+
+def _read(path: Path, count: int) -> Floats | None:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            rows = archive["rows"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged (%s), encoding the nouns again", path, error)
+        return None
+    return _to_unit(rows) if rows.ndim == 2 and len(rows) == count else None
+
+
+def _write(path: Path, rows: Floats) -> None:
+    try:
+        make_folder_inside(path.parent.parent, path.parent.name)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, rows=rows.astype(np.float16))
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("the encoded nouns cannot be kept in %s: %s", path.parent, error)

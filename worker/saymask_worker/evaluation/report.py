@@ -1,0 +1,206 @@
+"""Tables for people: Markdown for a page, HTML with pictures of what went right and wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from jinja2 import Environment
+from numpy.typing import NDArray
+
+from saymask.datasets.model import Dataset
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.intervals import Interval
+from saymask.masks import Mask, decode_coco_rle
+from saymask_worker.evaluation.answers import ExpressionAnswers, ImageAnswers
+from saymask_worker.evaluation.results import MethodResult, Results
+from saymask_worker.images.decode import decode_image
+
+MARKDOWN_FILE = "table.md"
+HTML_FILE = "report.html"
+
+_PICTURES = 12
+_PICTURE_PX = 420
+# Of the first answer and of the next that is another object, as the report's legend says.
+_STYLES = ((color_of_rank(1), 0.45), (color_of_rank(3), 0.0))
+_ALL_MEGAPIXELS = 1000.0
+
+
+def to_markdown(results: Results) -> str:
+    """Return the tables of a run as Markdown."""
+    provenance = results.provenance
+    lines = [
+        f"# {provenance['dataset']}, split {provenance['split']}",
+        "",
+        f"{results.images} photos, {results.expressions} expressions;"
+        f" {provenance['model_version']}; proposals {provenance['proposals']};"
+        f" {provenance['device']}. Intervals are 95 % bootstrap over photos.",
+        "",
+        f"{results.images_without_proposals} photos have no proposal (their expressions count as"
+        " IoU 0). A proposal above IoU .5 / .7 / .8 exists for"
+        f" {results.oracle['0.5']} / {results.oracle['0.7']} / {results.oracle['0.8']};"
+        f" mean best IoU {results.oracle['mean']}.",
+        "",
+        *_table(_MAIN, [_main_cells(method) for method in results.methods]),
+        "",
+        "Why the first mask is wrong, share of all expressions:",
+        "",
+    ]
+    kinds = sorted({kind for method in results.methods for kind in method.errors})
+    cells = [
+        [method.name, *(f"{method.errors.get(kind, 0):.3f}" for kind in kinds)]
+        for method in results.methods
+    ]
+    lines += _table(["method", *kinds], cells)
+    if groups := results.methods[0].by_kind:
+        names = [f"{kind} ({count})" for kind, (count, _) in groups.items()]
+        cells = [
+            [method.name, *(f"{method.by_kind[kind][1]:.3f}" for kind in groups)]
+            for method in results.methods
+        ]
+        lines += ["", "Top-1 by kind of expression:", "", *_table(["method", *names], cells)]
+    return "\n".join(lines) + "\n"
+
+
+_MAIN = [
+    "method", "top-1", "best 3", "best 5", "best 5 @.8", "oIoU", "mIoU", "P@.7", "P@.9",
+    "MC-Acc", "CC-oIoU", "N-acc", "T-acc", "top-1 against the first row",
+]  # fmt: skip
+
+
+def _main_cells(method: MethodResult) -> list[str]:
+    return [
+        method.name,
+        *(str(method.recall[name]) for name in ("1@0.5", "3@0.5", "5@0.5")),
+        f"{method.recall['5@0.8'].mean:.3f}",
+        str(method.oiou),
+        str(method.miou),
+        f"{method.precision['0.7']:.3f}",
+        f"{method.precision['0.9']:.3f}",
+        _optional(method.mc_accuracy),
+        _optional(method.cc_oiou),
+        _optional(method.n_accuracy),
+        _optional(method.t_accuracy),
+        _signed(method.difference),
+    ]
+
+
+def _optional(value: float | Interval | None) -> str:
+    if value is None:
+        return ""
+    return f"{value.mean if isinstance(value, Interval) else value:.3f}"
+
+
+def _signed(value: Interval) -> str:
+    if value.mean == value.low == value.high == 0:
+        return ""
+    return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    # A column nobody fills says nothing.
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
+    body = [[head[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in body]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    data_url: str
+    title: str
+    subtitle: str
+
+
+def to_html(results: Results, dataset: Dataset, images: Sequence[ImageAnswers]) -> str:
+    """Return one self-contained page: tables, and pictures of the first method's answers."""
+    name = results.methods[0].name
+    sections = [
+        ("Worst, though a good proposal existed", _pick_worst(images, name)),
+        ("Best", _pick_best(images, name)),
+        ("Most ambiguous: two objects fit almost equally", _pick_ambiguous(images, name)),
+    ]
+    by_name = {image.path.name: image for image in dataset.images}
+    drawn = []
+    for title, selection in sections:
+        pictures = []
+        for file_name, expression in selection:
+            image = by_name[file_name]
+            target = next(e.target for e in image.expressions if e.id == expression.id)
+            pixels = decode_image(image.path.read_bytes(), _ALL_MEGAPIXELS).pixels
+            pictures.append(_draw(pixels, decode_coco_rle(target), expression, name, file_name))
+        drawn.append((title, pictures))
+    template = (resources.files("saymask_worker.evaluation") / "report.html").read_text(
+        encoding="utf-8"
+    )
+    environment = Environment(autoescape=True)
+    return environment.from_string(template).render(
+        results=results,
+        tables=[_to_rows(block) for block in to_markdown(results).split("\n\n")],
+        sections=drawn,
+        method=name,
+        provenance=results.provenance,
+    )
+
+
+def _to_rows(block: str) -> list[list[str]] | str:
+    if not block.startswith("|"):
+        return block.lstrip("# ")
+    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in block.split("\n")]
+    return [row for row in rows if set("".join(row)) - {"-"}]
+
+
+Selection = list[tuple[str, ExpressionAnswers]]
+
+
+def _iou(expression: ExpressionAnswers, name: str) -> float:
+    top = expression.answers[name].top
+    return top[0][0] / max(top[0][1], 1) if top else 0.0
+
+
+def _with_target(images: Sequence[ImageAnswers]) -> Selection:
+    return [(i.image, e) for i in images for e in i.expressions if e.target_px]
+
+
+def _pick_worst(images: Sequence[ImageAnswers], name: str) -> Selection:
+    possible = [(p, e) for p, e in _with_target(images) if e.oracle_iou > 0.5]
+    return sorted(possible, key=lambda pair: (_iou(pair[1], name), pair[1].id))[:_PICTURES]
+
+
+def _pick_best(images: Sequence[ImageAnswers], name: str) -> Selection:
+    candidates = _with_target(images)
+    return sorted(candidates, key=lambda pair: (-_iou(pair[1], name), pair[1].id))[:_PICTURES]
+
+
+def _pick_ambiguous(images: Sequence[ImageAnswers], name: str) -> Selection:
+    pairs = [(p, e) for p, e in _with_target(images) if len(e.answers[name].masks) == 2]
+    return sorted(pairs, key=lambda pair: (pair[1].answers[name].gap, pair[1].id))[:_PICTURES]
+
+
+def _draw(
+    pixels: NDArray[np.uint8],
+    target: Mask,
+    expression: ExpressionAnswers,
+    name: str,
+    file_name: str,
+) -> _Picture:
+    answer = expression.answers[name]
+    canvas = pixels.astype(np.float32)
+    # An expression without an answer has no mask, one without a runner-up has one.
+    for mask, (color, opacity) in zip(answer.masks, _STYLES, strict=False):
+        draw_mask(canvas, decode_coco_rle(mask), color, opacity=opacity)
+    draw_mask(canvas, target, REFERENT_COLOR, opacity=0)
+    image = to_image(canvas)
+    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return _Picture(
+        data_url=f"data:image/jpeg;base64,{encoded}",
+        title=expression.text,
+        subtitle=f"IoU {_iou(expression, name):.2f}, best possible {expression.oracle_iou:.2f},"
+        f" {answer.kind}, gap {answer.gap:.3f}; {file_name}",
+    )

@@ -1,0 +1,43 @@
+"""Decoding an image for the models, at the size at which they look at it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from saymask.image_decoding import decode_picture
+from saymask_worker.images.resize import resize_pixels, shrink_hw
+from saymask_worker.images.types import DecodedImage
+
+_EXAMPLE_SIDE_PX = 64
+
+
+def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = None) -> DecodedImage:
+    """Decode the bytes of an image.
+
+    Args:
+        data: the encoded image.
+        max_megapixels: larger ones are refused.
+        longer_px: one whose longer side has more pixels is reduced to so many.
+
+    Raises:
+        ImageUnreadable, ImageTooLarge: see ``decode_picture``.
+    """
+    picture = decode_picture(data, max_megapixels, longer_px)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if longer_px is None:
+        return DecodedImage(picture.pixels, sha256, picture.notices)
+    pixels = resize_pixels(picture.pixels, shrink_hw(picture.size_hw, longer_px))
+    return DecodedImage(pixels, sha256, picture.notices, original_hw=picture.size_hw)
+
+
+def draw_example() -> bytes:
+    """Draw a small image with one red square on grey, encoded; it shows a model how to run."""
+    pixels = np.full((_EXAMPLE_SIDE_PX, _EXAMPLE_SIDE_PX, 3), 127, dtype=np.uint8)
+    pixels[16:48, 16:48] = (200, 40, 40)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

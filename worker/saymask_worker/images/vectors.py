@@ -1,0 +1,36 @@
+"""Arithmetic on features that several methods share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saymask_worker.images.types import Floats
+
+_EPSILON = 1e-12
+
+
+def to_float32(values: NDArray[np.generic]) -> Floats:
+    """Convert to float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def normalise_rows(features: Floats) -> Floats:
+    """Scale to unit length along the last axis; zero vectors stay zero."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    return to_float32(features / np.maximum(norms, _EPSILON))
+
+
+def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: bool) -> Floats:
+    """Return unit vectors of a weighted sum along the last axis.
+
+    Args:
+        first: features (..., D).
+        second: of the same shape.
+        first_weight: of ``first``; the rest is ``second``.
+        normalise_first: scale both to unit length before mixing; the published code mixes them
+            as they are.
+    """
+    if normalise_first:
+        first, second = normalise_rows(first), normalise_rows(second)
+    return normalise_rows(first_weight * first + (1 - first_weight) * second)

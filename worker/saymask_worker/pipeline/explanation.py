@@ -1,0 +1,90 @@
+"""Why a proposal ranks where it does: the parse, every term, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from saymask.contract import Candidate
+from saymask_worker.images.types import PreparedImage
+from saymask_worker.language import ParsedExpression
+from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.suggestions import choose_how_many, count_separate
+
+
+@dataclass(frozen=True)
+class RankedProposal:
+    """A candidate and the terms of its score, which add up to it."""
+
+    candidate: Candidate
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How an expression was read and what decided.
+
+    Attributes:
+        parsed: the expression taken apart.
+        proposals: the best ones, best first.
+        confidence: that the first is right, 0 to 1, or None.
+    """
+
+    parsed: ParsedExpression
+    proposals: tuple[RankedProposal, ...]
+    confidence: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, masks as COCO RLE."""
+        return {
+            "parse": asdict(self.parsed),
+            "confidence": self.confidence,
+            "proposals": [
+                {**ranked.candidate.model_dump(mode="json"), "terms": dict(ranked.terms)}
+                for ranked in self.proposals
+            ],
+        }
+
+
+def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int) -> Explanation:
+    """Rank the proposals of a prepared image, and keep every term of the k best.
+
+    Raises:
+        InvalidExpression: blank, or without any word.
+    """
+    parsed, scores = pipeline.rank(prepared, expression)
+    result = pipeline.segment(prepared, expression, k, preparation=None)
+    separate = count_separate(prepared, scores, pipeline.config)
+    many = choose_how_many(k, parsed.count, separate)
+    offered = pipeline.choose_offered(prepared, scores, many, parsed.count)
+    proposals = tuple(
+        RankedProposal(
+            candidate,
+            {name: round(float(values[index]), 3) for name, values in scores.terms.items()},
+        )
+        for candidate, index in zip(result.candidates, offered, strict=True)
+    )
+    return Explanation(parsed, proposals, result.confidence)
+
+
+def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
+    """Return what was read from an expression, as pairs of name and value; nothing left empty."""
+    relations = (
+        f"{r.kind.replace('_', ' ')} {r.anchor}" + (f" and {r.second}" if r.second else "")
+        for r in parsed.relations
+    )
+    ordinal = parsed.ordinal
+    rows = {
+        "noun phrase": parsed.head_noun_phrase,
+        "looked for": parsed.appearance,
+        "sides": ", ".join(parsed.sides),
+        "row": parsed.row,
+        "order": f"{ordinal.rank} from {ordinal.start}" if ordinal else None,
+        "size": parsed.size,
+        "number": str(parsed.count) if parsed.count else None,
+        "relations": "; ".join(relations),
+        "without": parsed.excluded,
+        "spelling": ", ".join(f"{fix.typed} as {fix.read}" for fix in parsed.corrections),
+    }
+    return [(name, value) for name, value in rows.items() if value]

@@ -1,0 +1,126 @@
+"""Expressions with the masks they mean, kept only where the ranking finds the mask by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.types import PreparedImage
+from saymask_worker.pipeline.generation.colors import measure_colors
+from saymask_worker.pipeline.generation.families import build_families
+from saymask_worker.pipeline.generation.generation import Description, Landmark, Scene, describe
+from saymask_worker.pipeline.generation.objects import FoundObject, ImageObjects, find_objects
+from saymask_worker.pipeline.generation.wording import word
+from saymask_worker.ranking.appearance import DescribedImage
+
+_TINY = 1e-3
+
+FindFirst = Callable[[str], tuple[int, float]]
+"""Returns for an expression the proposal that ranks first, and the probability that it is right."""
+
+
+@dataclass(frozen=True)
+class ProposedExpression:
+    """One object with expressions that mean it.
+
+    Attributes:
+        object: whose mask is meant.
+        description: what singles it out.
+        expressions: wordings by which the object is found, the usual one first.
+        confidence: probability that the first of them means the object, 0 to 1.
+    """
+
+    object: FoundObject
+    description: Description
+    expressions: tuple[str, ...]
+    confidence: float
+
+
+def propose_expressions(
+    image: DescribedImage,
+    pixels: NDArray[np.uint8],
+    find_first: FindFirst,
+    config: PipelineConfig,
+    seed: int,
+) -> tuple[ProposedExpression, ...]:
+    """Propose expressions for the objects of an image, the most certain first.
+
+    Args:
+        image: compared with the vocabulary.
+        pixels: (h, w, 3) of it, at the size of its proposals' masks.
+        find_first: ranks the proposals for an expression.
+        config: what counts as an object, and how clear a description must be.
+        seed: for the choice among usual wordings.
+    """
+    own = config.proposing
+    families = build_families(image.vocabulary.things)
+    things = find_objects(image, families, own, config.scoring)
+    if not things.objects:
+        return ()
+    scene = _build_scene(image.prepared, things, pixels, own)
+    proposed = []
+    for place, item in enumerate(things.objects):
+        description = describe(scene, place, item.noun, _find_distractors(things, place, own), own)
+        if description is None:
+            continue
+        is_same = image.geometry.iou[item.index] >= config.suggestions.same_answer_iou
+        kept = [
+            (confidence, text)
+            for text in word(description, own.wordings, seed)
+            for first, confidence in [find_first(text)]
+            if is_same[first]
+        ]
+        if kept:
+            confidence = _compute_confidence(item, kept[0][0], own)
+            texts = tuple(text for _, text in kept)
+            proposed.append(ProposedExpression(item, description, texts, confidence))
+    return tuple(sorted(proposed, key=lambda item: -item.confidence))
+
+
+def _build_scene(
+    prepared: PreparedImage,
+    things: ImageObjects,
+    pixels: NDArray[np.uint8],
+    config: ProposingConfig,
+) -> Scene:
+    masks = prepared.proposals.masks[[item.index for item in things.objects]]
+    landmarks = tuple(
+        Landmark(place, item.noun)
+        for place, item in enumerate(things.objects)
+        if item.probability >= config.landmark_probability_min
+        and not _find_distractors(things, place, config)
+    )
+    return Scene(compute_geometry(masks), measure_colors(pixels, masks), landmarks)
+
+
+def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig) -> Sequence[int]:
+    """The other objects that the target's noun could mean."""
+    item = things.objects[target]
+    could_be = things.families[:, item.family] >= config.distractor_share_min * item.probability
+    could_be |= np.array([other.family == item.family for other in things.objects])
+    return [place for place in np.flatnonzero(could_be).tolist() if place != target]
+
+
+def _compute_confidence(item: FoundObject, ranking: float, config: ProposingConfig) -> float:
+    """The probability, 0 to 1, that an expression means its object alone.
+
+    Args:
+        item: the object.
+        ranking: probability that the ranking gives the object for the expression.
+        config: with the logistic curve.
+    """
+    probability = min(max(ranking, _TINY), 1 - _TINY)
+    logit = (
+        config.confidence_offset
+        + config.confidence_noun * math.log(max(item.probability, _TINY))
+        + config.confidence_ranking * math.log(probability / (1 - probability))
+        + config.confidence_rival * min(1.0, item.rival / max(item.probability, _TINY))
+    )
+    return 1 / (1 + math.exp(-logit))

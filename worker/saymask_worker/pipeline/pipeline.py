@@ -1,0 +1,403 @@
+"""The stages in their order: decode, propose, encode, parse, score, top k, original size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
+from saymask.errors import ConfigError, InvalidRequest, PreparedNotKept
+from saymask_worker.config.pipeline import PipelineConfig, to_first_look
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.encoders.vocabulary import EncodedNouns
+from saymask_worker.images.decode import decode_image, draw_example
+from saymask_worker.images.resize import resize_to_work
+from saymask_worker.images.types import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
+from saymask_worker.language import Count, LanguageParser, ParsedExpression, clean_expression
+from saymask_worker.masks.base import Proposer
+from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage
+from saymask_worker.masks.sources.base import Source
+from saymask_worker.masks.sources.offers import Offers
+from saymask_worker.pipeline.asking import AskedSources
+from saymask_worker.pipeline.cache import PreparedCache
+from saymask_worker.pipeline.candidates import (
+    Ranking,
+    build_pair,
+    rank_proposals,
+    rank_with_offers,
+)
+from saymask_worker.pipeline.clicks import ClickAnswers
+from saymask_worker.pipeline.generation.propose import ProposedExpression, propose_expressions
+from saymask_worker.pipeline.instances import InstanceChooser
+from saymask_worker.pipeline.notices import build_notices
+from saymask_worker.pipeline.preparation import Preparation, choose_longer_px
+from saymask_worker.pipeline.suggestions import choose_distinct, choose_how_many, count_separate
+from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
+from saymask_worker.ranking import build_method
+from saymask_worker.ranking.appearance import describe_image
+from saymask_worker.ranking.confidence import compute_presence_probability
+from saymask_worker.weights.batching import Shrinkable, ShrinkingBatches
+
+log = logging.getLogger(__name__)
+
+_WARM_UP_EXPRESSIONS = ("the red thing", "left")
+_CONFIDENCE_DIGITS = 4
+
+
+class Pipeline:
+    """Prepares images and segments expressions. One instance per process; not thread-safe.
+
+    Args:
+        proposer: generates masks.
+        encoder: image and text towers.
+        parser: takes expressions apart.
+        vocabulary: what an image can show, in the encoder's space.
+        config: what they were built with; it names the results.
+        cache: where prepared images are kept, or None.
+        max_megapixels: larger images are refused.
+        device: of the models.
+        clicks: answers clicks and boxes; None where masks are given and there is no model.
+        sources: of candidates, beside the proposals.
+        strict_sources: a source that fails is an error, instead of a notice.
+        quick_proposer: generates the masks of a first look; None for no first looks.
+        looks_first: what it prepares are first looks.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        encoder: Encoder,
+        parser: LanguageParser,
+        vocabulary: EncodedNouns,
+        config: PipelineConfig,
+        cache: PreparedCache | None,
+        max_megapixels: float,
+        device: str = "cpu",
+        clicks: ClickSegmenter | None = None,
+        sources: Sequence[Source] = (),
+        *,
+        strict_sources: bool = False,
+        quick_proposer: Proposer | None = None,
+        looks_first: bool = False,
+    ) -> None:
+        self.proposer = proposer
+        self.encoder = encoder
+        self.config = config
+        self.cache = cache
+        self.device = device
+        self._parser = parser
+        self._max_megapixels = max_megapixels
+        self._vocabulary = vocabulary
+        models: list[Shrinkable] = [proposer, encoder.visual]
+        models += [quick_proposer] if quick_proposer is not None else []
+        self._batches = ShrinkingBatches(device, models)
+        self._clicks = ClickAnswers(clicks, self._batches, max_megapixels)
+        self._method = build_method(config, encoder, parser, vocabulary)
+        self._sources = AskedSources(
+            tuple(sources), InstanceChooser(self._method), config.sources, max_megapixels,
+            strict=strict_sources,
+        )  # fmt: skip
+        longer_px = choose_longer_px(config)
+        self._preparation = Preparation(
+            proposer, self._method, encoder, max_megapixels, longer_px, is_first_look=looks_first
+        )
+        self._quick_proposer = quick_proposer
+        self._first_look: Preparation | None = None
+        if quick_proposer is not None:
+            quick = build_method(to_first_look(config), encoder, parser, vocabulary)
+            self._first_look = Preparation(
+                quick_proposer, quick, encoder, max_megapixels, longer_px, is_first_look=True
+            )
+
+    @property
+    def model_version(self) -> str:
+        """Names everything a result depends on."""
+        names = f"{self.encoder.name}-{self.proposer.name}-{self.config.method}"
+        weights = f"{self.proposer.fingerprint}-{self.encoder.weights_hash}"
+        active = self._sources.active
+        sources = "".join(f"-{source.name}.{source.fingerprint}" for source in active)
+        return f"saymask-{names}-{self.config.fingerprint()}-{weights}{sources}"
+
+    def _name_version(self, prepared: PreparedImage) -> str:
+        if not prepared.is_first_look:
+            return self.model_version
+        quick = to_first_look(self.config)
+        crops = f"{quick.first_look.closer_first}.{quick.first_look.closer_count}"
+        look = f"{quick.preparation_fingerprint()}.{crops}"
+        return f"{self.model_version}-first.{look}"
+
+    @property
+    def encoder_description(self) -> str:
+        """The encoder in one line, for people."""
+        return self.encoder.description
+
+    def with_sources(self, sources: Sequence[Source], *, strict: bool) -> Pipeline:
+        """Return a pipeline of the same models and cache with other sources.
+
+        Args:
+            sources: beside the proposals.
+            strict: a source that fails is an error.
+        """
+        return Pipeline(
+            self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
+            self._max_megapixels, self.device, self._clicks.segmenter, sources,
+            strict_sources=strict, quick_proposer=self._quick_proposer,
+        )  # fmt: skip
+
+    def with_config(
+        self,
+        config: PipelineConfig,
+        proposer: Proposer | None = None,
+        *,
+        looks_first: bool | None = None,
+    ) -> Pipeline:
+        """Return one of the same models with another configuration, without cache and sources."""
+        looks = self._preparation.is_first_look if looks_first is None else looks_first
+        return Pipeline(
+            proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
+            self._max_megapixels, self.device, self._clicks.segmenter, looks_first=looks,
+        )  # fmt: skip
+
+    def as_first_look(self) -> Pipeline:
+        """Return one whose preparation is this one's first look; ConfigError if it has none."""
+        if self._quick_proposer is None:
+            raise ConfigError(
+                "These settings allow no first look.",
+                "It needs SAYMASK_METHOD=corrected and a segment-anything model.",
+            )
+        quick = to_first_look(self.config)
+        return self.with_config(quick, self._quick_proposer, looks_first=True)
+
+    def warm_up(self) -> None:
+        """Do what is slow the first time, so that the first expression is as fast as the next.
+
+        On a GPU an image is prepared too, whose kernels are chosen then.
+        """
+        for expression in _WARM_UP_EXPRESSIONS:
+            self._method.encode_text(self._parse(expression))
+        if self.device.startswith("cuda"):
+            self.with_config(self.config).prepare(draw_example())
+
+    def prepare(
+        self, data: bytes, name: str | None = None
+    ) -> tuple[PreparedImage, PreparationTimings]:
+        """Compute everything about an image that does not depend on an expression.
+
+        Args:
+            data: the encoded image.
+            name: of its file, without suffix, for proposals given by name.
+
+        Returns:
+            The prepared image, which the cache keeps or ``not_kept`` says why not, and the
+            milliseconds it took.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+            DeviceMemoryExhausted: the device has no room even for the smallest batches.
+        """
+        prepared, timings = self._batches.run(lambda: self._preparation.prepare(data, name))
+        if self.cache is not None:
+            try:
+                self.cache.store(prepared)
+            except PreparedNotKept as error:
+                log.warning("%s", error)
+                prepared = replace(prepared, not_kept=(error.cause, error.cure))
+        return prepared, timings
+
+    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+        """Prepare an image in a fraction of the time, for a first answer; None where that is off.
+
+        Fewer points are asked, and no proposal is encoded by itself. Never kept in the cache.
+        Raises what ``prepare`` does.
+        """
+        first_look = self._first_look
+        if first_look is None:
+            return None
+        return self._batches.run(lambda: first_look.prepare(data, None))
+
+    def load_prepared(self, sha256: str) -> PreparedImage | None:
+        """Return the image whose bytes have this hash, if it was prepared in the same way."""
+        return self.cache.load(sha256) if self.cache is not None else None
+
+    def segment(
+        self,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        preparation: PreparationTimings | None,
+        encoded: EncodedImage | None = None,
+    ) -> SegmentResult:
+        """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
+
+        Args:
+            prepared: of ``prepare`` or ``load_prepared``.
+            expression: as typed.
+            k: number of candidates.
+            preparation: timings of preparing; None when the image came from the cache.
+            encoded: the same image, for sources that look at its pixels; with None only proposals
+                are ranked.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+            InvalidRequest: ``k`` is out of range.
+        """
+        if not 1 <= k <= MAX_K:
+            raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
+        stopwatch = Stopwatch()
+        cleaned = clean_expression(expression)
+        parsed = self._parse(cleaned)
+        language_ms = stopwatch.lap_ms()
+        text = self._batches.run(lambda: self._method.encode_text(parsed))
+        text_features_ms = stopwatch.lap_ms()
+        scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
+        scoring_ms = stopwatch.lap_ms()
+        offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, encoded))
+        sources_ms = stopwatch.lap_ms()
+        separate = count_separate(prepared, scores, self.config)
+        k = choose_how_many(k, parsed.count, separate)
+        ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
+        confidence = ranking.confidence
+        presence = compute_presence_probability(scores, self.config.scoring)
+        notices = build_notices(
+            parsed, prepared, separate,
+            is_cut=self.encoder.text.is_truncated(parsed.text),
+            is_absent=presence < self.config.scoring.no_referent_below,
+        )  # fmt: skip
+        return SegmentResult(
+            image_sha256=prepared.sha256,
+            expression=cleaned,
+            size_hw=prepared.proposals.size_hw,
+            candidates=ranking.candidates,
+            confidence=None if confidence is None else round(confidence, _CONFIDENCE_DIGITS),
+            head_noun_phrase=parsed.head_noun_phrase,
+            notices=(*prepared.notices, *notices, *(offers.notices if offers else ())),
+            proposals_count=len(prepared.proposals),
+            model_version=self._name_version(prepared),
+            is_first_look=prepared.is_first_look,
+            from_cache=preparation is None,
+            timings=Timings(
+                **(asdict(preparation) if preparation else {}),
+                language_ms=language_ms,
+                text_features_ms=text_features_ms,
+                scoring_ms=scoring_ms,
+                sources_ms=sources_ms,
+                refine_ms=stopwatch.lap_ms(),
+            ),
+        )
+
+    def embed(self, data: bytes) -> EmbeddedImage:
+        """Compute what answering clicks on an image needs; see ``ClickAnswers.embed``."""
+        return self._clicks.embed(data)
+
+    def refine(
+        self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
+        from_cache: bool,
+    ) -> SegmentResult:  # fmt: skip
+        """Return at most ``k`` masks for clicks or a box, the most fitting first.
+
+        Raises what ``ClickAnswers.answer`` does.
+        """
+        stopwatch = Stopwatch()
+        candidates = self._clicks.answer(image, prompt, k)
+        return SegmentResult(
+            image_sha256=image.sha256,
+            expression=expression,
+            size_hw=image.size_hw,
+            candidates=candidates,
+            head_noun_phrase=self._parse(expression).head_noun_phrase if expression else None,
+            proposals_count=len(candidates),
+            model_version=self.model_version,
+            from_cache=from_cache,
+            timings=Timings(refine_ms=stopwatch.lap_ms()),
+        )
+
+    def rank(self, prepared: PreparedImage, expression: str) -> tuple[ParsedExpression, Scores]:
+        """Score every proposal of a prepared image, without building candidates.
+
+        Raises:
+            InvalidExpression: blank, or without any word.
+        """
+        parsed = self._parse(clean_expression(expression))
+        return parsed, self._method.score(prepared, self._method.encode_text(parsed), parsed)
+
+    def propose(
+        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+    ) -> tuple[ProposedPair, ...]:
+        """Propose expressions for the objects of an image, each with its mask, the best first.
+
+        Args:
+            prepared: of ``prepare`` or ``load_prepared``.
+            data: the encoded image, whose colours are looked at.
+            count: at most so many objects.
+            confidence_min: an object of less confidence is left out.
+            seed: for the choice among usual wordings.
+
+        Raises:
+            ConfigError: the method gives no probabilities.
+        """
+        proposed = self.propose_expressions(prepared, data, seed)
+        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
+        return tuple(
+            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+        )
+
+    def propose_expressions(
+        self, prepared: PreparedImage, data: bytes, seed: int
+    ) -> tuple[ProposedExpression, ...]:
+        """Propose expressions for all objects of an image; see ``propose``."""
+        if self.config.method != "corrected":
+            raise ConfigError(
+                f"The method {self.config.method} cannot tell how sure an expression is.",
+                "Set SAYMASK_METHOD=corrected.",
+            )
+        if len(prepared.proposals) == 0:
+            return ()
+        image = describe_image(prepared, self._vocabulary, self.config.scoring)
+        decoded = decode_image(data, self._max_megapixels, self._preparation.longer_px)
+        pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
+        find_first = partial(self._find_first, prepared)
+        return propose_expressions(image, pixels, find_first, self.config, seed)
+
+    def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
+        """The index of the proposal that ranks first, and its probability."""
+        _, scores = self.rank(prepared, expression)
+        first = int(scores.order[0])
+        probabilities = self._method.compute_probabilities(scores, prepared, [first])
+        return first, 0.0 if probabilities is None else float(probabilities[0])
+
+    def encode_sentence(self, expression: str) -> Floats:
+        """Encode the whole expression alone: (D,), not normalised."""
+        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
+        return row
+
+    def _rank_candidates(
+        self,
+        prepared: PreparedImage,
+        scores: Scores,
+        offers: Offers | None,
+        k: int,
+        count: Count | None,
+    ) -> Ranking:
+        distinct = self.choose_offered(
+            prepared, scores, max(k, self.config.sources.considered), count
+        )
+        probabilities = self._method.compute_probabilities(scores, prepared, distinct)
+        # A source gives one mask for all that is meant.
+        if offers is None or probabilities is None or count is not None:
+            return rank_proposals(prepared.proposals, scores, probabilities, distinct[:k])
+        return rank_with_offers(
+            prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
+            self.config.suggestions,
+        )  # fmt: skip
+
+    def choose_offered(
+        self, prepared: PreparedImage, scores: Scores, k: int, count: Count | None = None
+    ) -> list[int]:
+        """Return the indices of the k best proposals that a person can tell apart."""
+        return choose_distinct(prepared, scores, self.config, k, count)
+
+    def _parse(self, cleaned: str) -> ParsedExpression:
+        return self._parser.parse(cleaned, self.config.noun_phrase)

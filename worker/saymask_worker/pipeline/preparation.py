@@ -1,0 +1,83 @@
+"""Preparing an image: everything about it that does not depend on an expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from saymask_worker.config.pipeline import PipelineConfig
+from saymask_worker.encoders.base import Encoder
+from saymask_worker.images.decode import decode_image
+from saymask_worker.images.geometry import compute_geometry
+from saymask_worker.images.resize import resize_to_work
+from saymask_worker.images.types import DecodedImage, PreparedImage, Proposals, VisualFeatures
+from saymask_worker.masks.base import Proposer
+from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
+from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
+from saymask_worker.ranking import Method
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The models that prepare images, in one of two ways.
+
+    Attributes:
+        proposer: generates masks.
+        method: encodes them.
+        encoder: of the method.
+        max_megapixels: larger images are refused.
+        longer_px: larger images are reduced to this longer side; None for methods that need all.
+        is_first_look: whether what they give is meant for the time until the image is prepared in
+            full.
+    """
+
+    proposer: Proposer
+    method: Method
+    encoder: Encoder
+    max_megapixels: float
+    longer_px: int | None
+    is_first_look: bool = False
+
+    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
+        """Prepare an image; returns it with the milliseconds that it took.
+
+        Args:
+            data: the encoded image.
+            name: of its file, without suffix, for proposals given by name.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+        """
+        stopwatch = Stopwatch()
+        decoded = decode_image(data, self.max_megapixels, self.longer_px)
+        image = replace(decoded, name=name)
+        decode_ms = stopwatch.lap_ms()
+        proposals = self.proposer.propose(image)
+        proposals_ms = stopwatch.lap_ms()
+        prepared = PreparedImage(
+            sha256=image.sha256,
+            proposals=proposals,
+            geometry=compute_geometry(proposals.masks),
+            features=self._encode(image, proposals),
+            notices=image.notices,
+            is_first_look=self.is_first_look,
+            pixels=resize_to_work(image, proposals.masks.shape[1:]) if self.is_first_look else None,
+        )
+        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+
+    def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
+        """Encode as the cache keeps it, so that an image answers alike before and after."""
+        if len(proposals) == 0:
+            width = self.encoder.text.encode(["nothing"]).shape[1]
+            none = np.zeros((0, width), dtype=np.float32)
+            return VisualFeatures(none, none)
+        return self.method.encode_proposals(image, proposals).rounded()
+
+
+def choose_longer_px(config: PipelineConfig) -> int | None:
+    """Return to what longer side images are reduced at once; None where all pixels are looked at.
+
+    SAM, and CLIP's crops beside it, see no more than SAM's frame.
+    """
+    return IMAGE_SIZE_PX if config.method == "corrected" else None

@@ -1,0 +1,112 @@
+"""Which of the ranked masks are offered: answers that a person can tell apart, and accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import numpy as np
+
+from saymask.contract import MAX_K
+from saymask.masks import Mask, compute_box_xywh
+from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig
+from saymask_worker.images.types import Geometry, PreparedImage, Proposals, Scores
+from saymask_worker.language import Count
+from saymask_worker.ranking.comparison import find_instances
+
+# Of all objects of a noun: the marks of more would hide the photo.
+_OFFERED_OF_ALL = 10
+
+
+def choose_how_many(k: int, count: Count | None, separate: int) -> int:
+    """Return how many suggestions are offered: at least as many as objects are meant.
+
+    Args:
+        k: how many were asked for.
+        count: how many objects are meant, where several are.
+        separate: how many were found.
+    """
+    meant = min(separate, _OFFERED_OF_ALL) if isinstance(count, str) else count or 1
+    return min(max(k, meant), MAX_K)
+
+
+def choose_distinct(
+    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: Count | None
+) -> list[int]:
+    """Return the indices of the k best proposals that a person can tell apart.
+
+    Args:
+        prepared: with the proposals.
+        scores: of them.
+        config: which are the same answer.
+        k: how many.
+        count: where several objects are meant, so many separate ones come first; all that were
+            found, where no number is known.
+    """
+    is_same = compare_proposals(prepared.proposals, prepared.geometry, config.suggestions)
+    ranked = list(map(int, scores.order))
+    if count is not None:
+        several = find_instances(scores.total, prepared.geometry, config.scoring)
+        ranked = [*several[: count if isinstance(count, int) else None].tolist(), *ranked]
+    return select_distinct(dict.fromkeys(ranked), is_same, k)
+
+
+def count_separate(prepared: PreparedImage, scores: Scores, config: PipelineConfig) -> int:
+    """Return how many separate objects can be meant, whichever of them is."""
+    comparison = scores.terms.get("comparison")
+    named = scores.total if comparison is None else scores.total - comparison
+    return len(find_instances(named, prepared.geometry, config.scoring))
+
+
+def select_distinct(
+    ranked: Iterable[int], is_same: Callable[[int, int], bool], k: int
+) -> list[int]:
+    """Return the first k of a ranking, without those that are the same as an earlier one.
+
+    Args:
+        ranked: indices, best first.
+        is_same: whether two of them are the same answer to a person.
+        k: at most so many.
+    """
+    kept: list[int] = []
+    for index in ranked:
+        if len(kept) == k:
+            break
+        if not any(is_same(index, earlier) for earlier in kept):
+            kept.append(index)
+    return kept
+
+
+def compare_proposals(
+    proposals: Proposals, geometry: Geometry, config: SuggestionsConfig
+) -> Callable[[int, int], bool]:
+    """Return a function that tells whether two proposals are the same answer to a person."""
+
+    @cache
+    def find_mark_of(index: int) -> tuple[float, float]:
+        return find_mark(proposals.masks[index])
+
+    def is_same(first: int, second: int) -> bool:
+        if geometry.iou[first, second] >= config.same_answer_iou:
+            return True
+        return are_marks_together(find_mark_of(first), find_mark_of(second), config)
+
+    return is_same
+
+
+def find_mark(mask: Mask) -> tuple[float, float]:
+    """Return where Label Studio draws the marks of a mask (H, W): below the middle of its box.
+
+    As shares of the image's width and height.
+    """
+    height, width = mask.shape
+    x, y, box_width, box_height = compute_box_xywh(mask)
+    return (x + box_width / 2) / width, (y + box_height) / height
+
+
+def are_marks_together(
+    first: tuple[float, float], second: tuple[float, float], config: SuggestionsConfig
+) -> bool:
+    """Return whether two marks lie on top of each other, so that one cannot tell them apart."""
+    apart_x, apart_y = np.abs(np.subtract(first, second))
+    return bool(apart_x < config.marks_apart_x and apart_y < config.marks_apart_y)

@@ -1,0 +1,163 @@
+"""The terms of the corrected method's score: pure functions of arrays.
+
+The appearance term is Global-Local CLIP's (CVPR 2023, section 3.1). The others are priors on what
+expressions say outright, in the same units: log-odds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.images.types import Floats, Geometry, Scores, TextFeatures
+from saymask_worker.images.vectors import to_float32
+from saymask_worker.language import ParsedExpression, Relation, Side
+from saymask_worker.ranking.appearance import (
+    DescribedImage,
+    compute_appearance,
+    compute_coherence,
+    compute_negatives_and_presence,
+    compute_noun_odds,
+    compute_thing,
+    compute_unnamed_appearance,
+)
+from saymask_worker.ranking.comparison import Anchors, compute_comparison, find_instances, toward
+from saymask_worker.ranking.pairs import compute_pair_evidence
+
+_SMALLEST_AREA = 1e-6
+
+
+def compute_scores(
+    image: DescribedImage, text: TextFeatures, expression: ParsedExpression, config: ScoringConfig
+) -> Scores:
+    """Score every proposal of an image against one expression."""
+    prepared, geometry = image.prepared, image.geometry
+    proposals, none = prepared.proposals, np.zeros(len(prepared.proposals), dtype=np.float32)
+    is_unnamed = expression.appearance is None and expression.has_spatial_words
+    presence = None
+    if is_unnamed:
+        terms = {"appearance": compute_unnamed_appearance(image, config), "negatives": none}
+    else:
+        negatives, presence = compute_negatives_and_presence(image, text.phrase, config)
+        terms = {
+            "appearance": compute_appearance(image, text, config),
+            "negatives": negatives,
+            "thing": compute_thing(image, text.phrase, config),
+        }
+    terms["coherence"] = compute_coherence(prepared, text, config)
+    terms["area"] = to_float32(config.area_weight * _log_area(geometry))
+    terms["consensus"] = to_float32(config.consensus_weight * proposals.consensus)
+    terms["level"] = to_float32(config.level_weight * proposals.level)
+    prior = terms["area"] + terms["consensus"] + terms["level"]
+    terms.update(_compute_pairs(image, text, expression, config))
+    named = to_float32(np.sum(list(terms.values()), axis=0))
+    if expression.names_person:
+        terms["person"] = _person_part(named, geometry, config)
+        named = named + terms["person"]
+    terms["place"] = to_float32(config.place_weight * _place(expression.sides, geometry))
+    anchors = _find_anchors(expression, text, image, prior, config)
+    terms["comparison"] = compute_comparison(named, geometry, expression, anchors, config)
+    total = to_float32(np.sum(list(terms.values()), axis=0))
+    return Scores(total, terms, np.argsort(-total, kind="stable"), presence)
+
+
+def _compute_pairs(
+    image: DescribedImage, text: TextFeatures, expression: ParsedExpression, config: ScoringConfig
+) -> dict[str, Floats]:
+    """What the referent has ("with", "wearing"), and what it has not."""
+    if len(image.visual) == 0:
+        return {}
+    terms = {}
+    has = [
+        _pair(image, row, config)
+        for relation, rows in _rows_of(expression.relations, text)
+        if relation.kind == "with"
+        for row in rows
+    ]
+    if has:
+        terms["pair"] = to_float32(config.pair_weight * np.mean(has, axis=0))
+    if text.excluded is not None:
+        denied = _pair(image, text.excluded, config)
+        terms["excluded"] = to_float32(-config.excluded_weight * denied)
+    return terms
+
+
+def _pair(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
+    odds = compute_noun_odds(image, noun, config)
+    return compute_pair_evidence(odds, image.geometry, config.same_object_iou)
+
+
+def _rows_of(
+    relations: tuple[Relation, ...], text: TextFeatures
+) -> list[tuple[Relation, list[Floats]]]:
+    """Each relation with the features of its anchors: one, or two for "between"."""
+    if text.anchors is None:
+        return []
+    rows = iter(text.anchors)
+    return [
+        (relation, [next(rows) for noun in (relation.anchor, relation.second) if noun])
+        for relation in relations
+    ]
+
+
+def _find_anchors(
+    expression: ParsedExpression,
+    text: TextFeatures,
+    image: DescribedImage,
+    prior: Floats,
+    config: ScoringConfig,
+) -> list[Anchors]:
+    """The proposals that each relation of place is about, found by their own nouns."""
+    found = []
+    if len(image.visual) == 0:
+        return []
+    for relation, rows in _rows_of(expression.relations, text):
+        if relation.kind == "with":
+            continue
+        scores = [_score_anchor(image, row, prior, config) for row in rows]
+        indices = tuple(int(np.argmax(of_one)) for of_one in scores)
+        if relation.kind == "between" and len(rows) == 1:
+            # One plural names both: the two best that are separate objects.
+            several = find_instances(scores[0], image.geometry, config)
+            indices = tuple(int(index) for index in several[:2]) or indices
+        found.append(Anchors(relation.kind, indices))
+    return found
+
+
+def _score_anchor(
+    image: DescribedImage, noun: Floats, prior: Floats, config: ScoringConfig
+) -> Floats:
+    return to_float32(compute_noun_odds(image, noun, config) + prior)
+
+
+def _log_area(geometry: Geometry) -> Floats:
+    return to_float32(np.log10(np.maximum(geometry.area, _SMALLEST_AREA)))
+
+
+def _person_part(scores: Floats, geometry: Geometry, config: ScoringConfig) -> Floats:
+    """A malus for parts of a person.
+
+    A face or a jacket looks as much like "woman" as she does, so a mask inside another that
+    scores nearly as well is ranked behind it.
+    """
+    area = geometry.area
+    smaller = area[:, None] < config.part_area_max * area[None]
+    inside = geometry.containment > config.part_inside_min
+    is_part = inside & smaller & (area[None] < config.background_area_min)
+    nearly = scores[None] >= scores[:, None] - config.person_part_margin
+    malus = np.where((is_part & nearly).any(axis=1), -config.person_part_margin, 0.0)
+    return to_float32(malus)
+
+
+def _place(sides: tuple[Side, ...], geometry: Geometry) -> Floats:
+    """-1 to 1: how well each proposal lies where the words say; 0 without such words."""
+    if not sides:
+        return np.zeros_like(geometry.area)
+    return to_float32(np.mean([_place_on_side(side, geometry) for side in sides], axis=0))
+
+
+def _place_on_side(side: Side, geometry: Geometry) -> Floats:
+    if side == "middle":
+        off_center = np.hypot(geometry.center_x - 0.5, geometry.center_y - 0.5)
+        return to_float32(1 - 2 * off_center)
+    return to_float32(2 * toward(side, geometry) - 1)

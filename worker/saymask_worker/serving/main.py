@@ -1,0 +1,181 @@
+"""Running a worker: load the models once, then serve the queue, interactive jobs first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+
+from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
+from saymask.errors import QueueUnavailable
+from saymask.redaction import explain
+from saymask_worker.config.settings import WorkerSettings
+from saymask_worker.serving.cooperative_yield import wait_while_answering
+from saymask_worker.serving.heartbeat import Heartbeat, WorkerState
+from saymask_worker.serving.idle import UnloadingPipeline
+from saymask_worker.serving.jobs import (
+    AnswersJobs,
+    JobHandler,
+    build_job_class,
+)
+from saymask_worker.serving.rq_worker import ServingWorker
+from saymask_worker.serving.served_pipeline import ServedPipeline
+from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_S = 2.0
+_BACKGROUND_NICENESS = 10
+_QUEUES = {
+    "all": (QUEUE_PREPARED, QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
+    "interactive": (QUEUE_PREPARED, QUEUE_INTERACTIVE),
+    "background": (QUEUE_BACKGROUND,),
+}
+
+
+class BuildPipeline(Protocol):
+    """Loads the models, for example ``saymask_worker.pipeline.build.build_pipeline``."""
+
+    def __call__(
+        self, settings: WorkerSettings, between_batches: Callable[[], None]
+    ) -> ServedPipeline:
+        """Build the pipeline; ``between_batches`` is called between batches and may wait."""
+        ...
+
+
+def run_worker(
+    settings: WorkerSettings, build_pipeline: BuildPipeline, *, burst: bool = False
+) -> None:
+    """Serve until told to stop (or, with ``burst``, until the queues are empty).
+
+    Args:
+        settings: of the worker.
+        build_pipeline: loads the models.
+        burst: stop when the queues are empty.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+        WeightsError, ConfigError: the models cannot be loaded.
+    """
+    connection = connect(settings)
+    name = name_worker()
+    state = WorkerState()
+    heartbeat = Heartbeat(connection, name, settings, state)
+    heartbeat.start()
+    try:
+        started = time.perf_counter()
+        build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
+        sessions = ImageSessions(choose_max_bytes(settings.open_photos_max_mb))
+        pipeline = (
+            UnloadingPipeline(build, settings.idle_unload_s, sessions.clear)
+            if settings.idle_unload_s
+            else build()
+        )
+        state.pipeline = pipeline
+        handler = state.handler = JobHandler(pipeline, connection, name, sessions)
+        heartbeat.wake()
+        log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
+        serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
+    finally:
+        heartbeat.stop()
+
+
+def _build_warm(
+    settings: WorkerSettings, build_pipeline: BuildPipeline, between_batches: Callable[[], None]
+) -> ServedPipeline:
+    pipeline = build_pipeline(settings, between_batches)
+    if settings.proposals != "given":
+        pipeline.warm_up()
+    return pipeline
+
+
+def name_worker() -> str:
+    """Return a name that no other worker has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def connect(settings: WorkerSettings) -> redis.Redis:
+    """Connect to the queue's Redis.
+
+    Raises:
+        QueueUnavailable: it cannot be reached.
+    """
+    try:
+        connection = redis.Redis.from_url(
+            settings.redis_url,
+            socket_connect_timeout=5,
+            # A queue that is restarted is back within this.
+            retry=Retry(ConstantBackoff(1), 10),
+            health_check_interval=30,
+        )
+        connection.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise QueueUnavailable(
+            f"The queue cannot be reached: {explain(error)}.",
+            "Start Redis or Valkey, or set SAYMASK_REDIS_URL.",
+        ) from error
+    return connection
+
+
+def _choose_yield(settings: WorkerSettings, connection: redis.Redis) -> Callable[[], None]:
+    """What to do between batches: a background worker gives annotators the processor."""
+    if settings.queues != "background":
+        return lambda: None
+    os.nice(_BACKGROUND_NICENESS)
+    return partial(wait_while_answering, connection)
+
+
+def serve(
+    connection: redis.Redis,
+    name: str,
+    state: WorkerState,
+    handler: AnswersJobs,
+    queues: tuple[str, ...],
+    *,
+    burst: bool,
+) -> None:
+    """Work until told to stop; when Redis goes away, wait for it and continue.
+
+    Args:
+        connection: of the queue's Redis.
+        name: of this worker.
+        state: of this process; the heartbeat reads it.
+        handler: answers the jobs.
+        queues: names, the most urgent first.
+        burst: stop when the queues are empty.
+    """
+    job_class = build_job_class(handler)
+    # The queues clean their registries with jobs of this class too, which call nothing.
+    opened = [
+        Queue(queue, connection=connection, serializer=JSONSerializer, job_class=job_class)
+        for queue in queues
+    ]
+    worker: ServingWorker | None = None
+    while worker is None or not worker.is_told_to_end:
+        try:
+            try:
+                worker = state.rq_worker = ServingWorker(opened, connection, name, job_class)
+                worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
+                if burst or worker.is_told_to_end:
+                    return
+                log.warning("the queue went away; trying again in %g s", _RECONNECT_S)
+            except redis.RedisError as error:
+                log.warning(
+                    "the queue went away (%s); trying again in %g s", explain(error), _RECONNECT_S
+                )
+            time.sleep(_RECONNECT_S)
+        except StopRequested:
+            # RQ's way to be told to end between two jobs, here without a queue.
+            return

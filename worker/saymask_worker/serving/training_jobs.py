@@ -1,0 +1,326 @@
+"""The training job: train, compare with what is served, serve what is better."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import redis
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from rich.console import Console
+from rq import Retry, get_current_job
+
+from saymask.contract import (
+    JOB_TRAIN,
+    TRAINING_META,
+    JobReply,
+    TrainingState,
+    TrainingStatus,
+    TrainRequest,
+    TrainResult,
+)
+from saymask.errors import ConfigError, InternalError, SaymaskError
+from saymask.left_out import LeftOut
+from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
+from saymask.redaction import explain
+from saymask_worker.config.settings import WorkerSettings
+from saymask_worker.serving.idle import free_memory
+from saymask_worker.serving.jobs import JobFunction, Message, refuse_shape, to_failure
+
+if TYPE_CHECKING:
+    from saymask_worker.training.config import TrainingConfig
+
+log = logging.getLogger(__name__)
+
+DATA_FOLDER = "data"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_HELD_OUT_SHARE = 0.15
+_RESERVED_SHARE = 0.2
+# By workers that were told to end, one after the other.
+_MAX_INTERRUPTIONS = 1000
+
+
+class TrainingInterrupted(Exception):
+    """The worker was told to stop; the run goes on with the next one."""
+
+
+class TrainingStopped(SaymaskError):
+    """Somebody asked for the run to stop."""
+
+
+class Learn(Protocol):
+    """Trains and compares, for example ``LearnCris``."""
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        """Train on the folder's export into the folder; goes on where an earlier try stopped."""
+        ...
+
+    def compare(self, registry: ModelRegistry, run: str) -> Verdict:
+        """Compare a run's model with what is served."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """How far training is: ``epoch`` of ``epochs`` are finished."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    held_out_iou: float
+    seconds_left: float
+
+
+class TrainingHandler:
+    """Answers the jobs of the training queue.
+
+    Args:
+        settings: of the worker; they name the folder of models.
+        learn: trains and compares.
+
+    Attributes:
+        jobs_done: number of jobs answered, failures included.
+    """
+
+    def __init__(self, settings: WorkerSettings, learn: Learn) -> None:
+        self._models_dir = settings.models_dir
+        self._learn = learn
+        self.jobs_done = 0
+
+    @property
+    def functions(self) -> dict[str, JobFunction]:
+        """Job name to the function that answers it."""
+        return {JOB_TRAIN: self.train}
+
+    def train(self, message: Message) -> Message | Retry:
+        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out, or for the next worker.
+
+        Raises:
+            TrainingStopped: somebody asked for the run to stop.
+        """
+        try:
+            reply = self._train(TrainRequest.model_validate(message))
+        except ValidationError as error:
+            reply = refuse_shape(error)
+        self.jobs_done += 1
+        return reply if isinstance(reply, Retry) else reply.model_dump(mode="json")
+
+    def _train(self, request: TrainRequest) -> JobReply | Retry:
+        status = _Status(request)
+        try:
+            return JobReply(train=self._run(request, status))
+        except (TrainingInterrupted, KeyboardInterrupt, SystemExit):
+            status.tell("waiting", text="The worker was stopped; the next one goes on.")
+            return Retry(max=_MAX_INTERRUPTIONS)
+        except TrainingStopped as stopped:
+            # RQ marks the job as stopped.
+            status.tell("failed", text=f"{stopped.cause} Go on with it: {_resume(request)}")
+            raise
+        except Timeout:
+            log.warning("run %s is at work elsewhere; it is left to that worker", request.run)
+            return to_failure(InternalError(f"The run {request.run} is at work elsewhere."))
+        except OSError as error:
+            # The last checkpoint is complete, and is gone on from.
+            room = "Make room, then go" if error.errno in _NO_ROOM else "Go"
+            failure: SaymaskError = ConfigError(
+                f"The run {request.run} ended with: {explain(error)}.",
+                f"{room} on with it: {_resume(request)}",
+            )
+        except SaymaskError as error:
+            failure = error
+        except Exception as error:
+            log.exception("run %s failed", request.run)
+            status.tell("failed", text=f"A bug: {type(error).__name__}: {explain(error)}")
+            raise
+        finally:
+            # What training took is given back to the workers that answer.
+            free_memory()
+        log.warning("run %s: %s", request.run, failure)
+        status.tell("failed", text=str(failure))
+        return to_failure(failure)
+
+    def _run(self, request: TrainRequest, status: _Status) -> TrainResult:
+        registry = ModelRegistry(self._require_models_dir())
+        folder = registry.folder / request.run
+        if not (folder / DATA_FOLDER).is_dir():
+            raise ConfigError(
+                f"There is no export in {folder / DATA_FOLDER}.",
+                "Backend and training worker need the same SAYMASK_MODELS_DIR, on a shared disk.",
+            )
+        with FileLock(folder / ".lock", timeout=0):
+            return self._run_alone(request, registry, status)
+
+    def _run_alone(
+        self, request: TrainRequest, registry: ModelRegistry, status: _Status
+    ) -> TrainResult:
+        """Do a run that no other worker is at."""
+        status.tell("training")
+        folder = registry.folder / request.run
+        summary = self._learn.train(folder, request.epochs, status.tell_epoch)
+        status.tell("comparing", held_out_iou=summary["held_out_iou"])
+        verdict = self._learn.compare(registry, request.run)
+        registry.write_verdict(request.run, verdict)
+        if verdict.is_better:
+            registry.serve(request.run)
+        text = _describe(verdict, len(summary["failed"]))
+        log.info("run %s: %s", request.run, text)
+        state: TrainingState = "served" if verdict.is_better else "not better"
+        status.tell(state, held_out_iou=summary["held_out_iou"], text=text)
+        return TrainResult(
+            run=request.run,
+            held_out_iou=summary["held_out_iou"],
+            is_served=verdict.is_better,
+            difference=verdict.difference,
+            low=verdict.low,
+            high=verdict.high,
+        )
+
+    def _require_models_dir(self) -> Path:
+        if self._models_dir is None:
+            raise ConfigError(
+                "This worker does not know where models are kept.",
+                "Set SAYMASK_MODELS_DIR to the same folder as the backend's.",
+            )
+        return self._models_dir
+
+
+class _Status:
+    """Tells how far a run is, in the meta of its job, where the status page reads it."""
+
+    def __init__(self, request: TrainRequest) -> None:
+        self._request = request
+
+    def tell(self, state: TrainingState, **values: Any) -> None:
+        """Store the status."""
+        status = TrainingStatus(
+            run=self._request.run,
+            project_id=self._request.project_id,
+            state=state,
+            updated_at=time.time(),
+            **values,
+        )
+        job = get_current_job()
+        if job is None:
+            return
+        job.meta[TRAINING_META] = status.model_dump(mode="json")
+        try:
+            job.save_meta()
+        except redis.RedisError as error:
+            # A run need not end because nobody can read how far it is.
+            log.warning("run %s is %s, which cannot be told: %s", status.run, state, error)
+
+    def tell_epoch(self, report: EpochReport) -> None:
+        """Store how far training is."""
+        self.tell(
+            "training",
+            epoch=report.epoch,
+            epochs=report.epochs,
+            loss=report.loss,
+            held_out_iou=report.held_out_iou,
+            seconds_left=report.seconds_left,
+        )
+
+
+class LearnCris:
+    """Trains CRIS, and compares with the pipeline that the settings describe.
+
+    Args:
+        settings: of the worker.
+        between_steps: called between steps and sentences; it may wait.
+    """
+
+    def __init__(self, settings: WorkerSettings, between_steps: Callable[[], None]) -> None:
+        self._settings = settings
+        self._between_steps = between_steps
+
+    def train(
+        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+    ) -> dict[str, Any]:
+        """Train on the folder's export into the folder; goes on where an earlier try stopped.
+
+        Raises:
+            DatasetError: the data is damaged, or there is too little of it.
+            ConfigError: training's packages are missing.
+            WeightsError: the towers' weights are missing.
+        """
+        # PyTorch is loaded with the first job, not by a worker that waits.
+        from saymask_worker.training.load import load_training
+
+        config = _build_config(epochs)
+
+        def report(epoch: Any) -> None:
+            left = (config.epochs - epoch.epoch - 1) * epoch.seconds
+            on_epoch(
+                EpochReport(epoch.epoch + 1, config.epochs, epoch.loss, epoch.held_out_iou, left)
+            )
+
+        command = load_training()
+        request = command.TrainingRequest("export", folder / DATA_FOLDER, None, folder, config)
+        hooks = command.Hooks(report, self._between_steps)
+        summary: dict[str, Any] = command.run_training(
+            request, self._settings, Console(quiet=True), hooks
+        )
+        return summary
+
+    def compare(self, registry: ModelRegistry, run: str) -> Verdict:
+        """Compare a run's model with what is served, on photos that the run reserved for this.
+
+        Raises:
+            ConfigError, WeightsError: a model cannot be loaded.
+        """
+        from saymask.datasets import load_dataset
+        from saymask_worker.pipeline.build import build_pipeline
+        from saymask_worker.serving.model_comparison import compare_sources
+        from saymask_worker.training.samples import read_samples, split_samples
+        from saymask_worker.training.source import CrisSource
+        from saymask_worker.weights import WeightStore
+
+        settings = self._settings.model_copy(update={"sources": "proposals"})
+        pipeline = build_pipeline(settings, self._between_steps)
+        store, device = WeightStore(settings.cache_dir), pipeline.device
+        new = CrisSource(registry.model_folder(run), store, device)
+        served = registry.read_served()
+        if served and not registry.model_folder(served).is_dir():
+            log.warning("the model %s, which is served, is gone: compared with proposals", served)
+            served = ""
+        old = [CrisSource(registry.model_folder(served), store, device)] if served else []
+        config = _build_config(None)
+        dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
+        # Training has told which photos cannot be read.
+        samples = read_samples(dataset, LeftOut())
+        split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
+        return compare_sources(pipeline, split.reserved, old, [new], served, self._between_steps)
+
+
+def _resume(request: TrainRequest) -> str:
+    return f"saymask train --resume {request.run}"
+
+
+def _build_config(epochs: int | None) -> TrainingConfig:
+    from saymask_worker.training.config import TrainingConfig
+
+    config = TrainingConfig(held_out_share=_HELD_OUT_SHARE, reserved_share=_RESERVED_SHARE)
+    return config if epochs is None else replace(config, epochs=epochs)
+
+
+def _describe(verdict: Verdict, unread: int) -> str:
+    before = verdict.against or "proposals alone"
+    few = (
+        f"; too few photos to tell, {MIN_COMPARED_IMAGES} are needed"
+        if verdict.images < MIN_COMPARED_IMAGES
+        else ""
+    )
+    left_out = f"; photos that cannot be read and are left out: {unread}" if unread else ""
+    return (
+        f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
+        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} expressions"
+        f" on {verdict.images} photos not used for training or model selection{few}{left_out}"
+    )

@@ -1,0 +1,80 @@
+"""A worker of the training queue: no models while it waits, the lowest priority while it works."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+
+import redis
+
+from saymask.contract import QUEUE_TRAINING
+from saymask_worker.config.settings import WorkerSettings
+from saymask_worker.serving.cooperative_yield import wait_while_answering
+from saymask_worker.serving.heartbeat import Heartbeat, WorkerState
+from saymask_worker.serving.main import connect, name_worker, serve
+from saymask_worker.serving.training_jobs import (
+    Learn,
+    LearnCris,
+    TrainingHandler,
+    TrainingInterrupted,
+    TrainingStopped,
+)
+
+log = logging.getLogger(__name__)
+
+_NICENESS = 15
+
+BuildLearn = Callable[[Callable[[], None]], Learn]
+"""Takes what is called between two steps, which may wait and may raise."""
+
+
+def run_training_worker(
+    settings: WorkerSettings,
+    *,
+    burst: bool = False,
+    build_learn: BuildLearn | None = None,
+    niceness: int = _NICENESS,
+) -> None:
+    """Serve the training queue until told to stop (or, with ``burst``, until it is empty).
+
+    Args:
+        settings: of the worker.
+        burst: stop when the queue is empty.
+        build_learn: builds what trains and compares; by default CRIS.
+        niceness: added to that of the process, which cannot take it back.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+    """
+    connection = connect(settings)
+    name, state = name_worker(), WorkerState()
+    os.nice(niceness)
+    learn = (build_learn or partial(LearnCris, settings))(partial(pause, connection, state))
+    heartbeat = Heartbeat(connection, name, settings, state)
+    handler = state.handler = TrainingHandler(settings, learn)
+    heartbeat.start()
+    try:
+        log.info("ready to train")
+        serve(connection, name, state, handler, (QUEUE_TRAINING,), burst=burst)
+    finally:
+        heartbeat.stop()
+
+
+def pause(connection: redis.Redis, state: WorkerState) -> None:
+    """Between two steps: stop if told to, and let annotators have the processor.
+
+    Raises:
+        TrainingInterrupted: the worker was told to stop.
+        TrainingStopped: somebody asked for the run to stop.
+    """
+    worker = state.rq_worker
+    if worker is not None and worker.is_told_to_end:
+        raise TrainingInterrupted
+    if worker is not None and worker.is_job_stopped:
+        raise TrainingStopped("It was stopped.")
+    try:
+        wait_while_answering(connection)
+    except redis.RedisError as error:
+        log.warning("the queue cannot be asked whether to go on: %s", error)

@@ -1,0 +1,27 @@
+"""Checkpoints: their list, the store on this machine, and how they are fetched."""
+
+from saymask_worker.weights.checkpoints import (
+    CHECKPOINTS,
+    DEFAULT,
+    Checkpoint,
+    PackageMember,
+    Url,
+    find_checkpoint,
+)
+from saymask_worker.weights.download import Report
+from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.store import WeightStore, default_cache_dir, explain_files
+
+__all__ = [
+    "CHECKPOINTS",
+    "DEFAULT",
+    "Checkpoint",
+    "PackageMember",
+    "Report",
+    "Url",
+    "WeightStore",
+    "default_cache_dir",
+    "explain_files",
+    "find_checkpoint",
+    "hash_file",
+]

@@ -1,5 +1,0 @@
-"""CRIS (Wang et al., "CRIS: CLIP-Driven Referring Image Segmentation", CVPR 2022)."""
-
-from worker.training.cris.model import Cris, CrisConfig
-
-__all__ = ["Cris", "CrisConfig"]
