@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 _WORKER_TTL_S = 20
 _MAINTENANCE_S = 5
 _RECONNECT_S = 1.0
-# After so many jobs in a row of the most urgent queue, the next queue has a turn: an overload of
+# After so much work in a row for the most urgent queue, the next queue has a turn: an overload of
 # quick jobs does not starve the others.
-_LONGEST_ROW = 10
+_LONGEST_ROW_S = 5.0
 
 
 class ServingWorker(SimpleWorker):
@@ -51,7 +51,7 @@ class ServingWorker(SimpleWorker):
             maintenance_interval=_MAINTENANCE_S,
         )
         self._suspects: set[str] = set()
-        self._row = 0
+        self._row_s = 0.0
 
     @property
     def is_told_to_end(self) -> bool:
@@ -73,15 +73,14 @@ class ServingWorker(SimpleWorker):
         self.connection.delete(self.key, self.executions_key)
         super().register_birth()  # type: ignore[no-untyped-call]
 
-    def reorder_queues(self, reference_queue: Queue) -> None:
-        """Choose which queue is asked first for the next job.
-
-        Args:
-            reference_queue: which the current job is of.
-        """
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Do a job, and choose which queue is asked first for the next one."""
+        started = time.monotonic()
+        super().execute_job(job, queue)
         first, *rest = self.queues
-        self._row = self._row + 1 if reference_queue.name == first.name else 0
-        has_turn = self._row >= _LONGEST_ROW and rest
+        is_first = queue.name == first.name
+        self._row_s = self._row_s + time.monotonic() - started if is_first else 0.0
+        has_turn = rest and self._row_s >= _LONGEST_ROW_S
         self._ordered_queues = [rest[0], first, *rest[1:]] if has_turn else [first, *rest]
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
