@@ -29,7 +29,7 @@ def test_datasets_tables_and_the_worker_spell_it_alike(tmp_path: Path) -> None:
 
 
 def test_the_command_line_spells_it_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    from saymask_worker import explanation
+    from saymask_worker.pipeline import explanation
 
     seen: list[str] = []
 

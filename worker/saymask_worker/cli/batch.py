@@ -96,7 +96,7 @@ def batch(
         print(json.dumps(asdict(report), indent=2))
     else:
         print(
-            f"{report.rows} rows of {report.images} photos ({report.before} were done before) in"
+            f"{report.rows} rows of {report.images} photos ({report.before} photos done before) in"
             f" {to_printable(out)}"
         )
         print_failed(report.failed)
