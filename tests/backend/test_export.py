@@ -99,6 +99,14 @@ def test_outlines_of_plain_shapes() -> None:
     assert len(trace(corner)[0]) == 2
 
 
+def test_outlines_of_a_mask_of_very_many_specks() -> None:
+    """Searching all edges for the beginning of each outline would take ten minutes."""
+    specks = np.zeros((400, 400), dtype=bool)
+    specks[::2, ::2] = True
+    outer, holes = trace(specks)
+    assert (len(outer), holes) == (40_000, 0)
+
+
 def test_one_object_is_one_ref_with_several_sentences(tmp_path: Path) -> None:
     summary = export(CATS, plan("refcoco", tmp_path / "out"))
     assert (summary.photos, summary.referents, summary.expressions) == (3, 5, 6)

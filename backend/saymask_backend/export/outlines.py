@@ -25,13 +25,14 @@ def trace(mask: Mask) -> tuple[list[Polygon], int]:
     edges = _collect_edges(mask)
     polygons: list[Polygon] = []
     holes = 0
-    while edges:
-        start = min(edges)
-        loop = _follow(edges, start)
-        if _signed_area(loop) > 0:
-            polygons.append([float(value) for point in loop for value in point])
-        else:
-            holes += 1
+    for start in sorted(edges):
+        # Two outlines may begin at one corner; none does at one that earlier outlines used up.
+        while start in edges:
+            loop = _follow(edges, start)
+            if _signed_area(loop) > 0:
+                polygons.append([float(value) for point in loop for value in point])
+            else:
+                holes += 1
     return polygons, holes
 
 
