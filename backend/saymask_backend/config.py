@@ -191,6 +191,8 @@ def check_http_address(value: str) -> str:
         parts = urlsplit(plain)
         is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
         is_complete = is_complete and (parts.port is None or parts.port > 0)
+        # Resolving refuses empty labels and those of more than 63 characters.
+        (parts.hostname or "").encode("idna")
     except ValueError:
         is_complete = False
     if "@" in plain:

@@ -385,10 +385,21 @@ def test_label_studio_behind_a_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch
             client.get_release()
 
 
+def test_a_proxy_that_is_not_http_is_refused_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("all_proxy", raising=False)
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@127.0.0.1:1080")
+    with pytest.raises(ConfigError, match="HTTP proxy cannot be used") as caught:
+        LabelStudioClient("http://studio.invalid:8080", KEY)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "address",
-    ["studio:8080", "http://", "http://host:port", "ftp://host", "http://host/?a=b", "http://h h/"],
-)
+    [
+        "studio:8080", "http://", "http://host:port", "ftp://host", "http://host/?a=b",
+        "http://h h/", "http://studio..example", f"http://{'a' * 64}.example",
+    ],
+)  # fmt: skip
 def test_addresses_of_servers_are_checked(address: str) -> None:
     for name in ("label_studio_url", "label_studio_public_url"):
         with pytest.raises(ConfigError, match=f"SAYMASK_{name.upper()}: .*must be http://HOST"):

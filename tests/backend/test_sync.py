@@ -37,6 +37,8 @@ class Studio:
         self.answers: list[int] = []
         self.pages: list[int] = []
         self.clock_behind = timedelta(0)
+        self.says_zone = True
+        self.retry_after = "0"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,9 +47,10 @@ class Studio:
                 body = outer.answer(urlsplit(self.path)) if status == 200 else {"detail": "no"}
                 self.send_response_only(404 if body is None else status)
                 date = datetime.now(UTC) - outer.clock_behind
-                self.send_header("Date", format_datetime(date, usegmt=True))
+                date = date if outer.says_zone else date.replace(tzinfo=None)
+                self.send_header("Date", format_datetime(date, usegmt=outer.says_zone))
                 if status == 429:
-                    self.send_header("Retry-After", "0")
+                    self.send_header("Retry-After", outer.retry_after)
                 self.end_headers()
                 self.wfile.write(json.dumps(body).encode())
 
@@ -167,7 +170,11 @@ def test_broken_off_it_goes_on_where_it_was(stores: Stores, studio: Studio) -> N
     assert len(current(stores)) == 7
 
 
-def test_busy_is_waited_for_and_full_pages_end(stores: Stores, studio: Studio) -> None:
+@pytest.mark.parametrize("retry_after", ["0", "-1", "nan"])
+def test_busy_is_waited_for_and_full_pages_end(
+    retry_after: str, stores: Stores, studio: Studio
+) -> None:
+    studio.retry_after = retry_after
     studio.tasks = {n: [annotation(n, [typed("x")])] for n in (1, 2)}
     studio.answers = [429, 503, 200, 429]
     with closing(LabelStudioClient(studio.url, "key")) as client:
@@ -252,6 +259,13 @@ def test_label_studios_clock_is_read_from_its_answers(stores: Stores, studio: St
     with closing(LabelStudioClient(studio.url, "key")) as client:
         assert synchroniser(stores, client).sync(7).missing == 1
     assert current(stores) == {11: ("drawn_after_rejection", "the cat")}
+
+
+def test_a_date_without_its_zone_tells_no_clock(stores: Stores, studio: Studio) -> None:
+    studio.says_zone = False
+    studio.tasks = {1: [annotation(11, [typed("x")])]}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).missing == 1
 
 
 def test_what_was_lost_before_a_resumed_comparison_is_found(stores: Stores, studio: Studio) -> None:

@@ -549,16 +549,16 @@ def _read_object(answer: Any) -> dict[str, Any]:
 def _read_clock_offset(response: httpx.Response) -> timedelta:
     """How far our clock is ahead of the server's; nothing where it does not say, or by rounding."""
     try:
-        theirs = parsedate_to_datetime(response.headers["Date"])
+        offset = datetime.now(UTC) - parsedate_to_datetime(response.headers["Date"])
     except (KeyError, TypeError, ValueError):
         return timedelta(0)
-    offset = datetime.now(UTC) - theirs
     return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)
 
 
 def _read_retry_after(response: httpx.Response) -> float:
     """Seconds that Label Studio asks to wait; one second when it does not say."""
     try:
-        return min(float(response.headers.get("Retry-After", "1")), _MAX_RETRY_AFTER_S)
+        seconds = float(response.headers.get("Retry-After", "1"))
     except ValueError:
         return 1.0
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)

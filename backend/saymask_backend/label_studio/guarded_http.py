@@ -230,10 +230,13 @@ def get_json(url: str, login: tuple[str, str] | None, seconds: float) -> Any:
 def _build_proxy(address: str) -> httpcore.Proxy:
     try:
         proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
+        if proxy.url.scheme not in ("http", "https"):
+            raise ValueError("SOCKS proxies need a package that is not installed")
     except (ValueError, httpx.InvalidURL) as error:
         raise ConfigError(
             "The address of the HTTP proxy cannot be used (it is not shown).",
-            "Correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name Label Studio in NO_PROXY.",
+            "Let HTTP_PROXY, HTTPS_PROXY or ALL_PROXY name an http:// or https:// proxy, or name"
+            " Label Studio in NO_PROXY.",
         ) from error
     return httpcore.Proxy(str(proxy.url), auth=proxy.raw_auth, headers=proxy.headers.raw)
 
