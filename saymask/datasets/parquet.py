@@ -223,6 +223,8 @@ def _check_row(row: dict[str, Any]) -> None:
         value = row.get(name, "")
         if not isinstance(value, str) or len(value) > most:
             raise ValueError(f"a row has no {name}, or one of more than {most} characters.")
+    if not all(isinstance(row.get(name, 0), int) for name in ("height", "width")):
+        raise ValueError("a row has no height or width.")
 
 
 def _weigh(row: dict[str, Any]) -> int:

@@ -165,6 +165,17 @@ def test_rows_that_no_batch_writes_are_refused(
         load_parquet(str(tmp_path / "rows"), RowChoice(), tmp_path)
 
 
+@pytest.mark.parametrize("column", ["height", "width"])
+def test_a_row_without_a_size_is_refused(tmp_path: Path, column: str) -> None:
+    write_rows(tmp_path, 2)
+    path = tmp_path / "rows" / "part-0.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, column, pa.nulls(2, pa.int32())), path)
+    with pytest.raises(DatasetError, match="a row has no height or width"):
+        load_parquet(str(tmp_path / "rows"), RowChoice(), tmp_path)
+
+
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     write(tmp_path, pa.table({"image": [1], "sha256": ["x"]}))
     with pytest.raises(DatasetError, match="its column image is int64, not string"):

@@ -419,6 +419,14 @@ def test_a_name_in_a_table_may_be_no_text_either(folder: Path, tmp_path: Path) -
     assert [line.partition(":")[0] for line in report.failed] == ["caf\\xe9.jpg"]
 
 
+def test_a_name_that_no_file_can_have_is_a_failure_of_its_own(folder: Path, tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "t.jsonl", [("a\0.jpg", "the cat"), ("a.jpg", "the cat")])
+    report = run(BatchPlan(str(folder), str(tmp_path / "rows"), texts))
+    (failure,) = report.failed
+    assert "it cannot be read: " in failure
+    assert [row["image"] for row in read_rows(tmp_path / "rows")] == ["a.jpg"]
+
+
 @pytest.mark.parametrize("out", ["{tmp}/rows [v1] *?", "memory://bucket/rows [v1]"])
 def test_brackets_in_the_name_of_the_target(out: str, folder: Path, tmp_path: Path) -> None:
     """Nothing is done again, and what was written is read: no name is a pattern."""

@@ -116,7 +116,8 @@ def read_image(source: Source, name: str) -> tuple[bytes, str]:
     """Return an image's bytes and why they could not be read, one of which is empty."""
     try:
         return source.read(name), ""
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # No file system has a name with a zero byte, which a table of JSON lines may hold.
         return b"", f"it cannot be read: {error}"
 
 
