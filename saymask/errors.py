@@ -11,6 +11,7 @@ SaymaskError
     ImageTooLarge           413
     ImageUnreachable        502
       ImageEvicted
+    ImageNotPrepared             a worker lacks the prepared image; it is prepared again
     ImageForbidden          403
   QueueError                503  image and expression are fine, the service is not
     QueueUnavailable

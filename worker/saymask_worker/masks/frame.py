@@ -41,14 +41,5 @@ def count_cells_hw(frame_hw: tuple[int, int], step: int) -> tuple[int, int]:
 
 def crop_padding(logits: Tensor, frame_hw: tuple[int, int]) -> Tensor:
     """Remove what lies outside the image from low-resolution logits (N, 256, 256)."""
-    return _crop(logits, frame_hw, LOW_RESOLUTION_STEP)
-
-
-def crop_coarse(coarse: Tensor, frame_hw: tuple[int, int]) -> Tensor:
-    """Remove what lies outside the image from coarse masks (N, 64, 64)."""
-    return _crop(coarse, frame_hw, EMBEDDING_STEP)
-
-
-def _crop(maps: Tensor, frame_hw: tuple[int, int], step: int) -> Tensor:
-    rows, columns = count_cells_hw(frame_hw, step)
-    return maps[:, :rows, :columns]
+    rows, columns = count_cells_hw(frame_hw, LOW_RESOLUTION_STEP)
+    return logits[:, :rows, :columns]
