@@ -113,6 +113,7 @@ def test_weights_that_another_user_keeps_are_named(shared: Path) -> None:
                 use(WeightStore(cache))
             assert "SAYMASK_CACHE_DIR" in caught.value.cure
         for ask in (
+            lambda store: store.is_present(FLORENCE2),
             lambda store: store.require(FLORENCE2),
             lambda store: store.pull(FLORENCE2, FLORENCE2.licence),
         ):

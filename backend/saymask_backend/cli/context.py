@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from saymask.errors import ConfigError, InvalidRequest
 from saymask.image_files import to_printable
+from saymask.private_files import make_private_folder
 from saymask_backend.config import Settings, check_http_address, load_settings
 from saymask_backend.context import build_client
 from saymask_backend.label_studio.client import LabelStudioClient
@@ -85,7 +86,7 @@ def one_at_a_time(settings: Settings, project: int) -> Iterator[None]:
         ConfigError: the data directory cannot be written.
     """
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(settings.data_dir)
         lock = FileLock(settings.data_dir / f"project-{project}.lock")
         try:
             lock.acquire(timeout=0)

@@ -18,10 +18,14 @@ from saymask_backend.queue.call import Call
 from saymask_backend.services.answers import TaskSuggestions
 from saymask_backend.services.in_flight import ask_in_order
 from saymask_backend.services.predict_task import TaskPredictor
-
-_TASK_TIMEOUT_S = 600.0
-_OUR_PREFIX = "saymask-"
-_FIELDS = "id,data,predictions_model_versions,total_annotations"
+from saymask_backend.services.stored_predictions import (
+    FIELDS,
+    TASK_TIMEOUT_S,
+    OpenTask,
+    is_ours,
+    read_versions,
+    store_prediction,
+)
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""
@@ -46,14 +50,6 @@ class PreannotateReport:
     annotated: int
     current: int
     failed: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _OpenTask:
-    """A task to be predicted; ``has_ours`` when it has an outdated prediction of ours."""
-
-    task: PredictTask
-    has_ours: bool
 
 
 def preannotate(
@@ -84,26 +80,25 @@ def preannotate(
     """
     project = client.get_project(project_id)
     config = project.read_label_config()
-    open_tasks: list[_OpenTask] = []
+    open_tasks: list[OpenTask] = []
     states: Counter[State] = Counter()
     failed = LeftOut()
-    for body in client.iterate_tasks(project_id, failed, _FIELDS):
+    for body in client.iterate_tasks(project_id, failed, FIELDS):
         task = parse_task(body, config, expression_fields)
         if task.fault is not None:
             failed.add(f"task {task.task_id}", task.fault)
             continue
-        versions = _read_versions(body)
+        versions = read_versions(body)
         state = _find_state(task, body, versions, model_version)
         states[state] += 1
         if state == "open":
-            has_ours = any(version.startswith(_OUR_PREFIX) for version in versions)
-            open_tasks.append(_OpenTask(task, has_ours))
+            open_tasks.append(OpenTask(task, any(map(is_ours, versions))))
     made, expressions = len(open_tasks), _count_expressions(open_tasks)
     if not dry_run:
         made = expressions = 0
 
-        def predict(item: _OpenTask) -> TaskSuggestions | None:
-            return predictor.predict_task(project.key, item.task, Call(), _TASK_TIMEOUT_S)
+        def predict(item: OpenTask) -> TaskSuggestions | None:
+            return predictor.predict_task(project.key, item.task, Call(), TASK_TIMEOUT_S)
 
         results = ask_in_order(open_tasks, predict)
         for finished, (item, outcome) in enumerate(results, start=1):
@@ -121,38 +116,28 @@ def preannotate(
     )
 
 
-def _read_versions(body: TaskBody) -> set[str]:
-    names = (body.predictions_model_versions or "").split(",")
-    return {name.strip() for name in names if name.strip()}
-
-
 def _find_state(task: PredictTask, body: TaskBody, versions: set[str], model_version: str) -> State:
     if not task.expressions:
         return "without"
     if body.total_annotations:
         return "annotated"
-    has_foreign = any(not version.startswith(_OUR_PREFIX) for version in versions)
+    has_foreign = not all(map(is_ours, versions))
     return "current" if model_version in versions or has_foreign else "open"
 
 
-def _count_expressions(items: list[_OpenTask]) -> int:
+def _count_expressions(items: list[OpenTask]) -> int:
     return sum(len(item.task.expressions) for item in items)
 
 
 def _store(
     client: LabelStudioClient,
-    item: _OpenTask,
+    item: OpenTask,
     suggestions: TaskSuggestions | None,
     config: LabelConfig,
 ) -> None:
-    """Store the new prediction, then delete what it replaces, so that there is always one."""
+    """Store the suggestions for a task, where it has an expression."""
     if suggestions is None:
         return
-    task_id = item.task.task_id
-    predictions = client.list_predictions(task_id) if item.has_ours else []
     answers = [(answer.request_id, answer.result) for answer in suggestions.answers]
     prediction = to_task_prediction(answers, suggestions.expressions, config, suggestions.notice)
-    client.create_prediction(task_id, prediction)
-    for earlier in predictions:
-        if (earlier.model_version or "").startswith(_OUR_PREFIX):
-            client.delete_prediction(earlier.id)
+    store_prediction(client, item, prediction)

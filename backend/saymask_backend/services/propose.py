@@ -24,11 +24,16 @@ from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.requests import NewRequest, RequestStore
 from saymask_backend.services.in_flight import ask_in_order
 from saymask_backend.services.segment import shorten_reference
+from saymask_backend.services.stored_predictions import (
+    FIELDS,
+    TASK_TIMEOUT_S,
+    OpenTask,
+    is_ours,
+    read_versions,
+    store_prediction,
+)
 from saymask_backend.services.upload_image import ImageUploader
 
-_TASK_TIMEOUT_S = 600.0
-_FIELDS = "id,data,predictions_model_versions,total_annotations"
-_OUR_PREFIX = "saymask-"
 _SUFFIX = "-proposed."
 # In the data of tasks with one expression each: a ``_Source``.
 _SOURCE_FIELD = "saymask_proposed"
@@ -93,14 +98,6 @@ class ProposeReport:
     url: str = ""
 
 
-@dataclass(frozen=True)
-class OpenTask:
-    """A task to propose for; ``has_ours`` when it has predictions of ours, to be replaced."""
-
-    task: PredictTask
-    has_ours: bool
-
-
 class ProjectProposer:
     """Proposes expressions for a project's tasks.
 
@@ -146,7 +143,7 @@ class ProjectProposer:
         config = project.read_label_config()
         version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
         failed = LeftOut()
-        bodies = list(self._client.iterate_tasks(project_id, failed, _FIELDS))
+        bodies = list(self._client.iterate_tasks(project_id, failed, FIELDS))
         proposed = self._requests.load_proposed_versions(project.key)
         open_tasks, counts = choose_tasks(
             bodies, config, self._expression_fields, version, proposed, failed
@@ -185,7 +182,7 @@ class ProjectProposer:
             confidence_min=options.confidence_min,
             seed=options.seed,
         )
-        return self._queue.propose(request, Call(), _TASK_TIMEOUT_S)
+        return self._queue.propose(request, Call(), TASK_TIMEOUT_S)
 
 
 def choose_tasks(
@@ -214,8 +211,8 @@ def choose_tasks(
     for body in bodies:
         if _read_source(body) is not None:
             continue
-        task, versions = parse_task(body, config, expression_fields), _read_versions(body)
-        has_foreign = any(not name.startswith(_OUR_PREFIX) for name in versions)
+        task, versions = parse_task(body, config, expression_fields), read_versions(body)
+        has_foreign = not all(map(is_ours, versions))
         if task.fault is not None:
             failed.add(f"task {body.id}", task.fault)
         elif body.total_annotations:
@@ -247,12 +244,7 @@ def _read_source(body: TaskBody) -> _Source | None:
 
 def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
     """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
-    return proposed.get(body.id) == version and bool(_read_versions(body))
-
-
-def _read_versions(body: TaskBody) -> set[str]:
-    names = (body.predictions_model_versions or "").split(",")
-    return {name.strip() for name in names if name.strip()}
+    return proposed.get(body.id) == version and bool(read_versions(body))
 
 
 def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
@@ -318,19 +310,15 @@ class _Writer:
     def _replace(
         self, item: OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
     ) -> None:
-        """Store the new prediction, then delete what it replaces, so that there is always one."""
+        """Store what is offered and the prediction that shows it, in place of earlier ones."""
         answers = [
             (self._offer(item.task, answer), answer)
             for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
         ]
         also = [_list_others(pair) for pair in pairs]
-        old = self._client.list_predictions(item.task.task_id) if item.has_ours else []
         # The label stream shows predictions of the workers' own model version only.
         prediction = to_proposal_prediction(answers, self._config, also, result.model_version)
-        self._client.create_prediction(item.task.task_id, prediction)
-        for earlier in old:
-            if (earlier.model_version or "").startswith(_OUR_PREFIX):
-                self._client.delete_prediction(earlier.id)
+        store_prediction(self._client, item, prediction)
 
     def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
         request_id = self._requests.add_request(

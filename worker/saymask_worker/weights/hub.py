@@ -85,7 +85,11 @@ class HubStore:
         return self.directory / model.name
 
     def is_present(self, model: HubModel) -> bool:
-        """Return whether a model was pulled."""
+        """Return whether a model was pulled.
+
+        Raises:
+            WeightsError: another user keeps the folder.
+        """
         return _is_complete(self.path(model))
 
     def require(self, model: HubModel, argument: str = "") -> Path:
@@ -99,9 +103,7 @@ class HubStore:
             WeightsError: the files are not there; says where they go, and how they get there.
         """
         folder = Path(argument).expanduser() if argument else self.path(model)
-        with explain_files("read"):
-            is_complete = _is_complete(folder)
-        if not is_complete:
+        if not _is_complete(folder):
             raise WeightsError(
                 f"The weights of {model.name} are not in {folder}: it needs {_CONFIG} and"
                 " *.safetensors.",
@@ -121,9 +123,8 @@ class HubStore:
                 answer.
         """
         target = self.path(model)
-        with explain_files("read"):
-            if self.is_present(model):
-                return target
+        if self.is_present(model):
+            return target
         if accepted_licence != model.licence:
             raise WeightsError(
                 f"The weights of {model.name} are under the {model.licence}, which you must accept"
@@ -172,7 +173,13 @@ def compute_fingerprint(folder: Path) -> str:
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / _CONFIG).is_file() and any(folder.glob("*.safetensors"))
+    """Whether a folder has a model.
+
+    Raises:
+        WeightsError: another user keeps it.
+    """
+    with explain_files("read"):
+        return (folder / _CONFIG).is_file() and any(folder.glob("*.safetensors"))
 
 
 def _pull_command(model: HubModel) -> str:
