@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 _FOLDER_MODE = 0o700
@@ -49,6 +50,22 @@ def make_folder_inside(root: Path, name: str, *, exist_ok: bool = True) -> Path:
 def share_like(path: Path, root: Path) -> None:
     """Give a new file the rights of the folder in which it is shared, without executing."""
     path.chmod(_read_mode(root) & _FILE_BITS)
+
+
+def replace_shared_file(path: Path, data: bytes) -> None:
+    """Write a file in one step, with the rights of the folder in which it is shared.
+
+    A missing folder gets the rights of the one above it, see ``make_folder_inside``.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    folder = make_folder_inside(path.parent.parent, path.parent.name)
+    with TemporaryDirectory(dir=folder, prefix=".writing-") as unfinished:
+        part = Path(unfinished) / path.name
+        part.write_bytes(data)
+        share_like(part, folder)
+        os.replace(part, path)
 
 
 def create_private_file(path: Path) -> None:

@@ -155,7 +155,7 @@ def test_odd_tasks_and_files_of_import(
     studio.refused_file = "b.png"
     report = saymask("import", "coco", str(path), "--project", "1", status=1)
     assert (report["photos"], report["tasks"]) == (2, 2)
-    *unreadable, refused = report["failed"]
+    *unreadable, refused = report["left_out"]
     assert [line.partition(":")[0] for line in unreadable] == ["task x", "task 'no task'"]
     assert refused.startswith("b.png: Label Studio answered 400")
     studio.refused_file = ""

@@ -19,6 +19,7 @@ from saymask.private_files import (
     make_folder_inside,
     make_private_folder,
     open_private_file,
+    replace_shared_file,
 )
 from saymask.settings_file import write_settings_file
 
@@ -69,6 +70,23 @@ def test_new_files_are_private(tmp_path: Path) -> None:
     assert ((tmp_path / "text").read_text(), read_mode(tmp_path / "text")) == ("secret", "640")
     with pytest.raises(FileExistsError):
         open_private_file(tmp_path / "text")
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o2770, "660"), (0o755, "644"), (0o700, "600")])
+def test_a_replaced_file_is_as_shared_as_its_folder(tmp_path: Path, folder: int, file: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(folder)
+    path = root / "below" / "kept.json"
+    for content in (b"first", b"second"):
+        replace_shared_file(path, content)
+        assert (path.read_bytes(), read_mode(path)) == (content, file)
+    assert list(path.parent.iterdir()) == [path]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_shared_file(path, b"third")
+    assert list(path.parent.iterdir()) == [path], "nothing unfinished stays"
 
 
 def test_database_and_backup_are_private(tmp_path: Path) -> None:

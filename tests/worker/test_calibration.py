@@ -71,12 +71,14 @@ def test_weights_for_another_spread_are_warned_of(
 def test_what_was_found_is_kept_and_damage_is_mended(
     encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    tmp_path.chmod(0o750)
     vocabulary = load_encoded_nouns(encoder, NOUNS, tmp_path)
     found = load_calibration(encoder, vocabulary, tmp_path)
     again = load_encoded_nouns(encoder, NOUNS, tmp_path)
     assert np.array_equal(again.rows, vocabulary.rows)
     assert again.is_thing.tolist() == [True] * 3 + [False] * 3
     assert load_calibration(encoder, vocabulary, tmp_path) == found
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
     for path in tmp_path.iterdir():
         path.write_bytes(b"damaged")
     assert np.array_equal(load_encoded_nouns(encoder, NOUNS, tmp_path).rows, vocabulary.rows)

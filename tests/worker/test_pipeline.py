@@ -10,12 +10,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from PIL import Image
+from saymask_worker.cli import photos
+from saymask_worker.cli.main import app
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.images.types import DecodedImage, EncodedImage, PreparedImage, Proposals
 from saymask_worker.images.vectors import normalise_rows
@@ -28,10 +31,12 @@ from saymask_worker.pipeline.explanation import explain
 from saymask_worker.pipeline.opening import open_image
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.serving.idle import UnloadingPipeline
+from typer.testing import CliRunner
 
 from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
 from saymask.masks import compute_iou, decode_coco_rle
+from tests.fake_worker import build_result
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
 
@@ -247,6 +252,20 @@ def test_command_line(samples: dict[str, Path], tmp_path: Path, pipeline: Pipeli
     mask = decode_coco_rle(result["candidates"][0]["mask"])
     changed = (np.abs(drawn - photo).sum(axis=2) > 30) & mask
     assert changed.sum() > 0.7 * mask.sum()
+
+
+@pytest.mark.parametrize("option", ["--json", "-o"])
+def test_a_result_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    photo, place = tmp_path / "photo.png", tmp_path / "none" / "result.png"
+    Image.new("RGB", (64, 48)).save(photo)
+    fake = SimpleNamespace(segment=lambda *_, **__: build_result("0" * 64, "the cat", 1))
+    prepared = (fake, None, None, photo.read_bytes())
+    monkeypatch.setattr(photos, "_prepare_photo", lambda *_: prepared)
+    done = CliRunner().invoke(app, ["segment", str(photo), "the cat", option, str(place)])
+    assert isinstance(done.exception, InvalidRequest)
+    assert f"{place} cannot be written" in done.exception.cause
 
 
 def test_explain_shows_the_parse_and_terms_that_add_up(

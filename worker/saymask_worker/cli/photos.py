@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,10 +57,13 @@ def segment(
         )
     _print_result(result)
     if masks is not None:
-        masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+        with _explain_writing(masks):
+            masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
-        draw_candidates(pixels, result.candidates, result.expression).save(overlay)
+        picture = draw_candidates(pixels, result.candidates, result.expression)
+        with _explain_writing(overlay):
+            picture.save(overlay)
 
 
 @app.command()
@@ -85,7 +90,25 @@ def explain(
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
         candidates = [ranked.candidate for ranked in explanation.proposals]
-        draw_candidates(pixels, candidates, explanation.parsed.text).save(overlay)
+        picture = draw_candidates(pixels, candidates, explanation.parsed.text)
+        with _explain_writing(overlay):
+            picture.save(overlay)
+
+
+@contextmanager
+def _explain_writing(path: Path) -> Iterator[None]:
+    """Say in words that a file cannot be written.
+
+    Raises:
+        InvalidRequest: instead of OSError, and of ValueError, for a picture of an unknown suffix.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"{path} cannot be written: {error}.",
+            "Name a file in a folder that exists; a picture ends in .png or .jpg.",
+        ) from error
 
 
 def _prepare_photo(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saymask.private_files import make_folder_inside
+from saymask.private_files import replace_shared_file
 from saymask_worker.config.scoring import STARTER_SCORING, ScoringConfig
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.clip_visual import ClipVisual
@@ -67,10 +67,7 @@ def load_calibration(
     calibration = calibrate(encoder, vocabulary)
     if path is not None:
         try:
-            make_folder_inside(path.parent.parent, path.parent.name)
-            part = path.with_suffix(f".{os.getpid()}.tmp")
-            part.write_text(json.dumps(asdict(calibration)), "utf-8")
-            os.replace(part, path)
+            replace_shared_file(path, json.dumps(asdict(calibration)).encode())
         except OSError as error:
             log.warning("the self-test of the encoder cannot be kept: %s", error)
     return calibration

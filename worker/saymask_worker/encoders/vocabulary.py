@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask.private_files import make_folder_inside
+from saymask.private_files import replace_shared_file
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.images.types import Floats
 from saymask_worker.language.nouns import Nouns
@@ -102,10 +102,9 @@ def _read(path: Path, count: int) -> Floats | None:
 
 
 def _write(path: Path, rows: Floats) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, rows=rows.astype(np.float16))
     try:
-        make_folder_inside(path.parent.parent, path.parent.name)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, rows=rows.astype(np.float16))
-        os.replace(file.name, path)
+        replace_shared_file(path, buffer.getvalue())
     except OSError as error:
         log.warning("the encoded nouns cannot be kept in %s: %s", path.parent, error)
