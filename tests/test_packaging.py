@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -52,8 +53,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(program: Path, *arguments: str | Path, cwd: Path) -> str:
+    # A PYTHONPATH with this checkout would hide what the wheel installed.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [program, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+        [program, *arguments], cwd=cwd, env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
