@@ -374,3 +374,24 @@ def test_a_worker_is_told_to_end_while_the_queue_is_away(
     assert orphaned.wait(60) == 0
     with pytest.raises(QueueError):
         queue.has_image("a" * 64)
+
+
+def test_a_preparation_may_pause_for_longer_than_an_answer_may_take(
+    queue: JobQueue, start_worker: Start, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Annotators who type without end keep a background worker from its photo, not for ever."""
+    monkeypatch.setattr("saymask_backend.queue.jobs._JOB_TIMEOUT_S", 3)
+    for queues in ("interactive", "background"):
+        start_worker(FAKE_WORKER_QUEUES=queues, FAKE_WORKER_SHARES="yes")
+    sha256, slow = put(queue, "photo"), put(queue, "slow photo")
+    ask(queue, sha256, "first")
+    with typing(queue, sha256, 3, "sleep 0.3") as answers:
+        job_id = queue.prepare(PrepareRequest(image_sha256=slow))
+        await_state(lambda: f"prepare {slow[:8]}" in log_of(valkey, "prepare"), "not begun")
+        begun = answers.total()
+        await_state(lambda: answers.total() >= begun + 15, "they are not answered", 30)
+        assert queue.read_prepared(job_id) is None, "it still pauses"
+    await_state(lambda: queue.read_prepared(job_id) is not None, "it was given up")
+    reply = queue.read_prepared(job_id)
+    assert reply is not None
+    assert reply.failure is None

@@ -17,6 +17,7 @@ from saymask.contract import (
     AWAITED_META,
     CALL_META,
     JOB_PREPARE,
+    JOB_PROPOSE,
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     QUEUE_PREPARED,
@@ -47,6 +48,9 @@ RESULT_TTL_S = 600
 # That an image is prepared is known for so long; after that, a worker's cache is asked again.
 PREPARED_TTL_S = 1800
 _JOB_TIMEOUT_S = 300
+# A preparation pauses whenever an annotator on its machine is answered, and the pauses count.
+_PAUSING_JOB_TIMEOUT_S = 3600
+_PAUSING_JOBS = (JOB_PREPARE, JOB_PROPOSE)
 _POLL_S = 1.0
 # A queue that is restarted is back within this; one that hangs is told after its own timeout.
 _AWAY_GRACE_S = 10.0
@@ -157,7 +161,7 @@ class QueueJobs(QueueState):
                 name,
                 args=(request.model_dump(mode="json"),),
                 job_id=job_id,
-                timeout=_JOB_TIMEOUT_S,
+                timeout=_PAUSING_JOB_TIMEOUT_S if name in _PAUSING_JOBS else _JOB_TIMEOUT_S,
                 result_ttl=PREPARED_TTL_S if name == JOB_PREPARE else RESULT_TTL_S,
                 failure_ttl=RESULT_TTL_S,
                 # What a worker reports is a reply; only what is the queue's own fault is retried.
