@@ -142,5 +142,6 @@ def test_the_interface_of_the_second_generation(
     hook = event(5, annotation(1, [typed_entry("the cat")]))
     model.fit(hook.pop("action"), hook)
     await_event(app_stores, 1)
+    model.label_config = "<View/>"
     with pytest.raises(RuntimeError, match="cause"):
-        model.predict([{"id": 1, "data": {}}], context=None)
+        model.predict(body["tasks"], context=None)

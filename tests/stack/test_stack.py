@@ -283,7 +283,7 @@ def test_lists_of_exactly_one_page(stack: Running, samples: dict[str, Path]) -> 
     with closing(stack.client()) as client:
         project, _ = client.find_or_create_project("A hundred")
         connect(client, project, stack)
-        photo = client.upload_image(project, samples["chelsea"])
+        photo = client.upload_image(project, samples["chelsea"], "chelsea.jpg")
         client.import_tasks(project, [{"data": {"image": photo}}] * 100)
         before = len(client.list_projects())
         for number in range(before, 31):
@@ -300,7 +300,7 @@ def test_lists_of_exactly_one_page(stack: Running, samples: dict[str, Path]) -> 
     (report,) = stack.saymask("sync", *to_project)
     assert report["tasks"] == 100
     with closing(stack.client()) as client:
-        client.import_tasks(project, [{"data": {"text": "no photo"}}])
+        client.import_tasks(project, [{"data": {"image": " "}}])
     report = stack.saymask("prepare", *to_project, status=1)
     assert (report["prepared"], len(report["failed"])) == (100, 1)
 
