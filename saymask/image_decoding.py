@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from saymask.errors import ImageTooLarge, ImageUnreadable
 
@@ -98,6 +98,15 @@ def decode_picture(data: bytes, max_megapixels: float, longer_px: int | None = N
         ) from error
 
 
+def read_stored_hw(image: Image.Image) -> tuple[int, int]:
+    """Return height and width of an opened image as stored, before EXIF's orientation."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow gives the size of a TIFF as it is after turning.
+        tags = image.tag_v2
+        return tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
+    return image.height, image.width
+
+
 def _check_size(image: Image.Image, max_megapixels: float) -> None:
     width, height = image.size
     if width * height > max_megapixels * _MEGA:
@@ -124,7 +133,7 @@ def _check_still(image: Image.Image) -> None:
 
 def _read_upright_hw(image: Image.Image) -> tuple[int, int]:
     """Height and width of what ``ImageOps.exif_transpose`` will give."""
-    width, height = image.size
+    height, width = read_stored_hw(image)
     is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return (width, height) if is_turned else (height, width)
 

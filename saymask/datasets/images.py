@@ -159,15 +159,17 @@ def _read_header(path: Path) -> tuple[tuple[int, int], int]:
     # Pillow is imported by readers of datasets; the server starts without it.
     from PIL import Image, UnidentifiedImageError
 
+    from saymask.image_decoding import read_stored_hw
+
     try:
         with Image.open(path) as image:
-            width, height = image.size
+            stored_hw = read_stored_hw(image)
             orientation = image.getexif().get(0x0112, _UPRIGHT)
     except (
         OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError,
     ) as error:  # fmt: skip
         raise DatasetError(f"{path} is not an image: {error}.") from error
-    return (height, width), orientation if orientation in range(1, 9) else _UPRIGHT
+    return stored_hw, orientation if orientation in range(1, 9) else _UPRIGHT
 
 
 def _is_ambiguous(stored_hw: tuple[int, int], orientation: int) -> bool:

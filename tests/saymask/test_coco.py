@@ -242,22 +242,24 @@ def test_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
 def turn(path: Path, orientation: int) -> None:
     """Say in EXIF how an image is to be turned."""
     with Image.open(path) as image:
+        image.load()
         exif = image.getexif()
         exif[0x0112] = orientation
-        image.load()
         image.save(path, exif=exif)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_masks_lie_on_the_upright_photo(
-    orientation: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    orientation: int, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether they were drawn on it or on the stored one, as their size tells."""
     caplog.set_level(logging.WARNING)
     drawn = square(4, 30, 10)
     annotation = build_annotation(1, 1, segmentation=encode_coco_rle(drawn))
-    path = write(tmp_path, [build_image(1, "a.png")], [annotation], "a.png")
-    turn(tmp_path / "images" / "a.png", orientation)
+    name = f"a.{suffix}"
+    path = write(tmp_path, [build_image(1, name)], [annotation], name)
+    turn(tmp_path / "images" / name, orientation)
     stored = Image.fromarray(drawn)
     stored.getexif()[0x0112] = orientation
     is_quarter = orientation >= 5
@@ -274,7 +276,7 @@ def test_masks_lie_on_the_upright_photo(
         content["images"][0].update(height=WIDTH, width=HEIGHT)
         content["annotations"][0]["segmentation"] = encode_coco_rle(expected)
         path.write_text(json.dumps(content))
-        np.testing.assert_array_equal(read_masks(tmp_path)["a.png"]["cat"], expected)
+        np.testing.assert_array_equal(read_masks(tmp_path)[name]["cat"], expected)
 
 
 def test_the_masks_of_refcoco_lie_on_the_upright_photo_too(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def gradient(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(values).convert(mode)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation: int) -> None:
+def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
     upright = np.zeros((16, 24, 3), np.uint8)
     upright[:8, :8] = 255
     # How the camera stores it so that this orientation makes it upright again.
@@ -54,7 +55,7 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
         undo = lambda a: a[::-1, ::-1].transpose(1, 0, 2)  # noqa: E731
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(np.ascontiguousarray(undo(upright))), "PNG", exif=exif)
+    data = encoded(Image.fromarray(np.ascontiguousarray(undo(upright))), kind, exif=exif)
     photo = decode_image(data, LIMIT)
     assert photo.size_hw == (16, 24)
     assert np.array_equal(photo.pixels, upright)
@@ -196,7 +197,9 @@ def landscape(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", [1, 6, 7, 8])
-@pytest.mark.parametrize(("kind", "size_hw"), [("JPEG", (403, 801)), ("PNG", (170, 90))])
+@pytest.mark.parametrize(
+    ("kind", "size_hw"), [("JPEG", (403, 801)), ("PNG", (170, 90)), ("TIFF", (170, 90))]
+)
 def test_a_large_photo_is_reduced_and_keeps_its_own_size(
     kind: str, size_hw: tuple[int, int], orientation: int
 ) -> None:
