@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from saymask.image_files import list_spellings
+
 RUN_FILE = "_run.json"
 _PART = re.compile(r"part-[^/]*\.parquet")
 
@@ -41,6 +43,16 @@ SCHEMA = pa.schema(
         ("candidates", pa.list_(_CANDIDATE)),
     ]
 )
+
+
+def find_image(system: Any, folder: str, name: str) -> str:
+    """Return the path of an image below a folder, also where its accents are stored otherwise.
+
+    That of the name itself if there is no such file.
+    """
+    paths = [f"{folder}/{spelling}" for spelling in list_spellings(name)]
+    # Most names have one spelling, about which the file system need not be asked.
+    return next((p for p in paths if len(paths) == 1 or system.exists(p)), paths[0])
 
 
 def list_parts(system: Any, folder: str) -> list[str]:

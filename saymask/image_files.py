@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from urllib.parse import urlsplit, urlunsplit
 
 # Those under which Pillow knows the formats that are decoded.
@@ -27,6 +28,15 @@ def is_image_name(name: str) -> bool:
     """
     is_hidden = any(part.startswith(".") for part in name.split("/"))
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden
+
+
+def list_spellings(name: str) -> list[str]:
+    """Return a file's name as it is, and with its accents as other systems store them.
+
+    macOS stores accents apart from their letters; keyboards and most programs do not.
+    """
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return list(dict.fromkeys(forms))
 
 
 def to_printable(name: str) -> str:

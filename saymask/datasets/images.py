@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from saymask.datasets.model import DatasetImage, Rle
 from saymask.errors import DatasetError
-from saymask.image_files import NAME_NOT_UTF8, is_utf8, to_printable
+from saymask.image_files import NAME_NOT_UTF8, is_utf8, list_spellings, to_printable
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 
 log = logging.getLogger(__name__)
@@ -63,10 +62,7 @@ def _list_tails(parts: Sequence[str]) -> Iterator[str]:
     for start in range(len(parts)):
         if ".." not in parts[start:]:
             tail = "/".join(parts[start:])
-            # macOS stores accents apart from their letters.
-            yield from dict.fromkeys(
-                (tail, unicodedata.normalize("NFC", tail), unicodedata.normalize("NFD", tail))
-            )
+            yield from list_spellings(tail)
 
 
 def require_inside(paths: Sequence[Path], root: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from saymask.batch_rows import RUN_FILE, SCHEMA, list_parts
+from saymask.batch_rows import RUN_FILE, SCHEMA, find_image, list_parts
 from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.datasets.files import check_size_hw, to_rle
 from saymask.datasets.images import require_inside
@@ -120,7 +120,7 @@ class BatchRows:
         """
         try:
             system, root = fsspec.core.url_to_fs(self._source)
-            path = f"{str(root).rstrip('/')}/{name}"
+            path = find_image(system, str(root).rstrip("/"), name)
             if "file" in (system.protocol if isinstance(system.protocol, tuple) else ()):
                 if not Path(path).is_file():
                     raise FileNotFoundError(path)
@@ -243,13 +243,15 @@ def _draw(row: dict[str, Any], seed: int) -> int:
 def load_parquet(place: str, choice: RowChoice, folder: Path) -> Dataset:
     """Read rows of a batch, each with its best candidate.
 
+    An image that is missing, changed or has a broken row is named in ``Dataset.left_out``.
+
     Args:
         place: folder of the rows.
         choice: which of them.
         folder: for local copies of images.
 
     Raises:
-        DatasetError: nothing is chosen, a part is damaged, an image is missing or was changed.
+        DatasetError: nothing is chosen, a part is damaged, or no image can be used.
     """
     batch_rows = BatchRows(place)
     by_image: dict[str, list[dict[str, Any]]] = {}
@@ -257,23 +259,34 @@ def load_parquet(place: str, choice: RowChoice, folder: Path) -> Dataset:
         by_image.setdefault(row["image"], []).append(row)
     if not by_image:
         raise DatasetError(f"No row of {place} is chosen.", "Widen --doubtful.")
-    images = []
+    images: list[DatasetImage] = []
+    errors: list[DatasetError] = []
     for name, rows in sorted(by_image.items()):
-        path = batch_rows.fetch_image(name, folder)
+        try:
+            images.append(_to_image(batch_rows.fetch_image(name, folder), name, rows))
+        except DatasetError as error:
+            errors.append(error)
+    if not images:
+        raise errors[0]
+    return Dataset("parquet", "all", tuple(images), tuple(map(str, errors)))
+
+
+def _to_image(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> DatasetImage:
+    """An image with the rows of its present content."""
+    try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        current = [row for row in rows if row["sha256"] == sha256]
-        if not current:
-            raise DatasetError(
-                f"The photo {name} has changed since its rows were written.",
-                "Run the batch again: it does changed photos anew.",
-            )
-        size_hw = check_size_hw((current[0]["height"], current[0]["width"]), f"A row about {name}")
-        expressions = tuple(
-            _to_expression(number, row, size_hw) for number, row in enumerate(current)
+    except OSError as error:
+        raise DatasetError(f"The photo {name} cannot be read: {error.strerror}.") from error
+    current = [row for row in rows if row["sha256"] == sha256]
+    if not current:
+        raise DatasetError(
+            f"The photo {name} has changed since its rows were written.",
+            "Run the batch again: it does changed photos anew.",
         )
-        images.append(DatasetImage(path, size_hw, expressions, ()))
-    return Dataset("parquet", "all", tuple(images))
+    size_hw = check_size_hw((current[0]["height"], current[0]["width"]), f"A row about {name}")
+    expressions = tuple(_to_expression(number, row, size_hw) for number, row in enumerate(current))
+    return DatasetImage(path, size_hw, expressions, ())
 
 
 def _to_expression(number: int, row: dict[str, Any], size_hw: tuple[int, int]) -> Expression:

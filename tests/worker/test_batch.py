@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,46 @@ def test_parts_of_many_long_masks_are_read_again(tmp_path: Path) -> None:
     assert tuple(read_rows(tmp_path)) == rows
 
 
+def test_a_photo_that_is_gone_or_changed_is_left_out_of_a_review(
+    folder: Path, tmp_path: Path
+) -> None:
+    texts = write_texts(folder.parent / "texts.jsonl", TEXTS)
+    plan = BatchPlan(str(folder), str(tmp_path / "rows"), texts)
+    run(plan)
+    first, *others = [image.path for image in load_parquet(plan.out, RowChoice(), tmp_path).images]
+    first.write_bytes(b"changed")
+    dataset = load_parquet(plan.out, RowChoice(), tmp_path)
+    assert [image.path for image in dataset.images] == others
+    (said,) = dataset.left_out
+    assert f"{first.name} has changed" in said
+    first.unlink()
+    (said,) = load_parquet(plan.out, RowChoice(), tmp_path).left_out
+    assert first.name in said
+    assert "cannot be read" in said
+    for path in others:
+        path.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        load_parquet(plan.out, RowChoice(), tmp_path)
+
+
+@pytest.mark.parametrize("source", ["{tmp}/photos", "memory://photos"])
+@pytest.mark.parametrize(("typed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_of_names_are_found_however_they_are_stored(
+    typed: str, stored: str, source: str, tmp_path: Path
+) -> None:
+    """A table typed on one system, photos from another."""
+    source = source.format(tmp=tmp_path)
+    system, root = fsspec.core.url_to_fs(source)
+    system.makedirs(root, exist_ok=True)
+    system.pipe_file(f"{root}/{unicodedata.normalize(stored, 'größe é.jpg')}", b"a")
+    texts = write_texts(tmp_path / "t", [(unicodedata.normalize(typed, "größe é.jpg"), "cat")])
+    plan = BatchPlan(source, str(tmp_path / "rows"), texts)
+    assert run(plan).failed == ()
+    (image,) = load_parquet(plan.out, RowChoice(), tmp_path / "copies").images
+    assert image.path.read_bytes() == b"a"
+    fsspec.filesystem("memory").store.clear()
+
+
 def test_a_name_that_leads_out_of_the_source_is_a_failure(folder: Path, tmp_path: Path) -> None:
     (folder.parent / "private.jpg").write_bytes(b"private")
     texts = write_texts(tmp_path / "t", [("../private.jpg", "the cat"), ("a.jpg", "the cat")])
@@ -335,13 +376,8 @@ def test_rows_to_review_are_chosen_alike_each_time(folder: Path, tmp_path: Path)
     assert len(choose(sample=2)) == 2
     assert {tuple(choose(sample=2, seed=seed)) for seed in range(9)} != {tuple(choose(sample=2))}
     (folder / "a.jpg").write_bytes(b"changed")
-    with pytest.raises(DatasetError, match=r"a\.jpg has changed"):
-        choose()
     run(plan)
     assert sorted(choose()) == sorted(text for _, text in TEXTS), "rows of what it shows now"
-    (folder / "a.jpg").unlink()
-    with pytest.raises(DatasetError, match="cannot be read"):
-        choose()
     with pytest.raises(DatasetError, match="not a folder of"):
         load_parquet(str(folder), RowChoice(), tmp_path)
 

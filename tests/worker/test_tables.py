@@ -118,6 +118,10 @@ def test_excels_files(separator: str, encoding: str, tmp_path: Path) -> None:
         "id,image,expression,notes\n7,more/a.jpg,the cat,\n,,,\n",
         '{"Image": "more/a.jpg", "Expression": "the cat", "id": 3}\n\n',
         "\n\nimage,expression\n\nmore/a.jpg,the cat",
+        ",image,expression\n0,more/a.jpg,the cat\n",
+        ",expression,,image\n0,the cat,,more/a.jpg\n",
+        "SEP=;\nimage;expression\nmore/a.jpg;the cat\n",
+        '"sep=;"\nimage;expression\nmore/a.jpg;the cat\n',
     ],
 )
 def test_other_ways_to_write_a_row(text: str, tmp_path: Path) -> None:
@@ -139,6 +143,11 @@ def test_other_ways_to_write_a_row(text: str, tmp_path: Path) -> None:
         ("image,expression\na.jpg\n", "Row 1 .* lacks"),
         ("image,expression\na.jpg;the cat\n", "Row 1 .* lacks"),
         ("image,expression,expression\na.jpg,the cat,dog\n", "does not name the columns"),
+        (",image,expression\n0,a.jpg,the cat, left\n", r"Row 1 .* more columns"),
+        (",expression,,image\n0,the cat,left,a.jpg\n", r"Row 1 .* more columns"),
+        ("image,expression\na.jpg,#NAME?\n", "Row 1 .* formula: #NAME"),
+        ("image;expression\na.jpg;#BEZUG!\n", "Row 1 .* formula: #BEZUG!"),
+        (f"image,expression\na.jpg,{'x' * 2001}\n", "Row 1 .* 2001 characters"),
         ("a.jpg,the cat\n", "does not name the columns image and expression: a.jpg"),
         ("i\0m\0a\0g\0e\0,\0", "zero bytes"),
         ("[" * 100_000, "Row 1 .* not valid JSON"),

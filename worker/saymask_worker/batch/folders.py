@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
-from saymask.batch_rows import RUN_FILE, list_parts
+from saymask.batch_rows import RUN_FILE, find_image, list_parts
 from saymask.errors import DatasetError
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.redaction import explain
@@ -72,7 +72,7 @@ class Source:
         if ".." in PurePosixPath(name).parts:
             raise PermissionError(f"its name leads out of {self.place}.")
         system, root = open_place(self.place)
-        data: bytes = system.cat_file(f"{root}/{name}")
+        data: bytes = system.cat_file(find_image(system, root, name))
         return data
 
 

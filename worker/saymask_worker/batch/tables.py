@@ -10,9 +10,11 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.errors import DatasetError, InvalidExpression
 from saymask.expressions import normalise_expression
 from saymask_worker.batch.folders import open_place
@@ -21,6 +23,8 @@ from saymask_worker.language import clean_expression
 _COLUMNS = ("image", "expression")
 # What spreadsheets write between columns, by language and format.
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# What a spreadsheet shows instead of text that begins with = or -; the word is its language's.
+_SHEET_ERROR = re.compile(r"#(?:[^\W\d_]+[?!]|DIV/0!|N/A|NV)")
 _EXAMPLE = 'Expected rows like {"image": "a.jpg", "expression": "the cat"}.'
 
 
@@ -57,9 +61,10 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
         expression = normalise_expression(expression)
         try:
             clean_expression(expression)
+            _check_text(expression)
         except InvalidExpression as error:
             raise DatasetError(
-                f"{row.where}, about {image}: {error.cause}", "Mend the row, or delete it."
+                f"{row.where}, about {image}: {error.cause}", "Correct the row, or delete it."
             ) from error
         # Windows separates folders by backslashes.
         name = image.replace("\\", "/").removeprefix("./")
@@ -67,6 +72,21 @@ def read_expressions(place: str) -> dict[str, tuple[str, ...]]:
     if not texts_by_image:
         raise DatasetError(f"{place} holds no expression.")
     return {image: tuple(texts) for image, texts in sorted(texts_by_image.items())}
+
+
+def _check_text(expression: str) -> None:
+    """Check what only tables hold.
+
+    Raises:
+        InvalidExpression: a spreadsheet could not compute it, or it is too long for the rows.
+    """
+    if _SHEET_ERROR.fullmatch(expression):
+        raise InvalidExpression(f"The spreadsheet took its text for a formula: {expression}")
+    if len(expression) > MAX_EXPRESSION_CHARS:
+        raise InvalidExpression(
+            f"The expression has {len(expression)} characters; the longest allowed is"
+            f" {MAX_EXPRESSION_CHARS}."
+        )
 
 
 def _read_text(place: str) -> str:
@@ -136,7 +156,7 @@ def _read_table(text: str, place: str) -> Iterator[_Row]:
 
 def _is_preamble(line: str) -> bool:
     """An empty line, or Excel's own line that names the separator."""
-    return not line.strip() or line.startswith("sep=")
+    return not line.strip() or _to_heading(line).startswith("sep=")
 
 
 def _find_separator(line: str, place: str) -> str:
@@ -147,8 +167,8 @@ def _find_separator(line: str, place: str) -> str:
             return separator
     raise DatasetError(
         f"Row 1 of {place} does not name the columns image and expression: {line.strip()[:100]}",
-        f"Begin with the headings image and expression, between {', '.join(_SEPARATORS.values())}"
-        " as in the rows below.",
+        "Begin with the headings image and expression, separated like the columns below by"
+        " commas, semicolons or tabs.",
     )
 
 
@@ -159,9 +179,13 @@ def _to_heading(text: str) -> str:
 def _to_values(
     values: list[str], headings: list[str], separator: str, where: str
 ) -> dict[str, object]:
-    """Values by heading; none may be left over, for it would be the rest of an expression."""
+    """Values by heading; none may be left over, for it would be the rest of an expression.
+
+    Columns without a heading in front of both, such as the index of a data frame, are none.
+    """
     named = {h: v for h, v in zip(headings, values, strict=False) if h}
-    unnamed = [v for h, v in zip(headings, values, strict=False) if not h]
+    start = min(map(headings.index, _COLUMNS))
+    unnamed = [v for h, v in zip(headings[start:], values[start:], strict=False) if not h]
     if any([*unnamed, *values[len(headings) :]]):
         raise DatasetError(
             f"{where} has more columns than headings: {separator.join(values)[:200]}",
