@@ -112,6 +112,8 @@ def test_words_of_place(parser: LanguageParser, expression: str, sides: tuple) -
         ("3rd from right", Ordinal(3, "right")),
         ("person second from the left", Ordinal(2, "left")),
         ("second hand on the clock", None),
+        ("first aid kit", None),
+        ("1st class carriage", None),
         ("man on third base", None),
         ("5th avenue sign", None),
         ("the cow", None),
@@ -265,7 +267,8 @@ def test_a_misspelled_noun_is_read_and_reported(parser: LanguageParser) -> None:
     "word",
     [
         "goat", "boat", "quokka", "xyzzyx", "gnu", "el", "nft", "tuktuk", "gopro", "nike", "skoda",
-        "crocs", "longboards", "swiffer", "flautas", "zebraon", "piñata", "giraffé", "gir4ff",
+        "crocs", "longboards", "crockpot", "firewire", "railcars",
+        "swiffer", "flautas", "zebraon", "piñata", "giraffé", "gir4ff",
     ],
 )  # fmt: skip
 def test_words_that_are_right_or_unlike_any_noun_stay(parser: LanguageParser, word: str) -> None:
@@ -284,6 +287,14 @@ def test_a_word_with_a_slip_is_read_as_the_nearest(
     parser: LanguageParser, typed: str, read: str
 ) -> None:
     assert parser.parse(f"the {typed} left").corrections == (Correction(typed, read),)
+
+
+def test_british_spelling_is_english_and_no_misspelling(parser: LanguageParser) -> None:
+    for expression in ("colour tv", "the grey aeroplane", "kid in pyjamas", "ice cream flavours"):
+        parsed = parser.parse(expression)
+        assert parsed.is_english
+        assert parsed.corrections == ()
+    assert parser.parse("the grey aeroplane").appearance == "grey airplane"
 
 
 def test_a_capital_within_an_expression_makes_a_name(parser: LanguageParser) -> None:

@@ -77,6 +77,10 @@ def test_expressions_are_read_as_the_table_says(
         ("several people", "several"), ("a few birds", "several"), ("many of my chairs", "several"),
         ("the all black dog", None), ("two dogs facing each other", 2), ("couple on a bench", None),
         ("dog with all its toys", None), ("a basket of apples", None), ("player number 12", None),
+        ("the 42 bus", None),
+        ("the two-story bus", None),
+        ("number 7 bus", None),
+        ("two buses", 2),
     ],
 )  # fmt: skip
 def test_words_before_a_noun_say_how_many_are_meant(

@@ -164,4 +164,4 @@ def _print_result(result: SegmentResult) -> None:
     out.print("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
     out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}", markup=False)
     for notice in result.notices:
-        out.print(f"[yellow]{notice}[/yellow]")
+        out.print(notice, style="yellow", markup=False)

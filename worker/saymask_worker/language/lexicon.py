@@ -19,6 +19,12 @@ SPELLINGS = {
     "bkgd": "background", "bg": "background", "frnt": "front", "frt": "front", "bck": "back",
     "ppl": "people", "grl": "girl", "wht": "white", "blk": "black", "brwn": "brown",
     "lil": "little", "elefant": "elephant",
+    # British, where the dictionary is American.
+    "colour": "color", "colours": "colors", "colourful": "colorful", "aeroplane": "airplane",
+    "aeroplanes": "airplanes", "tyres": "tires", "kerb": "curb", "pyjamas": "pajamas",
+    "jewellery": "jewelry", "aluminium": "aluminum", "harbour": "harbor", "harbours": "harbors",
+    "neighbour": "neighbor", "neighbours": "neighbors", "favourite": "favorite", "fibre": "fiber",
+    "flavour": "flavor", "flavours": "flavors", "centres": "centers", "chequered": "checkered",
 }  # fmt: skip
 
 SIDES: dict[str, Side] = {
@@ -32,11 +38,20 @@ SIDES: dict[str, Side] = {
 }  # fmt: skip
 # Sides that say how far away something is, from the camera or from another side.
 DISTANCES = {"nearest", "closest", "farthest", "furthest"}
-# "The second hand" of a clock and a "third base" are not counted.
-NOT_COUNTED = {"hand", "base", "floor", "story", "street", "avenue", "st", "ave", "inning", "grade"}
+# "The second hand" of a clock and a "first aid kit" are not counted.
+NOT_COUNTED = {
+    "hand", "base", "floor", "story", "storey", "street", "avenue", "st", "ave", "inning", "grade",
+    "aid", "class", "prize", "birthday",
+}  # fmt: skip
 IRREGULAR_PLURALS = {
     "people", "men", "women", "children", "sheep", "mice", "geese", "feet", "teeth", "deer", "fish",
     "ladies", "skis", "knives", "shelves", "leaves", "loaves", "calves", "wolves",
+}  # fmt: skip
+# "The 42 bus" is one.
+SINGULARS_IN_S = {
+    "bus", "minibus", "cactus", "octopus", "platypus", "walrus", "hippopotamus", "rhinoceros",
+    "lens", "canvas", "gas", "iris", "hibiscus", "asparagus", "citrus", "thermos", "trellis",
+    "chassis", "circus", "campus", "atlas", "tennis",
 }  # fmt: skip
 SIZES: dict[str, Size] = {
     "biggest": "large", "largest": "large", "bigger": "large", "larger": "large", "big": "large",

@@ -19,6 +19,7 @@ from saymask_worker.language.lexicon import (
     NOT_COUNTED,
     ROW,
     SIDES,
+    SINGULARS_IN_S,
     SIZES,
 )
 from saymask_worker.language.numerals import (
@@ -152,4 +153,5 @@ def read_count(phrase: str) -> Count | None:
 
 
 def _is_plural(noun: str) -> bool:
-    return noun in IRREGULAR_PLURALS or (noun.endswith("s") and not noun.endswith("ss"))
+    is_regular = noun.endswith("s") and not noun.endswith("ss") and noun not in SINGULARS_IN_S
+    return is_regular or noun in IRREGULAR_PLURALS

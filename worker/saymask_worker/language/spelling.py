@@ -29,8 +29,8 @@ _SHORTEST = 5
 # From so many letters on, one may be another; in shorter words a letter is missing, or two are
 # swapped: "skoda" is no soda.
 _MIDDLING = 6
-# From so many letters on, two may differ.
-_LONG = 8
+# From so many letters on, two may differ; "crockpot" is no cockpit.
+_LONG = 10
 _ENDINGS = ("s", "es", "er", "ers", "ing", "ed", "ish", "y")
 # spaCy splits at hyphens.
 _HYPHENS = (
