@@ -100,9 +100,11 @@ class _CocoFile:
         self._folder = folder
         content = read_json(path)
         try:
-            categories = index_by_id(content["categories"], "id", "categories", path)
-            self._categories = {key: str(entry["name"]) for key, entry in categories.items()}
-            images = index_by_id(content["images"], "id", "images", path)
+            categories = self._index_table(content["categories"], "categories")
+            self._categories = {
+                key: _read_text(entry.get("name")) for key, entry in categories.items()
+            }
+            images = self._index_table(content["images"], "images")
             annotations = self._group_annotations(content["annotations"], images)
         except MISFIT as error:
             raise DatasetError(
@@ -115,6 +117,16 @@ class _CocoFile:
                 self.left_out.append(str(error))
             except MISFIT as error:
                 self.left_out.append(f"Image {key} in {path}: {type(error).__name__} {error}.")
+
+    def _index_table(self, entries: list[Any], what: str) -> dict[str, Any]:
+        """Entries by the key of their id; those without one are left out."""
+        usable = []
+        for number, entry in enumerate(entries, start=1):
+            if isinstance(entry, dict) and entry.get("id") is not None:
+                usable.append(entry)
+            else:
+                self.left_out.append(f"{what} in {self._path}: number {number} has no id.")
+        return index_by_id(usable, "id", what, self._path)
 
     def _group_annotations(
         self, annotations: list[Any], images: dict[str, Any]
@@ -149,7 +161,7 @@ class _CocoFile:
             try:
                 category = self._find_category(annotation, name)
                 mask = _read_mask(annotation, size_hw, name)
-                sentences = _read_sentences(annotation, number, mask, category)
+                sentences = _read_sentences(annotation, number, mask, category, name)
             except DatasetError as error:
                 self.left_out.append(str(error))
             except MISFIT as error:
@@ -165,9 +177,12 @@ class _CocoFile:
 
     def _find_category(self, annotation: Any, name: str) -> str | None:
         """Its category's name; None only where sentences say what it is."""
-        category = self._categories.get(to_key(annotation.get("category_id")))
+        key = to_key(annotation.get("category_id"))
+        category = self._categories.get(key)
         if category is None and not annotation.get("expressions"):
-            raise DatasetError(f"{name}: there is no category {annotation.get('category_id')}.")
+            if key in self._categories:
+                raise DatasetError(f"{name}: its category {key} has no name.")
+            raise DatasetError(f"{name}: there is no category {key}.")
         return category
 
 
@@ -206,13 +221,22 @@ def _read_mask(annotation: Any, size_hw: tuple[int, int], name: str) -> Rle:
 
 
 def _read_sentences(
-    annotation: Any, number: int, mask: Rle, category: str | None
+    annotation: Any, number: int, mask: Rle, category: str | None, name: str
 ) -> list[Expression]:
+    sentences = annotation.get("expressions") or []
+    texts = [text for s in sentences if (text := _read_text(s["raw"]))]
+    if len(texts) < len(sentences):
+        raise DatasetError(f"{name}: one of its expressions has no text.")
     return [
         Expression(
-            f"{number}.{index}", str(sentence["raw"]), mask, (mask,), category, None,
+            f"{number}.{index}", text, mask, (mask,), category, None,
             # What an export holds was confirmed; it says how.
             sentence.get("provenance") == "proposed" and "outcome" not in sentence,
         )
-        for index, sentence in enumerate(annotation.get("expressions") or [])
+        for index, (sentence, text) in enumerate(zip(sentences, texts, strict=True))
     ]  # fmt: skip
+
+
+def _read_text(value: Any) -> str | None:
+    """A name or a sentence; None for what nobody could read."""
+    return value if isinstance(value, str) and value.strip() else None

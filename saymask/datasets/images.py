@@ -25,6 +25,7 @@ _IMAGE_FOLDERS = (
     "images",
     "images/VG_100K",
     "VG_100K",
+    "data",
 )
 # What common file systems allow.
 _MAX_NAME_BYTES = 255

@@ -38,7 +38,10 @@ def build_annotation(number: int, image: Any, **changes: Any) -> dict[str, Any]:
 def write(root: Path, images: list[Any], annotations: list[Any], *names: str) -> Path:
     """Write an instances file, and an image of each name below ``images``."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    categories = [
+        {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": None},
+        {"id": 4, "name": " "},
+    ]  # fmt: skip
     content = {"images": images, "annotations": annotations, "categories": categories}
     path = root / "annotations" / "instances_default.json"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -169,6 +172,10 @@ def test_a_crowd_is_left_out_where_single_objects_are_annotated(
         ({"image_id": 99}, "there is no image 99"),
         ({"image_id": None}, "there is no image None"),
         ({"expressions": [{"text": "cat"}]}, "KeyError 'raw'"),
+        ({"expressions": [{"raw": None}]}, "one of its expressions has no text"),
+        ({"expressions": [{"raw": " "}]}, "one of its expressions has no text"),
+        ({"category_id": 3}, "its category 3 has no name"),
+        ({"category_id": 4}, "its category 4 has no name"),
     ],
 )
 def test_an_annotation_that_cannot_be_used_is_left_out_alone(
@@ -194,6 +201,29 @@ def test_missing_keys_and_entries_that_are_no_objects(tmp_path: Path) -> None:
     (expression,) = dataset.images[0].expressions
     assert len(expression.parts) == 2, "neither id nor iscrowd is needed"
     assert len(dataset.left_out) == 5
+
+
+@pytest.mark.parametrize("folder", ["data", "images", "train", "images/train", "."])
+def test_images_lie_where_other_tools_put_them(folder: str, tmp_path: Path) -> None:
+    path = write(tmp_path, [build_image(1, "a.png")], [build_annotation(1, 1)], "a.png")
+    path.rename(path.with_name("instances_train.json"))
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "images" / "a.png").rename(tmp_path / folder / "a.png")
+    (image,) = load_coco(tmp_path).images
+    assert image.path == tmp_path / folder / "a.png"
+
+
+def test_entries_without_an_id_are_left_out_alone(tmp_path: Path) -> None:
+    image = build_image(1, "a.png")
+    images = [None, {"file_name": "b.png"}, {**image, "id": None}, image]
+    path = write(tmp_path, images, [build_annotation(1, 1)], "a.png")
+    content = json.loads(path.read_text())
+    content["categories"] += [{"name": "bird"}, "bird"]
+    path.write_text(json.dumps(content))
+    dataset = load_coco(tmp_path)
+    assert [image.path.name for image in dataset.images] == ["a.png"]
+    assert len(dataset.left_out) == 5
+    assert all("has no id" in line for line in dataset.left_out)
 
 
 def test_an_image_that_cannot_be_used_is_left_out_alone(tmp_path: Path) -> None:

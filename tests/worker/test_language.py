@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from saymask_worker.language.expression import Correction, Ordinal, Relation, clean_expression
 from saymask_worker.language.nouns import load_nouns
 from saymask_worker.language.parser import LanguageParser
+from saymask_worker.pipeline.explanation import list_parse
 
 from saymask.contract import MAX_EXPRESSION_CHARS
 from saymask.errors import ConfigError, InvalidExpression
@@ -324,6 +325,7 @@ def test_other_languages_are_told_and_nothing_in_them_is_corrected(
     assert not parsed.is_english
     assert parsed.corrections == ()
     assert parsed.text
+    assert ("language", "not English") in list_parse(parsed)
 
 
 @pytest.mark.parametrize(

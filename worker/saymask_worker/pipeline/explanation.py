@@ -76,6 +76,7 @@ def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
     )
     ordinal = parsed.ordinal
     rows = {
+        "language": None if parsed.is_english else "not English",
         "noun phrase": parsed.head_noun_phrase,
         "looked for": parsed.appearance,
         "sides": ", ".join(parsed.sides),
