@@ -350,6 +350,11 @@ def test_accents_of_names_are_found_however_they_are_stored(
     fsspec.filesystem("memory").store.clear()
 
 
+def test_a_source_that_does_not_exist_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"There is no folder .*photoz"):
+        list_work(BatchPlan(str(tmp_path / "photoz"), str(tmp_path / "rows")))
+
+
 def test_a_name_that_leads_out_of_the_source_is_a_failure(folder: Path, tmp_path: Path) -> None:
     (folder.parent / "private.jpg").write_bytes(b"private")
     texts = write_texts(tmp_path / "t", [("../private.jpg", "the cat"), ("a.jpg", "the cat")])

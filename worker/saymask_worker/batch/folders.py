@@ -59,6 +59,8 @@ class Source:
             paths = system.find(root)
         except OSError as error:
             raise DatasetError(f"{self.place} cannot be read: {explain(error)}") from error
+        if not paths and not system.exists(root):
+            raise DatasetError(f"There is no folder {self.place}.")
         names = sorted(filter(is_image_name, (str(p)[len(root) :].lstrip("/") for p in paths)))
         if not names:
             raise DatasetError(
