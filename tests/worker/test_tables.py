@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from saymask_worker.batch.tables import read_expressions
 
 from saymask.errors import DatasetError
+from saymask.expressions import normalise_expression
 
 PAIRS = [
     ("a.jpg", "the cat, left"),
@@ -36,7 +37,7 @@ ROWS = st.lists(st.tuples(CELLS.map(lambda name: name.replace("\\", "")), CELLS)
 def group(rows: list[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     texts: dict[str, dict[str, None]] = {}
     for image, text in rows:
-        texts.setdefault(image, {})[text] = None
+        texts.setdefault(image, {})[normalise_expression(text)] = None
     return {image: tuple(texts[image]) for image in sorted(texts)}
 
 
