@@ -6,11 +6,11 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.api_schema import (
+    CreatedBody,
     MlBackendBody,
     PredictionBody,
     ProjectBody,
@@ -33,7 +34,12 @@ from saymask_backend.label_studio.auth import (
     LabelStudioError,
     check_moved,
 )
-from saymask_backend.label_studio.connections import USER_AGENT, build_tls, explain_failure
+from saymask_backend.label_studio.connections import (
+    USER_AGENT,
+    build_tls,
+    explain_failure,
+    read_clock_offset,
+)
 from saymask_backend.label_studio.guarded_http import DeadlineTransport, find_proxy, time_limit
 from saymask_backend.label_studio.label_config import LabelConfig, default_label_config
 from saymask_backend.label_studio.schema import Body, TaskBody, validate
@@ -49,8 +55,8 @@ _PREDICT_TIMEOUT_S = 100.0
 _TRANSFER_TIMEOUT_S = 300.0
 # Nobody waits for the tasks after an opened one.
 _LOOKING_AHEAD_TIMEOUT_S = 10.0
-# An HTTP date has whole seconds, and the answer took a while.
-_CLOCK_PRECISION = timedelta(seconds=2)
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Model = TypeVar("Model")
 Object = TypeVar("Object", bound=Body)
@@ -246,7 +252,7 @@ class LabelStudioClient:
         existing = find()
         if existing:
             return min(existing), False
-        own = int(self.request("POST", path, json=values)["id"])
+        own = _read(CreatedBody.model_validate, self.request("POST", path, json=values)).id
         oldest = min(find(), default=own)
         if oldest >= own:
             return own, True
@@ -458,7 +464,7 @@ class LabelStudioClient:
         self._check_status(response, method, path)
         try:
             return response.json() if response.content else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LabelStudioError(
                 f"The answer of {self.base_url}{path} is not valid JSON.", ADDRESS_CURE
             ) from error
@@ -485,7 +491,7 @@ class LabelStudioClient:
                 raise LabelStudioError(
                     f"Label Studio at {self.base_url} cannot be reached: {reason}.", cure
                 ) from error
-            self._clock_offset = _read_clock_offset(response)
+            self._clock_offset = read_clock_offset(response)
             if response.status_code not in _BUSY_STATUSES or not tries:
                 return response
             time.sleep(_read_retry_after(response))
@@ -546,19 +552,7 @@ def _read_object(answer: Any) -> dict[str, Any]:
     return _read(TypeAdapter(dict[str, Any]).validate_python, answer)
 
 
-def _read_clock_offset(response: httpx.Response) -> timedelta:
-    """How far our clock is ahead of the server's; nothing where it does not say, or by rounding."""
-    try:
-        offset = datetime.now(UTC) - parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, TypeError, ValueError):
-        return timedelta(0)
-    return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)
-
-
 def _read_retry_after(response: httpx.Response) -> float:
     """Seconds that Label Studio asks to wait; one second when it does not say."""
-    try:
-        seconds = float(response.headers.get("Retry-After", "1"))
-    except ValueError:
-        return 1.0
-    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), _MAX_RETRY_AFTER_S) if _SECONDS.fullmatch(asked) else 1.0
