@@ -421,9 +421,11 @@ def test_an_answer_that_unpacks_to_gigabytes_is_given_up() -> None:
         connection.sendall(head.encode() + b"\r\n\r\n" + packed)
 
     for port in serve_bytes(answer):
-        with closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client:
-            with pytest.raises(AnswerTooLarge, match="larger than 1 MB"):
-                client.request("GET", "/api/version", max_bytes=10**6)
+        with (
+            closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client,
+            pytest.raises(AnswerTooLarge, match="larger than 1 MB"),
+        ):
+            client.request("GET", "/api/version", max_bytes=10**6)
 
 
 @pytest.mark.parametrize("date", ["Mon, 30 Nov 2026 18:28:09 -0000", "Mon, 30 Nov 2026 18:28:09"])
