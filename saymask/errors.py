@@ -38,6 +38,9 @@ from typing import ClassVar
 
 from saymask.redaction import hide
 
+# A value that is quoted may be megabytes long.
+_MAX_CHARS = 5_000
+
 
 class SaymaskError(Exception):
     """Base of all errors that carry a message for people.
@@ -64,13 +67,17 @@ class SaymaskError(Exception):
         cls.code = code or cls.__name__
 
     def __init__(self, cause: str, cure: str = "") -> None:
-        self.cause = hide(cause)
-        self.cure = hide(cure)
+        self.cause = _shorten(hide(cause))
+        self.cure = _shorten(hide(cure))
         super().__init__(self.cause, self.cure)
 
     def __str__(self) -> str:
         """Return cause and cure in one line."""
         return f"{self.cause} {self.cure}".strip()
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 4] + " ..."
 
 
 class InvalidRequest(SaymaskError):

@@ -14,9 +14,12 @@ _HIDDEN = "***"
 _MIN_HIDDEN_CHARS = 8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KEY = re.compile(r"[\x21-\x7e]*")
+_SECRET_OPTION = re.compile(r"pass(word|wd|phrase)?$|pwd$|secret|token", re.IGNORECASE)
 # What may follow the user and password in an address: host, port, then path or query.
 _HOST_AND_REST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/?#@:\[\]]*)(:\d+)?(,[^/?#@]*)?([/?#].*)?")
-_CREDENTIALS_IN_TEXT = re.compile(r"(?<=://)(?:[^\s/@]+|[^\s/@:]*:(?!\d+/)[^\s@]*)@")
+_WHITESPACE = re.compile(r"\s")
+# Up to the @ after it: a user without a slash, or a user and any password, but no port and path.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/]+$|[^/:]*:(?!\d+/))")
 _AUTHORIZATION_IN_TEXT = re.compile(r"\b(Token|Bearer|Basic) [A-Za-z0-9._~+/=-]{20,}")
 _BYTES_IN_TEXT = re.compile(r"\bb(['\"]).*\1", re.DOTALL)
 
@@ -66,7 +69,7 @@ def clean_address(value: str) -> str:
     """Return the address of a database or queue, its user and password percent-encoded.
 
     The signs ``/``, ``?``, ``#`` and ``@`` may stand unescaped in the password as long as only one
-    reading is possible. The password is hidden from now on.
+    reading is possible. The password is hidden from now on, and so are options like sslpassword.
 
     Raises:
         ValueError: two readings are possible, or none; the text does not show the value.
@@ -75,7 +78,7 @@ def clean_address(value: str) -> str:
     scheme, separator, rest = plain.partition("://")
     credentials, at, host = rest.rpartition("@")
     for name, option in parse_qsl(host.partition("?")[2]):
-        if name == "password":
+        if _SECRET_OPTION.search(name):
             hide_from_now_on(option)
     if scheme.startswith(("sqlite", "unix")) or not (separator and at):
         return clean_line(plain)
@@ -103,8 +106,18 @@ def hide(text: str) -> str:
     """Return a text without known secrets, credentials in addresses, and authorization headers."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
-    text = _CREDENTIALS_IN_TEXT.sub("", text)
-    return _AUTHORIZATION_IN_TEXT.sub(rf"\1 {_HIDDEN}", text)
+    return _AUTHORIZATION_IN_TEXT.sub(rf"\1 {_HIDDEN}", _remove_credentials(text))
+
+
+def _remove_credentials(text: str) -> str:
+    """Remove user and password from the addresses in a text, in a time linear in its length."""
+    *before, last = text.split("@")
+    kept = []
+    for part in before:
+        last_word_at = len(part) - len(_WHITESPACE.split(part)[-1])
+        found = _CREDENTIALS.search(part, last_word_at)
+        kept.append(part + "@" if found is None else part[: found.start()])
+    return "".join(kept) + last
 
 
 def explain(error: BaseException) -> str:

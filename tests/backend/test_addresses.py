@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import socket
 import ssl
@@ -10,15 +11,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from saymask_backend.config import load_settings
+from saymask_backend.label_studio import auth as auth_module
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.client import AnswerTooLarge, LabelStudioClient
 from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
 from saymask_backend.label_studio.guarded_http import get_json
 from saymask_backend.label_studio.images import ImageFetcher
@@ -407,3 +411,91 @@ def test_addresses_of_servers_are_checked(address: str) -> None:
     assert load_settings(label_studio_url=" http://host/path/ \n").label_studio_url == (
         "http://host/path"
     )
+
+
+def test_an_answer_that_unpacks_to_gigabytes_is_given_up() -> None:
+    packed = gzip.compress(b" " * 50_000_000)
+
+    def answer(connection: socket.socket) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}"
+        connection.sendall(head.encode() + b"\r\n\r\n" + packed)
+
+    for port in serve_bytes(answer):
+        with (
+            closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client,
+            pytest.raises(AnswerTooLarge, match="larger than 1 MB"),
+        ):
+            client.request("GET", "/api/version", max_bytes=10**6)
+
+
+@pytest.mark.parametrize("date", ["Mon, 30 Nov 2026 18:28:09 -0000", "Mon, 30 Nov 2026 18:28:09"])
+@pytest.mark.parametrize("wait", ["-1", "nan", "-inf", "soon", ""])
+def test_odd_headers_of_a_busy_label_studio(date: str, wait: str) -> None:
+    statuses = ["503 Busy", "200 OK"]
+    body = b'{"release": "1.23.2"}'
+
+    def answer(connection: socket.socket) -> None:
+        head = f"HTTP/1.1 {statuses.pop(0)}\r\nDate: {date}\r\nRetry-After: {wait}"
+        length = f"\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + length).encode() + body)
+
+    for port in serve_bytes(answer):
+        with closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client:
+            assert client.get_release() == "1.23.2"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"id": "x"}', b"[" * 100_000])
+def test_a_creation_that_is_answered_oddly_is_told_in_words(body: bytes) -> None:
+    answers = [b"[]", body]
+
+    def answer(connection: socket.socket) -> None:
+        content = answers.pop(0)
+        head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+
+    for port in serve_bytes(answer):
+        with (
+            closing(LabelStudioClient(f"http://127.0.0.1:{port}", KEY)) as client,
+            pytest.raises(LabelStudioError, match="not valid"),
+        ):
+            client.find_or_create_project("Cats")
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
+def test_a_token_is_exchanged_by_label_studio_s_clock(
+    ahead_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is valid for five minutes, whatever our own clock says."""
+    exchanged: list[str] = []
+    passed_s = 0.0
+    ours = SimpleNamespace(
+        time=lambda: time.time() + passed_s, monotonic=lambda: time.monotonic() + passed_s
+    )
+    monkeypatch.setattr(auth_module, "time", ours)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            claims = json.dumps({"exp": time.time() + ahead_s + 300}).encode()
+            exchanged.append(f"x.{base64.urlsafe_b64encode(claims).decode()}.{len(exchanged)}")
+            self.send({"access": exchanged[-1]})
+
+        def do_GET(self) -> None:
+            self.send({"release": self.headers["Authorization"]})
+
+        def send(self, content: object) -> None:
+            body = json.dumps(content).encode()
+            self.send_response_only(200)
+            self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with LocalServer(Handler) as server, closing(LabelStudioClient(server.url, JWT)) as client:
+        assert client.get_release() == client.get_release() == f"Bearer {exchanged[0]}"
+        passed_s = 280.0
+        assert client.get_release() == f"Bearer {exchanged[1]}"
+    assert len(exchanged) == 2

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from saymask_backend.label_studio import client as client_module
 from saymask_backend.label_studio.auth import LabelStudioError
 from saymask_backend.label_studio.client import LabelStudioClient, NotFound
 from saymask_backend.label_studio.events import to_new_event
@@ -280,3 +281,41 @@ def test_what_was_lost_before_a_resumed_comparison_is_found(stores: Stores, stud
         report = synchroniser(stores, client).sync(7)
     assert report.taken_up
     assert current(stores)[101] == ("no_mask", "changed")
+
+
+def test_a_page_that_is_too_large_is_read_task_by_task(
+    stores: Stores, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each annotation is small enough, and all of a page are not; one is too large alone."""
+    texts = dict.fromkeys(range(1, 8), "x" * 4000) | {4: "x" * 20_000}
+    studio.tasks = {n: [annotation(100 + n, [typed(text)])] for n, text in texts.items()}
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        assert synchroniser(stores, client).sync(7).problems == ()
+        monkeypatch.setattr(client_module, "_MAX_PAGE_BYTES", 6000)
+        monkeypatch.setattr(client_module, "_MAX_ANSWER_BYTES", 10_000)
+        for n in studio.tasks:
+            studio.tasks[n] = [annotation(100 + n, [typed(f"new {texts[n]}")], after_s=5)]
+        report = synchroniser(stores, client).sync(7)
+        assert (report.outdated, report.deleted) == (6, 0)
+        (problem,) = report.problems
+        assert "a task: Label Studio's answer to /api/tasks is larger than 0.01 MB" in problem
+        recorded = current(stores)
+        assert [n for n in sorted(recorded) if recorded[n][1].startswith("new")] == [
+            101, 102, 103, 105, 106, 107,
+        ]  # fmt: skip
+
+
+def test_a_comparison_that_breaks_off_within_a_large_page_goes_on_there(
+    stores: Stores, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_MAX_PAGE_BYTES", 6000)
+    studio.tasks = {n: [annotation(100 + n, [typed("x" * 4000)])] for n in range(1, 6)}
+    # The project, page 1 and its two tasks, page 2 and its first task, then a failure.
+    studio.answers = [200] * 6 + [500]
+    with closing(LabelStudioClient(studio.url, "key")) as client:
+        with pytest.raises(LabelStudioError, match="500"):
+            synchroniser(stores, client).sync(7)
+        report = synchroniser(stores, client).sync(7)
+    assert report.taken_up
+    assert report.deleted == 0
+    assert sorted(current(stores)) == [101, 102, 103, 104, 105]

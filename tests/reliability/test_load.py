@@ -18,6 +18,7 @@ import pytest
 import redis
 import uvicorn
 from fastapi.testclient import TestClient
+from saymask_backend.api import routes
 from saymask_backend.api.app import create_app
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.images import ImageFetcher
@@ -303,3 +304,23 @@ def test_a_slow_label_studio_delays_no_preparation(
             )
         finally:
             answered.set()
+
+
+def test_building_a_large_answer_delays_no_webhook(
+    build_client: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dozens of large masks take seconds to be written."""
+    is_building, may_end = threading.Event(), threading.Event()
+
+    def build_slowly(*_: object) -> list[Any]:
+        is_building.set()
+        return [{"result": [], "score": float(may_end.wait(20))}]
+
+    monkeypatch.setattr(routes, "to_results", build_slowly)
+    with served(build_client()) as url, ThreadPoolExecutor(1) as pool:
+        body = load_capture("batch_predict_on_task_open")
+        large = pool.submit(httpx.post, f"{url}/predict", json=body, timeout=60)
+        assert is_building.wait(20)
+        httpx.post(f"{url}/webhook", json=EVENT, timeout=60).raise_for_status()
+        may_end.set()
+        assert large.result().json() == {"results": [{"result": [], "score": 1.0}]}

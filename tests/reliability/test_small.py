@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from saymask_backend.export.model import Categories
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.label_studio.label_config import default_label_config, load_label_config
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
 from saymask_worker.images.decode import decode_image
 from saymask_worker.pipeline.cache import PreparedCache
 
@@ -28,6 +30,7 @@ from saymask.datasets import load_dataset
 from saymask.datasets.files import PlainUnpickler, read_json
 from saymask.errors import DatasetError, InvalidLabelConfig, SaymaskError
 from tests.backend.submissions import process
+from tests.conftest import load_capture
 from tests.factories import annotation, brush, event, square, typed
 from tests.worker.scenes import prepared_image
 
@@ -205,3 +208,36 @@ def test_every_error_has_a_cause(tmp_path: Path) -> None:
         with pytest.raises(SaymaskError) as caught:
             decode_image(code, 10)
         assert caught.value.cause
+
+
+def test_an_annotation_of_thousands_of_regions(stores: Stores) -> None:
+    regions = [
+        entry
+        for number in range(3_000)
+        for entry in brush(f"own{number}", square(4), "referent", "manual", f"cat {number}")
+    ]
+    last = {**regions[-1], "value": {"text": ["the last cat"]}}
+    process(stores, event(1, annotation(5, [typed("cats"), *regions, last])))
+    assert stores.events.count_events_by_state() == {"understood": 1}
+    recorded = {record.expression for record in stores.records.iterate_records(RecordFilter())}
+    assert recorded == {"cats", "the last cat", *(f"cat {n}" for n in range(2_999))}
+
+
+def test_large_labelling_configs_are_not_kept() -> None:
+    """Each webhook may bring one of megabytes."""
+    load_label_config(default_label_config())
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            load_label_config(default_label_config() + f"<!-- {str(number) * 1_000_000} -->")
+        assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_task_with_a_field_name_of_megabytes(build_client: Callable[..., TestClient]) -> None:
+    body = load_capture("interactive_predict_request")
+    body["tasks"][0]["data"] = {"://a:" * 400_000: 1}
+    answer = build_client().post("/predict", json=body)
+    assert answer.status_code == 400
+    assert len(answer.content) < 20_000

@@ -120,3 +120,17 @@ def test_messages_and_logs_hide_secrets(formatter: logging.Formatter) -> None:
     assert "RuntimeError" in line
     if isinstance(formatter, JsonFormatter):
         assert json.loads(line)["message"] == "said ***"
+
+
+def test_a_message_of_megabytes_is_cleaned_at_once_and_shortened() -> None:
+    """A search that begins anew at every address would take hours."""
+    for text in ("://a:" * 200_000, "://" * 300_000 + " @", " @" * 200_000):
+        assert len(hide(text)) <= len(text)
+        error = ConfigError(text, text)
+        assert len(str(error)) < 20_000
+
+
+@pytest.mark.parametrize("option", ["password", "PASSWORD", "sslpassword", "passwd", "auth_token"])
+def test_options_that_hold_secrets_are_hidden(option: str) -> None:
+    clean_address(f"postgresql://user:word@host/db?{option}=MARKED-option&connect_timeout=10")
+    assert hide("it says MARKED-option, connect_timeout=10") == "it says ***, connect_timeout=10"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -59,6 +60,7 @@ _PREPARING_THREADS = 8
 _MAX_WAITING = 32
 _TRAINING_THREADS = 2
 _QUESTION_THREADS = 8
+_BUILDING_THREADS = 4
 _WATCH_INTERVAL_S = 0.5
 _MAX_CALL_ID_CHARS = 64
 CALL_HEADER = "X-Request-ID"
@@ -122,6 +124,7 @@ class Endpoints:
         self._importing = anyio.CapacityLimiter(_PREPARING_THREADS)
         self._starting = anyio.CapacityLimiter(_TRAINING_THREADS)
         self._questions = anyio.CapacityLimiter(_QUESTION_THREADS)
+        self._building = anyio.CapacityLimiter(_BUILDING_THREADS)
 
     async def live(self) -> dict[str, str]:
         """Tell a supervisor that the process answers; open to all, and tells nothing else."""
@@ -139,7 +142,7 @@ class Endpoints:
         """List the model versions."""
         return {"versions": [await self._ask(self._status.read_model_version)]}
 
-    async def predict(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
+    async def predict(self, request: Request, later: BackgroundTasks) -> Response:
         """Answer a typed expression, clicks, or a batch of tasks."""
         call = Call(id=read_call_id(request))
         call_id.set(call.id)
@@ -156,7 +159,8 @@ class Endpoints:
             answers = decline(predict_request)
         else:
             answers = await self._predict(request, predict_request, call)
-        return {"results": to_results(predict_request, answers)}
+        build = partial(_build_results, predict_request, answers)
+        return await anyio.to_thread.run_sync(build, limiter=self._building)
 
     async def webhook(self, request: Request, later: BackgroundTasks) -> dict[str, Any]:
         """Store a webhook; it is processed afterwards."""
@@ -256,7 +260,7 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
     private.add_api_route("/setup", endpoints.setup, methods=["POST"])
     for method in ("GET", "POST"):
         private.add_api_route("/versions", endpoints.versions, methods=[method])
-    private.add_api_route("/predict", endpoints.predict, methods=["POST"])
+    private.add_api_route("/predict", endpoints.predict, methods=["POST"], response_model=None)
     private.add_api_route("/ready", endpoints.ready, response_model=None)
     private.add_api_route("/metrics", endpoints.metrics, response_class=Response)
     for path in ("/", "/status"):
@@ -278,6 +282,15 @@ def _read_tasks_to_prepare(body: Any) -> tuple[PredictTask, ...]:
     except SaymaskError as error:
         log.warning("the images of new tasks are not prepared: %s", error)
         return ()
+
+
+def _build_results(request: PredictRequest, answers: list[Answer]) -> Response:
+    """The whole answer. Masks of large images take seconds, which the event loop does not have.
+
+    Task by task: while one is encoded, no other thread runs.
+    """
+    results = [json.dumps(result, allow_nan=False) for result in to_results(request, answers)]
+    return Response(f'{{"results": [{", ".join(results)}]}}', media_type="application/json")
 
 
 async def _run_behind(work: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:

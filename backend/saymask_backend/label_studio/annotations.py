@@ -57,7 +57,7 @@ def to_submission(
             seconds=annotation.lead_time,
             skipped=annotation.was_cancelled is True,
             image=read_image(task, config),
-            expression=_read_text(result, config.expression),
+            expression=_find_text(result, config.expression),
             verdict=_read_verdict(result, config),
             regions=_read_regions(annotation, task, config, known_sizes_hw),
             ignored=_describe_others(result, config),
@@ -69,18 +69,21 @@ def to_submission(
         raise InvalidAnnotation(error.cause, error.cure) from error
 
 
-def _read_text(
-    result: Sequence[object], name: str | None, region_id: str | None = None
-) -> str | None:
-    """The last text of a field, of one region where an id is given."""
-    for entry in reversed(result):
-        if not isinstance(entry, TextEntry) or entry.from_name != name:
-            continue
-        if region_id is None or entry.id == region_id:
+def _find_text(result: Sequence[object], name: str | None) -> str | None:
+    """The last text of a field of the whole image."""
+    return next(reversed(_read_texts(result, name).values()), None)
+
+
+def _read_texts(result: Sequence[object], name: str | None) -> dict[str, str]:
+    """The last text of a field for each region, by its id; the newest last."""
+    texts: dict[str, str] = {}
+    for entry in result:
+        if isinstance(entry, TextEntry) and entry.from_name == name:
             text = entry.value.text[-1] if entry.value.text else ""
             if text.strip():
-                return text
-    return None
+                texts.pop(entry.id, None)
+                texts[entry.id] = text
+    return texts
 
 
 def _read_verdict(result: Sequence[object], config: LabelConfig) -> Verdict | None:
@@ -104,11 +107,11 @@ def _read_regions(
     proposed = _read_proposed(task)
     entries = [e for e in result if isinstance(e, BrushEntry) and e.from_name == config.mask]
     _check_sizes(entries, known_sizes_hw)
+    texts = _read_texts(result, config.region_expression)
     regions: list[SubmittedRegion] = []
     runs = 0
     for entry in entries:
-        expression = _read_text(result, config.region_expression, entry.id)
-        region = _to_region(entry, config, expression, is_proposed=entry.id in proposed)
+        region = _to_region(entry, config, texts.get(entry.id), is_proposed=entry.id in proposed)
         runs += region.mask.starts.size
         if runs > MAX_RUNS:
             raise InvalidAnnotation(

@@ -12,6 +12,12 @@ from saymask_backend.label_studio.schema import Body, Id, Text, UtcTime, none_to
 from saymask_backend.records.project_key import ProjectKey, to_project_key
 
 
+class CreatedBody(Body):
+    """The answer that creates an object, of whatever kind."""
+
+    id: Id
+
+
 class ProjectBody(Body):
     """A project of the API."""
 

@@ -12,7 +12,7 @@ import httpx
 
 from saymask.errors import ConfigError, SaymaskError
 from saymask.redaction import clean_key
-from saymask_backend.label_studio.connections import find_new_address
+from saymask_backend.label_studio.connections import find_new_address, read_clock_offset
 
 _REFRESH_PATH = "/api/token/refresh/"
 _TOKEN_MARGIN_S = 30.0
@@ -55,6 +55,7 @@ class LabelStudioAuth(httpx.Auth):
                 f"Label Studio's key {error}.", "Correct SAYMASK_LABEL_STUDIO_API_KEY."
             ) from error
         self._access = ""
+        # Of ``time.monotonic()``.
         self._expires_at = 0.0
 
     def sync_auth_flow(
@@ -71,7 +72,7 @@ class LabelStudioAuth(httpx.Auth):
         if self._api_key and "." not in self._api_key:
             request.headers["Authorization"] = f"Token {self._api_key}"
         elif self._api_key:
-            if time.time() > self._expires_at - _TOKEN_MARGIN_S:
+            if time.monotonic() > self._expires_at - _TOKEN_MARGIN_S:
                 refresh = httpx.Request(
                     "POST",
                     self._base_url + _REFRESH_PATH,
@@ -92,11 +93,13 @@ class LabelStudioAuth(httpx.Auth):
             )
         try:
             access = str(response.json()["access"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise LabelStudioError(
                 f"{refresh.url} did not answer as Label Studio does.", ADDRESS_CURE
             ) from error
-        expires_at = _read_expiry(access)
+        # Label Studio's clock issues the token and judges it; ours may be another.
+        ahead_s = read_clock_offset(response).total_seconds()
+        expires_at = time.monotonic() + _read_expiry(access) + ahead_s - time.time()
         # In this order: another thread must not take the old token for the new one's time.
         self._access, self._expires_at = access, expires_at
 
@@ -123,10 +126,10 @@ def check_moved(response: httpx.Response, base_url: str, path: str) -> None:
 
 
 def _read_expiry(access: str) -> float:
-    """The ``exp`` claim of a JWT that was just issued; checking it is the server's task."""
+    """The ``exp`` claim of a JWT, by the issuer's clock; checking it is the server's task."""
     try:
         payload = access.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return float(claims["exp"])
-    except (IndexError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (IndexError, ValueError, OverflowError, KeyError, TypeError, binascii.Error) as error:
         raise LabelStudioError("Label Studio sent an access token that is not a JWT.") from error

@@ -6,11 +6,12 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter
 
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.api_schema import (
+    CreatedBody,
     MlBackendBody,
     PredictionBody,
     ProjectBody,
@@ -33,7 +35,12 @@ from saymask_backend.label_studio.auth import (
     LabelStudioError,
     check_moved,
 )
-from saymask_backend.label_studio.connections import USER_AGENT, build_tls, explain_failure
+from saymask_backend.label_studio.connections import (
+    USER_AGENT,
+    build_tls,
+    explain_failure,
+    read_clock_offset,
+)
 from saymask_backend.label_studio.guarded_http import DeadlineTransport, find_proxy, time_limit
 from saymask_backend.label_studio.label_config import LabelConfig, default_label_config
 from saymask_backend.label_studio.schema import Body, TaskBody, validate
@@ -44,13 +51,16 @@ _BUSY_STATUSES = (429, 502, 503, 504)
 _READ_TRIES = 5
 _MAX_RETRY_AFTER_S = 60.0
 _PAGE_SIZE = 100
+_HEADERS_OF_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
 _PREDICT_TIMEOUT_S = 100.0
+# What is decoded of an answer takes four times its length in memory.
+_MAX_PAGE_BYTES, _MAX_ANSWER_BYTES = 32_000_000, 256_000_000
 # For a page of annotations, or files.
 _TRANSFER_TIMEOUT_S = 300.0
 # Nobody waits for the tasks after an opened one.
 _LOOKING_AHEAD_TIMEOUT_S = 10.0
-# An HTTP date has whole seconds, and the answer took a while.
-_CLOCK_PRECISION = timedelta(seconds=2)
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Model = TypeVar("Model")
 Object = TypeVar("Object", bound=Body)
@@ -66,21 +76,29 @@ class InvalidAnswer(LabelStudioError):
     concerns_all = False
 
 
+class AnswerTooLarge(LabelStudioError):
+    """An answer is longer than what is read into memory."""
+
+    concerns_all = False
+
+
 @dataclass(frozen=True)
 class Page:
-    """One page of a list.
+    """One page of a list, or a part of a page that is too large to be read at once.
 
     Attributes:
-        number: of the page; the first is 1.
+        following: number of the page to go on with after this; the first is 1.
         items: as they came, without those of earlier pages.
         total: number of items in all, as far as Label Studio says.
         asked_at: before it was asked for, by our clock.
+        left_out: why the one item of this part could not be read, or None.
     """
 
-    number: int
+    following: int
     items: list[Any]
     total: int
     asked_at: datetime
+    left_out: AnswerTooLarge | None = None
 
 
 class LabelStudioClient:
@@ -147,35 +165,59 @@ class LabelStudioClient:
             first: number of the first page.
             timeout_s: longest wait for a page; None for the client's own.
         """
-        extra = {} if timeout_s is None else {"timeout": timeout_s}
+        ask = partial(self._ask_page, path, params or {}, timeout_s)
         seen: set[str] = set()
         per_page = 0
         for number in itertools.count(first):
-            query = {**(params or {}), "page": number, "page_size": page_size}
-            asked_at = datetime.now(UTC)
             try:
-                answer = self.request("GET", path, params=query, **extra)
-            except NotFound:
-                if number == 1:
-                    raise
+                whole = ask(number, page_size)
+            except AnswerTooLarge:
+                whole, parts = None, _ask_parts(ask, number, per_page or page_size)
+            else:
+                parts = iter([whole] if whole is not None else [])
+            has_more = False
+            for page in parts:
+                found = {_identify(item): item for item in page.items}
+                new = [item for key, item in found.items() if key not in seen]
+                seen.update(found)
+                if new or page.left_out is not None:
+                    has_more = True
+                    yield replace(page, items=new)
+            if whole is not None:
+                per_page = max(per_page, len(whole.items))
+                reached = (number - 1) * per_page + len(whole.items)
+                has_more = has_more and not 0 < whole.total <= reached
+            if not has_more:
                 return
-            items, total = _read_page(answer, path)
-            per_page = max(per_page, len(items))
-            found = {_identify(item): item for item in items}
-            new = [item for key, item in found.items() if key not in seen]
-            seen.update(found)
-            if not new:
-                return
-            yield Page(number, new, total, asked_at)
-            if 0 < total <= (number - 1) * per_page + len(items):
-                return
+
+    def _ask_page(
+        self,
+        path: str,
+        params: dict[str, Any],
+        timeout_s: float | None,
+        number: int,
+        page_size: int,
+    ) -> Page | None:
+        """One page of a list; None behind its end."""
+        query = {**params, "page": number, "page_size": page_size}
+        max_bytes = _MAX_PAGE_BYTES if page_size > 1 else _MAX_ANSWER_BYTES
+        asked_at = datetime.now(UTC)
+        try:
+            answer = self.request("GET", path, timeout_s, max_bytes, params=query)
+        except NotFound:
+            if number == 1:
+                raise
+            return None
+        return Page(number + 1, *_read_page(answer, path), asked_at)
 
     def _list(self, path: str, model: type[Object], what: str, **params: Any) -> list[Object]:
         """A whole list; an odd object is logged and left out."""
         left_out = LeftOut()
-        pages = self.iterate_pages(path, params)
-        items = itertools.chain.from_iterable(page.items for page in pages)
-        found = list(read_each(items, model, what, left_out))
+        found = [
+            item
+            for page in self.iterate_pages(path, params)
+            for item in read_each(page, model, what, left_out)
+        ]
         for line in left_out.lines:
             log.warning("Label Studio's %s", line)
         return found
@@ -246,7 +288,7 @@ class LabelStudioClient:
         existing = find()
         if existing:
             return min(existing), False
-        own = int(self.request("POST", path, json=values)["id"])
+        own = _read(CreatedBody.model_validate, self.request("POST", path, json=values)).id
         oldest = min(find(), default=own)
         if oldest >= own:
             return own, True
@@ -283,7 +325,7 @@ class LabelStudioClient:
             "POST",
             f"/api/ml/{backend_id}/interactive-annotating",
             json={"task": task_id, "context": {"result": result}},
-            timeout=_PREDICT_TIMEOUT_S,
+            timeout_s=_PREDICT_TIMEOUT_S,
         )
         return answer
 
@@ -344,7 +386,7 @@ class LabelStudioClient:
             include: as in ``iterate_task_pages``.
         """
         for page in self.iterate_task_pages(project_id, include):
-            yield from read_each(page.items, TaskBody, "task", left_out)
+            yield from read_each(page, TaskBody, "task", left_out)
 
     def list_tasks_after(self, project_id: int, task_id: int, count: int) -> list[TaskBody]:
         """Return the tasks that an annotator will most likely open next, at most ``count``.
@@ -361,8 +403,7 @@ class LabelStudioClient:
             "/api/tasks", params, page_size=count, timeout_s=_LOOKING_AHEAD_TIMEOUT_S
         )
         page = next(pages, None)
-        items = page.items[:count] if page is not None else []
-        return list(read_each(items, TaskBody, "task", LeftOut()))
+        return list(read_each(page, TaskBody, "task", LeftOut()))[:count] if page else []
 
     def has_annotation(self, annotation_id: int) -> bool:
         """Return whether an annotation exists."""
@@ -415,7 +456,7 @@ class LabelStudioClient:
     def import_tasks(self, project_id: int, tasks: list[dict[str, Any]]) -> None:
         """Create tasks from ``{"data": ..., "predictions": ..., "annotations": ...}``."""
         path = f"/api/projects/{project_id}/import"
-        self.request("POST", path, json=tasks, timeout=_TRANSFER_TIMEOUT_S)
+        self.request("POST", path, json=tasks, timeout_s=_TRANSFER_TIMEOUT_S)
 
     def import_images(self, project_id: int, paths: Sequence[Path]) -> int:
         """Upload image files as tasks; returns the number of tasks in the project."""
@@ -425,7 +466,7 @@ class LabelStudioClient:
                     "POST",
                     f"/api/projects/{project_id}/import",
                     files={"file": (path.name, file)},
-                    timeout=_TRANSFER_TIMEOUT_S,
+                    timeout_s=_TRANSFER_TIMEOUT_S,
                 )
         return self.get_project(project_id).task_number or 0
 
@@ -437,7 +478,7 @@ class LabelStudioClient:
                 f"/api/projects/{project_id}/import",
                 params={"commit_to_project": "false"},
                 files={"file": (name, file)},
-                timeout=_TRANSFER_TIMEOUT_S,
+                timeout_s=_TRANSFER_TIMEOUT_S,
             )
         try:
             upload_id = answer["file_upload_ids"][0]
@@ -448,33 +489,49 @@ class LabelStudioClient:
                 f"Label Studio took {path.name} and did not say where it is: {answer}."
             ) from error
 
-    def request(self, method: str, path: str, **arguments: Any) -> Any:
+    def request(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float | None = None,
+        max_bytes: int = _MAX_ANSWER_BYTES,
+        **arguments: Any,
+    ) -> Any:
         """Make one API call; returns the decoded JSON (None for an empty body).
 
         Reading waits and tries again while Label Studio is too busy.
+
+        Args:
+            method: of HTTP.
+            path: below Label Studio's address.
+            timeout_s: longest time for the answer; None for the client's own.
+            max_bytes: longest answer, unpacked.
+            arguments: of ``httpx.Client.stream``.
         """
-        response = self._send(method, path, **arguments)
+        response = self._send(method, path, timeout_s or self._timeout_s, max_bytes, arguments)
         check_moved(response, self.base_url, path)
         self._check_status(response, method, path)
         try:
             return response.json() if response.content else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LabelStudioError(
                 f"The answer of {self.base_url}{path} is not valid JSON.", ADDRESS_CURE
             ) from error
 
     def _send(
-        self, method: str, path: str, timeout: float | None = None, **arguments: Any
+        self, method: str, path: str, seconds: float, max_bytes: int, arguments: dict[str, Any]
     ) -> httpx.Response:
         tries = _READ_TRIES if method == "GET" else 1
-        seconds = timeout or self._timeout_s
         while True:
             tries -= 1
             try:
-                with time_limit(seconds):
-                    response = self._client.request(
+                with (
+                    time_limit(seconds),
+                    self._client.stream(
                         method, self.base_url + path, timeout=seconds, **arguments
-                    )
+                    ) as answer,
+                ):
+                    response = _read_answer(answer, path, max_bytes)
             except httpx.TimeoutException as error:
                 raise LabelStudioError(
                     f"Label Studio at {self.base_url} did not answer {path} within {seconds:g} s.",
@@ -485,7 +542,7 @@ class LabelStudioClient:
                 raise LabelStudioError(
                     f"Label Studio at {self.base_url} cannot be reached: {reason}.", cure
                 ) from error
-            self._clock_offset = _read_clock_offset(response)
+            self._clock_offset = read_clock_offset(response)
             if response.status_code not in _BUSY_STATUSES or not tries:
                 return response
             time.sleep(_read_retry_after(response))
@@ -513,15 +570,29 @@ def _read(parse: Callable[[Any], Model], answer: Any) -> Model:
     return validate(parse, answer, InvalidAnswer, "Label Studio's answer")
 
 
-def read_each(
-    items: Iterable[Any], model: type[Object], what: str, left_out: LeftOut
-) -> Iterator[Object]:
-    """Validate objects of a list one by one; odd ones are left out."""
+def read_each(page: Page, model: type[Object], what: str, left_out: LeftOut) -> Iterator[Object]:
+    """Validate the objects of a page one by one; odd ones are left out."""
 
     def describe(item: Any) -> str:
         return f"{what} {item.get('id')}" if isinstance(item, dict) else f"{what} {item!r:.40}"
 
-    return left_out.convert(items, lambda item: _read(model.model_validate, item), describe)
+    if page.left_out is not None:
+        left_out.add(f"a {what}", str(page.left_out))
+    return left_out.convert(page.items, lambda item: _read(model.model_validate, item), describe)
+
+
+def _ask_parts(ask: Callable[[int, int], Page | None], number: int, size: int) -> Iterator[Page]:
+    """The items of a page that is too large, one at a time."""
+    end = number * size
+    for position in range(end - size + 1, end + 1):
+        asked_at = datetime.now(UTC)
+        try:
+            page = ask(position, 1)
+        except AnswerTooLarge as error:
+            page = Page(position, [], 0, asked_at, error)
+        if page is None:
+            return
+        yield replace(page, following=number + (position == end))
 
 
 def _read_page(answer: Any, path: str) -> tuple[list[Any], int]:
@@ -546,19 +617,23 @@ def _read_object(answer: Any) -> dict[str, Any]:
     return _read(TypeAdapter(dict[str, Any]).validate_python, answer)
 
 
-def _read_clock_offset(response: httpx.Response) -> timedelta:
-    """How far our clock is ahead of the server's; nothing where it does not say, or by rounding."""
-    try:
-        offset = datetime.now(UTC) - parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, TypeError, ValueError):
-        return timedelta(0)
-    return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)
+def _read_answer(answer: httpx.Response, path: str, max_bytes: int) -> httpx.Response:
+    """An answer with its whole content."""
+    content = bytearray()
+    for piece in answer.iter_bytes():
+        content += piece
+        if len(content) > max_bytes:
+            raise AnswerTooLarge(
+                f"Label Studio's answer to {path} is larger than {max_bytes / 1e6:g} MB.",
+                "Distribute the annotations over several tasks, or draw smoother outlines.",
+            )
+    headers = {k: v for k, v in answer.headers.items() if k not in _HEADERS_OF_TRANSFER}
+    return httpx.Response(
+        answer.status_code, headers=headers, content=bytes(content), request=answer.request
+    )
 
 
 def _read_retry_after(response: httpx.Response) -> float:
     """Seconds that Label Studio asks to wait; one second when it does not say."""
-    try:
-        seconds = float(response.headers.get("Retry-After", "1"))
-    except ValueError:
-        return 1.0
-    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), _MAX_RETRY_AFTER_S) if _SECONDS.fullmatch(asked) else 1.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
@@ -11,8 +13,11 @@ import httpx
 from saymask import __version__
 from saymask.errors import ConfigError
 from saymask.redaction import explain
+from saymask_backend.label_studio.schema import to_utc
 
 USER_AGENT = f"saymask/{__version__}"
+# An HTTP date has whole seconds, and the answer took a while.
+_CLOCK_PRECISION = timedelta(seconds=2)
 CERTIFICATE_CURE = (
     "If the server has a certificate of your own authority, set SSL_CERT_FILE to the file of the"
     " authority's certificate (PEM) for saymask too, or add it to the system's store."
@@ -77,3 +82,17 @@ def find_new_address(response: httpx.Response, base_url: str, path: str) -> str 
     netloc = target.netloc.rpartition("@")[2]
     address = urlunsplit((target.scheme, netloc, found.removesuffix(asked), "", ""))
     return address if address != base_url else None
+
+
+def read_clock_offset(response: httpx.Response) -> timedelta:
+    """Return how far our clock is ahead of a server's; zero where it does not tell, or by rounding.
+
+    Args:
+        response: that has just come.
+    """
+    try:
+        theirs = to_utc(parsedate_to_datetime(response.headers["Date"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return timedelta(0)
+    offset = datetime.now(UTC) - theirs
+    return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)

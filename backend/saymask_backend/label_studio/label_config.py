@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from xml.etree import ElementTree
 
@@ -84,7 +83,6 @@ class LabelConfig:
         return next((o.sent for o in self.verdict_choices if o.is_called(verdict)), verdict)
 
 
-@lru_cache(maxsize=256)
 def load_label_config(xml: str) -> LabelConfig:
     """Find the tags that saymask uses.
 

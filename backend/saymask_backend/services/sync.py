@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Literal
 
 from saymask.errors import InvalidLabelConfig, SaymaskError
@@ -151,8 +150,10 @@ class Synchroniser:
     ) -> SyncRunState:
         """Compare again what the interrupted run had compared: gaps may have come since."""
         totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
-        for page in islice(self._iterate_pages(project.body.id, 1), first_page - 1):
+        for page in self._iterate_pages(project.body.id, 1) if first_page > 1 else ():
             state = self._compare_page(project, page, state)
+            if page.following >= first_page:
+                break
         return replace(state, counts={**state.counts, **totals})
 
     def _iterate_pages(self, project_id: int, first: int) -> Iterator[Page]:
@@ -163,7 +164,7 @@ class Synchroniser:
         seen = set(state.seen)
         gaps: dict[int, tuple[int, Gap]] = {}
         counts["tasks"] += len(page.items)
-        for task in read_each(page.items, TaskBody, "task", project.problems):
+        for task in read_each(page, TaskBody, "task", project.problems):
             for annotation in task.annotations:
                 counts["annotations"] += 1
                 annotation_id = find_id(annotation)
@@ -176,9 +177,7 @@ class Synchroniser:
                     event_id = self._save(project, annotation, task, page.asked_at)
                     gaps[event_id] = (annotation_id, gap)
         counts.update(self._fill(project, gaps))
-        return replace(
-            state, next_page=state.next_page + 1, seen=frozenset(seen), counts=dict(counts)
-        )
+        return replace(state, next_page=page.following, seen=frozenset(seen), counts=dict(counts))
 
     def _save(
         self, project: _Project, annotation: dict[str, Any], task: TaskBody, asked_at: datetime
