@@ -29,11 +29,11 @@ from typing import Any
 
 import httpx
 import psutil
-from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
 
 from benchmarks.measure import NOUNS, Row, percentile
 from benchmarks.site import SURVIVORS, Site
+from saymask_backend.records.stores import Stores
+from saymask_backend.records.views import RecordFilter
 
 ANNOTATORS = 8
 PHOTOS = 24

@@ -25,16 +25,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sqlalchemy import insert
+
+from benchmarks.measure import Row
+from saymask.masks import compute_area, decode_coco_rle, encode_coco_rle
 from saymask_backend.export.plan import ExportPlan, Format
 from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import AnnotationVersion, RecordRow
 from saymask_backend.records.views import RecordFilter, RecordView
-from sqlalchemy import insert
-
-from benchmarks.measure import Row
-from saymask.masks import compute_area, decode_coco_rle, encode_coco_rle
 
 FEW, MANY = 5_000, 50_000
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "huggingface")

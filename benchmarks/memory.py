@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 from PIL import Image, ImageOps
-from saymask_backend.local_stack.up import sample_images
 
 from benchmarks.measure import NOUNS, Row
 from benchmarks.site import SURVIVORS, Site
+from saymask_backend.local_stack.up import sample_images
 
 _SHOWN = (10, 50, 100, 200, 300)
 # Until then, the memory that the settings allow for open photos fills.

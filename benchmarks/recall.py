@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from segment_anything import SamAutomaticMaskGenerator
+
+from benchmarks.measure import Row
+from saymask.masks import Masks, compute_iou
 from saymask_backend.local_stack.up import sample_images
 from saymask_worker.config.pipeline import FirstLookConfig, ProposalsConfig
 from saymask_worker.images.decode import decode_image
@@ -15,10 +19,6 @@ from saymask_worker.masks.load import load_sam
 from saymask_worker.masks.sam import SamProposer
 from saymask_worker.weights.device import choose_device, choose_precision
 from saymask_worker.weights.store import WeightStore
-from segment_anything import SamAutomaticMaskGenerator
-
-from benchmarks.measure import Row
-from saymask.masks import Masks, compute_iou
 
 RECALL_IOU = 0.8
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 import psutil
-from saymask_backend.local_stack.processes import ManagedProcess, ProcessGroup
 
 from benchmarks.measure import find_free_port
 from benchmarks.studio import PROJECT, FakeStudio
+from saymask_backend.local_stack.processes import ManagedProcess, ProcessGroup
 from tests.conftest import postgres_bin
 
 SURVIVORS = ("worker-interactive", "worker-background", "backend")

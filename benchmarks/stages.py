@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 
+from benchmarks.measure import Row
 from saymask_backend.local_stack.up import sample_images
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.pipeline.build import build_pipeline
-
-from benchmarks.measure import Row
 
 
 def compare(rounds: int) -> list[Row]:

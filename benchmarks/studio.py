@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
+
 from saymask_backend.label_studio.label_config import default_label_config
 from saymask_backend.local_stack.up import sample_images
 

@@ -18,16 +18,16 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import saymask_worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
-from saymask_backend.records.stores import Stores
 from sqlalchemy import create_engine, text
 
+import saymask_worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
 from saymask.contract import (
     QUEUE_INTERACTIVE,
     QUEUE_PREPARED,
     WORKER_KEY_PATTERN,
     WorkerStatus,
 )
+from saymask_backend.records.stores import Stores
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"

@@ -24,6 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import redis
+
+from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
+from saymask.errors import ImageUnreadable
+from saymask.logs import configure_logging
+from saymask.masks import compute_area, encode_coco_rle
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 from saymask_worker.images.types import (
     EncodedImage,
@@ -35,11 +40,6 @@ from saymask_worker.images.types import (
 )
 from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.main import run_worker
-
-from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
-from saymask.errors import ImageUnreadable
-from saymask.logs import configure_logging
-from saymask.masks import compute_area, encode_coco_rle
 
 VERSION = "saymask-fake-1"
 LOG_KEY = "fake:log"

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+
+from saymask.masks import decode_coco_rle
 from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
@@ -21,8 +23,6 @@ from saymask_worker.config.scoring import STARTER_SCORING
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.language.nouns import load_nouns
 from saymask_worker.pipeline.cache import PreparedCache
-
-from saymask.masks import decode_coco_rle
 from tests.conftest import DATA
 from tests.factories import square
 from tests.worker.scenes import prepared_image

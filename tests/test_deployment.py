@@ -16,10 +16,10 @@ import compose_spec
 import kubernetes_validate
 import pytest
 import yaml
-from saymask_backend.config import Settings
-from saymask_worker.config.settings import WorkerSettings
 
 from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
+from saymask_backend.config import Settings
+from saymask_worker.config.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from saymask_backend.config import Settings, load_settings
-from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 
 from saymask.errors import ConfigError
+from saymask_backend.config import Settings, load_settings
+from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 
 ROOT = Path(__file__).parent.parent
 

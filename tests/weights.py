@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from saymask_worker.weights import DEFAULT, WeightStore
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
 from saymask_backend.api.app import create_app
 from saymask_backend.config import load_settings
 from saymask_backend.records.stores import Stores
-
 from tests.backend.http import KEY, ImageServer
 from tests.backend.label_studio import LabelStudioServer
 from tests.conftest import Valkey

@@ -17,14 +17,14 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+
+from saymask.masks import Mask, compute_area, decode_coco_rle, encode_coco_rle
 from saymask_backend.export.merge import merge_records
 from saymask_backend.export.model import SPLITS
 from saymask_backend.export.plan import ExportPlan
 from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
 from saymask_backend.records.views import RecordView
-
-from saymask.masks import Mask, compute_area, decode_coco_rle, encode_coco_rle
 
 HEIGHT = 40
 

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from saymask_backend.label_studio.label_config import default_label_config
-
 from tests.backend.http import JPEG, KEY
 
 CREATED = "2026-11-21T01:29:22.900539Z"

@@ -6,7 +6,6 @@ from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter, RecordView
 from saymask_backend.services.record import Recorder
-
 from tests.factories import square
 
 ALL = RecordFilter()

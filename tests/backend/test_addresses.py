@@ -19,6 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+
+from saymask import __version__
+from saymask.errors import ConfigError, ImageError, ImageTooLarge, ImageUnreadable, SaymaskError
 from saymask_backend.config import load_settings
 from saymask_backend.label_studio import auth as auth_module
 from saymask_backend.label_studio.auth import LabelStudioError
@@ -26,9 +29,6 @@ from saymask_backend.label_studio.client import AnswerTooLarge, LabelStudioClien
 from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
 from saymask_backend.label_studio.guarded_http import get_json
 from saymask_backend.label_studio.images import ImageFetcher
-
-from saymask import __version__
-from saymask.errors import ConfigError, ImageError, ImageTooLarge, ImageUnreadable, SaymaskError
 from tests.backend.http import JPEG, KEY, LocalServer
 from tests.backend.test_fetching import serve_bytes
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
+from saymask.contract import QUEUE_BACKGROUND, Candidate, SegmentResult, Timings
+from saymask.errors import ImageForbidden, InvalidRequest, QueueUnavailable
+from saymask.masks import encode_coco_rle
 from saymask_backend.label_studio.label_config import default_label_config, load_label_config
 from saymask_backend.label_studio.notices import describe_answer, describe_failure, quote
 from saymask_backend.label_studio.predict_request import (
@@ -21,10 +25,6 @@ from saymask_backend.queue.state import PrepareCounts
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.predict import choose_start
-
-from saymask.contract import QUEUE_BACKGROUND, Candidate, SegmentResult, Timings
-from saymask.errors import ImageForbidden, InvalidRequest, QueueUnavailable
-from saymask.masks import encode_coco_rle
 from tests import factories
 from tests.backend.http import ImageServer
 from tests.conftest import Valkey, log_of

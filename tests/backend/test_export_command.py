@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from saymask_backend.label_studio.events import to_new_event
-from saymask_backend.records.stores import Stores
-from saymask_backend.services.import_dataset import read_import
-from saymask_backend.services.record import Recorder
 
 from saymask.datasets import RowChoice
 from saymask.datasets.coco import load_coco
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.import_dataset import read_import
+from saymask_backend.services.record import Recorder
 from tests import factories
 from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, plan, truth
 from tests.backend.test_statistics import run

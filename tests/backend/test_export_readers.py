@@ -16,14 +16,14 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
+
+from saymask.masks import Mask
 from saymask_backend.export import earlier
 from saymask_backend.export.model import SPLITS
 from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan
 from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
 from saymask_backend.records.views import RecordView
-
-from saymask.masks import Mask
 from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, groups, plan, record, ring
 
 ORIENTATION = 0x0112

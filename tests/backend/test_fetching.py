@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from saymask_backend.label_studio.guarded_http import is_public
-from saymask_backend.label_studio.images import ImageFetcher
-from saymask_backend.records.stores import Stores
 
 from saymask.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, SaymaskError
 from saymask.image_files import strip_secrets
+from saymask_backend.label_studio.guarded_http import is_public
+from saymask_backend.label_studio.images import ImageFetcher
+from saymask_backend.records.stores import Stores
 from tests.backend.http import KEY, ImageServer, typed
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from saymask_backend.label_studio.label_config import default_label_config
 
 from saymask.masks import decode_brush_rle, encode_coco_rle
+from saymask_backend.label_studio.label_config import default_label_config
 from tests.refcoco import SIZE_HW, square
 
 HEIGHT, WIDTH = SIZE_HW

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from saymask_backend.label_studio.label_config import default_label_config, load_label_config
-from saymask_backend.records.stores import Stores
 
 from saymask.errors import InvalidLabelConfig
+from saymask_backend.label_studio.label_config import default_label_config, load_label_config
+from saymask_backend.records.stores import Stores
 from tests.backend.submissions import A, process
 from tests.factories import annotation, brush, event, offer, typed, verdict
 

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+
+from saymask.left_out import LeftOut
 from saymask_backend.label_studio.auth import LabelStudioError
 from saymask_backend.label_studio.client import LabelStudioClient, NotFound
 from saymask_backend.label_studio.connect import TITLE, ConnectOptions, Connector
-
-from saymask.left_out import LeftOut
 from tests.backend.http import KEY
 from tests.backend.label_studio import LabelStudioServer
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from saymask_backend.label_studio.events import to_new_event
-from saymask_backend.records.stores import Stores
 
 from saymask.masks import encode_coco_rle
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.stores import Stores
 from tests.backend.http import KEY, typed
 from tests.backend.label_studio import LabelStudioServer
 from tests.conftest import Valkey, await_state, load_capture, log_of

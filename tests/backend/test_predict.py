@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from saymask_backend.records.stores import Stores
 
 from saymask.contract import QUEUE_BACKGROUND
 from saymask.masks import decode_brush_rle
+from saymask_backend.records.stores import Stores
 from tests.backend.http import JSON_TYPE, KEY, ImageServer, typed
 from tests.conftest import Valkey, load_capture, log_of
 

@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from pyarrow import parquet
+
+from saymask.datasets import load_coco
+from saymask.left_out import LeftOut
+from saymask.masks import encode_coco_rle
 from saymask_backend.export.plan import select_outcomes
 from saymask_backend.label_studio.label_config import (
     LabelConfig,
@@ -24,10 +28,6 @@ from saymask_backend.records.verifications import Verification, summarise
 from saymask_backend.records.views import RecordFilter, RecordView
 from saymask_backend.services.import_dataset import import_dataset
 from saymask_backend.services.propose import choose_tasks
-
-from saymask.datasets import load_coco
-from saymask.left_out import LeftOut
-from saymask.masks import encode_coco_rle
 from tests.backend.exports import box, export, plan, record
 from tests.backend.submissions import A, B, C, process
 from tests.factories import annotation, brush, event, offer, square, typed, verdict

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import redis
 from rq.job import Job
-from saymask_backend.queue.call import Call
-from saymask_backend.queue.job_queue import JobQueue
 
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
+from saymask_backend.queue.call import Call
+from saymask_backend.queue.job_queue import JobQueue
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 IMAGE = b"image"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+
+from saymask.masks import decode_brush_rle, decode_coco_rle
 from saymask_backend.label_studio.event_schema import read_project_key
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
-
-from saymask.masks import decode_brush_rle, decode_coco_rle
 from tests.backend.submissions import A, B, C, process
 from tests.conftest import load_capture
 from tests.factories import annotation, brush, event, offer, square, typed, verdict

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from saymask.errors import ImageUnreadable, InvalidRequest
 from saymask_backend.cli.context import check_outcomes, parse_since
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.statistics import IOU_EDGES, compute_spread
@@ -21,8 +23,6 @@ from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.draw_decision import draw_decision
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.report import Reporter
-
-from saymask.errors import ImageUnreadable, InvalidRequest
 from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
 from tests.conftest import free_port, start_backend
 from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square, typed, verdict

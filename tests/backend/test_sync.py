@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio import client as client_module
 from saymask_backend.label_studio.auth import LabelStudioError
 from saymask_backend.label_studio.client import LabelStudioClient, NotFound
@@ -21,8 +23,6 @@ from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.sync import Synchroniser
-
-from saymask.errors import InvalidLabelConfig
 from tests.conftest import free_port
 from tests.factories import PROJECT, annotation, brush, deletion, event, offer, square, task, typed
 

@@ -15,6 +15,11 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
+
+from saymask.contract import QUEUE_TRAINING, TrainingStatus, TrainRequest
+from saymask.datasets import load_dataset
+from saymask.errors import TrainingUnderway
+from saymask.model_registry import ModelRegistry
 from saymask_backend.config import load_settings
 from saymask_backend.context import build_fetcher
 from saymask_backend.label_studio.events import to_new_event
@@ -26,11 +31,6 @@ from saymask_backend.services.record import Recorder
 from saymask_backend.services.train import TrainingStarter
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.serving.training_worker import run_training_worker
-
-from saymask.contract import QUEUE_TRAINING, TrainingStatus, TrainRequest
-from saymask.datasets import load_dataset
-from saymask.errors import TrainingUnderway
-from saymask.model_registry import ModelRegistry
 from tests import factories
 from tests.backend.test_export_command import data_uri
 from tests.conftest import Valkey, await_state, load_capture

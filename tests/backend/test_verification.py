@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+
+from saymask.errors import InvalidRequest
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.schema import AnnotationBody
 from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
@@ -24,8 +26,6 @@ from saymask_backend.records.verifications import Verdict, Verification, compute
 from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.verify import Verifier, judge
-
-from saymask.errors import InvalidRequest
 from tests.backend.http import KEY
 from tests.backend.label_studio import LabelStudioServer
 from tests.backend.submissions import process

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saymask_backend.label_studio.client import LabelStudioClient
-from saymask_backend.records.views import RecordFilter, RecordView
 
 from saymask.masks import decode_coco_rle
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.records.views import RecordFilter, RecordView
 from tests.browser.editor import Editor
 from tests.conftest import await_state
 from tests.factories import brush

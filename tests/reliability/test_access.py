@@ -15,11 +15,11 @@ from rq import Queue
 from rq.job import Callback
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
-from saymask_backend.api.app import create_app
-from saymask_backend.config import load_settings
 
 from saymask.contract import QUEUE_INTERACTIVE
 from saymask.errors import ConfigError
+from saymask_backend.api.app import create_app
+from saymask_backend.config import load_settings
 from tests.backend.http import JSON_TYPE, typed
 from tests.conftest import Valkey, load_capture
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from saymask_backend.records.stores import Stores
 
+from saymask_backend.records.stores import Stores
 from tests.conftest import await_state, free_port, start_backend
 from tests.factories import annotation, event, typed
 

@@ -16,9 +16,9 @@ import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
+
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.record import Recorder
-
 from tests.backend.http import JSON_TYPE
 from tests.conftest import DATA, load_capture
 from tests.reliability.test_load import served

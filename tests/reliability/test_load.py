@@ -18,6 +18,8 @@ import pytest
 import redis
 import uvicorn
 from fastapi.testclient import TestClient
+
+from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from saymask_backend.api import routes
 from saymask_backend.api.app import create_app
 from saymask_backend.label_studio.client import LabelStudioClient
@@ -28,8 +30,6 @@ from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.upload_image import ImageUploader
-
-from saymask.errors import CallAbandoned, DeadlineExceeded, SaymaskError
 from tests.backend.http import KEY, ImageServer, typed
 from tests.backend.submissions import ALL, A, B, process
 from tests.backend.test_queue import request_for

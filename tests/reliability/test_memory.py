@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from saymask_backend.label_studio.predictions import build_region_id
-from saymask_backend.records.requests import NewRequest
-from saymask_backend.records.stores import Stores
-from saymask_backend.services.record import Recorder
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import pack_brush_rle
 from saymask.runs import RunMask
+from saymask_backend.label_studio.predictions import build_region_id
+from saymask_backend.records.requests import NewRequest
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, send
 from tests.backend.test_sync import Studio
 from tests.conftest import free_port, start_backend

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from saymask_backend.label_studio.label_config import default_label_config
 
 from saymask.logs import CallFilter, JsonFormatter
+from saymask_backend.label_studio.label_config import default_label_config
 from tests.backend.http import typed
 from tests.backend.test_answers import wait_for_records
 from tests.conftest import Valkey, load_capture, log_of
@@ -99,8 +99,9 @@ def test_one_id_from_the_request_to_the_workers_log(
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a\tb", "é"])
 def test_an_id_that_could_forge_log_lines_is_replaced(given: str) -> None:
-    from saymask_backend.api.routes import read_call_id
     from starlette.requests import Request
+
+    from saymask_backend.api.routes import read_call_id
 
     headers = [(b"x-request-id", given.encode("latin-1"))]
     call = read_call_id(Request({"type": "http", "headers": headers}))

@@ -12,13 +12,13 @@ from typing import Any
 
 import redis
 from fastapi.testclient import TestClient
+
+from saymask.contract import ATTEMPTS_KEY
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.label_studio.predict_request import PredictTask
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.services.prepare import _ProjectJobs
 from saymask_backend.services.upload_image import ImageUploader
-
-from saymask.contract import ATTEMPTS_KEY
 from tests.backend.http import KEY, ImageServer, typed
 from tests.conftest import Valkey, log_of
 

@@ -18,8 +18,6 @@ import pytest
 import redis
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
-from saymask_backend.queue.call import Call
-from saymask_backend.queue.job_queue import JobQueue
 
 from saymask.contract import (
     ANSWERING_KEY,
@@ -31,6 +29,8 @@ from saymask.contract import (
     SegmentRequest,
 )
 from saymask.errors import CallAbandoned, JobSuperseded, QueueError, QueueUnavailable
+from saymask_backend.queue.call import Call
+from saymask_backend.queue.job_queue import JobQueue
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]

@@ -15,6 +15,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 import redis
+from sqlalchemy import create_engine, text
+
+from saymask.errors import SaymaskError, WeightsError
 from saymask_backend.cli.main import main as run_backend
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.images import ImageFetcher
@@ -24,9 +27,6 @@ from saymask_backend.records.tables import Base
 from saymask_worker.cli.main import main as run_worker
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.weights.hub import HUB_MODELS, HubStore
-from sqlalchemy import create_engine, text
-
-from saymask.errors import SaymaskError, WeightsError
 from tests.backend.http import LocalServer, typed
 from tests.conftest import Valkey, await_state, free_port
 from tests.factories import annotation, brush, event, square

@@ -18,6 +18,10 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from PIL import Image
+
+from saymask.datasets import load_dataset
+from saymask.datasets.files import PlainUnpickler, read_json
+from saymask.errors import DatasetError, InvalidLabelConfig, SaymaskError
 from saymask_backend.export.model import Categories
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.label_studio.label_config import default_label_config, load_label_config
@@ -25,10 +29,6 @@ from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
 from saymask_worker.images.decode import decode_image
 from saymask_worker.pipeline.cache import PreparedCache
-
-from saymask.datasets import load_dataset
-from saymask.datasets.files import PlainUnpickler, read_json
-from saymask.errors import DatasetError, InvalidLabelConfig, SaymaskError
 from tests.backend.submissions import process
 from tests.conftest import load_capture
 from tests.factories import annotation, brush, event, square, typed

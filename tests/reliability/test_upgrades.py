@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saymask_backend.label_studio.events import to_new_event
-from saymask_backend.records.backup import restore_backup, write_backup
-from saymask_backend.records.database import StoreError
-from saymask_backend.records.stores import Stores
-from saymask_backend.services.record import Recorder
 
 from saymask.contract import (
     JobReply,
@@ -30,6 +25,11 @@ from saymask.contract import (
     build_job_id,
 )
 from saymask.errors import DatasetError
+from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records.backup import restore_backup, write_backup
+from saymask_backend.records.database import StoreError
+from saymask_backend.records.stores import Stores
+from saymask_backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, B, process, send
 from tests.conftest import DATA
 from tests.factories import annotation, brush, deletion, event, offer, typed
@@ -328,8 +328,9 @@ def test_equal_requests_have_equal_jobs_in_both_versions() -> None:
 
 def test_a_waiting_webhook_of_an_earlier_version_is_processed(stores: Stores) -> None:
     """It does not know the newest request; then our own clock decides."""
-    from saymask_backend.records.tables import Event
     from sqlalchemy import update
+
+    from saymask_backend.records.tables import Event
 
     offer(stores, 1, "the cat", [A])
     body = event(1, annotation(5, [typed("the cat"), *brush("own", B, "referent", "manual")]))

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+
+from saymask.datasets.model import Expression
+from saymask.expressions import normalise_expression
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.cli import photos
 from saymask_worker.cli.main import app
 from saymask_worker.language import clean_expression
-
-from saymask.datasets.model import Expression
-from saymask.expressions import normalise_expression
 
 APART, COMPOSED = "the cafe\u0301 sign", "the caf\u00e9 sign"
 

@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from saymask_backend.local_stack.processes import ProcessGroup
-from saymask_backend.local_stack.up import _load_login
-from saymask_backend.records.backup import write_backup
-from saymask_backend.records.stores import Stores
 
 from saymask.model_registry import ModelRegistry
 from saymask.private_files import (
@@ -22,6 +18,10 @@ from saymask.private_files import (
     replace_shared_file,
 )
 from saymask.settings_file import write_settings_file
+from saymask_backend.local_stack.processes import ProcessGroup
+from saymask_backend.local_stack.up import _load_login
+from saymask_backend.records.backup import write_backup
+from saymask_backend.records.stores import Stores
 
 
 @pytest.fixture(params=[0, 0o022, 0o077], ids=["open", "usual", "closed"], autouse=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from saymask_backend.label_studio.client import LabelStudioClient
 
 from saymask.masks import Mask, decode_brush_rle, encode_brush_rle
+from saymask_backend.label_studio.client import LabelStudioClient
 from tests.factories import brush, typed, verdict
 
 Result = list[dict[str, Any]]

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import event as sa_event
+from sqlalchemy import inspect, text
+
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records import database
 from saymask_backend.records.database import StoreError
@@ -20,9 +23,6 @@ from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import Base
 from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.record import Recorder
-from sqlalchemy import event as sa_event
-from sqlalchemy import inspect, text
-
 from tests.conftest import free_port, start_backend
 from tests.factories import annotation, brush, event, offer, square, typed
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from saymask_backend.records.stores import Stores
 
+from saymask_backend.records.stores import Stores
 from tests.backend.conftest import app_stores, build_client, photos
 from tests.backend.http import typed
 from tests.conftest import free_port, load_capture

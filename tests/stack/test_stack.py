@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from saymask_backend.label_studio.client import LabelStudioClient
-from saymask_backend.records.views import RecordFilter
-from saymask_worker.batch.folders import Target
-from saymask_worker.batch.rows import ImageRows, build_part
 
 from saymask.datasets.load import load_dataset
 from saymask.datasets.parquet import BatchRows
 from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
+from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.records.views import RecordFilter
+from saymask_worker.batch.folders import Target
+from saymask_worker.batch.rows import ImageRows, build_part
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import await_state, free_port
 from tests.factories import brush

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saymask.model_registry import ModelRegistry, Verdict
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.serving.training_jobs import EpochReport
 from saymask_worker.serving.training_worker import run_training_worker
-
-from saymask.model_registry import ModelRegistry, Verdict
 
 
 class FakeLearn:

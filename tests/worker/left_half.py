@@ -8,13 +8,13 @@ import numpy as np
 from lightning_fabric import Fabric
 from PIL import Image
 from rich.console import Console
+
+from saymask.masks import encode_coco_rle
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.models import build_cris
 from saymask_worker.training.samples import Sample
 from saymask_worker.training.trainer import Trainer
 from saymask_worker.weights import WeightStore
-
-from saymask.masks import encode_coco_rle
 
 SENTENCE = "the left half"
 

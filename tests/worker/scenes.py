@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.encoders.vocabulary import EncodedNouns
 from saymask_worker.images.geometry import compute_geometry

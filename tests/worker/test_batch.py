@@ -14,12 +14,6 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from saymask_worker.batch.folders import Source, Target
-from saymask_worker.batch.local import run_local
-from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
-from saymask_worker.batch.rows import ImageRows, decode_done, encode_part
-from saymask_worker.batch.tables import read_expressions
-from saymask_worker.cli.main import app
 from typer.testing import CliRunner
 
 from saymask.batch_rows import SCHEMA
@@ -29,6 +23,12 @@ from saymask.datasets.parquet import BatchRows, load_parquet
 from saymask.errors import DatasetError, GivenMasksError, ImageUnreadable
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
+from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.local import run_local
+from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+from saymask_worker.batch.rows import ImageRows, decode_done, encode_part
+from saymask_worker.batch.tables import read_expressions
+from saymask_worker.cli.main import app
 from tests.fake_worker import build_candidate
 from tests.worker.batch_files import read_rows, write_texts
 

@@ -15,12 +15,12 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+
 from saymask_worker.batch.folders import Target
 from saymask_worker.batch.local import run_local
 from saymask_worker.batch.plan import BatchPlan, list_work
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.pipeline.build import build_pipeline
-
 from tests.conftest import await_state
 from tests.weights import require_weights
 from tests.worker.batch_files import read_rows, write_texts

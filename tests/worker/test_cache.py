@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from saymask.errors import PreparedNotKept
 from saymask_worker.pipeline import cache as cache_module
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.pipeline.timing import PreparationTimings
-
-from saymask.errors import PreparedNotKept
 from tests.users import FIRST, GROUP, SECOND, acting_as, needs_root
 from tests.worker.scenes import prepared_image
 

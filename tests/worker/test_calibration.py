@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+
 from saymask_worker.config.scoring import GENUINE_SCORING, STARTER_SCORING
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.calibration import (
@@ -23,7 +24,6 @@ from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.open_clip_text import OpenClipText
 from saymask_worker.encoders.vocabulary import load_encoded_nouns
 from saymask_worker.language.nouns import Nouns
-
 from tests.worker.test_golden import load_model
 
 NOUNS = Nouns(("cat", "rocket", "flower"), ("sky",), ("face", "wheel"))

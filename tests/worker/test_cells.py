@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+
 from saymask_worker.images.grid import (
     count_in_columns,
     cover_cells,

@@ -8,6 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+
+from saymask.contract import MAX_K
+from saymask.errors import ConfigError, InvalidRequest
+from saymask.masks import Mask, compute_iou, decode_coco_rle
 from saymask_worker.config.pipeline import ClicksConfig
 from saymask_worker.images.decode import decode_image
 from saymask_worker.images.types import DecodedImage, VisualPrompt
@@ -15,12 +21,6 @@ from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage
 from saymask_worker.masks.load import load_sam
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.weights.store import WeightStore
-from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
-
-from saymask.contract import MAX_K
-from saymask.errors import ConfigError, InvalidRequest
-from saymask.masks import Mask, compute_iou, decode_coco_rle
 from tests.weights import require_weights
 from tests.worker.test_pipeline import build
 

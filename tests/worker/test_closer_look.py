@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from saymask.masks import Masks
 from saymask_worker.config.pipeline import FirstLookConfig
 from saymask_worker.images.types import Floats, PreparedImage, Scores
 from saymask_worker.ranking.closer_look import CloserLook
 from saymask_worker.ranking.crop_budget import predict_crops
-
-from saymask.masks import Masks
 from tests.worker.scenes import prepared_image
 
 RIDGE = 0.5

@@ -10,14 +10,14 @@ import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
+
+from saymask.errors import WeightsError
 from saymask_worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise
 from saymask_worker.training.cris import Cris, CrisConfig
 from saymask_worker.training.cris.backbone import ResnetBackbone, load_resnet_backbone
 from saymask_worker.training.cris.letterbox import Letterbox, to_mask, to_probabilities
 from saymask_worker.training.cris.model import compute_loss, freeze_batch_norms, group_parameters
-from torch import nn
-
-from saymask.errors import WeightsError
 from tests.conftest import DATA
 
 FOLDER = DATA / "cris"

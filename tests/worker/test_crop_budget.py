@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from saymask_worker.config.pipeline import FeaturesConfig
 from saymask_worker.images.types import Floats, Proposals
 from saymask_worker.images.vectors import normalise_rows

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
 from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.masks.decoder import PromptDecoder
 from saymask_worker.masks.upscaling import is_near_outline, to_coarse
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
 OUTLINE_LOGIT = ProposalsConfig().outline_logit
 

@@ -11,6 +11,9 @@ import open_clip
 import pytest
 import torch
 from rich.console import Console
+
+from saymask.datasets.load import load_dataset
+from saymask.errors import ConfigError, DatasetError
 from saymask_worker.config.pipeline import FeaturesConfig, PipelineConfig
 from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
 from saymask_worker.config.settings import load_worker_settings
@@ -31,9 +34,6 @@ from saymask_worker.evaluation.variants import build_variants, choose_variants
 from saymask_worker.language.nouns import Nouns
 from saymask_worker.language.parser import LanguageParser
 from saymask_worker.pipeline.pipeline import Pipeline
-
-from saymask.datasets.load import load_dataset
-from saymask.errors import ConfigError, DatasetError
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
 

@@ -9,6 +9,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
+from saymask.datasets import Dataset, load_dataset
+from saymask.errors import DatasetError, InvalidRequest
+from saymask.intervals import Interval
+from saymask.left_out import LeftOut
+from saymask.masks import Mask
 from saymask_worker.evaluation.few_sample import (
     LOG_FILE,
     PLOT_FILE,
@@ -24,12 +30,6 @@ from saymask_worker.evaluation.few_sample import (
 from saymask_worker.evaluation.run import keep_first_sentences
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.samples import Sample
-
-from saymask.datasets import Dataset, load_dataset
-from saymask.errors import DatasetError, InvalidRequest
-from saymask.intervals import Interval
-from saymask.left_out import LeftOut
-from saymask.masks import Mask
 from tests.refcoco import write_refcoco
 
 CONFIG = TrainingConfig(batch=4)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
+
 from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.resize import draw_at_original_size, to_original_size

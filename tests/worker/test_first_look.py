@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from saymask_worker.config.pipeline import FeaturesConfig, FirstLookConfig
 from torch import Tensor
 
 from saymask.errors import ConfigError
+from saymask_worker.config.pipeline import FeaturesConfig, FirstLookConfig
 from tests.worker.test_pipeline import TEN, box_iou, build, segment
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from saymask_worker.images.types import DecodedImage
-from saymask_worker.masks.base import LastImageProposer
-from saymask_worker.masks.given import GivenProposer
 
 from saymask.errors import ConfigError
 from saymask.masks import encode_coco_rle
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks.base import LastImageProposer
+from saymask_worker.masks.given import GivenProposer
 
 IMAGE = DecodedImage(np.zeros((40, 60, 3), np.uint8), "a" * 64, name="cat")
 

@@ -10,12 +10,12 @@ import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.crops import sample_token_masks
 from saymask_worker.encoders.open_clip_text import OpenClipText
 from saymask_worker.language.parser import LanguageParser
 from saymask_worker.ranking import faithful
-
 from tests.conftest import DATA
 
 GOLDEN = DATA / "global_local"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.pipeline.build import build_pipeline
 from saymask_worker.pipeline.pipeline import Pipeline
-
-from saymask.masks import compute_iou, decode_coco_rle
 from tests.weights import require_weights
 
 pytestmark = [

@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
+from transformers import GroundingDinoProcessor, Sam3ImageProcessor
+from transformers.models.grounding_dino.modeling_grounding_dino import (
+    GroundingDinoObjectDetectionOutput,
+)
+
+from saymask.errors import ConfigError, WeightsError
 from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.images.types import (
     DecodedImage,
@@ -27,12 +33,6 @@ from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
 from saymask_worker.masks.hub.sources import build_grounding_dino_source, build_sam3_source
 from saymask_worker.masks.sources.base import SourceContext
 from saymask_worker.weights.hub import FLORENCE2, HUB_MODELS, SAM3, HubStore, compute_fingerprint
-from transformers import GroundingDinoProcessor, Sam3ImageProcessor
-from transformers.models.grounding_dino.modeling_grounding_dino import (
-    GroundingDinoObjectDetectionOutput,
-)
-
-from saymask.errors import ConfigError, WeightsError
 from tests.worker import tiny_hub
 
 # Wider than high, so that swapped axes are seen.

@@ -10,6 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from segment_anything import SamPredictor
+from segment_anything.modeling.transformer import Attention
+
 from saymask_worker.masks.absorbed_attention import AbsorbedAttention
 from saymask_worker.masks.decoder import PromptDecoder
 from saymask_worker.masks.frame import crop_padding
@@ -17,9 +20,6 @@ from saymask_worker.masks.image_tokens import choose_image_tokens
 from saymask_worker.masks.load import load_sam
 from saymask_worker.masks.point_prompts import build_grid
 from saymask_worker.weights.store import WeightStore
-from segment_anything import SamPredictor
-from segment_anything.modeling.transformer import Attention
-
 from tests.weights import require_weights
 
 GRID_HW = (64, 64)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+
+from saymask.errors import DatasetError, ImageTooLarge, ImageUnreadable
 from saymask_backend.services.draw_decision import _decode
 from saymask_worker.images.decode import decode_image
 from saymask_worker.images.resize import resize_pixels
 from saymask_worker.training.samples import load_pixels
-
-from saymask.errors import DatasetError, ImageTooLarge, ImageUnreadable
 
 LIMIT = 120.0
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from saymask_worker.images.types import (
     DecodedImage,
     Floats,
@@ -19,7 +20,6 @@ from saymask_worker.images.types import (
 from saymask_worker.language import ParsedExpression
 from saymask_worker.masks.sources.base import SourceMask
 from saymask_worker.pipeline.instances import InstanceChooser
-
 from tests.worker.scenes import parsed, prepared_image
 
 SIZE_HW = (60, 200)

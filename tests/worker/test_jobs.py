@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import redis
+
+from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from saymask_worker.serving.jobs import JobHandler
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
-
-from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image
 

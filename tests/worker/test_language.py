@@ -7,13 +7,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from saymask.contract import MAX_EXPRESSION_CHARS
+from saymask.errors import ConfigError, InvalidExpression
 from saymask_worker.language.expression import Correction, Ordinal, Relation, clean_expression
 from saymask_worker.language.nouns import load_nouns
 from saymask_worker.language.parser import LanguageParser
 from saymask_worker.pipeline.explanation import list_parse
-
-from saymask.contract import MAX_EXPRESSION_CHARS
-from saymask.errors import ConfigError, InvalidExpression
 from tests.conftest import DATA
 
 ROWS = json.loads((DATA / "noun_phrases.json").read_text("utf-8"))["rows"]

@@ -12,6 +12,16 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from typer.testing import CliRunner
+
+from saymask.errors import ConfigError, WeightsError
 from saymask_worker.cli.main import app
 from saymask_worker.config.pipeline import ProposalsConfig, TokenMasking
 from saymask_worker.config.scoring import GENUINE_SCORING
@@ -24,16 +34,6 @@ from saymask_worker.masks.load import load_sam
 from saymask_worker.masks.sam import SamProposer
 from saymask_worker.pipeline.build import build_pipeline
 from saymask_worker.weights.store import WeightStore
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
-from typer.testing import CliRunner
-
-from saymask.errors import ConfigError, WeightsError
 
 
 def tiny_config(kind: str) -> dict:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import redis
 from PIL import Image
+
+from saymask.contract import IMAGE_KEY
 from saymask_worker.images.types import DecodedImage, PreparedImage
 from saymask_worker.serving.jobs import JobHandler
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
-
-from saymask.contract import IMAGE_KEY
 from tests.conftest import Valkey
 from tests.worker.test_pipeline import build
 

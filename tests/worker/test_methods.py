@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from saymask_worker.config.pipeline import PipelineConfig, ProposalsConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.encoders.vocabulary import EncodedNouns
@@ -18,7 +19,6 @@ from saymask_worker.ranking.appearance import compute_negatives, describe_image
 from saymask_worker.ranking.comparison import find_instances, find_row
 from saymask_worker.ranking.confidence import compute_probabilities
 from saymask_worker.ranking.terms import compute_scores
-
 from tests.worker.scenes import described, parsed, prepared_image, scene
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from saymask.intervals import bootstrap_difference, bootstrap_mean
+from saymask.masks import decode_coco_rle
 from saymask_worker.evaluation.answers import ImageAnswers
 from saymask_worker.evaluation.error_kinds import classify_answer, find_category
 from saymask_worker.evaluation.metrics import (
@@ -19,9 +22,6 @@ from saymask_worker.evaluation.metrics import (
     count_pixels,
 )
 from saymask_worker.evaluation.results import build_results
-
-from saymask.intervals import bootstrap_difference, bootstrap_mean
-from saymask.masks import decode_coco_rle
 from tests.conftest import DATA
 from tests.refcoco import square
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from saymask_worker.language.nouns import load_nouns, parse_nouns
 
 from saymask.errors import ConfigError
+from saymask_worker.language.nouns import load_nouns, parse_nouns
 
 
 def test_the_vocabulary_is_large_and_has_no_noun_twice() -> None:

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
+from saymask.datasets import load_dataset
+from saymask.errors import ConfigError, DatasetError, DeviceMemoryExhausted
+from saymask.left_out import LeftOut
 from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
 from saymask_worker.batch.local import run_local
 from saymask_worker.batch.plan import BatchPlan, list_work
@@ -17,10 +21,6 @@ from saymask_worker.evaluation.report import to_html
 from saymask_worker.evaluation.run import run_evaluation
 from saymask_worker.evaluation.tuning.tune import tune
 from saymask_worker.training.samples import read_samples
-
-from saymask.datasets import load_dataset
-from saymask.errors import ConfigError, DatasetError, DeviceMemoryExhausted
-from saymask.left_out import LeftOut
 from tests.refcoco import write_refcoco
 from tests.worker.batch_files import read_rows, write_texts
 from tests.worker.test_batch import FakePipeline

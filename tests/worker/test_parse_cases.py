@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from saymask_worker.language.expression import ParsedExpression, clean_expression
 from saymask_worker.language.nouns import load_nouns
 from saymask_worker.language.parser import LanguageParser
-
 from tests.conftest import DATA
 
 COLUMNS = ("noun", "where", "order", "size", "relations", "without")

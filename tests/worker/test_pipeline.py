@@ -17,6 +17,11 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
+
+from saymask.contract import SegmentResult
+from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
+from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.cli import photos
 from saymask_worker.cli.main import app
 from saymask_worker.config.settings import load_worker_settings
@@ -31,11 +36,6 @@ from saymask_worker.pipeline.explanation import explain
 from saymask_worker.pipeline.opening import open_image
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.serving.idle import UnloadingPipeline
-from typer.testing import CliRunner
-
-from saymask.contract import SegmentResult
-from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
-from saymask.masks import compute_iou, decode_coco_rle
 from tests.fake_worker import build_result
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from saymask_worker.masks.point_prompts import build_grid, choose_points
 from torch import Tensor
+
+from saymask_worker.masks.point_prompts import build_grid, choose_points
 
 FRAME_HW = (768, 1024)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from saymask.masks import compute_iou, compute_ious, decode_coco_rle
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.images.types import VisualPrompt
 from saymask_worker.masks.decoder import AttachedImage, DecodedPrompts, PromptDecoder
 from saymask_worker.pipeline import build
 from saymask_worker.pipeline.pipeline import Pipeline
-
-from saymask.masks import compute_iou, compute_ious, decode_coco_rle
 from tests.weights import require_weights
 
 pytestmark = pytest.mark.slow

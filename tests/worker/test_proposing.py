@@ -14,6 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from saymask.contract import ProposedPair
+from saymask.datasets import load_coco
+from saymask.errors import DatasetError, ImageUnreadable
+from saymask.masks import decode_coco_rle
 from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
 from saymask_worker.config.generation import ProposingConfig
 from saymask_worker.config.scoring import ScoringConfig
@@ -32,11 +37,6 @@ from saymask_worker.pipeline.generation.generation import (
 )
 from saymask_worker.pipeline.generation.objects import find_objects
 from saymask_worker.pipeline.generation.wording import word
-
-from saymask.contract import ProposedPair
-from saymask.datasets import load_coco
-from saymask.errors import DatasetError, ImageUnreadable
-from saymask.masks import decode_coco_rle
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
 

@@ -18,14 +18,6 @@ from filelock import FileLock
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from saymask_backend.queue.training import TrainingQueue
-from saymask_worker.config.settings import WorkerSettings, load_worker_settings
-from saymask_worker.images.types import DecodedImage
-from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.serving.model_comparison import compare_sources
-from saymask_worker.serving.training_jobs import TrainingHandler
-from saymask_worker.serving.training_worker import run_training_worker
-from saymask_worker.training.samples import read_samples, split_samples
 
 from saymask.contract import (
     JOB_TRAIN,
@@ -42,6 +34,14 @@ from saymask.errors import DatasetError
 from saymask.left_out import LeftOut
 from saymask.masks import decode_coco_rle
 from saymask.model_registry import ModelRegistry, Verdict
+from saymask_backend.queue.training import TrainingQueue
+from saymask_worker.config.settings import WorkerSettings, load_worker_settings
+from saymask_worker.images.types import DecodedImage
+from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.serving.model_comparison import compare_sources
+from saymask_worker.serving.training_jobs import TrainingHandler
+from saymask_worker.serving.training_worker import run_training_worker
+from saymask_worker.training.samples import read_samples, split_samples
 from tests.conftest import Valkey, await_state
 from tests.refcoco import write_refcoco
 from tests.worker.fake_learning import FakeLearn

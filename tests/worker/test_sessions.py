@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.masks.sources.base import SourceMask
@@ -20,7 +21,6 @@ from saymask_worker.pipeline.instances import InstanceChooser
 from saymask_worker.ranking.corrected import Corrected
 from saymask_worker.serving import sessions
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes, count_bytes
-
 from tests.worker.scenes import described, parsed, prepared_image, scene
 from tests.worker.test_closer_look import Eye
 from tests.worker.test_closer_look import score as score_by_crops

@@ -12,6 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rq.timeouts import JobTimeoutException
+from sklearn.linear_model import LogisticRegression
+
+from saymask.errors import ConfigError, WeightsError
+from saymask.masks import compute_iou, decode_coco_rle
+from saymask.model_registry import ModelRegistry
 from saymask_worker.config.pipeline import OFFER_ALL, SourcesConfig
 from saymask_worker.images.types import DecodedImage, Proposals, Scores
 from saymask_worker.masks.sources import load as load_module
@@ -24,11 +29,6 @@ from saymask_worker.pipeline.candidates import rank_proposals, rank_with_offers
 from saymask_worker.ranking.logistic import Curve, fit_curve
 from saymask_worker.training.source import ServedSource
 from saymask_worker.weights import WeightStore
-from sklearn.linear_model import LogisticRegression
-
-from saymask.errors import ConfigError, WeightsError
-from saymask.masks import compute_iou, decode_coco_rle
-from saymask.model_registry import ModelRegistry
 from tests.worker.scenes import scene
 
 CONFIG = SourcesConfig()

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
+from saymask.errors import WeightsError
+from saymask.masks import Masks, compute_iou
 from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.decoder import PromptDecoder
 from saymask_worker.masks.load import load_sam
 from saymask_worker.masks.sam import SamProposer
 from saymask_worker.weights.store import WeightStore
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
-
-from saymask.errors import WeightsError
-from saymask.masks import Masks, compute_iou
 from tests.weights import require_weights
 
 pytestmark = pytest.mark.slow

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from saymask.contract import MAX_K, NOTHING_MEANT
+from saymask.masks import Mask
 from saymask_worker.config.pipeline import (
     OFFER_ALL,
     PipelineConfig,
@@ -32,9 +35,6 @@ from saymask_worker.pipeline.suggestions import (
     find_mark,
     select_distinct,
 )
-
-from saymask.contract import MAX_K, NOTHING_MEANT
-from saymask.masks import Mask
 
 CONFIG = SuggestionsConfig()
 

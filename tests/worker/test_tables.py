@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from saymask_worker.batch.tables import read_expressions
 
 from saymask.errors import DatasetError
 from saymask.expressions import normalise_expression
+from saymask_worker.batch.tables import read_expressions
 
 PAIRS = [
     ("a.jpg", "the cat, left"),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from PIL import Image
+
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.dense import encode_places, encode_regions
@@ -27,7 +28,6 @@ from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.ranking.appearance import mix_views
 from saymask_worker.ranking.comparison import find_instances
 from saymask_worker.ranking.terms import compute_scores
-
 from tests.worker.scenes import described, parsed, prepared_image
 
 CONFIG = ScoringConfig()

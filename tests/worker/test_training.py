@@ -12,6 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from saymask.datasets import load_dataset
+from saymask.errors import ConfigError, DatasetError
+from saymask.left_out import LeftOut
+from saymask.masks import encode_coco_rle
 from saymask_worker.training.checkpoint import (
     find_checkpoint,
     get_trained_state,
@@ -31,11 +36,6 @@ from saymask_worker.training.samples import (
     split_samples,
 )
 from saymask_worker.weights import WeightStore
-
-from saymask.datasets import load_dataset
-from saymask.errors import ConfigError, DatasetError
-from saymask.left_out import LeftOut
-from saymask.masks import encode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.worker.tiny_training import build, build_trainer
 

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from saymask.datasets import Dataset, load_dataset
+from saymask.errors import ConfigError, DatasetError
+from saymask.masks import encode_coco_rle
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.config.scoring_file import load_scoring, write_scoring
@@ -24,11 +29,6 @@ from saymask_worker.evaluation.tuning.fit import (
 from saymask_worker.evaluation.tuning.tune import compute_calibration_error, tune
 from saymask_worker.images.types import Scores
 from saymask_worker.images.vectors import to_float32
-from scipy.optimize import minimize
-
-from saymask.datasets import Dataset, load_dataset
-from saymask.errors import ConfigError, DatasetError
-from saymask.masks import encode_coco_rle
 from tests.refcoco import write_refcoco
 from tests.worker.scenes import prepared_image
 

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+
+from saymask.datasets import load_dataset
+from saymask.left_out import LeftOut
 from saymask_worker.training import trainer as module
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.cris import Cris, CrisConfig
 from saymask_worker.training.cris.backbone import ResnetBackbone
 from saymask_worker.training.samples import read_samples, split_samples
 from saymask_worker.training.trainer import Trainer
-
-from saymask.datasets import load_dataset
-from saymask.left_out import LeftOut
 
 VISION = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}

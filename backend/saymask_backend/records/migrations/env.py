@@ -1,6 +1,7 @@
 """Alembic's entry point: migrates the connection that ``Database.migrate`` hands over."""
 
 from alembic import context
+
 from saymask_backend.records.tables import Base
 
 context.configure(
