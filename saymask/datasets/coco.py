@@ -23,6 +23,8 @@ from saymask.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
+_IMAGE_FIELDS = ("file_name", "height", "width")
+
 
 def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
     """Read all ``annotations/instances_*.json`` (or ``instances*.json``) of a folder, or one file.
@@ -111,6 +113,10 @@ class _CocoFile:
                 f"{path} is not a COCO instances file: {type(error).__name__} {error}."
             ) from error
         for key, image in images.items():
+            missing = [name for name in _IMAGE_FIELDS if image.get(name) is None]
+            if missing:
+                self.left_out.append(f"Image {key} in {path} has no {' and no '.join(missing)}.")
+                continue
             try:
                 self.images.append(self._read_image(image, annotations[key]))
             except DatasetError as error:
