@@ -51,6 +51,8 @@ class Site:
             "SAYMASK_LABEL_STUDIO_API_KEY": "0123456789abcdef0123456789abcdef01234567",
             "SAYMASK_SYNC_EVERY_S": str(sync_every_s),
             "SAYMASK_DATA_DIR": str(folder / "data"),
+            # So that what is kept on purpose is full within minutes, and growth is visible after it.
+            "SAYMASK_OPEN_PHOTOS_MAX_MB": "300",
         }
         if has_postgresql:
             url = f"postgresql://saymask@127.0.0.1:{self._database_port}/postgres"
