@@ -60,5 +60,8 @@ def list_parts(system: Any, folder: str) -> list[str]:
 
     The folder is listed: a glob would take brackets in its name for a pattern.
     """
+    if not system.isdir(folder):
+        # Nothing was written yet.
+        return []
     paths = (str(path) for path in system.ls(folder, detail=False))
     return sorted(path for path in paths if _PART.fullmatch(path.rpartition("/")[2]))
