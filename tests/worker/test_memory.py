@@ -62,8 +62,11 @@ def test_many_photos_leave_nothing_behind(
             handler = JobHandler(pipeline, connection, "living", sessions)
             sha256 = put_photo(connection, image, number)
             for expression in EXPRESSIONS:
-                message = {"photo_sha256": sha256, "expression": expression, "k": 3}
-                reply = handler.segment(message | {"accepts_first_look": accepts_first_look})
+                message: dict[str, object] = {
+                    "photo_sha256": sha256, "expression": expression, "k": 3,
+                }  # fmt: skip
+                message |= {"accepts_first_look": accepts_first_look, "prepares": True}
+                reply = handler.segment(message)
                 assert reply["failure"] is None
                 assert reply["segment"]["is_first_look"] == accepts_first_look
             assert handler.prepare({"photo_sha256": sha256})["failure"] is None
