@@ -51,7 +51,7 @@ class Site:
             "SAYMASK_LABEL_STUDIO_API_KEY": "0123456789abcdef0123456789abcdef01234567",
             "SAYMASK_SYNC_EVERY_S": str(sync_every_s),
             "SAYMASK_DATA_DIR": str(folder / "data"),
-            # So that what is kept on purpose is full within minutes, and growth is visible after it.
+            # What is kept on purpose is full within minutes; what grows after that is a leak.
             "SAYMASK_OPEN_PHOTOS_MAX_MB": "300",
         }
         if has_postgresql:
