@@ -93,7 +93,7 @@ class _Description(BaseModel):
 
 
 class _Serving(BaseModel):
-    """Everything that was served, the newest last; an entry that is no name is passed over."""
+    """Everything that was served, the newest last; entries that are not names are ignored."""
 
     served: list[Any]
 

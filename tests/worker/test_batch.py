@@ -34,7 +34,7 @@ from tests.worker.batch_files import read_rows, write_texts
 
 
 class FakePipeline:
-    """Answers at once; of some bytes it dies, others are no image, or have no masks."""
+    """Answers at once; some bytes kill it, others are not an image or have no masks."""
 
     model_version = "fake-1"
 

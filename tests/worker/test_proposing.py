@@ -303,7 +303,7 @@ class TestFolder:
             self.run(other, folder)
 
     def test_odd_names_concern_themselves_only(self, folder: Path) -> None:
-        """One that is not UTF-8 fails each time, and what is hidden is no photo."""
+        """A name that is not UTF-8 fails each time, and a hidden file is not a photo."""
         with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:
             file.write((folder / "two.jpg").read_bytes())
         (folder / "._two.jpg").write_bytes(b"resource fork")

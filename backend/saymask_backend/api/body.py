@@ -53,7 +53,7 @@ class BodyReader:
 
     Args:
         max_mb: longest body, megabytes; no more is kept in memory.
-        too_large_cure: what a caller is told to do about a longer one.
+        too_large_cure: cure in the error about a body that is too long.
     """
 
     def __init__(self, max_mb: float, too_large_cure: str) -> None:

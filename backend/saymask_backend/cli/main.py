@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-
 import typer
-from rich.markup import escape
 
-from saymask.errors import SaymaskError
-from saymask.image_files import to_printable
-from saymask.redaction import hide
+from saymask.command_line import run_command_line
 from saymask_backend.cli import (
     backup,
     decisions,
@@ -62,16 +56,5 @@ def label_config() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors are printed in words, not as traces."""
-    try:
-        app()
-    except SaymaskError as error:
-        # Either may name a file, whose name may be no text.
-        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
-        if error.cure:
-            console.print(to_printable(error.cure), highlight=False, markup=False)
-        sys.exit(2)
-    except Exception:  # noqa: BLE001
-        # A bug: its trace, without the secrets that libraries quote.
-        sys.stderr.write(hide(traceback.format_exc()))
-        sys.exit(1)
+    """Run the command line."""
+    run_command_line(app, console)

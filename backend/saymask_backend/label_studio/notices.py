@@ -38,7 +38,7 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
         )
     doubt = ""
     is_doubtful = result.confidence is not None and result.confidence < DOUBTFUL_BELOW
-    # A notice of its own says that nothing may be meant.
+    # Another notice already says that the photo may not show the object.
     if is_doubtful and NOTHING_MEANT not in result.notices:
         doubt = " Uncertain: another object fits almost as well."
     return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])

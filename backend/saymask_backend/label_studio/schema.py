@@ -52,7 +52,7 @@ def _clean(value: object) -> object:
 
 
 def _only_mapping(value: object) -> object:
-    """An empty mapping for a task without data: it has no photo, which is told where it matters."""
+    """Return an empty mapping for a task without data; the missing photo is reported later."""
     return value if isinstance(value, dict) else {}
 
 

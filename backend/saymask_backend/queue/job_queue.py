@@ -161,7 +161,7 @@ class JobQueue(QueueJobs):
 
         Args:
             request: for a worker.
-            source: names who asks; a newer request from the same source to this backend replaces
+            source: of the request; a newer one from the same source to this backend replaces
                 this one. None: nothing does.
             call: that waits; the deadline counts from its arrival, and a job that nobody waits
                 for any more is withdrawn.

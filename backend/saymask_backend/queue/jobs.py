@@ -52,7 +52,7 @@ _JOB_TIMEOUT_S = 300
 _PAUSING_JOB_TIMEOUT_S = 3600
 _PAUSING_JOBS = (JOB_PREPARE, JOB_PROPOSE)
 _POLL_S = 1.0
-# A queue that is restarted is back within this; one that hangs is told after its own timeout.
+# A restart of the queue takes less; a queue that hangs is reported after its own timeout.
 _AWAY_GRACE_S = 10.0
 _AWAY_POLL_S = 0.25
 # A worker pops a job some milliseconds before it marks it as started, and a queue that was stopped

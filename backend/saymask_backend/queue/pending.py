@@ -19,7 +19,7 @@ class Waiter:
     """One waiting request.
 
     Attributes:
-        source: names who asks, or None where nobody would ask anew.
+        source: of the request, such as an editor entry; None if no newer request can replace it.
         background: whether it waits behind all interactive requests.
         deadline: of ``time.monotonic()``.
         abandoned: set when the caller has gone.

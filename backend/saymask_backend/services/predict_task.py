@@ -37,7 +37,7 @@ class TaskPredictor:
             background: behind all interactive requests.
 
         An expression that was answered before, by the workers' version and for the same image, is
-        not asked again: what one call does not finish, the next one goes on with.
+        not asked again: the next call continues where this one stopped.
 
         Raises:
             SaymaskError: the task has a fault, its image cannot be answered, or none of the

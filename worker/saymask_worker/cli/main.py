@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import traceback
 from typing import Annotated
 
 import typer
@@ -20,10 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from saymask.errors import SaymaskError
-from saymask.image_files import to_printable
+from saymask.command_line import run_command_line
 from saymask.logs import configure_logging
-from saymask.redaction import hide
 from saymask_worker.cli import batch, evaluation, photos, proposing, training, tuning
 from saymask_worker.cli.app import app, console, models
 from saymask_worker.config.settings import load_worker_settings
@@ -183,16 +179,5 @@ _COMMANDS = (batch, evaluation, photos, proposing, training, tuning)
 
 
 def main() -> None:
-    """Run the command line; errors are printed as cause and cure, without a traceback."""
-    try:
-        app()
-    except SaymaskError as error:
-        # Either may name a file, whose name may be no text.
-        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
-        if error.cure:
-            console.print(to_printable(error.cure), highlight=False, markup=False)
-        sys.exit(2)
-    except Exception:  # noqa: BLE001
-        # A bug: its trace, without the secrets that libraries quote.
-        sys.stderr.write(hide(traceback.format_exc()))
-        sys.exit(1)
+    """Run the command line."""
+    run_command_line(app, console)
