@@ -36,7 +36,7 @@ IsTrusted = Callable[[str, int], bool]
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Limit the total time of all requests of this thread, in seconds, not the time between bytes."""
+    """Limit the total time of this thread's requests, seconds; not the time between bytes."""
     token = _deadline.set(time.monotonic() + seconds)
     try:
         yield
