@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 import saymask_worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
@@ -28,6 +30,7 @@ from saymask.contract import (
     WorkerStatus,
 )
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.tables import Base
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
@@ -250,13 +253,23 @@ def stores(url: str) -> Iterator[Stores]:
     stores.close()
 
 
-def start_backend(url: str, port: int) -> subprocess.Popen[bytes]:
+def compare_with_tables(stores: Stores) -> list[object]:
+    """How the database's schema differs from the tables of the code."""
+    with stores.database.engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        return list(compare_metadata(context, Base.metadata))
+
+
+def start_backend(url: str, port: int, change: str = "pass") -> subprocess.Popen[bytes]:
+    """Start ``saymask serve``, after a statement that changes a constant for example."""
     environment = {
         **os.environ, "SAYMASK_DATABASE_URL": url, "SAYMASK_PORT": str(port),
         "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
     }  # fmt: skip
+    program = f"{change}\nfrom saymask_backend.cli.main import main\nmain()"
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "saymask"), "serve"],
+        [sys.executable, "-c", program, "serve"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 30

@@ -1,7 +1,8 @@
-"""What commit 24bb01a wrote is read: its database (as SQL) and a prepared image of its cache.
+"""What earlier commits wrote is read: a database, and a prepared image of commit 24bb01a.
 
-Both were made by that commit's own code: three records and a webhook that still waited; the image
-of ``tests/worker/scenes.py``.
+The database (as SQL) was written by 24bb01a, with three records and a webhook that still waited,
+and brought to revision 0007 by the migrations that led there; the image is that of
+``tests/worker/scenes.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
+from sqlalchemy import text
 
 from saymask.masks import decode_coco_rle
+from saymask_backend.records.database import StoreError
 from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
@@ -23,17 +27,29 @@ from saymask_worker.config.scoring import STARTER_SCORING
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.language.nouns import load_nouns
 from saymask_worker.pipeline.cache import PreparedCache
-from tests.conftest import DATA
+from tests.conftest import DATA, compare_with_tables
 from tests.factories import square
 from tests.worker.scenes import prepared_image
 
 
-def test_a_database_of_24bb01a(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((DATA / "database_24bb01a.sql").read_text("utf-8"))
-    with closing(Stores(f"sqlite:///{path}")) as stores:
+def fill_database(stores: Stores) -> None:
+    engine = stores.database.engine
+    script = (DATA / f"database_0007.{engine.dialect.name}.sql").read_text("utf-8")
+    if engine.dialect.name == "sqlite":
+        assert engine.url.database is not None
+        with closing(sqlite3.connect(engine.url.database)) as connection:
+            connection.executescript(script)
+    else:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(script)
+
+
+def test_a_database_of_revision_0007_is_taken_over(url: str) -> None:
+    with closing(Stores(url)) as stores:
+        fill_database(stores)
         stores.migrate()
+        assert stores.database.revision() == "0007"
+        assert compare_with_tables(stores) == []
         cat, dog, moon = stores.records.iterate_records(RecordFilter())
         assert [(r.outcome, r.expression) for r in (cat, dog, moon)] == [
             ("accepted", "the cat"), ("drawn", "the dog"), ("no_referent", "the moon"),
@@ -46,7 +62,28 @@ def test_a_database_of_24bb01a(tmp_path: Path) -> None:
         assert [(c.rank, c.mask.area) for c in offer.candidates] == [(1, 144), (2, 144)]
         assert Recorder(stores).process_waiting() == 1
         *_, tree = stores.records.iterate_records(RecordFilter())
-        assert (tree.outcome, tree.expression) == ("drawn", "the tree")
+        assert (tree.id, tree.outcome, tree.expression) == (4, "drawn", "the tree")
+
+
+@pytest.mark.parametrize(
+    ("revision", "cause", "cure"),
+    [
+        ("0003", "older than this version can read", "Export its records"),
+        ("0999", "which this version does not know", "Update saymask"),
+    ],
+)
+def test_a_database_of_another_revision_is_left_as_it_is(
+    url: str, revision: str, cause: str, cure: str
+) -> None:
+    with closing(Stores(url)) as stores:
+        fill_database(stores)
+        with stores.database.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+        with pytest.raises(StoreError, match=f"schema {revision}, {cause}") as refused:
+            stores.migrate()
+        assert cure in (refused.value.cure or "")
+        assert stores.database.revision() == revision
+        assert stores.records.count_records(RecordFilter()) == 3
 
 
 def test_a_prepared_image_of_24bb01a(tmp_path: Path) -> None:

@@ -82,7 +82,6 @@ class Settings(BaseSettings):
     photo_max_mb: float = Field(
         60.0, gt=0, description="Largest photo file that is fetched, megabytes."
     )
-    photo_timeout_s: float = Field(20.0, gt=0, description="Longest wait for a photo, seconds.")
     photo_private_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts with private addresses that photos may come from, comma separated."
@@ -104,28 +103,12 @@ class Settings(BaseSettings):
         description="Names under which the backend may be called without credentials, comma"
         " separated; addresses and localhost always may.",
     )
-    body_max_mb: float = Field(
-        64.0, gt=0, description="Longest request body that is accepted, megabytes."
-    )
-    body_timeout_s: float = Field(
-        30.0, gt=0, description="Longest time a request body may take to arrive, seconds."
-    )
-    webhook_max_mb: float = Field(
-        16.0,
-        gt=0,
-        description="Longest webhook that is kept, megabytes. What a longer one reports is read"
-        " from Label Studio by sync.",
-    )
     sync_every_s: float = Field(
         300.0,
         ge=0,
         description="How often annotations are compared with Label Studio's, seconds; 0 is never."
         " Needs SAYMASK_LABEL_STUDIO_URL and _API_KEY.",
     )
-    threads: int = Field(
-        128, ge=4, le=1000, description="Requests that may wait for the worker at one time."
-    )
-
     log_format: LogFormat = Field(
         "text", description="Log lines as `text`, or as `json` with the call's id in each."
     )

@@ -7,6 +7,8 @@ from saymask_backend.config import Settings
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.images import ImageFetcher
 
+_PHOTO_TIMEOUT_S = 20.0
+
 
 def build_fetcher(settings: Settings) -> ImageFetcher:
     """Build the fetcher of images, with the limits of the settings."""
@@ -16,7 +18,7 @@ def build_fetcher(settings: Settings) -> ImageFetcher:
         api_key=settings.label_studio_api_key.get_secret_value(),
         private_hosts=settings.photo_private_hosts,
         max_bytes=int(settings.photo_max_mb * 1e6),
-        timeout_s=settings.photo_timeout_s,
+        timeout_s=_PHOTO_TIMEOUT_S,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from saymask_backend import context
 from saymask_backend.api.app import create_app
 from saymask_backend.config import load_settings
 from saymask_backend.records.stores import Stores
@@ -33,9 +34,10 @@ def studio() -> Iterator[LabelStudioServer]:
 
 @pytest.fixture
 def build_client(
-    valkey: Valkey, photos: ImageServer, tmp_path: Path
+    valkey: Valkey, photos: ImageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., TestClient]]:
     clients: list[TestClient] = []
+    monkeypatch.setattr(context, "_PHOTO_TIMEOUT_S", 1.0)
 
     def build(**overrides: Any) -> TestClient:
         settings = load_settings(
@@ -44,7 +46,6 @@ def build_client(
             label_studio_url=photos.url,
             label_studio_api_key=KEY,
             photo_max_mb=2,
-            photo_timeout_s=1,
             **overrides,
         )
         client = TestClient(

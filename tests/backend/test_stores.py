@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import text
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ConfigError, InternalError
@@ -16,7 +16,7 @@ from saymask_backend.records.database import InvalidRecord, StoreError
 from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.tables import Base
+from tests.conftest import compare_with_tables
 
 NEW = NewRequest(
     project=ProjectKey(1),
@@ -47,11 +47,16 @@ def result(count: int) -> SegmentResult:
 
 
 def test_migrations_make_the_tables_of_the_model(stores: Stores) -> None:
-    tables = inspect(stores.database.engine)
-    for table in Base.metadata.tables.values():
-        assert {c["name"] for c in tables.get_columns(table.name)} == set(table.columns.keys())
+    assert compare_with_tables(stores) == []
     assert stores.database.revision() == "0007"
     stores.migrate()
+
+
+def test_a_schema_that_differs_from_the_tables_is_noticed(stores: Stores) -> None:
+    with stores.database.engine.begin() as connection:
+        connection.execute(text("DROP INDEX ix_record_outcome"))
+        connection.execute(text("ALTER TABLE record ADD COLUMN more INTEGER"))
+    assert len(compare_with_tables(stores)) == 2
 
 
 def test_migration_by_two_at_one_time(url: str) -> None:

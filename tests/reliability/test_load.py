@@ -80,10 +80,11 @@ def test_two_annotators_of_one_task_are_both_answered(
 
 
 def test_when_all_places_are_taken_the_next_is_told_at_once(
-    build_client: Build, start_worker: Start, valkey: Valkey
+    build_client: Build, start_worker: Start, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_worker()
-    client = build_client(threads=4)
+    monkeypatch.setattr(routes, "WAITING_PLACES", 4)
+    client = build_client()
     with served(client) as url, ThreadPoolExecutor(16) as pool:
         waiting = [pool.submit(ask, url, f"sleep 1 {n}", n) for n in range(1, 5)]
         await_state(lambda: count_queued(valkey) >= 3, "the places are not taken")
@@ -255,10 +256,11 @@ def test_deadlines_count_from_arrival(valkey: Valkey, start_worker: Start) -> No
 
 
 def test_a_connection_that_sends_nothing_holds_nothing(
-    build_client: Build, start_worker: Start
+    build_client: Build, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_worker()
-    with served(build_client(threads=4)) as url:
+    monkeypatch.setattr(routes, "WAITING_PLACES", 4)
+    with served(build_client()) as url:
         address = url.removeprefix("http://").split(":")
         idle = [socket.create_connection((address[0], int(address[1]))) for _ in range(60)]
         head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from saymask.contract import (
     JobReply,
@@ -26,6 +26,7 @@ from saymask.contract import (
 )
 from saymask.errors import DatasetError
 from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.records import database
 from saymask_backend.records.backup import restore_backup, write_backup
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.stores import Stores
@@ -116,27 +117,41 @@ def test_a_backup_is_one_state_while_others_write(stores: Stores, tmp_path: Path
         writer.join()
 
 
-def test_a_backup_of_an_earlier_schema(tmp_path: Path) -> None:
+LATER = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0008", "0007", None, None
+def upgrade():
+    op.execute("UPDATE record SET outcome = 'edited' WHERE outcome = 'accepted'")
+    op.add_column("record", sa.Column("more", sa.Integer, nullable=False, server_default="8"))
+"""
+
+
+def test_a_backup_of_an_earlier_schema(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its rows are brought up to date as a database of that version would be."""
-    old = tmp_path / "old.db"
-    with closing(sqlite3.connect(old)) as connection:
-        connection.executescript((DATA / "database_24bb01a.sql").read_text("utf-8"))
-    shutil.copy(old, tmp_path / "direct.db")
-    # A database that was migrated and never used is as good as none.
-    with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as used:
-        used.migrate()
-    with (
-        closing(Stores(f"sqlite:///{old}")) as source,
-        closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as target,
-        closing(Stores(f"sqlite:///{tmp_path / 'direct.db'}")) as direct,
-    ):
-        write_backup(source.database, tmp_path / "b.zip", ignore)
+    fill(stores)
+    write_backup(stores.database, tmp_path / "b.zip", ignore)
+    migrations = tmp_path / "migrations"
+    shutil.copytree(database._MIGRATIONS, migrations)
+    (migrations / "versions" / "0008_later.py").write_text(LATER)
+    monkeypatch.setattr(database, "_MIGRATIONS", migrations)
+    with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as target:
+        # A database that was migrated and never used is as good as none.
+        target.migrate()
         restore_backup(target.database, tmp_path / "b.zip", ignore)
-        direct.migrate()
-        assert snapshot(target) == snapshot(direct)
+        stores.migrate()
+        assert stores.database.revision() == target.database.revision() == "0008"
+        assert snapshot(target) == snapshot(stores)
+        assert next(r.outcome for r in target.records.iterate_records(ALL)) == "edited"
+        with target.database.session() as session:
+            assert session.scalars(text("SELECT DISTINCT more FROM record")).all() == [8]
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "text", "rows", "format", "newer"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "missing", "text", "rows", "format", "revision 0003", "revision 0999"]
+)
 def test_a_damaged_backup_changes_nothing(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "b.zip"
     with closing(Stores(f"sqlite:///{tmp_path / 'a.db'}")) as stores:
@@ -155,7 +170,9 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, damage: str) -> None:
         if damage == "rows":
             content["record.jsonl"] = b""
         else:
-            change = {"format": "other"} if damage == "format" else {"revision": "9999"}
+            change = {"format": "other"}
+            if damage.startswith("revision"):
+                change = {"revision": damage.split()[1]}
             manifest = json.loads(content["manifest.json"]) | change
             content["manifest.json"] = json.dumps(manifest).encode()
         with zipfile.ZipFile(path, "w") as archive:
@@ -231,7 +248,7 @@ def test_the_longest_webhook_comes_back(tmp_path: Path) -> None:
     body = '"' * 10_000 + "ü🐶" * 1000
     write_events(tmp_path / "b.zip", tmp_path, [body])
     with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as new:
-        with pytest.raises(DatasetError, match=r"longer than 0\.01 MB.*SAYMASK_BODY_MAX_MB"):
+        with pytest.raises(DatasetError, match=r"longer than 0\.01 MB"):
             restore_backup(new.database, tmp_path / "b.zip", ignore, 10_000)
         size = len(json.dumps(body, ensure_ascii=False).encode()) + 1000
         restore_backup(new.database, tmp_path / "b.zip", ignore, size)

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import event as sa_event
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect
 
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records import database
@@ -96,17 +96,6 @@ def migrate_and_die(url: str, table: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
-def migrate_to(url: str, revision: str) -> None:
-    script = (
-        "import sys\nfrom alembic import command\n"
-        "from saymask_backend.records.stores import Stores\n"
-        "up = command.upgrade\n"
-        "command.upgrade = lambda config, _head: up(config, sys.argv[2])\n"
-        "Stores(sys.argv[1]).migrate()\n"
-    )
-    subprocess.run([sys.executable, "-c", script, url, revision], check=True)
-
-
 @pytest.mark.parametrize("table", ["request", "record"])
 def test_killed_in_the_middle_of_a_migration(url: str, table: str) -> None:
     migrate_and_die(url, table)
@@ -116,26 +105,6 @@ def test_killed_in_the_middle_of_a_migration(url: str, table: str) -> None:
         assert stores.database.revision() == "0007"
         tables = inspect(stores.database.engine)
         assert set(Base.metadata.tables) <= set(tables.get_table_names())
-
-
-def test_migration_from_the_oldest_keeps_what_was_there(url: str) -> None:
-    migrate_to(url, "0001")
-    with closing(Stores(url)) as stores:
-        assert stores.database.revision() == "0001"
-        body = '{"action": "ANNOTATION_CREATED"}'
-        with stores.database.engine.begin() as connection:
-            connection.execute(
-                text(
-                    "INSERT INTO event (received_at, action, body)"
-                    " VALUES ('2026-01-01 00:00:00+00:00', 'ANNOTATION_CREATED', :body)"
-                ),
-                {"body": body},
-            )
-        migrate_and_die(url, "record")
-        assert stores.database.revision() == "0001"
-        stores.migrate()
-        (waiting,) = stores.events.list_waiting(10)
-        assert stores.events.load_body(waiting) == body
 
 
 def test_locked_for_a_while_and_for_too_long(

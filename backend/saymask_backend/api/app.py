@@ -13,7 +13,7 @@ from saymask.errors import InvalidRequest, SaymaskError
 from saymask_backend.api.authentication import AccessPolicy
 from saymask_backend.api.body import BodyDeadlineMiddleware
 from saymask_backend.api.metrics import Metrics, MetricsMiddleware
-from saymask_backend.api.routes import Dependencies, build_router
+from saymask_backend.api.routes import WAITING_PLACES, Dependencies, build_router
 from saymask_backend.config import Settings
 from saymask_backend.context import build_client, build_fetcher
 from saymask_backend.queue.job_queue import JobQueue
@@ -49,11 +49,10 @@ def create_app(settings: Settings) -> FastAPI:
     """
     stores = Stores(settings.effective_database_url)
     policy = AccessPolicy(settings)
-    connections = settings.threads + _EXTRA_CONNECTIONS
     queue = JobQueue(
         settings.redis_url,
         settings.deadline_s,
-        connections,
+        WAITING_PLACES + _EXTRA_CONNECTIONS,
         background_grace_s=settings.background_grace_s,
     )
     status_queue = JobQueue(
@@ -105,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="saymask", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
     )
-    app.add_middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout_s)
+    app.add_middleware(BodyDeadlineMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(build_router(dependencies, policy))
     app.add_exception_handler(SaymaskError, _explain)

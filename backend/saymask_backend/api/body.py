@@ -18,6 +18,7 @@ from saymask.errors import CallAbandoned, InvalidRequest
 Result = TypeVar("Result")
 
 _MEGA = 1_000_000
+_BODY_TIMEOUT_S = 30.0
 # A longer body takes one of few places while it is read, decoded and used.
 _LARGE_BYTES = 1_000_000
 _LARGE_PLACES = 2
@@ -28,7 +29,7 @@ _LINGER_S = 2.0
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body is longer than the settings allow."""
+    """The body is longer than its kind of request allows."""
 
     http_status = 413
 
@@ -103,16 +104,15 @@ class BodyDeadlineMiddleware:
     arrived, the connection is closed after it.
     """
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] != "http" or not _has_body(scope):
             await self._app(scope, receive, send)
             return
-        body = _TimedBody(receive, self._seconds)
+        body = _TimedBody(receive)
 
         async def answer(message: Message) -> None:
             if body.is_complete:
@@ -133,11 +133,10 @@ class BodyDeadlineMiddleware:
 class _TimedBody:
     """The body of one request, with a deadline."""
 
-    def __init__(self, receive: Receive, seconds: float) -> None:
+    def __init__(self, receive: Receive) -> None:
         self.is_complete = False
         self._receive = receive
-        self._seconds = seconds
-        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._deadline = asyncio.get_running_loop().time() + _BODY_TIMEOUT_S
 
     async def receive(self) -> Message:
         if self.is_complete:
@@ -146,8 +145,7 @@ class _TimedBody:
             return await self._receive_until(self._deadline)
         except TimeoutError as error:
             raise BodyTooSlow(
-                f"The body did not arrive within {self._seconds:g} s.",
-                "Send it faster, or raise SAYMASK_BODY_TIMEOUT_S.",
+                f"The body did not arrive within {_BODY_TIMEOUT_S:g} s.", "Send it faster."
             ) from error
 
     async def discard(self, seconds: float) -> None:

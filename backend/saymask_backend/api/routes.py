@@ -54,6 +54,10 @@ Result = TypeVar("Result")
 
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 
+WAITING_PLACES = 128
+"""Requests that may wait for the workers at one time."""
+_PREDICT_MAX_MB = 64.0
+_WEBHOOK_MAX_MB = 16.0
 _STORING_THREADS = 8
 _PREPARING_THREADS = 8
 # Images are fetched and prepared ahead only while so few wait for that.
@@ -111,12 +115,10 @@ class Endpoints:
         self._training = dependencies.training
         self._metrics = dependencies.metrics
         self._wake_recorder = dependencies.wake_recorder
-        self._waiting = anyio.CapacityLimiter(dependencies.settings.threads)
-        settings = dependencies.settings
-        self._predict_bodies = BodyReader(settings.body_max_mb, "Raise SAYMASK_BODY_MAX_MB.")
+        self._waiting = anyio.CapacityLimiter(WAITING_PLACES)
+        self._predict_bodies = BodyReader(_PREDICT_MAX_MB, "Send fewer tasks in one request.")
         self._webhook_bodies = BodyReader(
-            settings.webhook_max_mb,
-            "Sync reads from Label Studio what it reports; or raise SAYMASK_WEBHOOK_MAX_MB.",
+            _WEBHOOK_MAX_MB, "saymask sync reads from Label Studio what it reports."
         )
         self._storing = anyio.CapacityLimiter(_STORING_THREADS)
         self._preparing = anyio.CapacityLimiter(_PREPARING_THREADS)
@@ -168,7 +170,7 @@ class Endpoints:
         try:
             stored = await self._webhook_bodies.read(request, self._store)
         except BodyTooLarge:
-            event = to_oversized_event(self._settings.webhook_max_mb)
+            event = to_oversized_event(_WEBHOOK_MAX_MB)
             store = partial(self._stores.events.append_event, event)
             await anyio.to_thread.run_sync(store, limiter=self._storing)
             raise

@@ -10,7 +10,7 @@ import typer
 
 from saymask_backend.cli.context import JsonOption, print_json, print_line, progress_bar
 from saymask_backend.config import load_settings
-from saymask_backend.records.backup import ROW_MAX_BYTES, restore_backup, write_backup
+from saymask_backend.records.backup import restore_backup, write_backup
 from saymask_backend.records.stores import Stores
 
 FileArgument = Annotated[Path, typer.Argument(help="A .zip file.")]
@@ -35,14 +35,11 @@ def restore(file: FileArgument, as_json: JsonOption = False) -> None:
 
     Example: SAYMASK_DATABASE_URL=postgresql://host/new saymask restore saymask-2026-11-25.zip
     """
-    settings = load_settings()
-    # A webhook's body is one column of a row, in which each character may be escaped.
-    row_max_bytes = max(ROW_MAX_BYTES, int(2 * settings.body_max_mb * 1e6))
     with (
-        closing(Stores(settings.effective_database_url)) as stores,
+        closing(Stores(load_settings().effective_database_url)) as stores,
         progress_bar("reading", quiet=as_json) as bar,
     ):
-        counts = restore_backup(stores.database, file, bar, row_max_bytes)
+        counts = restore_backup(stores.database, file, bar)
     _print(counts, "restored", as_json=as_json)
 
 

@@ -162,7 +162,7 @@ class ImageFetcher:
         except httpx.TimeoutException as error:
             raise ImageUnreachable(
                 f"The photo at {_shorten(url)} took longer than {self._timeout_s:g} s.",
-                "Try again, or raise SAYMASK_PHOTO_TIMEOUT_S.",
+                "Its server is slow: try again later.",
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason, cure = explain_failure(error, _NETWORK_CURE)

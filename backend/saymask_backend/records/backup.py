@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.private_files import create_private_file
-from saymask_backend.records.database import Database, StoreError
+from saymask_backend.records.database import Database, StoreError, list_revisions
 from saymask_backend.records.tables import Base
 
 _MANIFEST = "manifest.json"
@@ -104,7 +104,7 @@ def restore_backup(
             manifest = _read_manifest(archive)
             if manifest["format"] != _FORMAT:
                 raise DatasetError(f"{path} has the unknown format {manifest['format']!r}.")
-            _check_revision(database, manifest["revision"])
+            _check_revision(manifest["revision"])
             _clear_empty(database)
             # An older file has older tables; what changed since then is done to its rows.
             database.migrate(manifest["revision"])
@@ -129,12 +129,19 @@ def _read_manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     return manifest
 
 
-def _check_revision(database: Database, revision: str) -> None:
-    if revision not in database.list_revisions():
+def _check_revision(revision: str) -> None:
+    known = list_revisions()
+    if revision in known:
+        return
+    if revision < known[0]:
         raise DatasetError(
-            f"The backup has the schema {revision!r}, which this version does not know.",
-            "Update saymask to the version that made it, or a later one.",
+            f"The backup has the schema {revision}, older than this version can read.",
+            "Restore it with the saymask that made it, and export its records there.",
         )
+    raise DatasetError(
+        f"The backup has the schema {revision}, which this version does not know.",
+        "Update saymask to the version that made it, or a later one.",
+    )
 
 
 def _clear_empty(database: Database) -> None:
@@ -235,8 +242,7 @@ class _Rows:
         if len(line) > self._row_max_bytes:
             raise DatasetError(
                 f"A row of {table.name} is longer than {self._row_max_bytes / 1e6:g} MB.",
-                "No row of a backup is, unless SAYMASK_BODY_MAX_MB was larger when it was made:"
-                " then set it so again.",
+                "No row of a backup is: it was changed.",
             )
         if len(line) > _ROW_MAX_VALUES:
             structure = _STRING.sub(b"", line)

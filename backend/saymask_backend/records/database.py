@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from saymask.redaction import explain
 _WAL_RETRY_S = 0.02
 _LOCK_RETRY_S = 0.05
 _BUSY_TIMEOUT_MS = 10_000
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class StoreError(SaymaskError):
@@ -91,25 +91,37 @@ class Database:
             revision: to stop at.
 
         Raises:
-            StoreError: unreachable, locked, or full.
+            StoreError: unreachable, locked, full, or of a revision that this version cannot read.
         """
         config = _alembic_config()
         try:
             with self.engine.connect() as connection, _migration(connection):
+                self._check_readable(_read_revision(connection))
                 config.attributes["connection"] = connection
                 command.upgrade(config, revision)
         except SQLAlchemyError as error:
             raise self.explain("brought up to date", error) from error
 
-    def list_revisions(self) -> frozenset[str]:
-        """Return the schema revisions that this version knows."""
-        scripts = ScriptDirectory.from_config(_alembic_config())
-        return frozenset(script.revision for script in scripts.walk_revisions())
+    def _check_readable(self, revision: str | None) -> None:
+        known = list_revisions()
+        if revision is None or revision in known:
+            return
+        if revision < known[0]:
+            raise StoreError(
+                f"The database has the schema {revision}, older than this version can read.",
+                "Export its records with the saymask that wrote it. Then set SAYMASK_DATABASE_URL"
+                " or SAYMASK_DATA_DIR to a new database: saymask sync fills it with the"
+                " annotations that Label Studio has.",
+            )
+        raise StoreError(
+            f"The database has the schema {revision}, which this version does not know.",
+            "Update saymask to the version that wrote it, or a later one.",
+        )
 
     def revision(self) -> str | None:
         """Return the schema revision of the database, None before the first migration."""
         with self.engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return _read_revision(connection)
 
     @contextmanager
     def recording_lock(self, wait_s: float) -> Iterator[bool]:
@@ -227,12 +239,20 @@ def _file_lock(database: str | None, wait_s: float) -> Iterator[bool]:
         lock.release()
 
 
+def list_revisions() -> list[str]:
+    """Return the schema revisions that this version can read, oldest first."""
+    scripts = ScriptDirectory.from_config(_alembic_config())
+    return sorted(script.revision for script in scripts.walk_revisions())
+
+
 def _alembic_config() -> Config:
     config = Config()
-    config.set_main_option(
-        "script_location", str(resources.files("saymask_backend.records") / "migrations")
-    )
+    config.set_main_option("script_location", str(_MIGRATIONS))
     return config
+
+
+def _read_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _is_about_content(error: SQLAlchemyError) -> bool:
@@ -243,29 +263,15 @@ def _is_about_content(error: SQLAlchemyError) -> bool:
 
 @contextmanager
 def _migration(connection: Connection) -> Iterator[None]:
-    """One transaction that no other process migrates in.
-
-    SQLite changes a constraint by copying its table; while the old one is dropped, references to
-    it must not be enforced. They are checked at the end.
-    """
+    """One transaction that no other process migrates in."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(7368113)"))
-        yield
-        connection.commit()
-        return
-    connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-    # SQLite's driver would begin only at the first write, after the check of the revision; this
-    # takes the lock first and makes everything atomic.
-    try:
+    else:
+        # SQLite's driver would begin only at the first write, after the check of the revision;
+        # this takes the lock first and makes everything atomic.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield
-        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-        if broken:
-            raise StoreError(f"The migration would break references: {broken[:3]}.", "Report this.")
-        connection.commit()
-    finally:
-        connection.rollback()
-        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+    yield
+    connection.commit()
 
 
 def _create_sqlite_file(_: Any, __: Any, arguments: list[Any], ___: Any) -> None:
