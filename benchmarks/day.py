@@ -33,7 +33,7 @@ import psutil
 from benchmarks.measure import NOUNS, Row, percentile
 from benchmarks.site import SURVIVORS, Site
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 
 ANNOTATORS = 8
 PHOTOS = 24

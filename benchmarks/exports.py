@@ -34,7 +34,7 @@ from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import AnnotationVersion, RecordRow
-from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.records.types import RecordFilter, RecordView
 
 FEW, MANY = 5_000, 50_000
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "huggingface")

@@ -12,9 +12,9 @@ from saymask.masks import Mask, compute_box_xywh, encode_brush_rle, encode_coco_
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.label_studio.label_config import default_label_config
 from saymask_backend.label_studio.predictions import build_region_id
-from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.requests import NewRequest, RequestKind
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import ProjectKey
 
 HEIGHT, WIDTH = 48, 64
 KEY = ProjectKey(7, 1795224562)

@@ -18,9 +18,8 @@ from sqlalchemy import text
 
 from saymask.masks import decode_coco_rle
 from saymask_backend.records.database import StoreError
-from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import ProjectKey, RecordFilter
 from saymask_backend.services.record import Recorder
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import STARTER_SCORING

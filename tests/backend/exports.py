@@ -24,7 +24,7 @@ from saymask_backend.export.model import SPLITS
 from saymask_backend.export.plan import ExportPlan
 from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 
 HEIGHT = 40
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.services.record import Recorder
 from tests.factories import square
 

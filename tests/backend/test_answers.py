@@ -23,7 +23,7 @@ from saymask_backend.label_studio.predict_request import (
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.state import PrepareCounts
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.predict import choose_start
 from tests import factories
 from tests.backend.http import ImageServer

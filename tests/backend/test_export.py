@@ -27,7 +27,7 @@ from saymask_backend.export.outlines import to_exact_polygons, trace
 from saymask_backend.export.plan import FORMATS, ExportError
 from saymask_backend.export.run import count_export, run_export
 from saymask_backend.export.splits import SplitRule, parse_split
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 from tests.backend.exports import (
     CATS,
     HEIGHT,

@@ -23,7 +23,7 @@ from saymask_backend.export.model import SPLITS
 from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan
 from saymask_backend.export.run import run_export
 from saymask_backend.export.splits import parse_split
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, groups, plan, record, ring
 
 ORIENTATION = 0x0112

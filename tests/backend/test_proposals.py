@@ -24,8 +24,8 @@ from saymask_backend.label_studio.label_config import (
 from saymask_backend.label_studio.schema import TaskBody
 from saymask_backend.records.statistics import compute_quality
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.records.verifications import Verification, summarise
-from saymask_backend.records.views import RecordFilter, RecordView
 from saymask_backend.services.import_dataset import import_dataset
 from saymask_backend.services.propose import choose_tasks
 from tests.backend.exports import box, export, plan, record

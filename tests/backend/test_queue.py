@@ -17,8 +17,8 @@ from rq.job import Job
 
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
-from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.pending import Call
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 IMAGE = b"image"

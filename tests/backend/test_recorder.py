@@ -15,7 +15,7 @@ from saymask.masks import decode_coco_rle
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, process, send
 from tests.factories import KEY, annotation, brush, deletion, event, offer, square, typed

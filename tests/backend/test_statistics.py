@@ -19,7 +19,7 @@ from saymask_backend.cli.context import check_outcomes, parse_since
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.statistics import IOU_EDGES, compute_spread
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.draw_decision import draw_decision
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.report import Reporter

@@ -13,9 +13,9 @@ from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ConfigError, InternalError
 from saymask_backend.label_studio.events import to_new_event, to_oversized_event
 from saymask_backend.records.database import InvalidRecord, StoreError
-from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import ProjectKey
 from tests.conftest import compare_with_tables
 
 NEW = NewRequest(

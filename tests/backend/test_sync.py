@@ -20,7 +20,7 @@ from saymask_backend.label_studio.auth import LabelStudioError
 from saymask_backend.label_studio.client import LabelStudioClient, NotFound
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.sync import Synchroniser
 from tests.conftest import free_port

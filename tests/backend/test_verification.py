@@ -22,8 +22,8 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.schema import AnnotationBody
 from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.records.verifications import Verdict, Verification, compute_wilson, summarise
-from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.verify import Verifier, judge
 from tests.backend.http import KEY

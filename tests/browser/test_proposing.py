@@ -12,7 +12,7 @@ import pytest
 
 from saymask.masks import decode_coco_rle
 from saymask_backend.label_studio.client import LabelStudioClient
-from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.records.types import RecordFilter, RecordView
 from tests.browser.editor import Editor
 from tests.conftest import await_state
 from tests.factories import brush

@@ -25,8 +25,8 @@ from saymask_backend.api.app import create_app
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.label_studio.predict_request import PredictTask
-from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.pending import Call
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.upload_image import ImageUploader
@@ -125,7 +125,7 @@ def test_a_caller_that_left_is_told_apart_from_a_failure(
 ) -> None:
     queue = JobQueue(valkey.url, deadline_s=30)
     call = Call()
-    call.abandoned.set()
+    call.disconnected.set()
     with pytest.raises(CallAbandoned):
         queue.segment(request_for("cat"), "1:1", call)
     assert count_queued(valkey) == 0

@@ -29,8 +29,8 @@ from saymask.contract import (
     SegmentRequest,
 )
 from saymask.errors import CallAbandoned, JobSuperseded, QueueError, QueueUnavailable
-from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.pending import Call
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -163,7 +163,7 @@ def test_a_preparation_that_waits_is_done_at_the_priority_of_who_waits_for_it(
         left = pool.submit(ask, queue, sha256, "the dog", leaving)
         await_state(lambda: queue.get_depths()[QUEUE_INTERACTIVE] == 1, "it does not move")
         assert queue.get_depths()[QUEUE_BACKGROUND] == 0
-        leaving.abandoned.set()
+        leaving.disconnected.set()
         with pytest.raises(CallAbandoned):
             left.result(20)
         depths = queue.get_depths()

@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.records.database import StoreError
-from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import ProjectKey
 from saymask_backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, B, process, send
 from tests.factories import KEY, PROJECT, annotation, brush, deletion, event, offer, typed

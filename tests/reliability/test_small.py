@@ -26,7 +26,7 @@ from saymask_backend.export.model import Categories
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.label_studio.label_config import default_label_config, load_label_config
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_worker.images.decode import decode_image
 from saymask_worker.pipeline.cache import PreparedCache
 from tests.backend.submissions import process

@@ -20,7 +20,7 @@ import pytest
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.connect import ConnectOptions, Connector
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.records.types import RecordFilter, RecordView
 from tests.conftest import free_port
 from tests.weights import require_weights
 

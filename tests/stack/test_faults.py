@@ -21,7 +21,7 @@ from saymask_backend.records import database
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import Base
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.record import Recorder
 from tests.conftest import free_port, start_backend
 from tests.factories import annotation, brush, event, offer, square, typed

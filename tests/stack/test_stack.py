@@ -24,7 +24,7 @@ from saymask.datasets.parquet import BatchRows
 from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
 from saymask_backend.label_studio.client import LabelStudioClient
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_worker.batch.folders import Target
 from saymask_worker.batch.rows import ImageRows, build_part
 from tests.browser.chromium import SCREENSHOTS

@@ -1,4 +1,4 @@
-"""Reading request bodies: JSON only, up to a limit, within a time, decoded off the event loop."""
+"""Time limits for headers and bodies; bodies are JSON, bounded, and decoded off the event loop."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import anyio.to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saymask.errors import CallAbandoned, InvalidRequest
 
 Result = TypeVar("Result")
 
 _MEGA = 1_000_000
+_HEADERS_TIMEOUT_S = 10.0
 _BODY_TIMEOUT_S = 30.0
 # A longer body takes one of few places while it is read, decoded and used.
 _LARGE_BYTES = 1_000_000
 _LARGE_PLACES = 2
 _THREADS = 8
-# After an answer, so long is the rest of a body thrown away before the connection is closed: a
+# How long the rest of a body is discarded after an answer, before the connection is closed: a
 # caller that still sends would otherwise lose the answer.
 _LINGER_S = 2.0
 
@@ -65,14 +67,14 @@ class BodyReader:
         self._places = asyncio.Semaphore(_LARGE_PLACES)
 
     async def read(self, request: Request, use: Callable[[Any], Result]) -> Result:
-        """Return what a function makes of the decoded body.
+        """Return the result of a function of the decoded body.
 
         Args:
             request: whose body is read.
             use: called in a thread; the decoded body is freed when it returns.
 
         Raises:
-            NotJson: a browser sends other types to any address without asking; so they are refused.
+            NotJson: refused, because a browser sends other types to any address without asking.
             BodyTooLarge, BodyTooSlow, InvalidRequest.
             CallAbandoned: the caller went away.
             whatever ``use`` raises.
@@ -100,7 +102,7 @@ class BodyReader:
 class BodyDeadlineMiddleware:
     """Gives each request's body a time in which it must have arrived as a whole.
 
-    After that, whoever reads it gets a ``BodyTooSlow``. When an answer is sent before the body has
+    After that, reading it raises ``BodyTooSlow``. When an answer is sent before the body has
     arrived, the connection is closed after it.
     """
 
@@ -128,6 +130,51 @@ class BodyDeadlineMiddleware:
                 await send(message)
 
         await self._app(scope, body.receive, answer)
+
+
+class HeaderDeadlineProtocol(H11Protocol):
+    """Closes a connection on which a request's headers do not arrive in time.
+
+    The time counts from the connection, and on one that is kept from the first byte of the next
+    request; uvicorn itself closes those that stay silent between two requests.
+    """
+
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timer."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the timer when the headers are complete."""
+        super().data_received(data)
+        if self._awaits_headers():
+            self._start_timer()
+        else:
+            self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _awaits_headers(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _start_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(_HEADERS_TIMEOUT_S, self._close_if_incomplete)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _close_if_incomplete(self) -> None:
+        self._header_timer = None
+        if self._awaits_headers() and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _TimedBody:

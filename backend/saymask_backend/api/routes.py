@@ -17,15 +17,16 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.templating import Jinja2Templates
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import TypeAdapter
 
 from saymask.errors import SaymaskError
 from saymask.logs import call_id
 from saymask_backend.api.authentication import AccessPolicy
 from saymask_backend.api.body import BodyReader, BodyTooLarge
 from saymask_backend.api.metrics import Metrics
-from saymask_backend.api.openapi import describe_api
 from saymask_backend.api.results import to_results
 from saymask_backend.config import Settings
+from saymask_backend.label_studio.event_schema import EVENT
 from saymask_backend.label_studio.events import (
     read_created_tasks,
     to_new_event,
@@ -36,11 +37,12 @@ from saymask_backend.label_studio.predict_request import (
     PredictTask,
     parse_predict_request,
 )
-from saymask_backend.queue.call import Call, new_call_id
+from saymask_backend.label_studio.schema import PredictBody
+from saymask_backend.queue.pending import Call, new_call_id
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.answers import Answer
 from saymask_backend.services.predict import Predictor, decline
 from saymask_backend.services.prepare import ImagePreparer
@@ -52,6 +54,10 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_BODY_SCHEMAS: dict[str, TypeAdapter[Any]] = {
+    "/predict": TypeAdapter(PredictBody),
+    "/webhook": EVENT,
+}
 _TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 
 WAITING_PLACES = 128
@@ -304,7 +310,15 @@ async def _run_behind(work: Callable[[], None], limiter: anyio.CapacityLimiter) 
 
 
 async def _describe_api(request: Request) -> JSONResponse:
-    return JSONResponse(describe_api(request.app))
+    """The OpenAPI document; bodies are read by hand, so their schemas are added here."""
+    document = request.app.openapi()
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    for path, adapter in _BODY_SCHEMAS.items():
+        schema = adapter.json_schema(ref_template="#/components/schemas/{model}")
+        components.update(schema.pop("$defs", {}))
+        content = {"application/json": {"schema": schema}}
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    return JSONResponse(document)
 
 
 def read_call_id(request: Request) -> str:
@@ -317,4 +331,4 @@ def read_call_id(request: Request) -> str:
 async def _watch_connection(request: Request, call: Call) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(_WATCH_INTERVAL_S)
-    call.abandoned.set()
+    call.disconnected.set()

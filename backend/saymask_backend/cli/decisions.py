@@ -17,7 +17,7 @@ from saymask_backend.cli.context import (
     progress_bar,
 )
 from saymask_backend.context import build_fetcher
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.export import Exporter
 
 

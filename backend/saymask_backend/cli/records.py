@@ -27,8 +27,7 @@ from saymask_backend.cli.context import (
 )
 from saymask_backend.context import build_fetcher
 from saymask_backend.records.annotations import HistoryEntry
-from saymask_backend.records.offers import Offer
-from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.records.types import Offer, RecordFilter, RecordView
 from saymask_backend.services.draw_decision import draw_decision
 
 app = typer.Typer(no_args_is_help=True, help="Look at single decisions.")

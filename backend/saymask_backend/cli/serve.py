@@ -14,7 +14,7 @@ from saymask.errors import QueueUnavailable
 from saymask.logs import configure_logging
 from saymask.redaction import explain
 from saymask_backend.api.app import create_app
-from saymask_backend.api.http_protocol import HeaderDeadlineProtocol
+from saymask_backend.api.body import HeaderDeadlineProtocol
 from saymask_backend.cli.context import JsonOption, check_address, console, print_json
 from saymask_backend.config import load_settings
 from saymask_backend.label_studio.guarded_http import get_json

@@ -28,7 +28,7 @@ from saymask_backend.cli.context import (
 from saymask_backend.label_studio.client import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.report import QualityReport, Reporter
 from saymask_backend.services.sync import Synchroniser, SyncReport
 

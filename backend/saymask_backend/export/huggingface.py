@@ -26,7 +26,7 @@ from saymask_backend.export.model import (
 from saymask_backend.export.plan import ExportSummary
 from saymask_backend.export.upright import JPEG_QUALITY
 from saymask_backend.records.decisions import OUTCOME_LABELS
-from saymask_backend.records.provenance import PROVENANCE_LABELS
+from saymask_backend.records.types import PROVENANCE_LABELS
 from saymask_backend.records.verifications import VerificationSummary
 
 _ROWS_A_SHARD = 20_000

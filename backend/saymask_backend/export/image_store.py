@@ -13,7 +13,7 @@ from saymask.image_files import strip_secrets
 from saymask.private_files import make_private_folder
 from saymask_backend.export.model import ExportImage
 from saymask_backend.export.plan import ExportError, ExportPlan
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 
 _READ_FOLDER = ".read"
 _REMOVED_AT_ONCE = 10_000

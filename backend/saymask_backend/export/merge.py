@@ -12,8 +12,7 @@ import numpy as np
 
 from saymask.runs import RunMask, find_agreed, read_coco_runs
 from saymask_backend.export.model import Referent, Sentence
-from saymask_backend.records.provenance import to_key
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView, to_key
 
 MergeRule = Literal["latest", "majority", "all"]
 MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")

@@ -23,7 +23,7 @@ from saymask_backend.export.refcoco import GrefcocoWriter, RefcocoWriter
 from saymask_backend.export.tally import Tally
 from saymask_backend.export.upright import JPEG_QUALITY, Photo, read_upright
 from saymask_backend.export.yolo import YoloWriter
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 
 _DEFAULT_SUFFIX = ".jpg"
 _MAX_SOURCE_CHARS = 500

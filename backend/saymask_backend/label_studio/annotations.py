@@ -17,8 +17,7 @@ from saymask_backend.label_studio.schema import (
     TaskBody,
     TextEntry,
 )
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.submission import Origin, Submission, SubmittedRegion, Verdict
+from saymask_backend.records.types import Origin, ProjectKey, Submission, SubmittedRegion, Verdict
 
 _ORIGINS = get_args(Origin)
 PROPOSED_FIELD = "saymask_proposed_regions"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
 from saymask_backend.label_studio.schema import Body, Id, Text, UtcTime, none_to_empty
-from saymask_backend.records.project_key import ProjectKey, to_project_key
+from saymask_backend.records.types import ProjectKey, to_project_key
 
 
 class CreatedBody(Body):

@@ -24,7 +24,7 @@ from saymask_backend.label_studio.schema import (
     UtcTime,
     to_utc,
 )
-from saymask_backend.records.project_key import ProjectKey, to_project_key
+from saymask_backend.records.types import ProjectKey, to_project_key
 
 
 def read_project_key(project: object) -> ProjectKey:

@@ -28,7 +28,7 @@ from saymask_backend.label_studio.schema import (
     validate,
 )
 from saymask_backend.records.events import NewEvent
-from saymask_backend.records.submission import Submission
+from saymask_backend.records.types import Submission
 
 _PROJECT_FIELDS = ("id", "created_at", "label_config")
 _TASK_FIELDS = ("id", "data")

@@ -7,7 +7,7 @@ from importlib import resources
 from xml.etree import ElementTree
 
 from saymask.errors import InvalidLabelConfig
-from saymask_backend.records.submission import VERDICTS, Verdict
+from saymask_backend.records.types import VERDICTS, Verdict
 
 _CURE = (
     "The config needs one Image, one BrushLabels and one TextArea for the expression, both"

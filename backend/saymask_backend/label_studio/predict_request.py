@@ -18,7 +18,7 @@ from saymask_backend.label_studio.schema import (
     to_storable,
     validate,
 )
-from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.types import ProjectKey
 
 MAX_TASK_EXPRESSIONS = 100
 """Most expressions of one task's data that are answered; the others are counted."""

@@ -9,7 +9,7 @@ from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.runs import read_coco_runs
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
-from saymask_backend.records.submission import Verdict
+from saymask_backend.records.types import Verdict
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
 

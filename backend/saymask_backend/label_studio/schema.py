@@ -30,7 +30,7 @@ from pydantic import (
 from saymask.contract import MAX_K
 from saymask.errors import SaymaskError
 from saymask.expressions import normalise_expression
-from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.records.types import ProjectKey
 
 MAX_ID = 2**31 - 1
 _MAX_SIDE_PX = 100_000

@@ -30,10 +30,14 @@ from saymask.contract import (
     build_job_id,
 )
 from saymask.errors import ConfigError, ImageNotPrepared, InternalError, JobLost, PreparedNotKept
-from saymask_backend.queue.call import Call
-from saymask_backend.queue.jobs import WORKER_CURE, QueueJobs, is_finished
-from saymask_backend.queue.pending import Waiter
-from saymask_backend.queue.replies import read_reply, read_success
+from saymask_backend.queue.jobs import (
+    WORKER_CURE,
+    QueueJobs,
+    is_finished,
+    read_reply,
+    read_success,
+)
+from saymask_backend.queue.pending import Call, PendingRequest
 from saymask_backend.queue.state import redis_errors
 from saymask_backend.queue.training import TrainingQueue
 
@@ -151,7 +155,7 @@ class JobQueue(QueueJobs):
     def segment(
         self,
         request: SegmentRequest | RefineRequest,
-        source: str | None,
+        requester: str | None,
         call: Call,
         *,
         deadline_s: float | None = None,
@@ -161,10 +165,10 @@ class JobQueue(QueueJobs):
 
         Args:
             request: for a worker.
-            source: of the request; a newer one from the same source to this backend replaces
-                this one. None: nothing does.
-            call: that waits; the deadline counts from its arrival, and a job that nobody waits
-                for any more is withdrawn.
+            requester: a newer request of the same requester to this backend replaces this one;
+                None if nothing does.
+            call: the deadline counts from its arrival; a job that no call waits for any more is
+                withdrawn.
             deadline_s: another deadline than usual.
             background: behind all interactive requests.
 
@@ -173,13 +177,13 @@ class JobQueue(QueueJobs):
             CallAbandoned, and whatever the worker reported.
         """
         wait_s = self._deadline_s if deadline_s is None else deadline_s
-        with self._waiting(source, call, wait_s, background=background) as waiter:
+        with self._waiting(requester, call, wait_s, background=background) as pending:
             version = self.get_model_version()
             if isinstance(request, SegmentRequest):
-                reply = self._ask_about_image("segment", JOB_SEGMENT, request, version, waiter)
+                reply = self._ask_about_image("segment", JOB_SEGMENT, request, version, pending)
             else:
                 job_id = build_job_id("refine", version, request)
-                reply = self._ask(_choose_slow(waiter), JOB_REFINE, job_id, request, waiter)
+                reply = self._ask(_choose_slow(pending), JOB_REFINE, job_id, request, pending)
         if reply.segment is None:
             raise InternalError("The worker's reply holds no segmentation.")
         return reply.segment
@@ -195,25 +199,25 @@ class JobQueue(QueueJobs):
         Raises:
             As ``segment``.
         """
-        with self._waiting(None, call, deadline_s, background=True) as waiter:
+        with self._waiting(None, call, deadline_s, background=True) as pending:
             version = self.get_model_version()
-            reply = self._ask_about_image("propose", JOB_PROPOSE, request, version, waiter)
+            reply = self._ask_about_image("propose", JOB_PROPOSE, request, version, pending)
         if reply.propose is None:
             raise InternalError("The worker's reply holds no proposals.")
         return reply.propose
 
     @contextmanager
     def _waiting(
-        self, source: str | None, call: Call, wait_s: float, *, background: bool
-    ) -> Iterator[Waiter]:
-        """A request that waits; it replaces the older one of its source."""
-        waiter = Waiter(source, background, call.arrived + wait_s, call.abandoned)
-        self._waiters.enter(waiter)
+        self, requester: str | None, call: Call, wait_s: float, *, background: bool
+    ) -> Iterator[PendingRequest]:
+        """A pending request; it replaces the older one of its requester."""
+        pending = PendingRequest(requester, background, call.arrived + wait_s, call.disconnected)
+        self._pending.enter(pending)
         try:
             with redis_errors():
-                yield waiter
+                yield pending
         finally:
-            self._waiters.leave(waiter)
+            self._pending.leave(pending)
 
     def _ask_about_image(
         self,
@@ -221,7 +225,7 @@ class JobQueue(QueueJobs):
         name: str,
         request: SegmentRequest | ProposeRequest,
         version: str,
-        waiter: Waiter,
+        pending: PendingRequest,
     ) -> JobReply:
         """Ask about a prepared image, or have it prepared first, at the request's priority.
 
@@ -237,7 +241,7 @@ class JobQueue(QueueJobs):
             is_prepared = self._is_prepared(prepare_id)
             if not (is_prepared or takes_look or is_last):
                 try:
-                    self._ask(_choose_slow(waiter), JOB_PREPARE, prepare_id, prepare, waiter)
+                    self._ask(_choose_slow(pending), JOB_PREPARE, prepare_id, prepare, pending)
                     is_prepared = True
                 except PreparedNotKept as error:
                     log.warning("%s The worker that is asked prepares it again.", error.cause)
@@ -245,9 +249,9 @@ class JobQueue(QueueJobs):
             looks = takes_look and not is_prepared
             asked = _adapt(request, looks=looks, prepares=is_last)
             queue = QUEUE_PREPARED if is_prepared and not is_last else QUEUE_INTERACTIVE
-            queue = QUEUE_BACKGROUND if waiter.background else queue
+            queue = QUEUE_BACKGROUND if pending.background else queue
             try:
-                reply = self._ask(queue, name, build_job_id(kind, version, asked), asked, waiter)
+                reply = self._ask(queue, name, build_job_id(kind, version, asked), asked, pending)
             except ImageNotPrepared as error:
                 log.info("%s It is prepared again.", error.cause)
                 self._forget_finished(prepare_id)
@@ -285,9 +289,9 @@ def _name_preparation(request: PrepareRequest) -> str:
     return build_job_id("prepare", "", request)
 
 
-def _choose_slow(waiter: Waiter) -> str:
+def _choose_slow(pending: PendingRequest) -> str:
     """The queue of what takes seconds."""
-    return QUEUE_BACKGROUND if waiter.background else QUEUE_INTERACTIVE
+    return QUEUE_BACKGROUND if pending.background else QUEUE_INTERACTIVE
 
 
 def _adapt(

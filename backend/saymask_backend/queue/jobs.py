@@ -6,6 +6,7 @@ import logging
 import time
 
 import redis
+from pydantic import ValidationError
 from rq import Queue, Retry
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
@@ -31,13 +32,14 @@ from saymask.contract import (
 )
 from saymask.errors import (
     DeadlineExceeded,
+    InternalError,
     QueueUnavailable,
     WorkerEnded,
     WorkerUnavailable,
+    from_code,
 )
 from saymask.logs import call_id
-from saymask_backend.queue.pending import Waiter, Waiters
-from saymask_backend.queue.replies import raise_failure, read_reply, read_success
+from saymask_backend.queue.pending import PendingRequest, PendingRequests
 from saymask_backend.queue.state import QueueState
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class QueueJobs(QueueState):
         super().__init__(connection)
         self._no_worker_grace_s = no_worker_grace_s
         self.background_grace_s = background_grace_s
-        self._waiters = Waiters(connection)
+        self._pending = PendingRequests(connection)
         # The most urgent first, as workers take them.
         self._queues = tuple(
             Queue(name, connection=connection, serializer=JSONSerializer)
@@ -87,7 +89,7 @@ class QueueJobs(QueueState):
         )
 
     def _ask(
-        self, queue_name: str, name: str, job_id: str, request: Request, waiter: Waiter
+        self, queue_name: str, name: str, job_id: str, request: Request, pending: PendingRequest
     ) -> JobReply:
         """Enqueue a job and wait for its reply; a job that was lost is enqueued again.
 
@@ -95,8 +97,8 @@ class QueueJobs(QueueState):
             WorkerUnavailable, WorkerEnded, DeadlineExceeded, JobSuperseded, CallAbandoned, and
             whatever the worker reported.
         """
-        self._waiters.wait_for(waiter, job_id)
-        older, waiter.replaces = waiter.replaces, None
+        self._pending.wait_for(pending, job_id)
+        older, pending.replaces = pending.replaces, None
         if older is not None and older.job_id:
             # Now and not before: where both ask the same, the job keeps its place.
             self._stop_waiting(older, older.job_id)
@@ -104,7 +106,7 @@ class QueueJobs(QueueState):
         try:
             for _ in range(_ATTEMPTS):
                 self._ensure_job(queue_name, name, job_id, request)
-                reply = self._wait(job_id, waiter)
+                reply = self._wait(job_id, pending)
                 if reply is not None:
                     return raise_failure(reply)
                 log.warning("job %s was lost with its worker, enqueuing it again", job_id)
@@ -113,15 +115,17 @@ class QueueJobs(QueueState):
             raise
         finally:
             if is_reachable:
-                self._stop_waiting(waiter, job_id, is_answered=reply is not None)
+                self._stop_waiting(pending, job_id, is_answered=reply is not None)
         raise WorkerEnded(
             f"{_ATTEMPTS} workers ended while they worked on this photo.",
             "See the workers' logs; save the photo again in another format or smaller.",
         )
 
-    def _stop_waiting(self, waiter: Waiter, job_id: str, *, is_answered: bool = False) -> None:
+    def _stop_waiting(
+        self, pending: PendingRequest, job_id: str, *, is_answered: bool = False
+    ) -> None:
         """Let a job go; one that nobody waits for any more is withdrawn."""
-        if self._waiters.stop_waiting(waiter, job_id) and not is_answered:
+        if self._pending.stop_waiting(pending, job_id) and not is_answered:
             self._withdraw(job_id)
 
     def _withdraw(self, job_id: str) -> None:
@@ -226,20 +230,20 @@ class QueueJobs(QueueState):
             return reply
         return reply if reply.prepare.model_version == self.get_model_version() else None
 
-    def _wait(self, job_id: str, waiter: Waiter) -> JobReply | None:
+    def _wait(self, job_id: str, pending: PendingRequest) -> JobReply | None:
         """Return the reply, or None when the job was lost with its worker."""
-        grace_s = self.background_grace_s if waiter.background else self._no_worker_grace_s
+        grace_s = self.background_grace_s if pending.background else self._no_worker_grace_s
         last_worker_at = last_contact_at = time.monotonic()
-        while time.monotonic() < waiter.deadline:
-            waiter.check_wanted()
+        while time.monotonic() < pending.deadline:
+            pending.check_wanted()
             try:
-                reply = self._await_result(job_id, waiter)
+                reply = self._await_result(job_id, pending)
                 if reply is not None:
                     return reply
                 if not self._is_pending(job_id):
                     return None
                 has_worker = any(
-                    worker.serves(background=waiter.background) for worker in self._read_workers()
+                    worker.serves(background=pending.background) for worker in self._read_workers()
                 )
             except redis.exceptions.ConnectionError:
                 if time.monotonic() - last_contact_at > _AWAY_GRACE_S:
@@ -256,10 +260,10 @@ class QueueJobs(QueueState):
             "Type the expression again in a while: what was begun is not lost.",
         )
 
-    def _await_result(self, job_id: str, waiter: Waiter) -> JobReply | None:
+    def _await_result(self, job_id: str, pending: PendingRequest) -> JobReply | None:
         """Wait a moment for a job's result; None while there is none."""
         job = Job(job_id, connection=self._redis, serializer=JSONSerializer)
-        left_s = max(waiter.deadline - time.monotonic(), 0.05)
+        left_s = max(pending.deadline - time.monotonic(), 0.05)
         timeout_s = max(1, round(min(_POLL_S, left_s)))
         result = Result.fetch_latest(job, serializer=JSONSerializer, timeout=timeout_s)
         return None if result is None else read_reply(result)
@@ -286,3 +290,43 @@ class QueueJobs(QueueState):
 def is_finished(job: Job) -> bool:
     """Return whether a job had finished when it was fetched."""
     return job.get_status(refresh=False) == JobStatus.FINISHED
+
+
+def read_success(job: Job) -> JobReply | None:
+    """Return the reply of a finished job if it can be shared.
+
+    A failure is worth another try: the image may have arrived, the bug been fixed.
+    """
+    result = job.latest_result()
+    try:
+        reply = read_reply(result) if result is not None else None
+    except InternalError as error:
+        log.info("the result of job %s cannot be used: %s", job.id, error)
+        return None
+    return reply if reply is not None and reply.failure is None else None
+
+
+def raise_failure(reply: JobReply) -> JobReply:
+    """Return a reply, or raise the failure that it carries."""
+    if reply.failure is not None:
+        raise from_code(reply.failure.code, reply.failure.cause, reply.failure.cure)
+    return reply
+
+
+def read_reply(result: Result) -> JobReply:
+    """Read what a job returned.
+
+    Raises:
+        InternalError: the job ended in an exception, or its reply has an unknown shape.
+    """
+    if result.type == Result.Type.SUCCESSFUL:
+        try:
+            return JobReply.model_validate(result.return_value)
+        except ValidationError as error:
+            raise InternalError(
+                "The worker's reply has an unknown shape.",
+                "Backend and worker must be of the same saymask version.",
+            ) from error
+    trace = (result.exc_string or "no trace").strip()
+    log.error("worker failed:\n%s", trace)
+    raise InternalError(f"The worker failed: {trace.splitlines()[-1]}", "See the worker's log.")

@@ -1,8 +1,9 @@
-"""Which request waits for which job, and which request of a source is the newest."""
+"""HTTP calls that wait for an answer, and the pending requests of each editor and each job."""
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 
@@ -10,83 +11,105 @@ import redis
 
 from saymask.errors import CallAbandoned, JobSuperseded
 
-_TTL_S = 600
-_WAITERS_KEY = "saymask:waiters:{job}"
+# How long Redis keeps a request after its deadline, in case its backend ended without removing it.
+_KEPT_S = 60.0
+_PENDING_KEY = "saymask:waiters:{job}"
+
+
+def new_call_id() -> str:
+    """Return an id that no other call has."""
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An HTTP call that waits for an answer.
+
+    Attributes:
+        id: names it in logs, from Label Studio's request to the worker's stages.
+        arrived: ``time.monotonic()`` when it arrived; deadlines count from here.
+        disconnected: set when the caller has closed the connection.
+    """
+
+    id: str = field(default_factory=new_call_id)
+    arrived: float = field(default_factory=time.monotonic)
+    disconnected: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(eq=False)
-class Waiter:
-    """One waiting request.
+class PendingRequest:
+    """A request that waits for a job.
 
     Attributes:
-        source: of the request, such as an editor entry; None if no newer request can replace it.
+        requester: such as an editor entry; None if no newer request can replace this one.
         background: whether it waits behind all interactive requests.
         deadline: of ``time.monotonic()``.
-        abandoned: set when the caller has gone.
-        superseded: set when a newer request of the source has come.
-        replaces: the older request of the source, which waits until this one has its place.
+        disconnected: set when the caller has closed the connection.
+        superseded: set when a newer request of the same requester has come.
+        replaces: the older request of the requester, until this one has its place in the queue.
         job_id: the job it waits for now, or empty.
-        ticket: unique among the requests of all backends.
+        request_token: unique among the requests of all backends.
     """
 
-    source: str | None
+    requester: str | None
     background: bool
     deadline: float
-    abandoned: threading.Event
+    disconnected: threading.Event
     superseded: threading.Event = field(default_factory=threading.Event)
-    replaces: Waiter | None = field(default=None, repr=False)
+    replaces: PendingRequest | None = field(default=None, repr=False)
     job_id: str = ""
-    ticket: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def check_wanted(self) -> None:
-        """Check that the caller still waits and that no newer request of the source has come.
+        """Check that the caller still waits and that no newer request has come.
 
         Raises:
             JobSuperseded, CallAbandoned.
         """
-        if self.abandoned.is_set():
+        if self.disconnected.is_set():
             raise CallAbandoned("The caller closed the connection before there was an answer.")
         if self.superseded.is_set():
             raise JobSuperseded("A newer expression for this task replaced this one.")
 
 
-class Waiters:
-    """The waiting requests of this backend.
+class PendingRequests:
+    """The pending requests of this backend.
 
-    Redis knows the waiters of each job, from all backends. Sources are known to one backend only,
-    since two backends on one queue number their projects and tasks alike.
+    Redis has the pending requests of each job, from all backends. Requesters are known to one
+    backend only, since two backends on one queue number their projects and tasks alike.
     """
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
-        self._newest: dict[str, Waiter] = {}
+        self._newest: dict[str, PendingRequest] = {}
         self._lock = threading.Lock()
 
-    def enter(self, waiter: Waiter) -> None:
-        """Make a waiter the newest of its source."""
-        if waiter.source is None:
+    def enter(self, pending: PendingRequest) -> None:
+        """Make a request the newest of its requester."""
+        if pending.requester is None:
             return
         with self._lock:
-            waiter.replaces = self._newest.get(waiter.source)
-            self._newest[waiter.source] = waiter
-        if waiter.replaces is not None:
-            waiter.replaces.superseded.set()
+            pending.replaces = self._newest.get(pending.requester)
+            self._newest[pending.requester] = pending
+        if pending.replaces is not None:
+            pending.replaces.superseded.set()
 
-    def leave(self, waiter: Waiter) -> None:
-        """Forget a waiter that has its answer or does not wait any more."""
+    def leave(self, pending: PendingRequest) -> None:
+        """Forget a request that has its answer or does not wait any more."""
         with self._lock:
-            if waiter.source is not None and self._newest.get(waiter.source) is waiter:
-                del self._newest[waiter.source]
+            if pending.requester is not None and self._newest.get(pending.requester) is pending:
+                del self._newest[pending.requester]
 
-    def wait_for(self, waiter: Waiter, job_id: str) -> None:
-        """Note that a waiter waits for a job."""
-        waiter.job_id = job_id
-        key = _WAITERS_KEY.format(job=job_id)
-        self._redis.sadd(key, waiter.ticket)
-        self._redis.expire(key, _TTL_S)
+    def wait_for(self, pending: PendingRequest, job_id: str) -> None:
+        """Note that a request waits for a job, until the last deadline of all its requests."""
+        pending.job_id = job_id
+        key = _PENDING_KEY.format(job=job_id)
+        ttl_s = round(pending.deadline - time.monotonic() + _KEPT_S)
+        self._redis.sadd(key, pending.request_token)
+        self._redis.expire(key, max(ttl_s, self._redis.ttl(key)))
 
-    def stop_waiting(self, waiter: Waiter, job_id: str) -> bool:
-        """Note that it does not any more; returns whether nobody waits for the job now."""
-        key = _WAITERS_KEY.format(job=job_id)
-        self._redis.srem(key, waiter.ticket)
+    def stop_waiting(self, pending: PendingRequest, job_id: str) -> bool:
+        """Note that a request does not wait any more; returns whether no other one does."""
+        key = _PENDING_KEY.format(job=job_id)
+        self._redis.srem(key, pending.request_token)
         return not self._redis.scard(key)

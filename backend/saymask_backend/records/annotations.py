@@ -14,10 +14,8 @@ from sqlalchemy.orm import Session
 from saymask_backend.records.database import Database
 from saymask_backend.records.decisions import Decision
 from saymask_backend.records.events import Source, build_forget, build_mark
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.submission import Submission
-from saymask_backend.records.tables import AnnotationVersion, RecordRow
-from saymask_backend.records.views import RECORD_FIELDS, RecordView
+from saymask_backend.records.tables import AnnotationVersion, RecordRow, of_project, read_row
+from saymask_backend.records.types import ProjectKey, RecordView, Submission
 
 _DELETED_HASH = "deleted"
 # How far Label Studio's clock may be ahead of ours before its times are not believed.
@@ -52,26 +50,18 @@ class AnnotationStore:
         Args:
             submission: the state of the annotation.
             decisions: about its expressions.
-            source: who reported it. What ``sync`` reads is the state at ``seen_at`` and replaces
-                whatever is current; a webhook reports a state of its own time.
+            source: ``sync`` reads the state at ``seen_at``, which replaces the current one; a
+                webhook reports a state of an earlier time.
             seen_at: when it was received, or read from Label Studio.
             event_id: to be marked as understood; removed, if sync read it.
 
         Returns:
             Whether the version was new; a known one changes nothing but the event's mark.
         """
-        version = AnnotationVersion(
-            annotation_id=submission.annotation_id,
-            project_id=submission.project.id,
-            project_created=submission.project.created,
-            task_id=submission.task_id,
-            updated_at=submission.updated_at,
-            ordered_at=seen_at,
-            seen_at=seen_at,
-            source=source,
-            deleted=False,
-            content_hash=submission.content_hash,
-        )
+        version = _build_version(
+            submission.annotation_id, submission.project, submission.task_id, source, seen_at,
+            updated_at=submission.updated_at, content_hash=submission.content_hash,
+        )  # fmt: skip
         return self._save(version, [_to_row(submission, d) for d in decisions], event_id)
 
     def save_deletion(
@@ -81,18 +71,10 @@ class AnnotationStore:
 
         A state that Label Studio saved later, or that is seen in Label Studio later, ends it.
         """
-        version = AnnotationVersion(
-            annotation_id=annotation_id,
-            project_id=project.id,
-            project_created=project.created,
-            task_id=0,
-            updated_at=deleted_at,
-            ordered_at=deleted_at,
-            seen_at=deleted_at,
-            source=source,
-            deleted=True,
-            content_hash=_DELETED_HASH,
-        )
+        version = _build_version(
+            annotation_id, project, 0, source, deleted_at,
+            updated_at=deleted_at, content_hash=_DELETED_HASH,
+        )  # fmt: skip
         return self._save(version, [], None)
 
     def save_task_deletion(
@@ -100,59 +82,47 @@ class AnnotationStore:
     ) -> int:
         """Write that all annotations of a task were deleted with it; returns how many.
 
-        Each deletion is a transaction of its own; repeating them changes nothing.
+        Each deletion is a separate transaction; repeating them changes nothing.
         """
-        newest = build_newest_versions()
-        with self._database.session() as session:
-            ids = session.scalars(
-                select(newest.c.annotation_id).where(
-                    newest.c.position == 1,
-                    newest.c.deleted.is_(False),
-                    newest.c.task_id == task_id,
-                    *_of_project(newest.c, project),
-                )
-            ).all()
+        current = build_current_versions()
+        ids = self._database.scalars(
+            select(current.c.annotation_id).where(
+                current.c.task_id == task_id, *of_project(current.c, project)
+            )
+        )
         return sum(self.save_deletion(i, project, source, deleted_at) for i in ids)
 
     def load_current_hashes(self, project: ProjectKey) -> dict[int, str]:
         """Return annotation id to content hash of every annotation that is not deleted."""
-        newest = build_newest_versions()
+        current = build_current_versions()
         with self._database.session() as session, session.begin():
             _adopt(session, project)
-            rows = session.execute(
-                select(newest.c.annotation_id, newest.c.content_hash).where(
-                    newest.c.position == 1,
-                    newest.c.deleted.is_(False),
-                    *_of_project(newest.c, project),
-                )
+        return self._database.read_pairs(
+            select(current.c.annotation_id, current.c.content_hash).where(
+                *of_project(current.c, project)
             )
-            return {row[0]: row[1] for row in rows}
+        )
 
     def load_history(self, annotation_id: int, project: ProjectKey) -> list[HistoryEntry]:
         """Return every version of an annotation with its records, oldest first."""
-        with self._database.session() as session:
-            versions = session.scalars(
-                select(AnnotationVersion)
-                .where(
-                    AnnotationVersion.annotation_id == annotation_id,
-                    *_of_project(AnnotationVersion, project),
-                )
-                .order_by(AnnotationVersion.ordered_at, AnnotationVersion.id)
+        query = (
+            select(AnnotationVersion, RecordRow)
+            .outerjoin(RecordRow, RecordRow.version_id == AnnotationVersion.id)
+            .where(
+                AnnotationVersion.annotation_id == annotation_id,
+                *of_project(AnnotationVersion, project),
             )
-            history: list[HistoryEntry] = []
-            for version in versions:
-                rows = session.scalars(
-                    select(RecordRow)
-                    .where(RecordRow.version_id == version.id)
-                    .order_by(RecordRow.id)
+            .order_by(AnnotationVersion.ordered_at, AnnotationVersion.id, RecordRow.id)
+        )
+        with self._database.session() as session:
+            return [
+                HistoryEntry(
+                    version.seen_at if version.deleted else version.updated_at,
+                    version.source,
+                    read_row(RecordView, row) if row is not None else None,
                 )
-                if version.deleted:
-                    history.append(HistoryEntry(version.seen_at, version.source, None))
-                history += [
-                    HistoryEntry(version.updated_at, version.source, to_record_view(row))
-                    for row in rows
-                ]
-            return history
+                for version, row in session.execute(query)
+            ]
 
     def _save(
         self, version: AnnotationVersion, rows: list[RecordRow], event_id: int | None
@@ -190,9 +160,9 @@ class AnnotationStore:
 
 
 def _adopt(session: Session, project: ProjectKey, *conditions: ColumnElement[bool]) -> None:
-    """Give rows from when only the project's number was kept its time of creation.
+    """Add the project's time of creation to rows that only have its number.
 
-    What was seen before the project existed belongs to another one of that number.
+    Rows that were seen before the project existed belong to another one with that number.
     """
     if not project.created:
         return
@@ -213,11 +183,11 @@ def _adopt(session: Session, project: ProjectKey, *conditions: ColumnElement[boo
 
 
 def _place(session: Session, version: AnnotationVersion) -> None:
-    """Place what a webhook reported among the other states: by Label Studio's own clock.
+    """Order a state that a webhook reported among the others by Label Studio's clock.
 
     A state that Label Studio saved after the newest one counts from its receipt, so that it ends
     deletions and replaces what sync read; an older one, which came late, counts from before that.
-    Times that were in the future when they were received are not compared with.
+    Times that were in the future when they were received are ignored.
     """
     if version.deleted or version.source == "sync":
         return
@@ -241,11 +211,9 @@ def _is_repetition(error: IntegrityError) -> bool:
 
 
 def _of_annotation(version: AnnotationVersion) -> tuple[ColumnElement[bool], ...]:
-    return (
-        AnnotationVersion.annotation_id == version.annotation_id,
-        AnnotationVersion.project_id == version.project_id,
-        AnnotationVersion.project_created == version.project_created,
-    )
+    project = ProjectKey(version.project_id, version.project_created)
+    same = AnnotationVersion.annotation_id == version.annotation_id
+    return same, *of_project(AnnotationVersion, project)
 
 
 def _is_known(session: Session, version: AnnotationVersion) -> bool:
@@ -268,12 +236,8 @@ def _is_known(session: Session, version: AnnotationVersion) -> bool:
     return any((s.updated_at, s.content_hash) == content for s in session.scalars(states))
 
 
-def _of_project(columns: Any, project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
-    return columns.project_id == project.id, columns.project_created == project.created
-
-
-def build_newest_versions() -> Subquery:
-    """Return all versions as a subquery whose ``position`` is 1 for an annotation's newest."""
+def build_current_versions() -> Subquery:
+    """Return the newest version of each annotation that is not deleted, as a subquery."""
     position = func.row_number().over(
         partition_by=(
             AnnotationVersion.project_id,
@@ -282,21 +246,33 @@ def build_newest_versions() -> Subquery:
         ),
         order_by=(AnnotationVersion.ordered_at.desc(), AnnotationVersion.id.desc()),
     )
-    return select(
-        AnnotationVersion.id,
-        AnnotationVersion.annotation_id,
-        AnnotationVersion.project_id,
-        AnnotationVersion.project_created,
-        AnnotationVersion.task_id,
-        AnnotationVersion.content_hash,
-        AnnotationVersion.deleted,
-        position.label("position"),
-    ).subquery()
+    versions = select(AnnotationVersion, position.label("position")).subquery()
+    current = versions.c.position == 1, versions.c.deleted.is_(False)
+    return select(versions).where(*current).subquery()
 
 
-def to_record_view(row: RecordRow) -> RecordView:
-    """Convert a row to what is read outside the database."""
-    return RecordView(**{name: getattr(row, name) for name in RECORD_FIELDS})
+def _build_version(
+    annotation_id: int,
+    project: ProjectKey,
+    task_id: int,
+    source: Source,
+    seen_at: datetime,
+    *,
+    updated_at: datetime,
+    content_hash: str,
+) -> AnnotationVersion:
+    return AnnotationVersion(
+        annotation_id=annotation_id,
+        project_id=project.id,
+        project_created=project.created,
+        task_id=task_id,
+        updated_at=updated_at,
+        ordered_at=seen_at,
+        seen_at=seen_at,
+        source=source,
+        deleted=content_hash == _DELETED_HASH,
+        content_hash=content_hash,
+    )
 
 
 def _to_row(submission: Submission, decision: Decision) -> RecordRow:
@@ -349,7 +325,7 @@ def _describe_offer(decision: Decision) -> dict[str, Any]:
         }
     if candidate is not None:
         columns |= {
-            "candidate_id": candidate.candidate_id,
+            "candidate_id": candidate.id,
             "rank": candidate.rank,
             "score": candidate.score,
             "source": candidate.source,

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Select, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -32,6 +32,10 @@ from sqlalchemy.orm import Session
 from saymask.errors import ConfigError, SaymaskError
 from saymask.private_files import create_private_file, make_private_folder
 from saymask.redaction import explain
+
+Scalar = TypeVar("Scalar")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 _WAL_RETRY_S = 0.02
 _LOCK_RETRY_S = 0.05
@@ -196,6 +200,16 @@ class Database:
                     f"The database refuses this content: {_reason(error)}."
                 ) from error
             raise self.explain("used", error) from error
+
+    def scalars(self, query: Select[Scalar]) -> list[Scalar]:
+        """Run a query of one column or entity in a transaction of its own."""
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def read_pairs(self, query: Select[Key, Value]) -> dict[Key, Value]:
+        """Run a query of two columns in a transaction of its own; later rows replace earlier."""
+        with self.session() as session:
+            return dict(session.execute(query).tuples().all())
 
     def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
         """Describe a failure in words."""

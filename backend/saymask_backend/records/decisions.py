@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from saymask.runs import RunMask, unite
-from saymask_backend.records.offers import Offer, OfferedCandidate
-from saymask_backend.records.provenance import Provenance, find_provenance, to_key
-from saymask_backend.records.submission import Submission, SubmittedRegion
+from saymask_backend.records.types import (
+    Offer,
+    OfferedCandidate,
+    Provenance,
+    Submission,
+    SubmittedRegion,
+    to_key,
+)
 
 Outcome = Literal[
     "accepted", "edited", "relabelled", "drawn_after_rejection", "drawn", "no_referent",
@@ -33,7 +38,7 @@ OUTCOME_LABELS: dict[Outcome, str] = {
     "rejected": "proposed and rejected",
 }
 # A dab is the small round spot that an active brush leaves when the mark under a candidate is
-# clicked. Largest share of the image's area, least share of its box that is filled, and largest
+# clicked. Its largest share of the image's area, least filled share of its box, and largest
 # aspect ratio:
 _DAB_MAX_AREA_SHARE = 0.01
 _DAB_MIN_FILL = 0.6
@@ -46,7 +51,7 @@ _MARK_MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about one expression; the columns of a record.
+    """The decision about one expression; the columns of a record.
 
     Attributes:
         expression: the region's own text, else the typed one.
@@ -58,7 +63,6 @@ class Decision:
         iou: of the accepted candidates with the final mask; ``first_iou``: of rank 1.
         dabs: stray spots of the brush that were left out of the mask.
         seconds: this expression's share of the time spent on the annotation.
-        provenance: where the expression comes from.
     """
 
     expression: str
@@ -145,9 +149,7 @@ class _Rules:
         self._label_for_rank = label_for_rank
         self._by_region_id = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
         self._earlier = [
-            offer
-            for offer in offers
-            if last_request_id is None or offer.request_id <= last_request_id
+            o for o in offers if last_request_id is None or o.request_id <= last_request_id
         ]
         self._proposals = self._find_proposals()
         self._typed = self._find_typed()
@@ -262,7 +264,7 @@ class _Rules:
             region_ids=group.region_ids,
             seconds=seconds,
             notes=tuple(dict.fromkeys(notes)),
-            provenance=find_provenance(offer, group.expression, group.regions),
+            provenance=_find_provenance(offer, group.expression, group.regions),
         )
 
     def _find_accepted(self, regions: list[SubmittedRegion]) -> list[_Accepted]:
@@ -309,6 +311,23 @@ def _reject(offer: Offer, seconds: float | None) -> Decision:
 
 def _divide(seconds: float | None, count: int) -> float | None:
     return seconds / count if seconds is not None and count else None
+
+
+def _find_provenance(
+    offer: Offer | None, expression: str, regions: Sequence[SubmittedRegion]
+) -> Provenance:
+    """The origin of a submitted expression, from the offer for its regions if there was one."""
+    if offer is None:
+        # Imported with the task; whether the words were changed is not known.
+        if any(region.is_proposed for region in regions):
+            return "proposed"
+        return "given" if any(region.origin != "manual" for region in regions) else "typed"
+    if offer.kind not in ("ahead", "proposed"):
+        return "typed"
+    is_kept = to_key(expression) == to_key(offer.expression)
+    if offer.is_proposed:
+        return "proposed" if is_kept else "reworded"
+    return "given" if is_kept else "typed"
 
 
 def _judge_drawn(

@@ -1,19 +1,19 @@
-"""What Label Studio said: webhooks, and annotations that sync read, with the state of each."""
+"""Webhooks, annotations that sync read, and the progress of syncs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Delete, Update, delete, func, select, update
 from sqlalchemy.orm import Session, load_only
 
 from saymask_backend.records.database import Database
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.tables import Event, Request
+from saymask_backend.records.tables import Event, Request, SyncRun, of_project, read_row
+from saymask_backend.records.types import ProjectKey
 
 EventState = Literal["understood", "nothing", "problem"]
 Source = Literal["webhook", "sync"]
@@ -22,6 +22,7 @@ MAX_ATTEMPTS = 3
 _MAX_ACTION_CHARS = 64
 # Of an event that needs no further processing.
 _NO_BODY = ""
+_RESUME_WITHIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class NewEvent:
 
     Attributes:
         body: what recording reads of the JSON object, without secrets; None where it was not read.
-        project, task_id, annotation_id: what it is about, where it says so.
+        project, task_id, annotation_id: named by the event, or None.
         content_hash: of the annotation, where it has one: equal for a webhook and for sync.
         problem: why it can never be processed, or None.
     """
@@ -55,7 +56,7 @@ class WaitingEvent:
 
     Attributes:
         received_at: when we received it, or read it from Label Studio.
-        source: who reported it.
+        source: ``webhook`` or ``sync``.
         last_request_id: the newest request at that time; None in old events.
         attempts: how often processing it began and did not end.
         project_id, annotation_id, content_hash: as in ``NewEvent``.
@@ -86,6 +87,18 @@ class EventProblem:
     problem: str
 
 
+@dataclass(frozen=True)
+class SyncRunState:
+    """A comparison with Label Studio: the next page, the annotations seen and the counts."""
+
+    id: int
+    started_at: datetime
+    finished_at: datetime | None
+    next_page: int
+    seen: frozenset[int]
+    counts: dict[str, int]
+
+
 # Without the body, which may have many megabytes.
 _HEADER = load_only(
     Event.action, Event.received_at, Event.source, Event.last_request_id, Event.attempts,
@@ -95,7 +108,7 @@ _HEADER = load_only(
 
 
 class EventStore:
-    """Appends events and reads them back. Each method is one transaction."""
+    """Events, and runs of sync. Each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -135,10 +148,10 @@ class EventStore:
             return int(row.id)
 
     def load_body(self, event: WaitingEvent) -> str | None:
-        """Return the JSON text of an event; None of one that is to be set aside.
+        """Return the JSON text of an event; None for one that is to be set aside.
 
-        It is, when processing an annotation of this content ended the program too often,
-        whichever way that came: as this event, as another webhook, or by sync.
+        That is the case when processing an annotation with this content ended the program too
+        often, as this event, as another webhook or as read by sync.
         """
         if event.attempts >= MAX_ATTEMPTS:
             return None
@@ -153,32 +166,26 @@ class EventStore:
 
     def load_problems(self, event_ids: Sequence[int]) -> dict[int, str]:
         """Return the reasons of those among some events that could not be interpreted."""
-        with self._database.session() as session:
-            rows = session.execute(
-                select(Event.id, Event.problem).where(
-                    Event.id.in_(event_ids), Event.state == "problem"
-                )
-            )
-            return {event_id: problem or "" for event_id, problem in rows}
+        query = select(Event.id, Event.problem).where(
+            Event.id.in_(event_ids), Event.state == "problem"
+        )
+        problems = self._database.read_pairs(query)
+        return {event_id: problem or "" for event_id, problem in problems.items()}
 
     def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return stored events, newest first, with their parsed bodies; None where none is kept."""
-        with self._database.session() as session:
-            rows = session.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
-            return [
-                {
-                    "id": row.id,
-                    "action": row.action,
-                    "body": json.loads(row.body) if row.body else None,
-                }
-                for row in rows
-            ]
+        rows = self._database.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
+        return [
+            {"id": row.id, "action": row.action, "body": json.loads(row.body) if row.body else None}
+            for row in rows
+        ]
 
     def list_waiting(self, limit: int) -> list[WaitingEvent]:
         """Return the oldest events that wait to be processed."""
         query = select(Event).where(Event.state == "waiting").order_by(Event.id).limit(limit)
-        with self._database.session() as session:
-            return [_to_waiting(row) for row in session.scalars(query.options(_HEADER))]
+        return [
+            read_row(WaitingEvent, row) for row in self._database.scalars(query.options(_HEADER))
+        ]
 
     def begin_attempt(self, event_ids: Sequence[int]) -> None:
         """Count an attempt before the work, so that one that kills the process is known."""
@@ -197,15 +204,8 @@ class EventStore:
     def list_problems(self, limit: int = 20) -> list[EventProblem]:
         """Return events that could not be interpreted, newest first."""
         query = select(Event).where(Event.state == "problem").order_by(Event.id.desc())
-        with self._database.session() as session:
-            rows = session.scalars(query.limit(limit).options(_HEADER))
-            return [
-                EventProblem(
-                    r.id, r.received_at, r.source, r.action, r.project_id, r.task_id,
-                    r.annotation_id, r.problem or "",
-                )
-                for r in rows
-            ]  # fmt: skip
+        rows = self._database.scalars(query.limit(limit).options(_HEADER))
+        return [read_row(EventProblem, row) for row in rows]
 
     def mark_event(self, event_id: int, state: EventState, problem: str | None = None) -> None:
         """Record how an event was processed."""
@@ -236,9 +236,43 @@ class EventStore:
         return self._count_by(Event.state)
 
     def _count_by(self, column: Any, *conditions: ColumnElement[bool]) -> dict[str, int]:
-        with self._database.session() as session:
-            rows = session.execute(select(column, func.count()).where(*conditions).group_by(column))
-            return {row[0]: row[1] for row in rows}
+        query = select(column, func.count()).where(*conditions).group_by(column)
+        return self._database.read_pairs(query)
+
+    def begin_sync(self, project: ProjectKey) -> SyncRunState:
+        """Return a new run of sync, or the last one if it was interrupted within the last hour."""
+        now = datetime.now(UTC)
+        with self._database.session() as session, session.begin():
+            row = session.scalar(
+                select(SyncRun)
+                .where(
+                    *of_project(SyncRun, project),
+                    SyncRun.finished_at.is_(None),
+                    SyncRun.started_at > now - _RESUME_WITHIN,
+                )
+                .order_by(SyncRun.id.desc())
+                .limit(1)
+            )
+            if row is None:
+                row = SyncRun(
+                    project_id=project.id,
+                    project_created=project.created,
+                    started_at=now,
+                    next_page=1,
+                    seen=[],
+                    counts={},
+                )
+                session.add(row)
+                session.flush()
+            state = read_row(SyncRunState, row)
+        return replace(state, seen=frozenset(state.seen), counts=dict(state.counts))
+
+    def save_sync(self, state: SyncRunState) -> None:
+        """Store the progress of a run of sync."""
+        with self._database.session() as session, session.begin():
+            row = session.get_one(SyncRun, state.id)
+            row.next_page, row.counts = state.next_page, dict(state.counts)
+            row.seen, row.finished_at = sorted(state.seen), state.finished_at
 
 
 def build_mark(event_id: int, state: EventState, problem: str | None = None) -> Update:
@@ -270,20 +304,6 @@ def _to_row(event: NewEvent, source: Source, received_at: datetime) -> Event:
         body=_NO_BODY if event.body is None else json.dumps(event.body),
         state="waiting" if event.problem is None else "problem",
         problem=event.problem,
-    )
-
-
-def _to_waiting(row: Event) -> WaitingEvent:
-    return WaitingEvent(
-        id=row.id,
-        action=row.action,
-        received_at=row.received_at,
-        source="sync" if row.source == "sync" else "webhook",
-        last_request_id=row.last_request_id,
-        attempts=row.attempts,
-        project_id=row.project_id,
-        annotation_id=row.annotation_id,
-        content_hash=row.content_hash,
     )
 
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, update
+from sqlalchemy import Select, func, select, update
 
-from saymask_backend.records.annotations import build_newest_versions, to_record_view
+from saymask_backend.records.annotations import build_current_versions
 from saymask_backend.records.database import Database, StoreError
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.tables import RecordRow, VerificationRow
-from saymask_backend.records.views import RECORD_FIELDS, RecordFilter, RecordView
+from saymask_backend.records.tables import RecordRow, VerificationRow, of_project, read_row
+from saymask_backend.records.types import RECORD_FIELDS, ProjectKey, RecordFilter, RecordView
 
 _PAGE_SIZE = 500
-# What statistics do not need, and what stands in its place.
+# Columns that statistics skip, with placeholders.
 _NOT_IN_FIGURES: dict[str, Any] = {
     "coco_rle": None,
     "parts": [],
@@ -36,7 +35,7 @@ class UnreadImage:
 
 
 class RecordStore:
-    """Reads records. Each method is one transaction, unless it says otherwise."""
+    """Reads records. Each method is one transaction, unless its docstring says otherwise."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,8 +43,7 @@ class RecordStore:
     def count_records(self, record_filter: RecordFilter) -> int:
         """Return how many records the current view has."""
         query = _current(record_filter).with_only_columns(func.count(), maintain_column_froms=True)
-        with self._database.session() as session:
-            return int(session.scalar(query) or 0)
+        return self._database.scalars(query)[0]
 
     def count_outcomes(self) -> dict[str, int]:
         """Return how many current records have each outcome."""
@@ -54,8 +52,7 @@ class RecordStore:
             .with_only_columns(RecordRow.outcome, func.count(), maintain_column_froms=True)
             .group_by(RecordRow.outcome)
         )
-        with self._database.session() as session:
-            return {row[0]: row[1] for row in session.execute(query)}
+        return self._database.read_pairs(query)
 
     def iterate_records(
         self, record_filter: RecordFilter, *, newest_first: bool = False, limit: int | None = None
@@ -71,9 +68,8 @@ class RecordStore:
                     RecordRow.id < last_id if newest_first else RecordRow.id > last_id
                 )
             order = RecordRow.id.desc() if newest_first else RecordRow.id
-            with self._database.session() as session:
-                rows = session.scalars(page.order_by(order).limit(size))
-                records = [to_record_view(row) for row in rows]
+            rows = self._database.scalars(page.order_by(order).limit(size))
+            records = [read_row(RecordView, row) for row in rows]
             yield from records
             if len(records) < size:
                 return
@@ -125,7 +121,7 @@ class RecordStore:
         """Return any record, current or history, or None."""
         with self._database.session() as session:
             row = session.get(RecordRow, record_id)
-            return to_record_view(row) if row is not None else None
+            return read_row(RecordView, row) if row is not None else None
 
     def list_unread_images(self, record_filter: RecordFilter) -> list[UnreadImage]:
         """Return the references of images whose content is unknown."""
@@ -144,13 +140,12 @@ class RecordStore:
             ]
 
     def set_image_hash(self, image: UnreadImage, sha256: str) -> None:
-        """Fill in the content hash of an image that no worker ever read."""
+        """Store the content hash of an image that no worker read."""
         with self._database.session() as session, session.begin():
             session.execute(
                 update(RecordRow)
                 .where(
-                    RecordRow.project_id == image.project.id,
-                    RecordRow.project_created == image.project.created,
+                    *of_project(RecordRow, image.project),
                     RecordRow.image == image.reference,
                     RecordRow.image_sha256.is_(None),
                 )
@@ -159,29 +154,26 @@ class RecordStore:
 
 
 def _current(record_filter: RecordFilter) -> Select[RecordRow]:
-    newest = build_newest_versions()
-    conditions: list[ColumnElement[bool]] = [newest.c.position == 1, newest.c.deleted.is_(False)]
+    current = build_current_versions()
+    query = select(RecordRow).join(current, RecordRow.version_id == current.c.id)
     if record_filter.project_id is not None:
-        conditions.append(RecordRow.project_id == record_filter.project_id)
+        query = query.where(RecordRow.project_id == record_filter.project_id)
     if record_filter.since is not None:
-        conditions.append(RecordRow.decided_at >= record_filter.since)
+        query = query.where(RecordRow.decided_at >= record_filter.since)
     if record_filter.until is not None:
-        conditions.append(RecordRow.decided_at < record_filter.until)
+        query = query.where(RecordRow.decided_at < record_filter.until)
     if record_filter.outcomes:
-        conditions.append(RecordRow.outcome.in_(record_filter.outcomes))
+        query = query.where(RecordRow.outcome.in_(record_filter.outcomes))
     if record_filter.annotator is not None:
-        conditions.append(RecordRow.annotator == record_filter.annotator)
+        query = query.where(RecordRow.annotator == record_filter.annotator)
     if record_filter.provenances:
-        conditions.append(RecordRow.provenance.in_(record_filter.provenances))
+        query = query.where(RecordRow.provenance.in_(record_filter.provenances))
     if record_filter.is_verified:
-        confirmed, denied = (
-            exists().where(VerificationRow.record_id == RecordRow.id, is_confirmed)
-            for is_confirmed in (
-                VerificationRow.verdict == "confirmed",
-                VerificationRow.verdict != "confirmed",
-            )
+        verdicts = select(VerificationRow.verdict).where(VerificationRow.record_id == RecordRow.id)
+        is_confirmed = VerificationRow.verdict == "confirmed"
+        query = query.where(
+            verdicts.where(is_confirmed).exists(), ~verdicts.where(~is_confirmed).exists()
         )
-        conditions += [confirmed, ~denied]
     if record_filter.min_iou is not None:
-        conditions.append(RecordRow.iou >= record_filter.min_iou)
-    return select(RecordRow).join(newest, RecordRow.version_id == newest.c.id).where(*conditions)
+        query = query.where(RecordRow.iou >= record_filter.min_iou)
+    return query

@@ -12,16 +12,16 @@ from sqlalchemy.orm import selectinload
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import SaymaskError
 from saymask_backend.records.database import Database
-from saymask_backend.records.offers import Offer, OfferedCandidate
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.tables import CandidateRow, Request
+from saymask_backend.records.tables import CandidateRow, Request, read_row
+from saymask_backend.records.types import Offer, OfferedCandidate, ProjectKey
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
+_WITH_CANDIDATES = selectinload(Request.candidates)
 
 
 @dataclass(frozen=True)
 class NewRequest:
-    """What is known before a worker is asked.
+    """A request before it is sent to a worker.
 
     Attributes:
         kind: as in ``tables.Request``.
@@ -39,7 +39,7 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class LastAnswer:
-    """What was offered last for a task.
+    """The last offer for a task.
 
     Attributes:
         masks: COCO RLE, by rank.
@@ -74,10 +74,9 @@ class RequestStore:
         self._database = database
 
     def add_request(self, new: NewRequest) -> int:
-        """Store a request before a worker is asked; returns its id.
+        """Store a request before it is sent to a worker; returns its id.
 
-        An expression of a task's data has one request until that is answered, however often the
-        task is opened.
+        A request of kind ``ahead`` replaces the failed ones for the same expression and task.
         """
         row = Request(
             created_at=datetime.now(UTC),
@@ -160,19 +159,13 @@ class RequestStore:
 
     def count_requests(self) -> dict[str, int]:
         """Return the number of requests per status."""
-        with self._database.session() as session:
-            rows = session.execute(select(Request.status, func.count()).group_by(Request.status))
-            return {row[0]: row[1] for row in rows}
+        query = select(Request.status, func.count()).group_by(Request.status)
+        return self._database.read_pairs(query)
 
     def load_offers(self, project: ProjectKey, task_id: int) -> tuple[Offer, ...]:
         """Return the answered requests of a task, oldest first, with their candidates."""
-        with self._database.session() as session:
-            rows = session.scalars(
-                _answered(project, task_id)
-                .order_by(Request.id)
-                .options(selectinload(Request.candidates))
-            )
-            return tuple(_to_offer(row) for row in rows)
+        query = _answered(project, task_id).order_by(Request.id).options(_WITH_CANDIDATES)
+        return tuple(_to_offer(row) for row in self._database.scalars(query))
 
     def load_answers(
         self, project: ProjectKey, task_id: int, image_sha256: str, model_version: str
@@ -183,11 +176,8 @@ class RequestStore:
             Request.image_sha256 == image_sha256,
             Request.model_version == model_version,
         )
-        with self._database.session() as session:
-            rows = session.scalars(
-                query.order_by(Request.id).options(selectinload(Request.candidates))
-            )
-            return [(row.id, _to_result(row)) for row in rows]
+        rows = self._database.scalars(query.order_by(Request.id).options(_WITH_CANDIDATES))
+        return [(row.id, _to_result(row)) for row in rows]
 
     def load_offer(self, request_id: int) -> Offer | None:
         """Return one request with its candidates, or None."""
@@ -196,7 +186,7 @@ class RequestStore:
             return _to_offer(row) if row is not None else None
 
     def load_last_answer(self, project: ProjectKey, task_id: int) -> LastAnswer | None:
-        """Return what was offered last for a task, or None."""
+        """Return the last offer for a task, or None."""
         with self._database.session() as session:
             row = session.scalar(_answered(project, task_id).order_by(Request.id.desc()).limit(1))
             if row is None:
@@ -218,26 +208,18 @@ class RequestStore:
 
     def list_expressions(self, project: ProjectKey, task_id: int) -> frozenset[str]:
         """Return every expression that was asked for a task."""
-        with self._database.session() as session:
-            rows = session.scalars(
-                select(Request.expression).where(*_of_task(project, task_id)).distinct()
-            )
-            return frozenset(rows)
+        query = select(Request.expression).where(*_of_task(project, task_id)).distinct()
+        return frozenset(self._database.scalars(query))
 
     def load_proposed_versions(self, project: ProjectKey) -> dict[int, str]:
         """Return the model version of what was proposed last, by task."""
         query = (
             select(Request.task_id, Request.model_version)
-            .where(
-                Request.project_id == project.id,
-                Request.project_created.in_((project.created, 0)),
-                Request.kind == "proposed",
-                Request.status == "answered",
-            )
+            .where(*_of_project(project), Request.kind == "proposed", Request.status == "answered")
             .order_by(Request.id)
         )
-        with self._database.session() as session:
-            return {task_id: version or "" for task_id, version in session.execute(query)}
+        versions = self._database.read_pairs(query)
+        return {task_id: version or "" for task_id, version in versions.items()}
 
     def list_latencies_ms(
         self, project_id: int | None = None, since: datetime | None = None
@@ -245,70 +227,54 @@ class RequestStore:
         """Return the latencies of answered requests for which an annotator waited."""
         query = select(Request.latency_ms).where(
             Request.status == "answered",
-            Request.latency_ms.is_not(None),
             Request.kind.in_(("typed", "clicked")),
+            *_of_report(project_id, since),
         )
-        if project_id is not None:
-            query = query.where(Request.project_id == project_id)
-        if since is not None:
-            query = query.where(Request.created_at >= since)
-        with self._database.session() as session:
-            return [value for value in session.scalars(query) if value is not None]
+        return [value for value in self._database.scalars(query) if value is not None]
 
     def count_failures(
         self, since: datetime, project_id: int | None = None
     ) -> list[tuple[str, int]]:
         """Return error codes of requests with their counts, the most frequent first."""
-        query = select(Request.error_code, func.count()).where(
-            Request.status == "failed", Request.created_at >= since
+        query = (
+            select(Request.error_code, func.count())
+            .where(Request.status == "failed", *_of_report(project_id, since))
+            .group_by(Request.error_code)
         )
-        if project_id is not None:
-            query = query.where(Request.project_id == project_id)
-        with self._database.session() as session:
-            rows = session.execute(query.group_by(Request.error_code))
-            return sorted(((row[0] or "", row[1]) for row in rows), key=lambda row: -row[1])
+        counts = self._database.read_pairs(query)
+        return sorted(((code or "", n) for code, n in counts.items()), key=lambda item: -item[1])
 
     def count_offering(
         self, project_id: int | None = None, since: datetime | None = None
     ) -> dict[str, int]:
-        """Return by source to how many answered requests of people it offered a candidate."""
+        """Return for each source the number of people's requests it offered a candidate for."""
         query = (
             select(CandidateRow.source, func.count(CandidateRow.request_id.distinct()))
             .join(Request, CandidateRow.request_id == Request.id)
-            .where(Request.kind != "proposed")
+            .where(Request.kind != "proposed", *_of_report(project_id, since))
             .group_by(CandidateRow.source)
+            .order_by(CandidateRow.source)
         )
-        if project_id is not None:
-            query = query.where(Request.project_id == project_id)
-        if since is not None:
-            query = query.where(Request.created_at >= since)
-        with self._database.session() as session:
-            return {row[0]: row[1] for row in session.execute(query.order_by(CandidateRow.source))}
+        return self._database.read_pairs(query)
 
     def list_recent(self, limit: int = 20) -> list[RequestView]:
         """Return the newest requests, newest first."""
-        with self._database.session() as session:
-            rows = session.scalars(select(Request).order_by(Request.id.desc()).limit(limit))
-            return [_to_view(row) for row in rows]
+        query = select(Request).order_by(Request.id.desc()).limit(limit).options(_WITH_CANDIDATES)
+        return [read_row(RequestView, row) for row in self._database.scalars(query)]
 
     def list_candidates(self, request_id: int) -> list[dict[str, Any]]:
         """Return the candidates of a request, by rank."""
-        with self._database.session() as session:
-            rows = session.scalars(
-                select(CandidateRow)
-                .where(CandidateRow.request_id == request_id)
-                .order_by(CandidateRow.rank)
-            )
-            return [
-                {
-                    "region_id": r.region_id,
-                    "rank": r.rank,
-                    "score": r.score,
-                    "source": r.source,
-                    "mask": r.coco_rle,
-                }
-                for r in rows
-            ]
+        query = select(CandidateRow).where(CandidateRow.request_id == request_id)
+        return [
+            {
+                "region_id": row.region_id,
+                "rank": row.rank,
+                "score": row.score,
+                "source": row.source,
+                "mask": row.coco_rle,
+            }
+            for row in self._database.scalars(query.order_by(CandidateRow.rank))
+        ]
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
         with self._database.session() as session, session.begin():
@@ -321,10 +287,24 @@ class RequestStore:
                 session.add(candidate)
 
 
-def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ...]:
-    """Requests of a task; an unknown time of creation, on either side, matches every other."""
+def _of_project(project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
+    """Requests of a project; an unknown time of creation, on either side, matches every other."""
     created = Request.project_created.in_((project.created, 0)) if project.created else true()
-    return Request.project_id == project.id, created, Request.task_id == task_id
+    return Request.project_id == project.id, created
+
+
+def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ...]:
+    return *_of_project(project), Request.task_id == task_id
+
+
+def _of_report(project_id: int | None, since: datetime | None) -> list[ColumnElement[bool]]:
+    """Requests of one project, or of all, since a time, or ever."""
+    conditions = []
+    if project_id is not None:
+        conditions.append(Request.project_id == project_id)
+    if since is not None:
+        conditions.append(Request.created_at >= since)
+    return conditions
 
 
 def _answered(project: ProjectKey, task_id: int) -> Select[Request]:
@@ -383,18 +363,3 @@ def _to_result(row: Request) -> SegmentResult:
 def _to_box(values: list[int]) -> tuple[int, int, int, int]:
     x, y, width, height = values
     return x, y, width, height
-
-
-def _to_view(row: Request) -> RequestView:
-    return RequestView(
-        id=row.id,
-        created_at=row.created_at,
-        project_id=row.project_id,
-        task_id=row.task_id,
-        expression=row.expression,
-        status=row.status,
-        latency_ms=row.latency_ms,
-        error_code=row.error_code,
-        error_text=row.error_text,
-        best_score=row.candidates[0].score if row.candidates else None,
-    )

@@ -13,9 +13,7 @@ import numpy as np
 
 from saymask.runs import read_coco_runs
 from saymask_backend.records.decisions import OUTCOME_LABELS
-from saymask_backend.records.project_key import ProjectKey
-from saymask_backend.records.provenance import to_key
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import ProjectKey, RecordView, to_key
 
 GroupBy = Literal["annotator", "day", "model", "source", "provenance"]
 

@@ -9,7 +9,6 @@ from saymask_backend.records.database import Database
 from saymask_backend.records.events import EventStore
 from saymask_backend.records.records import RecordStore
 from saymask_backend.records.requests import RequestStore
-from saymask_backend.records.sync_runs import SyncRunStore
 from saymask_backend.records.tables import AnnotationVersion, Event, Request
 from saymask_backend.records.verifications import VerificationStore
 
@@ -30,7 +29,6 @@ class Stores:
         self.events = EventStore(self.database)
         self.annotations = AnnotationStore(self.database)
         self.records = RecordStore(self.database)
-        self.sync_runs = SyncRunStore(self.database)
         self.verifications = VerificationStore(self.database)
 
     def close(self) -> None:
@@ -43,10 +41,9 @@ class Stores:
 
     def list_projects(self) -> list[int]:
         """Return the ids of all projects that were ever seen."""
-        with self.database.session() as session:
-            ids = {
-                project_id
-                for table in (Request, AnnotationVersion, Event)
-                for project_id in session.scalars(select(table.project_id).distinct())
-            }
+        ids = {
+            project_id
+            for table in (Request, AnnotationVersion, Event)
+            for project_id in self.database.scalars(select(table.project_id).distinct())
+        }
         return sorted(project_id for project_id in ids if project_id)

@@ -1,16 +1,18 @@
-"""Tables. Rows are written once; what comes later (the answer to a request) is filled in once.
+"""Tables. Rows are written once; the answer to a request is filled in once.
 
 Columns called ``photo`` in the database are called ``image`` here.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Float,
     ForeignKey,
@@ -22,6 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
+
+from saymask_backend.records.types import ProjectKey
+
+View = TypeVar("View")
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -86,6 +92,11 @@ class Request(Base):
     candidates: Mapped[list[CandidateRow]] = relationship(
         back_populates="request", order_by="CandidateRow.rank", cascade="all, delete-orphan"
     )
+
+    @property
+    def best_score(self) -> float | None:
+        """Score of the first candidate, None without any."""
+        return self.candidates[0].score if self.candidates else None
 
 
 class CandidateRow(Base):
@@ -172,7 +183,7 @@ class RecordRow(Base):
     ``coco_rle`` is the final mask, or None where none was given; ``iou`` compares it with the
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
     mask that has several; ``clicks`` those that led to the accepted candidate, ``source`` what
-    offered it; ``provenance`` is where the expression comes from, see ``provenance.Provenance``.
+    offered it; ``provenance`` is where the expression comes from, see ``types.Provenance``.
     ``image_sha256`` alone may be filled in later, when the image of an expression that was never
     sent to a worker is read for the first time.
     """
@@ -217,10 +228,10 @@ class RecordRow(Base):
 
 
 class VerificationRow(Base):
-    """What a second person, who saw image and expression alone, meant by one record's expression.
+    """The verdict of a second annotator, who saw only image and expression, about one record.
 
     ``verdict`` is as in ``verifications.Verdict``. An annotation that is changed later replaces
-    what it said before.
+    its earlier verdict.
     """
 
     __tablename__ = "verification"
@@ -250,3 +261,13 @@ class SyncRun(Base):
     next_page: Mapped[int] = mapped_column(Integer)
     seen: Mapped[list[int]] = mapped_column(JSON)
     counts: Mapped[dict[str, int]] = mapped_column(JSON)
+
+
+def read_row(kind: type[View], row: Base) -> View:
+    """Copy a row into a dataclass whose fields have the names of its columns."""
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def of_project(table: Any, project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that rows are about a project of one installation."""
+    return table.project_id == project.id, table.project_created == project.created

@@ -1,4 +1,4 @@
-"""What second persons say about records: who sees image and expression alone, and clicks."""
+"""Verdicts of second annotators who see only image and expression, and click."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Literal, get_args
 
 from sqlalchemy import delete, select
 
-from saymask_backend.records.database import Database
+from saymask_backend.records.database import Database, StoreError
 from saymask_backend.records.tables import AnnotationVersion, RecordRow, VerificationRow
 
 Verdict = Literal["confirmed", "elsewhere", "none", "several"]
 """Clicked in the recorded mask or elsewhere; found nothing, or several, that could be meant."""
+_VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 _NAME_DIGITS = 12
 # Of the 95 % interval.
 _Z = 1.959964
@@ -25,11 +26,10 @@ _Z = 1.959964
 
 @dataclass(frozen=True)
 class Verification:
-    """What one person said about one record.
+    """One verdict on one record.
 
     Attributes:
-        record_id: of the record.
-        project_id, annotation_id: of the annotation in Label Studio that says so.
+        project_id, annotation_id: of the annotation in Label Studio that holds the verdict.
         verifier: Label Studio's user id, or None.
     """
 
@@ -43,16 +43,16 @@ class Verification:
 
 @dataclass(frozen=True)
 class VerificationSummary:
-    """How often second persons meant something else than what is recorded.
+    """How often second annotators disagreed with a record.
 
     Attributes:
-        records: that were verified.
-        confirmed: of these, by everyone who saw them.
-        error_rate: share of the records that somebody did not confirm; ``low`` and ``high`` bound
-            its 95 % interval (Wilson 1927).
+        records: number of verified records.
+        confirmed: how many of these had no other verdict.
+        error_rate: share of the other records; ``low`` and ``high`` bound its 95 % interval
+            (Wilson 1927).
         verdicts: how often each was given.
-        pairs: of persons who saw the same record; ``agreement`` is the share of them with equal
-            verdicts, None without any.
+        pairs: pairs of annotators who saw the same record; ``agreement`` is the share of pairs
+            with equal verdicts, None without any.
     """
 
     records: int
@@ -77,7 +77,7 @@ class VerificationSummary:
 
 
 class VerificationStore:
-    """Verdicts of second persons. Each method is one transaction."""
+    """Verdicts of second annotators. Each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -87,16 +87,16 @@ class VerificationStore:
 
         It follows from when the first annotation was seen, which never changes.
         """
-        query = select(AnnotationVersion).order_by(AnnotationVersion.id).limit(1)
-        with self._database.session() as session:
-            first = session.scalar(query)
-        if first is None:
+        first = self._database.scalars(
+            select(AnnotationVersion).order_by(AnnotationVersion.id).limit(1)
+        )
+        if not first:
             return ""
-        content = f"{first.annotation_id} {first.content_hash} {first.seen_at.isoformat()}"
+        content = f"{first[0].annotation_id} {first[0].content_hash} {first[0].seen_at.isoformat()}"
         return hashlib.sha256(content.encode()).hexdigest()[:_NAME_DIGITS]
 
     def replace(self, project_id: int, verifications: Sequence[Verification]) -> None:
-        """Store everything that was said in one project for verification, in place of before."""
+        """Replace the verdicts of one verification project."""
         with self._database.session() as session, session.begin():
             session.execute(delete(VerificationRow).where(VerificationRow.project_id == project_id))
             session.add_all(VerificationRow(**asdict(item)) for item in verifications)
@@ -107,14 +107,20 @@ class VerificationStore:
         if project_id is not None:
             query = query.join(RecordRow, VerificationRow.record_id == RecordRow.id)
             query = query.where(RecordRow.project_id == project_id)
-        with self._database.session() as session:
-            return [
-                Verification(
-                    row.record_id, row.project_id, row.annotation_id, row.verifier,
-                    row.verdict, row.decided_at,  # type: ignore[arg-type]
-                )
-                for row in session.scalars(query)
-            ]  # fmt: skip
+        return [_to_verification(row) for row in self._database.scalars(query)]
+
+
+def _to_verification(row: VerificationRow) -> Verification:
+    for verdict in _VERDICTS:
+        if verdict == row.verdict:
+            return Verification(
+                row.record_id, row.project_id, row.annotation_id, row.verifier, verdict,
+                row.decided_at,
+            )  # fmt: skip
+    raise StoreError(
+        f"Verification {row.id} has the unknown verdict {row.verdict!r}.",
+        "Update saymask to the version that wrote it.",
+    )
 
 
 def summarise(verifications: Iterable[Verification]) -> VerificationSummary | None:
@@ -142,7 +148,7 @@ def summarise(verifications: Iterable[Verification]) -> VerificationSummary | No
         error_rate=round((count - confirmed) / count, 4),
         low=round(low, 4),
         high=round(high, 4),
-        verdicts={name: verdicts.count(name) for name in get_args(Verdict) if name in verdicts},
+        verdicts={name: verdicts.count(name) for name in _VERDICTS if name in verdicts},
         pairs=len(pairs),
         agreement=round(sum(pairs) / len(pairs), 4) if pairs else None,
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saymask.datasets.parquet import BatchRows
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import RecordView
 
 _SCHEMA = pa.schema(
     [

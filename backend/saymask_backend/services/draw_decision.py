@@ -13,8 +13,7 @@ from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image, 
 from saymask.errors import ImageError, ImageUnreadable
 from saymask.masks import Mask, decode_coco_rle
 from saymask_backend.records.decisions import OUTCOME_LABELS
-from saymask_backend.records.offers import Offer, OfferedCandidate
-from saymask_backend.records.views import RecordView
+from saymask_backend.records.types import Offer, OfferedCandidate, RecordView
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,7 +12,7 @@ from saymask_backend.export.plan import ExportPlan, ExportSummary
 from saymask_backend.export.run import count_export, run_export
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""

@@ -14,7 +14,7 @@ from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
 from saymask_backend.label_studio.predictions import to_task_prediction
 from saymask_backend.label_studio.schema import TaskBody
-from saymask_backend.queue.call import Call
+from saymask_backend.queue.pending import Call
 from saymask_backend.services.answers import TaskSuggestions
 from saymask_backend.services.in_flight import ask_in_order
 from saymask_backend.services.predict_task import TaskPredictor

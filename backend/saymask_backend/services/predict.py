@@ -10,9 +10,9 @@ from saymask.contract import Click, CocoRle, RefineRequest
 from saymask.errors import CallAbandoned, JobSuperseded, SaymaskError, ServiceBusy
 from saymask.runs import read_coco_runs
 from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, VisualPrompt
-from saymask_backend.queue.call import Call
-from saymask_backend.records.provenance import to_key
+from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import LastAnswer, RequestStore
+from saymask_backend.records.types import to_key
 from saymask_backend.services.answers import Answer, Failure, Suggestions
 from saymask_backend.services.predict_task import TaskPredictor
 from saymask_backend.services.segment import Question, Segmenter

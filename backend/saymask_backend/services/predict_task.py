@@ -6,8 +6,8 @@ import time
 
 from saymask.errors import DeadlineExceeded, InvalidExpression
 from saymask_backend.label_studio.predict_request import PredictTask
-from saymask_backend.queue.call import Call
-from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.queue.pending import Call
+from saymask_backend.records.types import ProjectKey
 from saymask_backend.services.answers import Suggestions, TaskSuggestions
 from saymask_backend.services.segment import Question, Segmenter
 

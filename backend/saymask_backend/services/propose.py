@@ -18,10 +18,10 @@ from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
 from saymask_backend.label_studio.predictions import build_region_id, to_proposal_prediction
 from saymask_backend.label_studio.schema import Body, Id, TaskBody
-from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
-from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import NewRequest, RequestStore
+from saymask_backend.records.types import ProjectKey
 from saymask_backend.services.in_flight import ask_in_order
 from saymask_backend.services.segment import shorten_reference
 from saymask_backend.services.stored_predictions import (

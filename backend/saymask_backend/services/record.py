@@ -22,9 +22,8 @@ from saymask_backend.label_studio.events import parse_event, read_submission
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.decisions import decide
 from saymask_backend.records.events import MAX_ATTEMPTS, WaitingEvent
-from saymask_backend.records.offers import Offer
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.submission import Submission
+from saymask_backend.records.types import Offer, Submission
 
 log = logging.getLogger(__name__)
 

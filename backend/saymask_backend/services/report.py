@@ -21,8 +21,8 @@ from saymask_backend.records.statistics import (
     group_quality,
 )
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.records.verifications import VerificationSummary, summarise
-from saymask_backend.records.views import RecordFilter, RecordView
 
 _DAY = timedelta(days=1)
 _MAX_COMPARED = 50_000

@@ -23,10 +23,10 @@ from saymask.errors import (
 from saymask.redaction import explain
 from saymask_backend.label_studio.predict_request import PredictTask
 from saymask_backend.label_studio.predictions import build_region_id
-from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
-from saymask_backend.records.project_key import ProjectKey
+from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import NewRequest, RequestKind, RequestStore
+from saymask_backend.records.types import ProjectKey
 from saymask_backend.services.answers import Suggestions
 from saymask_backend.services.upload_image import ImageUploader
 
@@ -137,7 +137,7 @@ class Segmenter:
         def ask() -> SegmentResult:
             return self._queue.segment(
                 build(self._images.upload(question.task)),
-                source=_name_source(question),
+                requester=_name_source(question),
                 call=question.call,
                 deadline_s=question.deadline_s,
                 background=question.background,

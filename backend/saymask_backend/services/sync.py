@@ -18,8 +18,8 @@ from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.client import LabelStudioClient, NotFound, Page, read_each
 from saymask_backend.label_studio.events import find_id, read_saved_at, to_read_event
 from saymask_backend.label_studio.schema import TaskBody, hash_content
+from saymask_backend.records.events import SyncRunState
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.sync_runs import SyncRunState
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
@@ -101,19 +101,19 @@ class Synchroniser:
         self._recorder.process_waiting()
         body = self._client.get_project(project_id)
         body.read_label_config()
-        state = self._stores.sync_runs.begin_run(body.key)
+        state = self._stores.events.begin_sync(body.key)
         first_page = state.next_page
         hashes = self._stores.annotations.load_current_hashes(body.key)
         project = _Project(body, hashes, LeftOut())
         for page in self._iterate_pages(project_id, first_page):
             state = self._compare_page(project, page, state)
             progress(state.counts["tasks"], max(page.total, state.counts["tasks"]))
-            self._stores.sync_runs.save_run(state)
+            self._stores.events.save_sync(state)
         state = self._compare_earlier(project, state, first_page)
         counts = Counter(state.counts)
         counts["deleted"] += self._find_deleted(project, state.seen)
         finished = replace(state, counts=dict(counts), finished_at=datetime.now(UTC))
-        self._stores.sync_runs.save_run(finished)
+        self._stores.events.save_sync(finished)
         return SyncReport(
             project_id=project_id,
             tasks=counts["tasks"],

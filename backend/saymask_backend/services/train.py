@@ -16,7 +16,7 @@ from saymask.model_registry import ModelRegistry
 from saymask_backend.export.plan import ExportPlan, ExportSummary, select_outcomes
 from saymask_backend.export.splits import parse_split
 from saymask_backend.queue.training import TrainingQueue
-from saymask_backend.records.views import RecordFilter
+from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.export import Exporter, Progress
 from saymask_backend.services.record import Recorder
 

@@ -17,13 +17,13 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.schema import AnnotationBody, TaskBody, validate
 from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.records.verifications import (
     Verdict,
     Verification,
     VerificationSummary,
     summarise,
 )
-from saymask_backend.records.views import RecordFilter, RecordView
 
 _RECORD_FIELD = "saymask_record"
 # Masks that overlap more are the same object.
