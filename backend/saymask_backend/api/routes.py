@@ -66,7 +66,7 @@ _PREDICT_MAX_MB = 64.0
 _WEBHOOK_MAX_MB = 16.0
 _STORING_THREADS = 8
 _PREPARING_THREADS = 8
-# Images are fetched and prepared ahead only while so few wait for that.
+# More work of one kind after answers is left out.
 _MAX_WAITING = 32
 _TRAINING_THREADS = 2
 _QUESTION_THREADS = 8
@@ -95,7 +95,7 @@ class Dependencies:
 
 @dataclass(frozen=True)
 class _Webhook:
-    """What is left of a webhook after it was stored."""
+    """The parts of a stored webhook that are needed after the answer."""
 
     event_id: int
     action: str
@@ -112,20 +112,12 @@ class Endpoints:
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
-        self._settings = dependencies.settings
-        self._stores = dependencies.stores
-        self._status = dependencies.status
-        self._predictor = dependencies.predictor
-        self._preparer = dependencies.preparer
-        self._reporter = dependencies.reporter
-        self._training = dependencies.training
-        self._metrics = dependencies.metrics
-        self._wake_recorder = dependencies.wake_recorder
-        self._waiting = anyio.CapacityLimiter(WAITING_PLACES)
+        self._use = dependencies
         self._predict_bodies = BodyReader(_PREDICT_MAX_MB, "Send fewer tasks in one request.")
         self._webhook_bodies = BodyReader(
             _WEBHOOK_MAX_MB, "saymask sync reads from Label Studio what it reports."
         )
+        self._waiting = anyio.CapacityLimiter(WAITING_PLACES)
         self._storing = anyio.CapacityLimiter(_STORING_THREADS)
         self._preparing = anyio.CapacityLimiter(_PREPARING_THREADS)
         self._looking_ahead = anyio.CapacityLimiter(_PREPARING_THREADS)
@@ -135,33 +127,33 @@ class Endpoints:
         self._building = anyio.CapacityLimiter(_BUILDING_THREADS)
 
     async def live(self) -> dict[str, str]:
-        """Tell a supervisor that the process answers; open to all, and tells nothing else."""
+        """Return that the process answers, and nothing else; without login."""
         return {"status": "UP"}
 
     async def health(self) -> dict[str, str]:
-        """Tell Label Studio that the backend runs."""
+        """Return that the backend runs, as Label Studio expects it."""
         return {"status": "UP", "model_class": "saymask"}
 
     async def setup(self) -> dict[str, str]:
-        """Tell Label Studio the model version."""
-        return {"model_version": await self._ask(self._status.read_model_version)}
+        """Return the model version."""
+        return {"model_version": await self._ask(self._use.status.read_model_version)}
 
     async def versions(self) -> dict[str, list[str]]:
         """List the model versions."""
-        return {"versions": [await self._ask(self._status.read_model_version)]}
+        return {"versions": [await self._ask(self._use.status.read_model_version)]}
 
     async def predict(self, request: Request, later: BackgroundTasks) -> Response:
         """Answer a typed expression, clicks, or a batch of tasks."""
         call = Call(id=read_call_id(request))
         call_id.set(call.id)
-        fields = self._settings.expression_fields
+        fields = self._use.settings.expression_fields
         predict_request = await self._predict_bodies.read(
             request, lambda body: parse_predict_request(body, fields)
         )
         if not predict_request.is_interactive or predict_request.typed:
-            prepare = partial(self._preparer.prepare_tasks, predict_request.tasks)
+            prepare = partial(self._use.preparer.prepare_tasks, predict_request.tasks)
             later.add_task(_run_behind, prepare, self._preparing)
-            look_ahead = partial(self._preparer.prepare_next, predict_request)
+            look_ahead = partial(self._use.preparer.prepare_next, predict_request)
             later.add_task(_run_behind, look_ahead, self._looking_ahead)
         if self._waiting.available_tokens < 1:
             answers = decline(predict_request)
@@ -177,12 +169,12 @@ class Endpoints:
             stored = await self._webhook_bodies.read(request, self._store)
         except BodyTooLarge:
             event = to_oversized_event(_WEBHOOK_MAX_MB)
-            store = partial(self._stores.events.append_event, event)
+            store = partial(self._use.stores.events.append_event, event)
             await anyio.to_thread.run_sync(store, limiter=self._storing)
             raise
-        self._wake_recorder()
+        self._use.wake_recorder()
         if stored.tasks:
-            prepare = partial(self._preparer.prepare_tasks, stored.tasks)
+            prepare = partial(self._use.preparer.prepare_tasks, stored.tasks)
             later.add_task(_run_behind, prepare, self._importing)
         if stored.action == "START_TRAINING":
             train = partial(self._start_training, stored.project_id)
@@ -190,15 +182,15 @@ class Endpoints:
         return {"status": "stored", "event": stored.event_id}
 
     def _store(self, body: Any) -> _Webhook:
-        """Store a webhook and keep only what is done behind the answer."""
+        """Store a webhook; return what is needed after the answer."""
         event = to_new_event(body)
-        event_id = self._stores.events.append_event(event)
+        event_id = self._use.stores.events.append_event(event)
         project_id = event.project.id if event.project else None
         return _Webhook(event_id, event.action, project_id, _read_tasks_to_prepare(body))
 
     async def ready(self) -> JSONResponse:
-        """Tell whether typed expressions are answered; status 503 when they are not."""
-        status = await self._ask(self._status.read_status)
+        """Return whether typed expressions are answered; status 503 when they are not."""
+        status = await self._ask(self._use.status.read_status)
         return JSONResponse(
             {
                 "ready": status.is_ready,
@@ -215,16 +207,16 @@ class Endpoints:
         )
 
     async def metrics(self) -> Response:
-        """Tell Prometheus."""
-        content = await self._ask(self._metrics.render)
+        """Return the metrics in Prometheus' text format."""
+        content = await self._ask(self._use.metrics.render)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request, project: ProjectNumber = None) -> HTMLResponse:
         """Show the status page, of one project or of all."""
         record_filter = RecordFilter(project_id=project)
         values = {
-            "status": await self._ask(self._status.read_status),
-            "report": await self._ask(partial(self._reporter.build_report, record_filter)),
+            "status": await self._ask(self._use.status.read_status),
+            "report": await self._ask(partial(self._use.reporter.build_report, record_filter)),
             "labels": OUTCOME_LABELS,
             "iou_edges": IOU_EDGES,
             "polygon_seconds": POLYGON_SECONDS,
@@ -234,16 +226,16 @@ class Endpoints:
     async def _predict(
         self, request: Request, predict_request: PredictRequest, call: Call
     ) -> list[Answer]:
-        """Wait for the answers; tell those who work on them when the caller goes away."""
+        """Wait for the answers; the call is marked when the caller disconnects."""
         watcher = asyncio.create_task(_watch_connection(request, call))
         try:
             answers = await anyio.to_thread.run_sync(
-                partial(self._predictor.predict, predict_request, call), limiter=self._waiting
+                partial(self._use.predictor.predict, predict_request, call), limiter=self._waiting
             )
         finally:
             watcher.cancel()
         for answer in answers:
-            self._metrics.observe_answer(answer)
+            self._use.metrics.observe_answer(answer)
         return answers
 
     def _start_training(self, project_id: int | None) -> None:
@@ -252,7 +244,7 @@ class Endpoints:
             log.warning("no training: the webhook names no project")
             return
         try:
-            self._training.start_unattended(project_id)
+            self._use.training.start_unattended(project_id)
         except SaymaskError as error:
             log.warning("no training: %s", error)
 
@@ -302,9 +294,9 @@ def _build_results(request: PredictRequest, answers: list[Answer]) -> Response:
 
 
 async def _run_behind(work: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:
-    """Do something behind an answer, unless too much waits to be done already."""
+    """Do something after an answer, unless too many such tasks wait already."""
     if limiter.statistics().tasks_waiting >= _MAX_WAITING:
-        log.info("too much waits to be done behind answers; left out: %s", work)
+        log.info("too many tasks wait after answers; left out: %s", work)
         return
     await anyio.to_thread.run_sync(work, limiter=limiter)
 

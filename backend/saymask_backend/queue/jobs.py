@@ -8,7 +8,7 @@ import time
 import redis
 from pydantic import ValidationError
 from rq import Queue, Retry
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.results import Result
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 Request = SegmentRequest | RefineRequest | PrepareRequest | ProposeRequest
 
 RESULT_TTL_S = 600
-# That an image is prepared is known for so long; after that, a worker's cache is asked again.
+# How long an image counts as prepared; after that, a worker's cache is asked again.
 PREPARED_TTL_S = 1800
 _JOB_TIMEOUT_S = 300
 # A preparation pauses whenever an annotator on its machine is answered, and the pauses count.
@@ -124,12 +124,12 @@ class QueueJobs(QueueState):
     def _stop_waiting(
         self, pending: PendingRequest, job_id: str, *, is_answered: bool = False
     ) -> None:
-        """Let a job go; one that nobody waits for any more is withdrawn."""
+        """Stop waiting for a job; one without other pending requests is withdrawn."""
         if self._pending.stop_waiting(pending, job_id) and not is_answered:
             self._withdraw(job_id)
 
     def _withdraw(self, job_id: str) -> None:
-        """Take back a job that has not started. A preparation waits on behind all others."""
+        """Cancel a job that has not started; a preparation moves behind all others."""
         job = self._fetch(job_id)
         if job is None or job.get_status(refresh=False) != JobStatus.QUEUED:
             return
@@ -141,14 +141,8 @@ class QueueJobs(QueueState):
         except InvalidJobOperation:
             log.info("job %s started before it could be withdrawn", job_id)
 
-    def _fetch(self, job_id: str) -> Job | None:
-        try:
-            return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
-        except NoSuchJobError:
-            return None
-
     def _ensure_job(self, queue_name: str, name: str, job_id: str, request: Request) -> None:
-        """Have a job of this id: the one that waits, runs or ran, else a new one.
+        """Ensure that there is a job with this id: one that waits, runs or ran, else a new one.
 
         A job that waits in a less urgent queue moves. RQ's unique jobs refuse a second job of an
         id, but do not replace a lost one atomically; hence the lock.
@@ -179,7 +173,7 @@ class QueueJobs(QueueState):
         return self._redis.lock(key, timeout=REPLACE_S, blocking_timeout=REPLACE_S)
 
     def _forget_finished(self, job_id: str) -> None:
-        """Forget the result of a job: it does not hold any more."""
+        """Delete a finished job whose result is no longer valid."""
         with self._lock(job_id):
             job = self._fetch(job_id)
             if job is not None and is_finished(job):
@@ -193,7 +187,7 @@ class QueueJobs(QueueState):
         ):
             return
         if not job.meta.get(AWAITED_META):
-            # The worker that has it already does not pause any more.
+            # A worker that has begun it stops pausing.
             job.meta[AWAITED_META] = True
             job.save_meta()
         names = [queue.name for queue in self._queues]

@@ -1,4 +1,4 @@
-"""What Redis tells about workers, prepared images and the newest training run."""
+"""The state of workers, prepared images and the newest training run, as Redis has it."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class QueueState:
     def get_training_status(self) -> TrainingStatus | None:
         """Return how far the newest training run is, or None where there was none."""
         with redis_errors():
-            job = self._fetch_training()
+            job = self._fetch(TRAINING_JOB_ID)
         value = None if job is None else job.meta.get(TRAINING_META)
         return _read(TrainingStatus, json.dumps(value)) if value else None
 
-    def _fetch_training(self) -> Job | None:
+    def _fetch(self, job_id: str) -> Job | None:
         try:
-            return Job.fetch(TRAINING_JOB_ID, connection=self._redis, serializer=JSONSerializer)
+            return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
         except NoSuchJobError:
             return None
 

@@ -1,4 +1,4 @@
-"""The training queue: one job, that of the newest run, for which nobody waits."""
+"""The training queue: one job, that of the newest run."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _OPEN = (JobStatus.QUEUED, JobStatus.STARTED)
 
 
 class TrainingQueue(QueueState):
-    """Sends runs to the training workers, and tells how far they are."""
+    """Sends runs to the training workers and reports their progress."""
 
     def enqueue(self, request: TrainRequest) -> None:
-        """Enqueue a run, and tell that it waits for a worker.
+        """Enqueue a run, with the status that it waits for a worker.
 
         Raises:
             TrainingUnderway: another run is not over.
@@ -55,45 +55,43 @@ class TrainingQueue(QueueState):
                 ) from error
 
     def tell_failure(self, status: TrainingStatus) -> None:
-        """Tell why a run could not even be enqueued, unless another one is not over.
+        """Store why a run could not be enqueued.
 
         Raises:
-            TrainingUnderway: one is.
+            TrainingUnderway: another run is not over.
         """
         with redis_errors():
             self._delete_finished()
             self._create_job(status, JobStatus.FAILED, None).save()
 
     def stop(self, status: TrainingStatus) -> None:
-        """Take a run back that waits; ask one that is at work to stop after its step.
+        """Cancel a run that waits; ask one that is at work to stop after its step.
 
         Raises:
             InvalidRequest: there is none, or a worker is just about to begin it.
         """
         with redis_errors():
-            job = self._fetch_training()
+            job = self._fetch(TRAINING_JOB_ID)
             if job is None or job.get_status(refresh=False) not in _OPEN:
                 raise InvalidRequest("No run is at work.", "See: saymask models list")
             is_held = any(worker.name == job.worker_name for worker in self._read_workers())
             if job.get_status(refresh=False) == JobStatus.STARTED and is_held:
                 send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)
             elif self._redis.lrem(self._open().key, 1, job.id) or job.worker_name:
-                self._take_back(job, status)
+                stopped = {
+                    "state": "failed", "text": "It was stopped before it began.",
+                    "updated_at": time.time(),
+                }  # fmt: skip
+                job.meta[TRAINING_META] = status.model_copy(update=stopped).model_dump(mode="json")
+                job.save_meta()
+                job.cancel()
             else:
                 raise InvalidRequest("The run is just beginning.", "Stop it again.")
-
-    def _take_back(self, job: Job, status: TrainingStatus) -> None:
-        told = {
-            "state": "failed", "text": "It was stopped before it began.", "updated_at": time.time(),
-        }  # fmt: skip
-        job.meta[TRAINING_META] = status.model_copy(update=told).model_dump(mode="json")
-        job.save_meta()
-        job.cancel()
 
     def is_training(self) -> bool:
         """Return whether a run waits or is at work."""
         with redis_errors():
-            job = self._fetch_training()
+            job = self._fetch(TRAINING_JOB_ID)
         return job is not None and job.get_status(refresh=False) in _OPEN
 
     def _delete_finished(self) -> None:
@@ -102,7 +100,7 @@ class TrainingQueue(QueueState):
         Raises:
             TrainingUnderway: it is not over.
         """
-        job = self._fetch_training()
+        job = self._fetch(TRAINING_JOB_ID)
         if job is None:
             return
         with self._redis.pipeline() as pipeline:

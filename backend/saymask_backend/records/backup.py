@@ -109,7 +109,7 @@ def restore_backup(
             # An older file has older tables; what changed since then is done to its rows.
             database.migrate(manifest["revision"])
             with database.engine.begin() as connection:
-                _read_tables(connection, _Rows(archive, row_max_bytes), manifest["rows"], progress)
+                _read_tables(connection, archive, row_max_bytes, manifest["rows"], progress)
     except SQLAlchemyError as error:
         raise database.explain("filled", error) from error
     except _DAMAGES as error:
@@ -186,12 +186,16 @@ def _write_tables(
 
 
 def _read_tables(
-    connection: Connection, archived: _Rows, counts: dict[str, int], progress: Progress
+    connection: Connection,
+    archive: zipfile.ZipFile,
+    row_max_bytes: int,
+    counts: dict[str, int],
+    progress: Progress,
 ) -> None:
     done, total = 0, sum(counts.values())
     for table in _reflect(connection):
         read, expected = 0, counts.get(table.name, 0)
-        for rows in archived.read(table):
+        for rows in _read_rows(archive, table, row_max_bytes):
             read += len(rows)
             if read > expected:
                 break
@@ -207,50 +211,41 @@ def _read_tables(
         _continue_numbering(connection, table)
 
 
-class _Rows:
-    """The rows of an archive, some at a time.
+def _read_rows(
+    archive: zipfile.ZipFile, table: Table, row_max_bytes: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a table, a few or, where they are long, one at a time."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    with (
+        archive.open(f"{table.name}.jsonl") as member,
+        io.BufferedReader(member) as file,  # type: ignore[type-var]
+    ):
+        while line := file.readline(row_max_bytes + 1):
+            _check_size(line, table, row_max_bytes)
+            rows.append(_read_row(line, table))
+            size += len(line)
+            if len(rows) == _ROWS_AT_ONCE or size > _BYTES_AT_ONCE:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
 
-    Args:
-        archive: of all tables.
-        row_max_bytes: longest row that is read.
-    """
 
-    def __init__(self, archive: zipfile.ZipFile, row_max_bytes: int) -> None:
-        self._archive = archive
-        self._row_max_bytes = row_max_bytes
-
-    def read(self, table: Table) -> Iterator[list[dict[str, Any]]]:
-        """Yield the rows of a table, a few or, where they are long, one at a time."""
-        rows: list[dict[str, Any]] = []
-        size = 0
-        with (
-            self._archive.open(f"{table.name}.jsonl") as member,
-            io.BufferedReader(member) as file,  # type: ignore[type-var]
-        ):
-            while line := file.readline(self._row_max_bytes + 1):
-                self._check(line, table)
-                rows.append(_read_row(line, table))
-                size += len(line)
-                if len(rows) == _ROWS_AT_ONCE or size > _BYTES_AT_ONCE:
-                    yield rows
-                    rows, size = [], 0
-        if rows:
-            yield rows
-
-    def _check(self, line: bytes, table: Table) -> None:
-        """Refuse a row that would take far more memory than one that was recorded."""
-        if len(line) > self._row_max_bytes:
+def _check_size(line: bytes, table: Table, row_max_bytes: int) -> None:
+    """Refuse a row that would take far more memory than one that was recorded."""
+    if len(line) > row_max_bytes:
+        raise DatasetError(
+            f"A row of {table.name} is longer than {row_max_bytes / 1e6:g} MB.",
+            "No row of a backup is that long: the file was changed.",
+        )
+    if len(line) > _ROW_MAX_VALUES:
+        structure = _STRING.sub(b"", line)
+        if sum(map(structure.count, (b",", b"[", b"{"))) > _ROW_MAX_VALUES:
             raise DatasetError(
-                f"A row of {table.name} is longer than {self._row_max_bytes / 1e6:g} MB.",
-                "No row of a backup is: it was changed.",
+                f"A row of {table.name} has more than {_ROW_MAX_VALUES:,} values.",
+                "No row of a backup has that many: the file was changed.",
             )
-        if len(line) > _ROW_MAX_VALUES:
-            structure = _STRING.sub(b"", line)
-            if sum(map(structure.count, (b",", b"[", b"{"))) > _ROW_MAX_VALUES:
-                raise DatasetError(
-                    f"A row of {table.name} has more than {_ROW_MAX_VALUES:,} values.",
-                    "No row of a backup has: it was changed.",
-                )
 
 
 def _read_row(line: bytes, table: Table) -> dict[str, Any]:

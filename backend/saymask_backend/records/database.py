@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +78,6 @@ class Database:
                 f"The database cannot be opened: {_explain_opening(error)}.",
                 "Check SAYMASK_DATABASE_URL; PostgreSQL needs pip install 'saymask[postgresql]'.",
             ) from error
-        self._recording = threading.Lock()
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "do_connect", _create_sqlite_file)
             event.listen(self.engine, "connect", _set_sqlite_pragmas)
@@ -139,17 +137,6 @@ class Database:
         Returns:
             Whether it was obtained.
         """
-        if not self._recording.acquire(timeout=wait_s):
-            yield False
-            return
-        try:
-            with self._lock_others_out(wait_s) as is_ours:
-                yield is_ours
-        finally:
-            self._recording.release()
-
-    @contextmanager
-    def _lock_others_out(self, wait_s: float) -> Iterator[bool]:
         if self.engine.dialect.name != "postgresql":
             with _file_lock(self.engine.url.database, wait_s) as is_ours:
                 yield is_ours
@@ -225,7 +212,7 @@ def _reason(error: SQLAlchemyError) -> str:
 
 
 def _explain_opening(error: Exception) -> str:
-    """Why not; without what SQLAlchemy quotes of an address that it cannot read."""
+    """The reason, without the address that SQLAlchemy quotes when it cannot read it."""
     if isinstance(error, NoSuchModuleError) or not isinstance(error, ArgumentError | ValueError):
         return explain(error)
     return "its address is malformed (it is not shown)"
@@ -233,7 +220,7 @@ def _explain_opening(error: Exception) -> str:
 
 @contextmanager
 def _file_lock(database: str | None, wait_s: float) -> Iterator[bool]:
-    """A lock beside the file of a SQLite database; one in memory has no other process."""
+    """A lock next to the file of a SQLite database; one in memory belongs to one thread."""
     if not database or database == ":memory:":
         yield True
         return

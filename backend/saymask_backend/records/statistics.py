@@ -20,6 +20,8 @@ GroupBy = Literal["annotator", "day", "model", "source", "provenance"]
 # Seconds for a polygon mask of one object by hand: the figure saymask measures itself by.
 POLYGON_SECONDS = 80.0
 IOU_EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+# NumPy's last bin includes its upper edge; rounding may exceed 1.
+_HISTOGRAM_EDGES = (*IOU_EDGES[:-1], 1.0 + 1e-9)
 AGREEMENT_IOU = 0.5
 
 PROPOSAL_FATES = ("confirmed", "edited", "reworded", "rejected", "other")
@@ -54,7 +56,7 @@ class Quality:
         edit_rate: edited among accepted, edited and relabelled.
         drawn_rate: drawn by hand among all records with a mask.
         iou_accepted: of the accepted candidate with the final mask, below 1 where it was edited.
-        iou_first: of the candidate of rank 1 with the final mask: the quality without a person.
+        iou_first: of the candidate of rank 1 with the final mask.
         iou_histogram: of ``iou_first``, between the edges ``IOU_EDGES``.
         seconds: per record, where Label Studio reports it.
         per_hour: records per hour of annotation.
@@ -62,7 +64,7 @@ class Quality:
         dabs: stray spots of the brush that were left out.
         refined: accepted candidates that clicks led to; ``clicks`` all of those.
         sources: accepted candidates per source.
-        proposals: what became of proposed expressions: confirmed, edited (the mask), reworded,
+        proposals: outcomes of proposed expressions: confirmed, edited (the mask), reworded,
             rejected, or other (ambiguous, no referent, without a mask).
     """
 
@@ -112,37 +114,39 @@ def compute_quality(records: Sequence[RecordView]) -> Quality:
     outcomes = Counter(_collect(records, "outcome"))
     asked = [r for r in records if r.provenance not in _PROPOSED]
     judged = [r for r in asked if r.outcome in _JUDGED and r.offered]
-    ranks = _count_ranks(judged)
+    # Accepted at once, without clicks.
+    ranks = Counter(r.rank for r in judged if r.rank is not None and not r.clicks)
+    deepest = max((r.offered for r in judged), default=0)
     accepted = sum(map(outcomes.__getitem__, _ACCEPTED))
     drawn = sum(map(outcomes.__getitem__, _DRAWN))
     seconds = _collect(records, "seconds")
     seconds_spread = compute_spread(seconds)
+    median_s = seconds_spread.median
     first_ious = _collect(records, "first_iou")
+    fates = Counter(_find_fate(r) for r in records if r.provenance in _PROPOSED)
     return Quality(
         samples=len(records),
         outcomes={name: outcomes[name] for name in OUTCOME_LABELS if outcomes[name]},
         judged=len(judged),
-        acceptance_at=_compute_acceptance(ranks, judged),
+        acceptance_at={
+            name: _share(sum(n for rank, n in ranks.items() if rank <= limit), len(judged))
+            for name, limit in (("1", 1), ("3", 3), ("k", deepest))
+        },
         ranks=dict(sorted(ranks.items())),
         edit_rate=_share(outcomes["edited"], accepted),
         drawn_rate=_share(drawn, accepted + drawn),
         iou_accepted=compute_spread(_collect(records, "iou")),
         iou_first=compute_spread(first_ious),
-        iou_histogram=_count_ious(first_ious),
+        iou_histogram=tuple(np.histogram(first_ious, _HISTOGRAM_EDGES)[0].tolist()),
         seconds=seconds_spread,
-        per_hour=_compute_rate(seconds),
-        against_polygons=_compare_to_polygons(seconds_spread.median),
+        per_hour=round(len(seconds) / sum(seconds) * 3600, 1) if sum(seconds) else None,
+        against_polygons=round(POLYGON_SECONDS / median_s, 2) if median_s else None,
         dabs=sum(_collect(records, "dabs")),
         refined=sum(r.clicks > 0 for r in judged),
         clicks=sum(_collect(judged, "clicks")),
         sources=dict(sorted(Counter(_collect(judged, "source")).items())),
-        proposals=_count_proposals(records),
+        proposals={name: fates[name] for name in PROPOSAL_FATES if fates[name]},
     )
-
-
-def _count_proposals(records: Sequence[RecordView]) -> dict[str, int]:
-    fates = Counter(_find_fate(r) for r in records if r.provenance in _PROPOSED)
-    return {name: fates[name] for name in PROPOSAL_FATES if fates[name]}
 
 
 def _find_fate(record: RecordView) -> str:
@@ -152,22 +156,6 @@ def _find_fate(record: RecordView) -> str:
         return "reworded"
     fates = {"accepted": "confirmed", "relabelled": "confirmed", "edited": "edited"}
     return fates.get(record.outcome, "other")
-
-
-def _count_ranks(judged: Sequence[RecordView]) -> Counter[int]:
-    """How often each rank was accepted at once, without clicks."""
-    return Counter(r.rank for r in judged if r.rank is not None and not r.clicks)
-
-
-def _compute_acceptance(
-    ranks: Counter[int], judged: Sequence[RecordView]
-) -> dict[str, float | None]:
-    """The share of judged expressions whose accepted candidate is among the first 1, 3 or all."""
-    deepest = max((r.offered for r in judged), default=0)
-    return {
-        name: _share(sum(n for rank, n in ranks.items() if rank <= limit), len(judged))
-        for name, limit in (("1", 1), ("3", 3), ("k", deepest))
-    }
 
 
 def group_quality(records: Iterable[RecordView], by: GroupBy) -> dict[str, Quality]:
@@ -224,17 +212,3 @@ def _collect(records: Iterable[RecordView], name: str) -> list[Any]:
 
 def _share(part: int, total: int) -> float | None:
     return round(part / total, 4) if total else None
-
-
-def _count_ious(ious: list[float]) -> tuple[int, ...]:
-    histogram = np.histogram(ious, bins=[*IOU_EDGES[:-1], 1.0 + 1e-9])[0]
-    return tuple(int(count) for count in histogram)
-
-
-def _compute_rate(seconds: list[float]) -> float | None:
-    total_s = sum(seconds)
-    return round(len(seconds) / total_s * 3600, 1) if total_s else None
-
-
-def _compare_to_polygons(median_s: float | None) -> float | None:
-    return round(POLYGON_SECONDS / median_s, 2) if median_s else None
