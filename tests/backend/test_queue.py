@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from rq.job import Job
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
 from saymask_backend.queue.job_queue import JobQueue
-from saymask_backend.queue.pending import Call
+from saymask_backend.queue.pending import Call, PendingRequest, PendingRequests
 from tests.conftest import Valkey, await_state, count_queued, log_of
 
 IMAGE = b"image"
@@ -41,6 +42,17 @@ def count_waiting(valkey: Valkey) -> list[int]:
     """How many requests wait for each job."""
     with redis.Redis.from_url(valkey.url) as client:
         return [int(client.scard(key)) for key in client.keys("saymask:waiters:*")]
+
+
+def test_pending_requests_are_kept_until_their_last_deadline(valkey: Valkey) -> None:
+    """A short wait for a job must not end the long one of another request for it."""
+    with redis.Redis.from_url(valkey.url) as client:
+        requests = PendingRequests(client)
+        for job, seconds in (("both", 3000), ("both", 5), ("short", 5)):
+            deadline = time.monotonic() + seconds
+            requests.wait_for(PendingRequest(None, True, deadline, threading.Event()), job)
+        assert client.ttl("saymask:waiters:both") > 2900
+        assert 0 < client.ttl("saymask:waiters:short") < 100
 
 
 def test_same_request_from_two_annotators_is_one_job(

@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from sqlalchemy import update
 
 from saymask.errors import InvalidRequest
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.schema import AnnotationBody
 from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
+from saymask_backend.records.database import StoreError
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.tables import VerificationRow
 from saymask_backend.records.types import RecordFilter
 from saymask_backend.records.verifications import Verdict, Verification, compute_wilson, summarise
 from saymask_backend.services.report import Reporter
@@ -255,3 +258,14 @@ def test_verdicts_survive_backup_and_restore(recorded: Stores, tmp_path: Path) -
     restore_backup(other.database, tmp_path / "b.zip", lambda *_: None)
     assert other.verifications.load() == recorded.verifications.load()
     other.close()
+
+
+def test_an_unknown_verdict_is_an_error_in_words(stores: Stores) -> None:
+    process(stores, event(1, annotation(5, brush("own", CAT, "referent", "manual", "the cat"))))
+    (record,) = stores.records.iterate_records(RecordFilter())
+    stores.verifications.replace(9, [Verification(record.id, 9, 1, None, "confirmed", NOW)])
+    assert [item.verdict for item in stores.verifications.load()] == ["confirmed"]
+    with stores.database.session() as session, session.begin():
+        session.execute(update(VerificationRow).values(verdict="perhaps"))
+    with pytest.raises(StoreError, match="unknown verdict 'perhaps'"):
+        stores.verifications.load()
