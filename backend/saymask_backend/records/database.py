@@ -196,7 +196,7 @@ class Database:
     def read_pairs(self, query: Select[Key, Value]) -> dict[Key, Value]:
         """Run a query of two columns in a transaction of its own; later rows replace earlier."""
         with self.session() as session:
-            return dict(session.execute(query).tuples().all())
+            return dict(session.execute(query).all())
 
     def explain(self, doing: str, error: SQLAlchemyError) -> StoreError:
         """Describe a failure in words."""
