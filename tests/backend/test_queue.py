@@ -18,6 +18,7 @@ from rq.job import Job
 
 from saymask.contract import QUEUE_INTERACTIVE, PrepareRequest, SegmentRequest
 from saymask.errors import DeadlineExceeded, JobSuperseded, WorkerUnavailable
+from saymask_backend.queue import jobs
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.pending import Call, PendingRequest, PendingRequests
 from tests.conftest import Valkey, await_state, count_queued, log_of
@@ -163,10 +164,11 @@ def test_no_worker_is_said_before_label_studio_gives_up(queue: JobQueue) -> None
 
 
 def test_a_worker_that_only_prepares_images_does_not_answer_annotators(
-    valkey: Valkey, start_worker: Callable[..., Any]
+    valkey: Valkey, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_worker(FAKE_WORKER_QUEUES="background")
-    impatient = JobQueue(valkey.url, deadline_s=30, no_worker_grace_s=1.0)
+    monkeypatch.setattr(jobs, "_NO_WORKER_GRACE_S", 1.0)
+    impatient = JobQueue(valkey.url, deadline_s=30)
     assert not impatient.list_workers()[0].serves(background=False)
     assert impatient.list_workers()[0].serves(background=True)
     with pytest.raises(WorkerUnavailable):

@@ -51,7 +51,7 @@ class NotJson(InvalidRequest):
 class BodyReader:
     """Reads the bodies of one kind of request.
 
-    Short bodies have threads of their own, so that long ones delay none of them. Of the long ones
+    Short bodies have separate threads, so that long ones delay none of them. Of the long ones
     only a few are in memory at a time; the others wait, unread.
 
     Args:

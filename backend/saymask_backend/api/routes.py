@@ -106,9 +106,9 @@ class _Webhook:
 class Endpoints:
     """One method per endpoint.
 
-    Requests that wait for a worker, webhooks, each kind of work behind an answer and questions
-    about the state have threads of their own, so that none of them delays another: Label Studio
-    gives a webhook one second, and may itself be slow to answer.
+    Requests that wait for a worker, webhooks, each kind of work after an answer and requests for
+    the state have separate threads, so that none of them delays another: Label Studio waits one
+    second for a webhook, and may itself be slow to answer.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:

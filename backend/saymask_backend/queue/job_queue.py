@@ -46,12 +46,9 @@ log = logging.getLogger(__name__)
 IMAGE_TTL_S = 1800
 _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
-# How long no worker may be seen before a waiting request gives up.
-NO_WORKER_GRACE_S = 12.0
-# The same behind others: a background worker may have to be started first.
-BACKGROUND_GRACE_S = 60.0
-# A first look that no worker gives, a cache that was lost, one that workers do not share, and the
-# worker that prepares the image itself.
+_BACKGROUND_GRACE_S = 60.0
+# After a refused first look, a lost cache and one that workers do not share, the worker that is
+# asked prepares the image itself.
 _IMAGE_ATTEMPTS = 4
 
 
@@ -62,8 +59,7 @@ class JobQueue(QueueJobs):
         redis_url: nothing is connected before the first call.
         deadline_s: longest wait for one reply.
         connections: upper limit; each waiting request needs one.
-        no_worker_grace_s: how long no worker may be seen before a waiting request gives up.
-        background_grace_s: the same for requests behind all others.
+        background_grace_s: see ``QueueJobs``; such a worker may have to be started first.
         timeout_s: longest wait for Redis itself.
 
     Raises:
@@ -75,8 +71,7 @@ class JobQueue(QueueJobs):
         redis_url: str,
         deadline_s: float,
         connections: int = 64,
-        no_worker_grace_s: float = NO_WORKER_GRACE_S,
-        background_grace_s: float = BACKGROUND_GRACE_S,
+        background_grace_s: float = _BACKGROUND_GRACE_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         try:
@@ -94,7 +89,7 @@ class JobQueue(QueueJobs):
                 "The address of the queue is wrong (it is not shown).",
                 "Write redis://:PASSWORD@HOST:PORT/0 into SAYMASK_REDIS_URL.",
             ) from error
-        super().__init__(connection, no_worker_grace_s, background_grace_s)
+        super().__init__(connection, background_grace_s)
         self._deadline_s = deadline_s
         self.training = TrainingQueue(self._redis)
 
@@ -131,7 +126,7 @@ class JobQueue(QueueJobs):
         return ages
 
     def prepare(self, request: PrepareRequest) -> str:
-        """Enqueue the preparation of an image, for which nobody waits; returns the job id."""
+        """Enqueue the preparation of an image without waiting for it; returns the job id."""
         with redis_errors():
             job_id = _name_preparation(request)
             self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, job_id, request)
@@ -229,9 +224,9 @@ class JobQueue(QueueJobs):
     ) -> JobReply:
         """Ask about a prepared image, or have it prepared first, at the request's priority.
 
-        Where a first look is enough, nobody waits for the preparation. A worker may not find an
-        image that was prepared: its cache was lost, or is not the one of the worker that prepared
-        it. Then the image is prepared again, and in the end by the worker that is asked.
+        Where a first look is enough, the request does not wait for the preparation. A worker may
+        not find an image that was prepared: its cache was lost, or another worker's cache has it.
+        Then the image is prepared again, and in the end by the worker that is asked.
         """
         prepare = PrepareRequest(image_sha256=request.image_sha256)
         prepare_id = _name_preparation(prepare)

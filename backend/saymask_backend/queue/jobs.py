@@ -54,6 +54,8 @@ _JOB_TIMEOUT_S = 300
 _PAUSING_JOB_TIMEOUT_S = 3600
 _PAUSING_JOBS = (JOB_PREPARE, JOB_PROPOSE)
 _POLL_S = 1.0
+# How long no worker may be seen before an annotator's request gives up.
+_NO_WORKER_GRACE_S = 12.0
 # A restart of the queue takes less; a queue that hangs is reported after its own timeout.
 _AWAY_GRACE_S = 10.0
 _AWAY_POLL_S = 0.25
@@ -71,15 +73,12 @@ class QueueJobs(QueueState):
 
     Args:
         connection: of the queue's Redis.
-        no_worker_grace_s: how long no worker may be seen before a waiting request gives up.
-        background_grace_s: the same for requests behind all others.
+        background_grace_s: how long no background worker may be seen before a request behind all
+            others gives up.
     """
 
-    def __init__(
-        self, connection: redis.Redis, no_worker_grace_s: float, background_grace_s: float
-    ) -> None:
+    def __init__(self, connection: redis.Redis, background_grace_s: float) -> None:
         super().__init__(connection)
-        self._no_worker_grace_s = no_worker_grace_s
         self.background_grace_s = background_grace_s
         self._pending = PendingRequests(connection)
         # The most urgent first, as workers take them.
@@ -226,7 +225,7 @@ class QueueJobs(QueueState):
 
     def _wait(self, job_id: str, pending: PendingRequest) -> JobReply | None:
         """Return the reply, or None when the job was lost with its worker."""
-        grace_s = self.background_grace_s if pending.background else self._no_worker_grace_s
+        grace_s = self.background_grace_s if pending.background else _NO_WORKER_GRACE_S
         last_worker_at = last_contact_at = time.monotonic()
         while time.monotonic() < pending.deadline:
             pending.check_wanted()

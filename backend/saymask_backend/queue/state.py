@@ -116,7 +116,7 @@ Status = TypeVar("Status", WorkerStatus, TrainingStatus)
 
 
 def _read(kind: type[Status], value: bytes | str) -> Status | None:
-    """Parse what a worker tells of itself; that of another saymask version is ignored."""
+    """Parse a worker's status; that of another saymask version is ignored."""
     try:
         return kind.model_validate_json(value)
     except ValidationError as error:

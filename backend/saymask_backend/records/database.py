@@ -189,12 +189,12 @@ class Database:
             raise self.explain("used", error) from error
 
     def scalars(self, query: Select[Scalar]) -> list[Scalar]:
-        """Run a query of one column or entity in a transaction of its own."""
+        """Run a query of one column or entity in a separate transaction."""
         with self.session() as session:
             return list(session.scalars(query))
 
     def read_pairs(self, query: Select[Key, Value]) -> dict[Key, Value]:
-        """Run a query of two columns in a transaction of its own; later rows replace earlier."""
+        """Run a query of two columns in a separate transaction; later rows replace earlier."""
         with self.session() as session:
             return dict(session.execute(query).all())
 

@@ -107,7 +107,7 @@ class SubmittedRegion:
         origin: how the region came about, according to Label Studio.
         mask: of the image's size.
         expression: of this region alone, or None.
-        is_proposed: it came with the task, proposed by saymask and confirmed by nobody.
+        is_proposed: it came with the task, proposed by saymask and not confirmed.
     """
 
     region_id: str
@@ -154,7 +154,7 @@ class Submission:
 class RecordFilter:
     """Which records; None does not restrict. ``since`` and ``until`` bound the decision's time.
 
-    ``is_verified`` keeps those that a second annotator confirmed and nobody denied.
+    ``is_verified`` keeps those whose verdicts of second annotators are all ``confirmed``.
     """
 
     project_id: int | None = None
