@@ -112,7 +112,7 @@ class Endpoints:
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
-        self._use = dependencies
+        self._services = dependencies
         self._predict_bodies = BodyReader(_PREDICT_MAX_MB, "Send fewer tasks in one request.")
         self._webhook_bodies = BodyReader(
             _WEBHOOK_MAX_MB, "saymask sync reads from Label Studio what it reports."
@@ -136,24 +136,24 @@ class Endpoints:
 
     async def setup(self) -> dict[str, str]:
         """Return the model version."""
-        return {"model_version": await self._ask(self._use.status.read_model_version)}
+        return {"model_version": await self._ask(self._services.status.read_model_version)}
 
     async def versions(self) -> dict[str, list[str]]:
         """List the model versions."""
-        return {"versions": [await self._ask(self._use.status.read_model_version)]}
+        return {"versions": [await self._ask(self._services.status.read_model_version)]}
 
     async def predict(self, request: Request, later: BackgroundTasks) -> Response:
         """Answer a typed expression, clicks, or a batch of tasks."""
         call = Call(id=read_call_id(request))
         call_id.set(call.id)
-        fields = self._use.settings.expression_fields
+        fields = self._services.settings.expression_fields
         predict_request = await self._predict_bodies.read(
             request, lambda body: parse_predict_request(body, fields)
         )
         if not predict_request.is_interactive or predict_request.typed:
-            prepare = partial(self._use.preparer.prepare_tasks, predict_request.tasks)
+            prepare = partial(self._services.preparer.prepare_tasks, predict_request.tasks)
             later.add_task(_run_behind, prepare, self._preparing)
-            look_ahead = partial(self._use.preparer.prepare_next, predict_request)
+            look_ahead = partial(self._services.preparer.prepare_next, predict_request)
             later.add_task(_run_behind, look_ahead, self._looking_ahead)
         if self._waiting.available_tokens < 1:
             answers = decline(predict_request)
@@ -169,12 +169,12 @@ class Endpoints:
             stored = await self._webhook_bodies.read(request, self._store)
         except BodyTooLarge:
             event = to_oversized_event(_WEBHOOK_MAX_MB)
-            store = partial(self._use.stores.events.append_event, event)
+            store = partial(self._services.stores.events.append_event, event)
             await anyio.to_thread.run_sync(store, limiter=self._storing)
             raise
-        self._use.wake_recorder()
+        self._services.wake_recorder()
         if stored.tasks:
-            prepare = partial(self._use.preparer.prepare_tasks, stored.tasks)
+            prepare = partial(self._services.preparer.prepare_tasks, stored.tasks)
             later.add_task(_run_behind, prepare, self._importing)
         if stored.action == "START_TRAINING":
             train = partial(self._start_training, stored.project_id)
@@ -184,13 +184,13 @@ class Endpoints:
     def _store(self, body: Any) -> _Webhook:
         """Store a webhook; return what is needed after the answer."""
         event = to_new_event(body)
-        event_id = self._use.stores.events.append_event(event)
+        event_id = self._services.stores.events.append_event(event)
         project_id = event.project.id if event.project else None
         return _Webhook(event_id, event.action, project_id, _read_tasks_to_prepare(body))
 
     async def ready(self) -> JSONResponse:
         """Return whether typed expressions are answered; status 503 when they are not."""
-        status = await self._ask(self._use.status.read_status)
+        status = await self._ask(self._services.status.read_status)
         return JSONResponse(
             {
                 "ready": status.is_ready,
@@ -208,15 +208,15 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """Return the metrics in Prometheus' text format."""
-        content = await self._ask(self._use.metrics.render)
+        content = await self._ask(self._services.metrics.render)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request, project: ProjectNumber = None) -> HTMLResponse:
         """Show the status page, of one project or of all."""
         record_filter = RecordFilter(project_id=project)
         values = {
-            "status": await self._ask(self._use.status.read_status),
-            "report": await self._ask(partial(self._use.reporter.build_report, record_filter)),
+            "status": await self._ask(self._services.status.read_status),
+            "report": await self._ask(partial(self._services.reporter.build_report, record_filter)),
             "labels": OUTCOME_LABELS,
             "iou_edges": IOU_EDGES,
             "polygon_seconds": POLYGON_SECONDS,
@@ -230,12 +230,13 @@ class Endpoints:
         watcher = asyncio.create_task(_watch_connection(request, call))
         try:
             answers = await anyio.to_thread.run_sync(
-                partial(self._use.predictor.predict, predict_request, call), limiter=self._waiting
+                partial(self._services.predictor.predict, predict_request, call),
+                limiter=self._waiting,
             )
         finally:
             watcher.cancel()
         for answer in answers:
-            self._use.metrics.observe_answer(answer)
+            self._services.metrics.observe_answer(answer)
         return answers
 
     def _start_training(self, project_id: int | None) -> None:
@@ -244,7 +245,7 @@ class Endpoints:
             log.warning("no training: the webhook names no project")
             return
         try:
-            self._use.training.start_unattended(project_id)
+            self._services.training.start_unattended(project_id)
         except SaymaskError as error:
             log.warning("no training: %s", error)
 

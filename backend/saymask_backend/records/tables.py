@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -27,7 +27,10 @@ from sqlalchemy.types import TypeDecorator
 
 from saymask_backend.records.types import ProjectKey
 
-View = TypeVar("View")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+View = TypeVar("View", bound="DataclassInstance")
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -265,7 +268,7 @@ class SyncRun(Base):
 
 def read_row(kind: type[View], row: Base) -> View:
     """Copy a row into a dataclass whose fields have the names of its columns."""
-    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})
 
 
 def of_project(table: Any, project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
