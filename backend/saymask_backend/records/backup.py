@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -23,7 +22,7 @@ from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, sele
 from sqlalchemy.exc import SQLAlchemyError
 
 from saymask.errors import DatasetError, InvalidRequest
-from saymask.private_files import create_private_file
+from saymask.private_files import create_private_file, replace_atomically
 from saymask_backend.records.database import Database, StoreError, list_revisions
 from saymask_backend.records.tables import Base
 
@@ -56,29 +55,26 @@ def write_backup(database: Database, path: Path, progress: Progress) -> dict[str
         StoreError: the database cannot be read, or was never migrated.
         InvalidRequest: the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.writing")
     try:
-        # Everything anybody typed: for its owner alone, wherever it lies.
-        create_private_file(unfinished)
-        with (
-            database.read_snapshot() as connection,
-            zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            counts = _write_tables(connection, archive, progress)
-            manifest = {
-                "format": _FORMAT,
-                "revision": _read_revision(connection),
-                "written_at": datetime.now(UTC).isoformat(),
-                "rows": counts,
-            }
-            archive.writestr(_MANIFEST, json.dumps(manifest, indent=2))
-        os.replace(unfinished, path)
+        with replace_atomically(path) as part:
+            # Everything anybody typed: for its owner alone, wherever it lies.
+            create_private_file(part)
+            with (
+                database.read_snapshot() as connection,
+                zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive,
+            ):
+                counts = _write_tables(connection, archive, progress)
+                manifest = {
+                    "format": _FORMAT,
+                    "revision": _read_revision(connection),
+                    "written_at": datetime.now(UTC).isoformat(),
+                    "rows": counts,
+                }
+                archive.writestr(_MANIFEST, json.dumps(manifest, indent=2))
     except OSError as error:
         raise InvalidRequest(
             f"{path} cannot be written: {error}.", "Name a file in a folder that exists."
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return counts
 
 
