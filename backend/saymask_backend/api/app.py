@@ -13,7 +13,7 @@ from saymask.errors import InvalidRequest, SaymaskError
 from saymask_backend.api.authentication import AccessPolicy
 from saymask_backend.api.body import BodyDeadlineMiddleware
 from saymask_backend.api.metrics import Metrics, MetricsMiddleware
-from saymask_backend.api.routes import WAITING_PLACES, Dependencies, build_router
+from saymask_backend.api.routes import WAITING_PLACES, Endpoints, build_router
 from saymask_backend.config import Settings
 from saymask_backend.context import build_client, build_fetcher
 from saymask_backend.queue.job_queue import JobQueue
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         first_s = min(settings.sync_every_s, _FIRST_SYNC_S)
         threads.append(PeriodicThread("sync", sync.sync_all, settings.sync_every_s, first_s))
     metrics = Metrics(stores, status_queue)
-    dependencies = Dependencies(
+    endpoints = Endpoints(
         settings=settings,
         stores=stores,
         status=StatusReader(stores, status_queue),
@@ -106,7 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(BodyDeadlineMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
-    app.include_router(build_router(dependencies, policy))
+    app.include_router(build_router(endpoints, policy))
     app.add_exception_handler(SaymaskError, _explain)
     app.add_exception_handler(RecursionError, _explain_nesting)
     return app

@@ -79,8 +79,24 @@ ProjectNumber = Annotated[int | None, Query(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
-class Dependencies:
-    """What the endpoints use; ``wake_recorder`` has stored webhooks processed at once."""
+class _Webhook:
+    """The parts of a stored webhook that are needed after the answer."""
+
+    event_id: int
+    action: str
+    project_id: int | None
+    tasks: tuple[PredictTask, ...]
+
+
+@dataclass(eq=False)
+class Endpoints:
+    """One method per endpoint.
+
+    Requests that wait for a worker, webhooks, each kind of work after an answer and requests for
+    the state have separate threads, so that none of them delays another: Label Studio waits one
+    second for a webhook, and may itself be slow to answer. ``wake_recorder`` has stored webhooks
+    processed at once.
+    """
 
     settings: Settings
     stores: Stores
@@ -92,27 +108,7 @@ class Dependencies:
     metrics: Metrics
     wake_recorder: Callable[[], None]
 
-
-@dataclass(frozen=True)
-class _Webhook:
-    """The parts of a stored webhook that are needed after the answer."""
-
-    event_id: int
-    action: str
-    project_id: int | None
-    tasks: tuple[PredictTask, ...]
-
-
-class Endpoints:
-    """One method per endpoint.
-
-    Requests that wait for a worker, webhooks, each kind of work after an answer and requests for
-    the state have separate threads, so that none of them delays another: Label Studio waits one
-    second for a webhook, and may itself be slow to answer.
-    """
-
-    def __init__(self, dependencies: Dependencies) -> None:
-        self._services = dependencies
+    def __post_init__(self) -> None:
         self._predict_bodies = BodyReader(_PREDICT_MAX_MB, "Send fewer tasks in one request.")
         self._webhook_bodies = BodyReader(
             _WEBHOOK_MAX_MB, "saymask sync reads from Label Studio what it reports."
@@ -136,24 +132,24 @@ class Endpoints:
 
     async def setup(self) -> dict[str, str]:
         """Return the model version."""
-        return {"model_version": await self._ask(self._services.status.read_model_version)}
+        return {"model_version": await self._ask(self.status.read_model_version)}
 
     async def versions(self) -> dict[str, list[str]]:
         """List the model versions."""
-        return {"versions": [await self._ask(self._services.status.read_model_version)]}
+        return {"versions": [await self._ask(self.status.read_model_version)]}
 
     async def predict(self, request: Request, later: BackgroundTasks) -> Response:
         """Answer a typed expression, clicks, or a batch of tasks."""
         call = Call(id=read_call_id(request))
         call_id.set(call.id)
-        fields = self._services.settings.expression_fields
+        fields = self.settings.expression_fields
         predict_request = await self._predict_bodies.read(
             request, lambda body: parse_predict_request(body, fields)
         )
         if not predict_request.is_interactive or predict_request.typed:
-            prepare = partial(self._services.preparer.prepare_tasks, predict_request.tasks)
+            prepare = partial(self.preparer.prepare_tasks, predict_request.tasks)
             later.add_task(_run_behind, prepare, self._preparing)
-            look_ahead = partial(self._services.preparer.prepare_next, predict_request)
+            look_ahead = partial(self.preparer.prepare_next, predict_request)
             later.add_task(_run_behind, look_ahead, self._looking_ahead)
         if self._waiting.available_tokens < 1:
             answers = decline(predict_request)
@@ -169,12 +165,12 @@ class Endpoints:
             stored = await self._webhook_bodies.read(request, self._store)
         except BodyTooLarge:
             event = to_oversized_event(_WEBHOOK_MAX_MB)
-            store = partial(self._services.stores.events.append_event, event)
+            store = partial(self.stores.events.append_event, event)
             await anyio.to_thread.run_sync(store, limiter=self._storing)
             raise
-        self._services.wake_recorder()
+        self.wake_recorder()
         if stored.tasks:
-            prepare = partial(self._services.preparer.prepare_tasks, stored.tasks)
+            prepare = partial(self.preparer.prepare_tasks, stored.tasks)
             later.add_task(_run_behind, prepare, self._importing)
         if stored.action == "START_TRAINING":
             train = partial(self._start_training, stored.project_id)
@@ -184,13 +180,13 @@ class Endpoints:
     def _store(self, body: Any) -> _Webhook:
         """Store a webhook; return what is needed after the answer."""
         event = to_new_event(body)
-        event_id = self._services.stores.events.append_event(event)
+        event_id = self.stores.events.append_event(event)
         project_id = event.project.id if event.project else None
         return _Webhook(event_id, event.action, project_id, _read_tasks_to_prepare(body))
 
     async def ready(self) -> JSONResponse:
         """Return whether typed expressions are answered; status 503 when they are not."""
-        status = await self._ask(self._services.status.read_status)
+        status = await self._ask(self.status.read_status)
         return JSONResponse(
             {
                 "ready": status.is_ready,
@@ -206,17 +202,17 @@ class Endpoints:
             status_code=200 if status.is_ready else 503,
         )
 
-    async def metrics(self) -> Response:
+    async def show_metrics(self) -> Response:
         """Return the metrics in Prometheus' text format."""
-        content = await self._ask(self._services.metrics.render)
+        content = await self._ask(self.metrics.render)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request, project: ProjectNumber = None) -> HTMLResponse:
         """Show the status page, of one project or of all."""
         record_filter = RecordFilter(project_id=project)
         values = {
-            "status": await self._ask(self._services.status.read_status),
-            "report": await self._ask(partial(self._services.reporter.build_report, record_filter)),
+            "status": await self._ask(self.status.read_status),
+            "report": await self._ask(partial(self.reporter.build_report, record_filter)),
             "labels": OUTCOME_LABELS,
             "iou_edges": IOU_EDGES,
             "polygon_seconds": POLYGON_SECONDS,
@@ -230,13 +226,13 @@ class Endpoints:
         watcher = asyncio.create_task(_watch_connection(request, call))
         try:
             answers = await anyio.to_thread.run_sync(
-                partial(self._services.predictor.predict, predict_request, call),
+                partial(self.predictor.predict, predict_request, call),
                 limiter=self._waiting,
             )
         finally:
             watcher.cancel()
         for answer in answers:
-            self._services.metrics.observe_answer(answer)
+            self.metrics.observe_answer(answer)
         return answers
 
     def _start_training(self, project_id: int | None) -> None:
@@ -245,7 +241,7 @@ class Endpoints:
             log.warning("no training: the webhook names no project")
             return
         try:
-            self._services.training.start_unattended(project_id)
+            self.training.start_unattended(project_id)
         except SaymaskError as error:
             log.warning("no training: %s", error)
 
@@ -253,9 +249,8 @@ class Endpoints:
         return await anyio.to_thread.run_sync(function, limiter=self._questions)
 
 
-def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
+def build_router(endpoints: Endpoints, policy: AccessPolicy) -> APIRouter:
     """Build all routes. All but two demand the login: ``/live``, and ``/webhook`` with a secret."""
-    endpoints = Endpoints(dependencies)
     private = APIRouter(dependencies=[Depends(policy.check_login)])
     private.add_api_route("/health", endpoints.health)
     private.add_api_route("/setup", endpoints.setup, methods=["POST"])
@@ -263,7 +258,7 @@ def build_router(dependencies: Dependencies, policy: AccessPolicy) -> APIRouter:
         private.add_api_route("/versions", endpoints.versions, methods=[method])
     private.add_api_route("/predict", endpoints.predict, methods=["POST"], response_model=None)
     private.add_api_route("/ready", endpoints.ready, response_model=None)
-    private.add_api_route("/metrics", endpoints.metrics, response_class=Response)
+    private.add_api_route("/metrics", endpoints.show_metrics, response_class=Response)
     for path in ("/", "/status"):
         private.add_api_route(path, endpoints.page, response_class=HTMLResponse)
     private.add_api_route("/openapi.json", _describe_api, include_in_schema=False)
