@@ -20,7 +20,7 @@ import pytest
 import redis
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 
 import saymask_worker  # noqa: F401 - before PyTorch, for whose threads it chooses how they wait
 from saymask.contract import (
@@ -30,7 +30,7 @@ from saymask.contract import (
     WorkerStatus,
 )
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.tables import Base
+from saymask_backend.records.tables import Base, Event
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parent.parent / "saymask" / "samples"
@@ -251,6 +251,12 @@ def stores(url: str) -> Iterator[Stores]:
     stores.migrate()
     yield stores
     stores.close()
+
+
+def list_bodies(stores: Stores) -> list[Any]:
+    """The parsed bodies of all events, newest first; None where none is kept."""
+    bodies = stores.database.scalars(select(Event.body).order_by(Event.id.desc()))
+    return [json.loads(body) if body else None for body in bodies]
 
 
 def compare_with_tables(stores: Stores) -> list[object]:

@@ -67,8 +67,9 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     assert (request.status, request.expression, request.task_id) == (
         "answered", "the red circle", 5,
     )  # fmt: skip
-    stored = app_stores.requests.list_candidates(request.id)
-    assert [c["region_id"] for c in stored] == [r["id"] for r in reversed(regions)]
+    stored = app_stores.requests.load_offer(request.id)
+    assert stored is not None
+    assert [c.region_id for c in stored.candidates] == [r["id"] for r in reversed(regions)]
     again = client.post("/predict", json=body).json()["results"][0]["result"]
     assert {r["id"] for r in again}.isdisjoint(r["id"] for r in regions), "ids are per request"
     assert len(photos.fetched) == 1, "the same photo is not downloaded again"

@@ -16,7 +16,7 @@ from saymask_backend.records.database import InvalidRecord, StoreError
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import ProjectKey
-from tests.conftest import compare_with_tables
+from tests.conftest import compare_with_tables, list_bodies
 
 NEW = NewRequest(
     project=ProjectKey(1),
@@ -86,11 +86,10 @@ def test_request_answered(stores: Stores) -> None:
     stores.requests.save_answer(request_id, result(2), ["r1", "r2"], 12.5)
     view = stores.requests.list_recent()[0]
     assert (view.status, view.expression, view.best_score) == ("answered", NEW.expression, 0.5)
-    assert [c["region_id"] for c in stores.requests.list_candidates(request_id)] == ["r1", "r2"]
-    assert stores.requests.list_candidates(request_id)[0]["mask"] == {
-        "size": [2, 2],
-        "counts": "04",
-    }
+    offer = stores.requests.load_offer(request_id)
+    assert offer is not None
+    assert [candidate.region_id for candidate in offer.candidates] == ["r1", "r2"]
+    assert offer.candidates[0].coco_rle == {"size": [2, 2], "counts": "04"}
     assert view.created_at.tzinfo is not None
 
 
@@ -115,7 +114,7 @@ def test_events_keep_what_recording_reads(stores: Stores) -> None:
     action = "ANNOTATION_CREATED"
     body = {"action": action, "task": {"id": 3, "data": "\0\ud800🐶"}, "annotation": {"id": True}}
     stores.events.append_event(to_new_event({**body, "more": "x" * 1000}))
-    assert stores.events.list_events()[0]["body"] == body
+    assert list_bodies(stores) == [body]
     assert stores.events.count_events_by_action() == {action: 1}
 
 
@@ -125,8 +124,7 @@ def test_processed_events_keep_no_body_unless_they_can_be_tried_again(stores: St
     stores.events.mark_event(ids[0], "understood")
     stores.events.mark_event(ids[1], "nothing")
     stores.events.mark_event(ids[2], "problem", "odd")
-    bodies = [event["body"] for event in stores.events.list_events()]
-    assert bodies == [None, {"action": "X"}, None, None]
+    assert list_bodies(stores) == [None, {"action": "X"}, None, None]
     assert stores.events.retry_problems() == 1, "the one that was too large has nothing to try"
     assert [waiting.id for waiting in stores.events.list_waiting(10)] == [ids[2]]
 

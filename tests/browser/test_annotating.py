@@ -302,9 +302,10 @@ def test_a_trained_model_s_candidate_is_offered_accepted_and_counted(
         editor.picture("trained")
         with closing(stack.open_stores()) as stores:
             request = next(r for r in stores.requests.list_recent() if r.task_id == task)
-            offered = stores.requests.list_candidates(request.id)
-        ranks = {candidate["source"]: candidate["rank"] for candidate in offered}
-        assert set(ranks) == {"proposals", "trained"}, offered
+            offer = stores.requests.load_offer(request.id)
+        assert offer is not None
+        ranks = {candidate.source: candidate.rank for candidate in offer.candidates}
+        assert set(ranks) == {"proposals", "trained"}, offer
         editor.accept(ranks["trained"])
         editor.submit()
         (record,) = records_of(stack, task, 1)

@@ -61,7 +61,7 @@ def snapshot(stores: Stores) -> list[object]:
         stores.events.list_waiting(9),
         stores.events.list_problems(),
         stores.requests.list_recent(),
-        stores.requests.list_candidates(1),
+        stores.requests.load_offer(1),
         stores.annotations.load_current_hashes(stores.records.load_record(1).project),  # type: ignore[union-attr]
     ]
 

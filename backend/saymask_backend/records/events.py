@@ -172,14 +172,6 @@ class EventStore:
         problems = self._database.read_pairs(query)
         return {event_id: problem or "" for event_id, problem in problems.items()}
 
-    def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
-        """Return stored events, newest first, with their parsed bodies; None where none is kept."""
-        rows = self._database.scalars(select(Event).order_by(Event.id.desc()).limit(limit))
-        return [
-            {"id": row.id, "action": row.action, "body": json.loads(row.body) if row.body else None}
-            for row in rows
-        ]
-
     def list_waiting(self, limit: int) -> list[WaitingEvent]:
         """Return the oldest events that wait to be processed."""
         query = select(Event).where(Event.state == "waiting").order_by(Event.id).limit(limit)

@@ -180,7 +180,7 @@ class RequestStore:
         return [(row.id, _to_result(row)) for row in rows]
 
     def load_offer(self, request_id: int) -> Offer | None:
-        """Return one request with its candidates, or None."""
+        """Return one request with its candidates by rank, or None."""
         with self._database.session() as session:
             row = session.get(Request, request_id)
             return _to_offer(row) if row is not None else None
@@ -261,20 +261,6 @@ class RequestStore:
         """Return the newest requests, newest first."""
         query = select(Request).order_by(Request.id.desc()).limit(limit).options(_WITH_CANDIDATES)
         return [read_row(RequestView, row) for row in self._database.scalars(query)]
-
-    def list_candidates(self, request_id: int) -> list[dict[str, Any]]:
-        """Return the candidates of a request, by rank."""
-        query = select(CandidateRow).where(CandidateRow.request_id == request_id)
-        return [
-            {
-                "region_id": row.region_id,
-                "rank": row.rank,
-                "score": row.score,
-                "source": row.source,
-                "mask": row.coco_rle,
-            }
-            for row in self._database.scalars(query.order_by(CandidateRow.rank))
-        ]
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
         with self._database.session() as session, session.begin():
