@@ -246,7 +246,17 @@ def build_current_versions() -> Subquery:
         ),
         order_by=(AnnotationVersion.ordered_at.desc(), AnnotationVersion.id.desc()),
     )
-    versions = select(AnnotationVersion, position.label("position")).subquery()
+    # Only these columns: the database sorts them all.
+    versions = select(
+        AnnotationVersion.id,
+        AnnotationVersion.annotation_id,
+        AnnotationVersion.project_id,
+        AnnotationVersion.project_created,
+        AnnotationVersion.task_id,
+        AnnotationVersion.content_hash,
+        AnnotationVersion.deleted,
+        position.label("position"),
+    ).subquery()
     current = versions.c.position == 1, versions.c.deleted.is_(False)
     return select(versions).where(*current).subquery()
 
