@@ -96,16 +96,16 @@ def test_odd_tasks_of_preannotate(
     refused = studio.add_task({"image": "/data/a.png", "expression": "refused"})
     studio.refused = {refused}
     dry = saymask("preannotate", "--project", "1", "--dry-run", status=1)
-    assert dry["made"] == GOOD + 1
+    assert dry["predicted"] == GOOD + 1
     check_named(dry["failed"])
     report = saymask("preannotate", "--project", "1", status=1)
-    assert (report["made"], report["expressions"]) == (GOOD, GOOD)
+    assert (report["predicted"], report["expressions"]) == (GOOD, GOOD)
     *odd, last = report["failed"]
     check_named(odd)
     assert f"task {refused}: Label Studio answered 400" in last
     assert len(studio.objects["predictions"]) == GOOD
     again = saymask("preannotate", "--project", "1", status=1)
-    assert (again["made"], again["current"]) == (0, GOOD)
+    assert (again["predicted"], again["up_to_date"]) == (0, GOOD)
 
 
 def test_odd_tasks_of_propose(
@@ -160,7 +160,7 @@ def test_odd_tasks_and_files_of_import(
     assert refused.startswith("b.png: Label Studio answered 400")
     studio.refused_file = ""
     again = saymask("import", "coco", str(path), "--project", "1", status=1)
-    assert (again["tasks"], again["there"]) == (1, 2)
+    assert (again["tasks"], again["existing"]) == (1, 2)
 
 
 def test_odd_tasks_of_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:

@@ -186,14 +186,14 @@ def test_tasks_are_chosen_that_have_nothing_yet() -> None:
     proposed = {2: "v1", 3: "v2", 1: "v2", 20: "v2", 21: "v2", 22: "v2"}
     config = load_label_config(default_label_config())
     chosen, counts = choose_tasks(bodies, config, ["expression"], "v2", proposed, LeftOut())
-    assert {item.task.task_id: item.has_ours for item in chosen} == {
+    assert {task.task_id: bool(task.versions) for task in chosen} == {
         1: False,  # the offer was stored, and then the run ended
         2: True,  # proposed by an earlier version
         4: True,  # an empty prediction, from opening the task
         8: False,  # one of several tasks was made
         10: False,  # the task was made, without its prediction
     }
-    assert counts == {"annotated": 1, "current": 4}
+    assert counts == {"annotated": 1, "up_to_date": 4}
 
 
 class ImportedTasks:

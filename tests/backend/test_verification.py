@@ -18,9 +18,10 @@ import pytest
 from filelock import FileLock
 
 from saymask.errors import InvalidRequest
+from saymask_backend.label_studio.annotations import VerifyAnswer, read_answer
 from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import load_verify_config
 from saymask_backend.label_studio.schema import AnnotationBody
-from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.verifications import Verdict, Verification, compute_wilson, summarise
 from saymask_backend.records.views import RecordFilter

@@ -124,7 +124,7 @@ def test_a_caller_that_left_is_told_apart_from_a_failure(
 ) -> None:
     queue = JobQueue(valkey.url, deadline_s=30)
     call = Call()
-    call.abandoned.set()
+    call.disconnected.set()
     with pytest.raises(CallAbandoned):
         queue.segment(request_for("cat"), "1:1", call)
     assert count_queued(valkey) == 0

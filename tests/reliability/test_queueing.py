@@ -163,7 +163,7 @@ def test_a_preparation_that_waits_is_done_at_the_priority_of_who_waits_for_it(
         left = pool.submit(ask, queue, sha256, "the dog", leaving)
         await_state(lambda: queue.get_depths()[QUEUE_INTERACTIVE] == 1, "it does not move")
         assert queue.get_depths()[QUEUE_BACKGROUND] == 0
-        leaving.abandoned.set()
+        leaving.disconnected.set()
         with pytest.raises(CallAbandoned):
             left.result(20)
         depths = queue.get_depths()

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from saymask_backend.label_studio.event_schema import EVENT
+from saymask_backend.label_studio.events import EVENT
 from saymask_backend.label_studio.schema import PredictBody
 
 _REF = "#/components/schemas/{model}"

@@ -14,7 +14,8 @@ from saymask_backend.label_studio.predictions import (
     to_failure,
     to_task_prediction,
 )
-from saymask_backend.services.answers import Answer, Failure, Suggestions
+from saymask_backend.services.predict import Answer, Failure
+from saymask_backend.services.segment import Suggestions
 
 
 def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
@@ -42,5 +43,7 @@ def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
         return prediction
     if answer is None:
         return EMPTY_PREDICTION
-    pairs = [(suggestions.request_id, suggestions.result) for suggestions in answer.answers]
-    return to_task_prediction(pairs, answer.expressions, config, answer.notice)
+    pairs = [
+        (suggestions.request_id, suggestions.result) for suggestions in answer.answers.values()
+    ]
+    return to_task_prediction(pairs, config, answer.notice)

@@ -41,8 +41,7 @@ from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.views import RecordFilter
-from saymask_backend.services.answers import Answer
-from saymask_backend.services.predict import Predictor, decline
+from saymask_backend.services.predict import Answer, Predictor, decline
 from saymask_backend.services.prepare import ImagePreparer
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.status import StatusReader
@@ -315,4 +314,4 @@ def read_call_id(request: Request) -> str:
 async def _watch_connection(request: Request, call: Call) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(_WATCH_INTERVAL_S)
-    call.abandoned.set()
+    call.disconnected.set()

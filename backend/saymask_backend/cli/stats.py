@@ -25,7 +25,7 @@ from saymask_backend.cli.context import (
     print_problems,
     progress_bar,
 )
-from saymask_backend.label_studio.client import NotFound
+from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
 from saymask_backend.records.views import RecordFilter
@@ -165,4 +165,4 @@ def _print_report(report: SyncReport) -> None:
         f" {report.missing} were missing, {report.outdated} outdated, {report.deleted} deleted"
         + (" (resumed where it was interrupted)" if report.taken_up else "")
     )
-    print_problems("  not interpreted", report.problems)
+    print_problems("  not recorded", report.problems)

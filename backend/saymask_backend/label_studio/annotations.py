@@ -1,10 +1,11 @@
-"""From Label Studio's annotation to a submission."""
+"""From Label Studio's annotation to a submission, or to a verification's answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast, get_args
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
 from saymask.runs import MAX_RUNS, read_brush_runs
@@ -14,6 +15,7 @@ from saymask_backend.label_studio.schema import (
     AnnotationBody,
     BrushEntry,
     ChoicesEntry,
+    ClickEntry,
     TaskBody,
     TextEntry,
 )
@@ -21,6 +23,9 @@ from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.submission import Origin, Submission, SubmittedRegion, Verdict
 
 _ORIGINS = get_args(Origin)
+Choice = Literal["none", "several"]
+# In verification projects.
+_VERIFY_CHOICES: dict[str, Choice] = {"nothing fits": "none", "several fit": "several"}
 PROPOSED_FIELD = "saymask_proposed_regions"
 """Field of an imported task's data: the ids of the regions that saymask proposed."""
 
@@ -172,3 +177,29 @@ def _describe_others(result: Sequence[object], config: LabelConfig) -> tuple[str
         and not (isinstance(entry, BrushEntry) and entry.from_name == config.mask)
     )
     return tuple(f"{count} of type {kind} left out" for kind, count in sorted(others.items()))
+
+
+@dataclass(frozen=True)
+class VerifyAnswer:
+    """The answer of one person in a verification project.
+
+    Attributes:
+        clicks_xy: as shares of the image's width and height, 0 to 1.
+        choice: that nothing is meant, or that several could be, or None.
+    """
+
+    clicks_xy: tuple[tuple[float, float], ...]
+    choice: Choice | None
+
+
+def read_answer(annotation: AnnotationBody) -> VerifyAnswer:
+    """Read the clicks and the choice of an annotation in a verification project."""
+    clicks = [entry.value for entry in annotation.result if isinstance(entry, ClickEntry)]
+    chosen = (
+        _VERIFY_CHOICES[choice]
+        for entry in annotation.result
+        if isinstance(entry, ChoicesEntry)
+        for choice in entry.value.choices
+        if choice in _VERIFY_CHOICES
+    )
+    return VerifyAnswer(tuple((c.x / 100, c.y / 100) for c in clicks), next(chosen, None))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
-from saymask_backend.label_studio.schema import Body, Id, Text, UtcTime, none_to_empty
+from saymask_backend.label_studio.schema import Body, Id, Mapping, Text, UtcTime
 from saymask_backend.records.project_key import ProjectKey, to_project_key
 
 
@@ -16,6 +14,19 @@ class CreatedBody(Body):
     """The answer that creates an object, of whatever kind."""
 
     id: Id
+
+
+class ReleaseBody(Body):
+    """The version of Label Studio."""
+
+    release: str = "unknown"
+
+
+class UserBody(Body):
+    """The user whose key is used."""
+
+    email: str | None = None
+    username: str | None = None
 
 
 class ProjectBody(Body):
@@ -70,7 +81,7 @@ class WebhookBody(Body):
 
     id: Id
     url: str
-    headers: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    headers: Mapping = Field(default_factory=dict)
     is_active: bool | None = None
     send_payload: bool | None = None
     send_for_all_actions: bool | None = None
@@ -87,4 +98,4 @@ class ViewBody(Body):
     """A tab of the Data Manager."""
 
     id: Id
-    data: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    data: Mapping = Field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import httpx
 
@@ -18,14 +18,14 @@ from saymask.errors import (
 )
 from saymask.image_files import find_suffix, strip_secrets
 from saymask_backend.label_studio.auth import LabelStudioAuth
-from saymask_backend.label_studio.connections import (
+from saymask_backend.label_studio.guarded_http import (
     USER_AGENT,
+    DeadlineTransport,
     build_tls,
     explain_failure,
     find_new_address,
+    time_limit,
 )
-from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
-from saymask_backend.label_studio.guarded_http import DeadlineTransport, time_limit
 
 _MAX_REDIRECTS = 5
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
@@ -39,6 +39,16 @@ _PUBLIC_URL_CURE = (
     "If this is Label Studio under another name, set SAYMASK_LABEL_STUDIO_PUBLIC_URL to its"
     " address up to this path."
 )
+# A compressed answer could unpack to any size.
+_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+
+_SCHEME = re.compile(r"data:", re.IGNORECASE)
+_BASE64_AT_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_LINE_ENDS = re.compile(r"[\t\n\r]")
+_WHITESPACE = re.compile(rb"[\t\n\f\r ]")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+# A ``data:`` address holds each byte as %XX, or even that as base64.
+_LONGEST_FORM = 4
 
 
 class ImageFetcher:
@@ -258,13 +268,6 @@ class ImageFetcher:
         return _IMAGE_PATH.search(urlsplit(url).path) is not None and not is_known
 
 
-_HEADERS = {
-    "User-Agent": USER_AGENT,
-    # A compressed answer could unpack to any size.
-    "Accept-Encoding": "identity",
-}
-
-
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
@@ -300,3 +303,49 @@ def _shorten(reference: str) -> str:
     """For messages: shortened, and without what may be secret."""
     plain = strip_secrets(reference).split("?", maxsplit=1)[0]
     return plain if len(plain) <= _MAX_SHOWN_CHARS else plain[: _MAX_SHOWN_CHARS - 3] + "..."
+
+
+def is_data_uri(reference: str) -> bool:
+    """Return whether a reference holds the image itself."""
+    return bool(_SCHEME.match(reference))
+
+
+def decode_data_uri(reference: str, max_bytes: int) -> bytes:
+    """Return the bytes in a ``data:`` URI, read as browsers do (WHATWG, "data: URL processor").
+
+    Args:
+        reference: for which ``is_data_uri`` is true.
+        max_bytes: of the result.
+
+    Raises:
+        ImageTooLarge.
+        ImageUnreadable: it is damaged.
+    """
+    too_large = ImageTooLarge(
+        f"The photo in the task is larger than {max_bytes / 1e6:g} MB.",
+        "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
+    )
+    if len(reference) > max_bytes * _LONGEST_FORM + 10_000:
+        raise too_large
+    head, comma, body = _LINE_ENDS.sub("", reference).partition("#")[0].partition(",")
+    if not comma:
+        raise ImageUnreadable("The data: address of the photo is damaged: it has no comma.")
+    data = unquote_to_bytes(body)
+    if _BASE64_AT_END.search(head):
+        data = _decode_base64(data)
+    if len(data) > max_bytes:
+        raise too_large
+    return data
+
+
+def _decode_base64(encoded: bytes) -> bytes:
+    """Decode with or without padding, as browsers do; they ignore whitespace and nothing else."""
+    plain = _WHITESPACE.sub(b"", encoded)
+    if len(plain) % 4 == 0:
+        plain = re.sub(rb"={1,2}$", b"", plain)
+    if len(plain) % 4 == 1 or not _BASE64.fullmatch(plain):
+        raise ImageUnreadable(
+            "The data: address of the photo is damaged: it is not base64.",
+            "Import the task again, with the whole photo.",
+        )
+    return base64.b64decode(plain + b"=" * (-len(plain) % 4))

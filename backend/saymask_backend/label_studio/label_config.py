@@ -182,9 +182,16 @@ def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element 
 
 def default_label_config() -> str:
     """Return the labelling config that saymask recommends."""
-    return (resources.files("saymask_backend") / "label_studio" / "label_config.xml").read_text(
-        "utf-8"
-    )
+    return _read_resource("label_config.xml")
+
+
+def load_verify_config() -> str:
+    """Return the labelling config of a project in which expressions are verified."""
+    return _read_resource("verify_config.xml")
+
+
+def _read_resource(name: str) -> str:
+    return (resources.files("saymask_backend") / "label_studio" / name).read_text("utf-8")
 
 
 def _parse(xml: str) -> ElementTree.Element:

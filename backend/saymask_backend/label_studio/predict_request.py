@@ -35,6 +35,7 @@ class PredictTask:
         expressions: referring expressions in the task's data, at most ``MAX_TASK_EXPRESSIONS``.
         left_out: number of further expressions in the task's data.
         fault: why nothing can be done about this task, or None.
+        versions: model versions of the task's predictions, where they were asked for.
     """
 
     task_id: int
@@ -42,6 +43,7 @@ class PredictTask:
     expressions: tuple[str, ...] = ()
     left_out: int = 0
     fault: InvalidRequest | None = None
+    versions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class PredictRequest:
 
     Attributes:
         project: with number 0 when Label Studio did not say.
-        typed_by: the editor's id of that field's content: the same while an annotator changes it,
-            another for every annotator.
+        editor_entry_id: the editor's id of the content of the typed field: the same while an
+            annotator changes it, different for every annotator.
         typed: every expression in the editor's field, the newest last; empty when a task was
             opened, and in the call that Label Studio makes after every submit.
         prompt: clicks and box, or None.
@@ -95,7 +97,7 @@ class PredictRequest:
     label_config: LabelConfig
     tasks: tuple[PredictTask, ...]
     typed: tuple[str, ...]
-    typed_by: str
+    editor_entry_id: str
     prompt: VisualPrompt | None
     is_interactive: bool
     k: int | None
@@ -125,7 +127,7 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
         label_config=config,
         tasks=tasks,
         typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
-        typed_by=texts[-1].id if texts else "",
+        editor_entry_id=texts[-1].id if texts else "",
         prompt=_read_prompt(entries, config),
         is_interactive=context is not None,
         k=predict.params.k,
@@ -158,10 +160,12 @@ def parse_task(
     """Convert one task; one without an image has a ``fault``."""
     expressions = _read_expressions(task.data, expression_fields)
     kept, left_out = expressions[:MAX_TASK_EXPRESSIONS], len(expressions[MAX_TASK_EXPRESSIONS:])
+    image, fault = "", None
     try:
-        return PredictTask(task.id, read_image(task, config), kept, left_out)
+        image = read_image(task, config)
     except InvalidRequest as error:
-        return PredictTask(task.id, "", kept, left_out, error)
+        fault = error
+    return PredictTask(task.id, image, kept, left_out, fault, task.predictions_model_versions)
 
 
 def read_image(task: TaskBody, config: LabelConfig) -> str:

@@ -65,21 +65,17 @@ def _drop_paths(value: object) -> object:
     return [v for v in value if not isinstance(v, list)] if isinstance(value, list) else value
 
 
-def _none_to_empty_text(value: object) -> object:
-    return "" if value is None else value
+def _none_to(empty: object) -> BeforeValidator:
+    """For fields that may be null."""
+    return BeforeValidator(lambda value: empty if value is None else value)
 
 
-def _none_to_zero(value: object) -> object:
-    return 0 if value is None else value
-
-
-def _none_to_list(value: object) -> object:
-    return [] if value is None else value
-
-
-def none_to_empty(value: object) -> object:
-    """Return an empty mapping in place of None, for fields that may be null."""
-    return {} if value is None else value
+def _split_versions(value: object) -> object:
+    """Model versions, which come as a list or separated by commas."""
+    versions = value.split(",") if isinstance(value, str) else value or ()
+    if not isinstance(versions, list | tuple | frozenset):
+        return versions
+    return frozenset(name.strip() for name in map(str, versions) if name.strip())
 
 
 def to_utc(moment: datetime) -> datetime:
@@ -117,12 +113,13 @@ def _read_seconds(value: object) -> float | None:
 
 
 Text = Annotated[str, BeforeValidator(_clean)]
-OptionalText = Annotated[Text, BeforeValidator(_none_to_empty_text)]
+OptionalText = Annotated[Text, _none_to("")]
 Texts = Annotated[list[Text], BeforeValidator(_to_list)]
 Expression = Annotated[Text, AfterValidator(normalise_expression)]
 Expressions = Annotated[list[Expression], BeforeValidator(_to_list)]
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
-OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
+OptionalId = Annotated[Id, _none_to(0)]
+Mapping = Annotated[dict[str, Any], _none_to({})]
 UtcTime = Annotated[datetime, AfterValidator(to_utc)]
 Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
@@ -139,16 +136,11 @@ class TaskBody(Body):
 
     id: OptionalId = 0
     data: Annotated[dict[Any, Any], BeforeValidator(_only_mapping)] = Field(default_factory=dict)
-    annotations: Annotated[list[dict[str, Any]], BeforeValidator(_none_to_list)] = Field(
-        default_factory=list
+    annotations: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
+    total_annotations: Annotated[int, _none_to(0)] = 0
+    predictions_model_versions: Annotated[frozenset[str], BeforeValidator(_split_versions)] = (
+        frozenset()
     )
-    total_annotations: Annotated[int, BeforeValidator(_none_to_zero)] = 0
-    predictions_model_versions: str | None = None
-
-    @field_validator("predictions_model_versions", mode="before")
-    @classmethod
-    def _join_versions(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 class _TextValue(Body):
@@ -284,7 +276,7 @@ class PredictBody(Body):
         BeforeValidator(_read_project_name),
         WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,12})?$"}),
     ] = Field(ProjectKey(0), validate_default=False)
-    params: Annotated[_Params, BeforeValidator(none_to_empty)] = Field(default_factory=_Params)
+    params: Annotated[_Params, _none_to({})] = Field(default_factory=_Params)
 
     @model_validator(mode="after")
     def _check_task_count(self) -> PredictBody:

@@ -20,9 +20,9 @@ class Call:
     Attributes:
         id: names it in logs, from Label Studio's request to the worker's stages.
         arrived: ``time.monotonic()`` when it arrived; deadlines count from here.
-        abandoned: set when the caller has closed the connection.
+        disconnected: set when the caller has closed the connection.
     """
 
     id: str = field(default_factory=new_call_id)
     arrived: float = field(default_factory=time.monotonic)
-    abandoned: threading.Event = field(default_factory=threading.Event)
+    disconnected: threading.Event = field(default_factory=threading.Event)

@@ -207,7 +207,7 @@ class JobQueue(QueueJobs):
         self, source: str | None, call: Call, wait_s: float, *, background: bool
     ) -> Iterator[Waiter]:
         """A request that waits; it replaces the older one of its source."""
-        waiter = Waiter(source, background, call.arrived + wait_s, call.abandoned)
+        waiter = Waiter(source, background, call.arrived + wait_s, call.disconnected)
         self._waiters.enter(waiter)
         try:
             with redis_errors():

@@ -22,7 +22,7 @@ class Waiter:
         source: of the request, such as an editor entry; None if no newer request can replace it.
         background: whether it waits behind all interactive requests.
         deadline: of ``time.monotonic()``.
-        abandoned: set when the caller has gone.
+        disconnected: set when the caller has gone.
         superseded: set when a newer request of the source has come.
         replaces: the older request of the source, which waits until this one has its place.
         job_id: the job it waits for now, or empty.
@@ -32,7 +32,7 @@ class Waiter:
     source: str | None
     background: bool
     deadline: float
-    abandoned: threading.Event
+    disconnected: threading.Event
     superseded: threading.Event = field(default_factory=threading.Event)
     replaces: Waiter | None = field(default=None, repr=False)
     job_id: str = ""
@@ -44,7 +44,7 @@ class Waiter:
         Raises:
             JobSuperseded, CallAbandoned.
         """
-        if self.abandoned.is_set():
+        if self.disconnected.is_set():
             raise CallAbandoned("The caller closed the connection before there was an answer.")
         if self.superseded.is_set():
             raise JobSuperseded("A newer expression for this task replaced this one.")

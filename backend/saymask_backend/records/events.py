@@ -151,15 +151,15 @@ class EventStore:
                     return None
             return session.execute(select(Event.body).where(Event.id == event.id)).scalar_one()
 
-    def load_problems(self, event_ids: Sequence[int]) -> dict[int, str]:
-        """Return the reasons of those among some events that could not be interpreted."""
+    def load_unrecorded(self, event_ids: Sequence[int]) -> dict[int, str | None]:
+        """Return which of some events are not recorded, with the reason; None if waiting."""
         with self._database.session() as session:
             rows = session.execute(
                 select(Event.id, Event.problem).where(
-                    Event.id.in_(event_ids), Event.state == "problem"
+                    Event.id.in_(event_ids), Event.state.in_(("problem", "waiting"))
                 )
             )
-            return {event_id: problem or "" for event_id, problem in rows}
+            return dict(rows.tuples().all())
 
     def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return stored events, newest first, with their parsed bodies; None where none is kept."""

@@ -44,7 +44,7 @@ class ImportReport:
 
     Attributes:
         unannotated: photos without an expression, which have an empty task each.
-        there: tasks of an earlier import.
+        existing: tasks of an earlier import.
         left_out: what of the dataset could not be used or created, and why.
     """
 
@@ -53,7 +53,7 @@ class ImportReport:
     expressions: int
     no_referent: int
     unannotated: int
-    there: int
+    existing: int
     left_out: tuple[str, ...]
 
 
@@ -155,9 +155,9 @@ def import_dataset(
                 reference = client.upload_image(project_id, image.path, name)
                 bodies = [_build_task(t, reference, config, as_annotations) for t in new]
                 client.import_tasks(project_id, bodies)
-            counts.update(_count(new), there=len(tasks) - len(new))
+            counts.update(_count(new), existing=len(tasks) - len(new))
         progress(done, len(dataset.images))
-    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
+    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "existing")
     return ImportReport(
         **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
     )

@@ -5,33 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
-from saymask.errors import SaymaskError
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.notices import PROPOSED_NOTICE
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
-from saymask_backend.label_studio.predictions import build_region_id, to_proposal_prediction
+from saymask_backend.label_studio.predictions import build_region_id, to_task_prediction
 from saymask_backend.label_studio.schema import Body, Id, TaskBody
 from saymask_backend.queue.call import Call
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.records.project_key import ProjectKey
 from saymask_backend.records.requests import NewRequest, RequestStore
-from saymask_backend.services.in_flight import ask_in_order
-from saymask_backend.services.segment import shorten_reference
-from saymask_backend.services.stored_predictions import (
+from saymask_backend.services.project_tasks import (
     FIELDS,
     TASK_TIMEOUT_S,
-    OpenTask,
-    is_ours,
-    read_versions,
+    Progress,
+    has_foreign,
+    map_concurrently,
     store_prediction,
 )
+from saymask_backend.services.segment import shorten_reference
 from saymask_backend.services.upload_image import ImageUploader
 
 _SUFFIX = "-proposed."
@@ -48,16 +47,13 @@ _WAITING = [
     )
 ]  # fmt: skip
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
-
 
 @dataclass(frozen=True)
 class ProposeOptions:
     """What is wanted.
 
     Attributes:
-        per_image: at most so many expressions for an image.
+        per_image: the most expressions for an image.
         confidence_min: expressions of less confidence are left out.
         seed: for the choice among usual wordings.
         one_per_task: a new task for every expression, instead of all in the image's own.
@@ -80,10 +76,10 @@ class ProposeReport:
     """What was done, or would be.
 
     Attributes:
-        photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
-        empty: photos for which nothing was sure enough.
-        annotated: tasks left out, with annotations.
-        current: tasks left out, with proposals of this kind, expressions or other predictions.
+        photos: that were examined; ``expressions`` proposed for them, ``tasks`` that hold these.
+        empty: photos for which no expression was confident enough.
+        annotated: skipped tasks, with annotations.
+        up_to_date: skipped tasks, with these proposals, expressions or other predictions.
         url: where the proposals wait in Label Studio; empty where nothing was stored.
         failed: why photos got none through a fault.
     """
@@ -93,7 +89,7 @@ class ProposeReport:
     tasks: int
     empty: int
     annotated: int
-    current: int
+    up_to_date: int
     failed: tuple[str, ...]
     url: str = ""
 
@@ -126,7 +122,7 @@ class ProjectProposer:
     def propose(
         self, project_id: int, options: ProposeOptions, progress: Progress, *, dry_run: bool = False
     ) -> ProposeReport:
-        """Store proposals for every task without annotations; repeating it goes on.
+        """Store proposals for every task without annotations; repeating it continues.
 
         Args:
             project_id: of the project.
@@ -149,23 +145,25 @@ class ProjectProposer:
             bodies, config, self._expression_fields, version, proposed, failed
         )
         writer = _Writer(self._client, self._requests, project.key, config, options, version)
-        writer.find_made(bodies, proposed)
-        outcomes = ask_in_order(open_tasks, lambda item: self._ask(item, options))
-        for finished, (item, outcome) in enumerate(outcomes, start=1):
-            with failed.guard(f"task {item.task.task_id}"):
-                if isinstance(outcome, SaymaskError):
-                    raise outcome
-                if outcome.pairs and not dry_run:
-                    writer.store(item, outcome)
-                counts.update(_count(outcome, options))
-            progress(finished, len(open_tasks))
+        writer.find_created(bodies, proposed)
+
+        def finish(task: PredictTask, result: ProposeResult) -> None:
+            pairs = len(result.pairs)
+            if pairs and not dry_run:
+                writer.store(task, result)
+            counts.update(
+                photos=1,
+                empty=int(pairs == 0),
+                expressions=pairs,
+                tasks=pairs if options.one_per_task else min(pairs, 1),
+            )
+
+        map_concurrently(
+            open_tasks, lambda task: self._ask(task, options), finish, failed, progress
+        )
+        names = ("photos", "expressions", "tasks", "empty", "annotated", "up_to_date")
         return ProposeReport(
-            photos=counts["photos"],
-            expressions=counts["expressions"],
-            tasks=counts["tasks"],
-            empty=counts["empty"],
-            annotated=counts["annotated"],
-            current=counts["current"],
+            **{name: counts[name] for name in names},
             failed=failed.lines,
             url="" if dry_run else self._show_waiting(project_id),
         )
@@ -175,14 +173,23 @@ class ProjectProposer:
         view = self._client.ensure_view(project_id, _VIEW, _WAITING)
         return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
 
-    def _ask(self, item: OpenTask, options: ProposeOptions) -> ProposeResult:
+    def _ask(self, task: PredictTask, options: ProposeOptions) -> ProposeResult:
         request = ProposeRequest(
-            image_sha256=self._images.upload(item.task),
+            image_sha256=self._images.upload(task),
             count=options.per_image,
             confidence_min=options.confidence_min,
             seed=options.seed,
         )
         return self._queue.propose(request, Call(), TASK_TIMEOUT_S)
+
+
+class _Source(Body):
+    """The origin of a task with one expression: a task, and the position among its objects."""
+
+    task: Id
+    place: int
+    version: str
+    is_last: bool
 
 
 def choose_tasks(
@@ -192,7 +199,7 @@ def choose_tasks(
     version: str,
     proposed: Mapping[int, str],
     failed: LeftOut,
-) -> tuple[list[OpenTask], Counter[str]]:
+) -> tuple[list[PredictTask], Counter[str]]:
     """Return the tasks to propose for, and how many need nothing and why.
 
     Args:
@@ -211,27 +218,16 @@ def choose_tasks(
     for body in bodies:
         if _read_source(body) is not None:
             continue
-        task, versions = parse_task(body, config, expression_fields), read_versions(body)
-        has_foreign = not all(map(is_ours, versions))
+        task = parse_task(body, config, expression_fields)
         if task.fault is not None:
             failed.add(f"task {body.id}", task.fault)
         elif body.total_annotations:
             counts["annotated"] += 1
-        elif body.id in done or has_foreign or task.expressions:
-            counts["current"] += 1
+        elif body.id in done or has_foreign(task) or task.expressions:
+            counts["up_to_date"] += 1
         else:
-            # Opening a task makes Label Studio store an empty prediction of ours.
-            open_tasks.append(OpenTask(task, bool(versions)))
+            open_tasks.append(task)
     return open_tasks, counts
-
-
-class _Source(Body):
-    """What a task with one expression was made from: a task, and the place among its objects."""
-
-    task: Id
-    place: int
-    version: str
-    is_last: bool
 
 
 def _read_source(body: TaskBody) -> _Source | None:
@@ -244,18 +240,7 @@ def _read_source(body: TaskBody) -> _Source | None:
 
 def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
     """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
-    return proposed.get(body.id) == version and bool(read_versions(body))
-
-
-def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
-    """What one image adds to the report."""
-    pairs = len(result.pairs)
-    return {
-        "photos": 1,
-        "empty": int(pairs == 0),
-        "expressions": pairs,
-        "tasks": pairs if options.one_per_task else min(pairs, 1),
-    }
+    return proposed.get(body.id) == version and bool(body.predictions_model_versions)
 
 
 class _Writer:
@@ -276,49 +261,49 @@ class _Writer:
         self._config = config
         self._options = options
         self._version = version
-        self._made: dict[tuple[int, int], tuple[int, bool]] = {}
+        self._created: dict[tuple[int, int], tuple[int, bool]] = {}
 
-    def find_made(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
-        """Remember the tasks that an interrupted run made, by source and place."""
+    def find_created(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
+        """Remember the tasks that an interrupted run created, by source and position."""
         for body in bodies:
             source = _read_source(body)
             if source is not None and source.version == self._version:
                 is_done = _is_done(body, self._version, proposed)
-                self._made[source.task, source.place] = body.id, is_done
+                self._created[source.task, source.place] = body.id, is_done
 
-    def store(self, item: OpenTask, result: ProposeResult) -> None:
+    def store(self, task: PredictTask, result: ProposeResult) -> None:
         """Store what was proposed for one image."""
         if not self._options.one_per_task:
-            self._replace(item, result, result.pairs)
+            self._replace(task, result, result.pairs)
             return
-        for place, pair in enumerate(result.pairs):
-            task_id, is_done = self._made.get((item.task.task_id, place), (None, False))
+        for position, pair in enumerate(result.pairs):
+            task_id, is_done = self._created.get((task.task_id, position), (None, False))
             if task_id is None:
-                is_last = place == len(result.pairs) - 1
-                task_id = self._create_task(item.task, place, is_last=is_last)
+                is_last = position == len(result.pairs) - 1
+                task_id = self._create_task(task, position, is_last=is_last)
             if not is_done:
-                task = PredictTask(task_id, item.task.image)
                 first = pair.candidate.model_copy(update={"rank": 1})
                 own = pair.model_copy(update={"candidate": first})
-                self._replace(OpenTask(task, has_ours=False), result, (own,))
+                self._replace(PredictTask(task_id, task.image), result, (own,))
 
-    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
-        source = _Source(task=task.task_id, place=place, version=self._version, is_last=is_last)
+    def _create_task(self, task: PredictTask, position: int, *, is_last: bool) -> int:
+        source = _Source(task=task.task_id, place=position, version=self._version, is_last=is_last)
         data = {self._config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
         return self._client.create_task(self._project.id, data).id
 
     def _replace(
-        self, item: OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
+        self, task: PredictTask, result: ProposeResult, pairs: Sequence[ProposedPair]
     ) -> None:
         """Store what is offered and the prediction that shows it, in place of earlier ones."""
         answers = [
-            (self._offer(item.task, answer), answer)
+            (self._offer(task, answer), answer)
             for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
         ]
-        also = [_list_others(pair) for pair in pairs]
+        wordings = ["; ".join(pair.expressions[1:]) for pair in pairs]
+        details = [f"proposed; also: {others}" if others else "proposed" for others in wordings]
+        prediction = to_task_prediction(answers, self._config, PROPOSED_NOTICE, details)
         # The label stream shows predictions of the workers' own model version only.
-        prediction = to_proposal_prediction(answers, self._config, also, result.model_version)
-        store_prediction(self._client, item, prediction)
+        store_prediction(self._client, task, {**prediction, "model_version": result.model_version})
 
     def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
         request_id = self._requests.add_request(
@@ -356,17 +341,11 @@ def to_segment_result(
     )
 
 
-def _list_others(pair: ProposedPair) -> str:
-    """The other wordings, for the region's details."""
-    others = "; ".join(pair.expressions[1:])
-    return f"; also: {others}" if others else ""
-
-
 def describe(report: ProposeReport, *, dry_run: bool) -> str:
     """Return one line for people."""
     verb = "would be proposed" if dry_run else "are proposed"
     return (
         f"{report.expressions} expressions {verb} in {report.tasks} tasks; {report.photos} photos"
         f" examined, none confident enough in {report.empty}; skipped: {report.annotated}"
-        f" annotated, {report.current} with predictions"
+        f" annotated, {report.up_to_date} with predictions"
     )

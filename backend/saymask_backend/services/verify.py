@@ -12,10 +12,11 @@ from saymask.errors import InvalidAnnotation, InvalidRequest
 from saymask.left_out import LeftOut
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.export.plan import OUTCOMES_WITH_MASK
+from saymask_backend.label_studio.annotations import VerifyAnswer, read_answer
 from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import load_verify_config
 from saymask_backend.label_studio.schema import AnnotationBody, TaskBody, validate
-from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.verifications import (
     Verdict,
