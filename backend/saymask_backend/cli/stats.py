@@ -73,7 +73,7 @@ def _build_table(report: QualityReport, by: str | None) -> Table:
 def _print_details(report: QualityReport) -> None:
     quality = report.quality
     for outcome, count in quality.outcomes.items():
-        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")  # type: ignore[index]
+        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")
     for name, counts in report.sources.items():
         print_line(
             f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"

@@ -39,13 +39,8 @@ def to_submission(
 ) -> Submission:
     """Convert one annotation with its task.
 
-    Args:
-        annotation: of the task.
-        task: with its data.
-        project: of the task.
-        config: of the project.
-        known_sizes_hw: sizes, in pixels, that the task's image has or had; empty when nobody has
-            read it yet.
+    ``known_sizes_hw`` are the sizes, in pixels, that the task's image has or had; none when nobody
+    has read it yet.
 
     Raises:
         InvalidAnnotation: a mask cannot be read or claims another size than the image has, or the

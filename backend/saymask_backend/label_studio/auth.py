@@ -43,12 +43,8 @@ class LabelStudioAuth(httpx.Auth):
     A personal access token is a refresh token: it is exchanged for an access token that lives
     five minutes. A legacy token (40 hex digits) is sent as it is. Without a key, nothing is sent.
 
-    Args:
-        base_url: of Label Studio, without a slash at the end.
-        api_key: of the user, or empty.
-
     Raises:
-        ConfigError: the key holds signs that no header may have.
+        ConfigError: the key holds characters that no header may have.
     """
 
     def __init__(self, base_url: str, api_key: str) -> None:

@@ -41,13 +41,8 @@ _LOOKING_AHEAD_TIMEOUT_S = 10.0
 class LabelStudioClient(RestClient):
     """Label Studio's API as one user sees it.
 
-    Args:
-        base_url: of Label Studio.
-        api_key: personal access token or legacy token of the user.
-        timeout_s: longest time for one answer in total; more for files and pages of annotations.
-        public_url: under which people open it, if that is another address.
-
-    Errors are those of ``RestClient``.
+    ``timeout_s`` limits one answer in total, except for files and pages of annotations.
+    ``public_url`` is the address under which people open Label Studio, if that is another one.
     """
 
     def __init__(
@@ -94,11 +89,8 @@ class LabelStudioClient(RestClient):
     ) -> tuple[int, bool]:
         """Return the id of a project, and whether it was created now.
 
-        Args:
-            title: of the project.
-            label_config: of a new one; by default the one that saymask recommends.
-            description: of a new one.
-            is_wanted: tells the project from others; by default the oldest of this title.
+        ``is_wanted`` tells the project from others; by default it is the oldest of this title. By
+        default a new one has the labelling config that saymask recommends.
         """
         values = {
             "title": title,
@@ -183,11 +175,7 @@ class LabelStudioClient(RestClient):
     ) -> Iterator[Page]:
         """Yield a project's tasks as they come, page by page.
 
-        Args:
-            project_id: of the project.
-            include: comma-separated fields; None for all, with the annotations.
-            page_size: tasks that are asked for at a time.
-            first: number of the first page.
+        ``include`` names the fields, separated by commas; None for all, with the annotations.
         """
         # Without fields=all some of the included ones stay empty.
         params: dict[str, Any] = {"project": project_id, "fields": "all"}
@@ -198,13 +186,7 @@ class LabelStudioClient(RestClient):
     def iterate_tasks(
         self, project_id: int, left_out: LeftOut, include: str | None = "id,data"
     ) -> Iterator[TaskBody]:
-        """Yield every task of a project.
-
-        Args:
-            project_id: of the project.
-            left_out: gets the tasks that cannot be read.
-            include: as in ``iterate_task_pages``.
-        """
+        """Yield every task of a project; ``left_out`` gets those that cannot be read."""
         for page in self.iterate_task_pages(project_id, include):
             yield from read_each(page, TaskBody, "task", left_out)
 
@@ -249,10 +231,7 @@ class LabelStudioClient(RestClient):
     def ensure_view(self, project_id: int, title: str, filters: list[dict[str, Any]]) -> int:
         """Return the id of the Data Manager's tab of this title, created if it is missing.
 
-        Args:
-            project_id: of the project.
-            title: of the tab.
-            filters: which tasks it shows, the surest predictions first.
+        It shows the tasks that pass the filters, those with the highest scores first.
         """
 
         def find() -> list[int]:

@@ -218,11 +218,7 @@ def read_ids(items: Sequence[object], left_out: LeftOut) -> list[int]:
 def read_submission(
     event: SubmissionEvent, known_sizes_hw: frozenset[tuple[int, int]] = frozenset()
 ) -> tuple[Submission, LabelConfig]:
-    """Return what was submitted, and the labelling config it was made with.
-
-    Args:
-        event: of an annotation.
-        known_sizes_hw: as for ``to_submission``.
+    """Return what was submitted, and the labelling config it was made with; see ``to_submission``.
 
     Raises:
         InvalidAnnotation, InvalidLabelConfig: it cannot be interpreted.

@@ -69,12 +69,7 @@ def build_tls() -> ssl.SSLContext:
 
 
 def explain_failure(error: Exception, cure: str) -> tuple[str, str]:
-    """Return the reason of a failed connection and its cure.
-
-    Args:
-        error: raised by httpx.
-        cure: where the certificate is not to blame.
-    """
+    """Return the reason of a failed connection, and its cure, unless it is the certificate's."""
     reason = explain(error)
     return reason, CERTIFICATE_CURE if "certificate" in reason.lower() else cure
 
@@ -82,10 +77,7 @@ def explain_failure(error: Exception, cure: str) -> tuple[str, str]:
 def find_new_address(response: httpx.Response, base_url: str, path: str) -> str | None:
     """Return the base address to which a server has moved; None where it does not tell.
 
-    Args:
-        response: to a call of ``path`` below ``base_url``.
-        base_url: without a slash at the end.
-        path: with a slash at the beginning.
+    ``response`` answers a call of ``path``, which begins with a slash, below ``base_url``.
     """
     if not response.has_redirect_location:
         return None
@@ -127,12 +119,9 @@ def is_public(address: str) -> bool:
 class DeadlineTransport(httpx.BaseTransport):
     """Sends requests within the ``time_limit`` of the thread.
 
-    Args:
-        tls: for https.
-        is_trusted: for untrusted addresses. A name is then resolved once, its addresses are
-            checked, and the connection goes to one that was checked: a name that changes its
-            address in between gains nothing. None for a server of our own choice.
-        proxy: address of an HTTP proxy, or None.
+    ``is_trusted`` is for untrusted addresses: a name is then resolved once, its addresses are
+    checked, and the connection goes to one that was checked, so that a name that changes its
+    address in between gains nothing. None for a server of our own choice.
     """
 
     def __init__(

@@ -90,10 +90,6 @@ class ImageFetcher:
     def fetch(self, reference: str, task_id: int) -> bytes:
         """Return the bytes of an image.
 
-        Args:
-            reference: the address in the task's data.
-            task_id: of the task.
-
         Raises:
             ImageUnreachable, ImageForbidden, ImageTooLarge, ImageUnreadable, LabelStudioError,
             ConfigError.
@@ -313,12 +309,8 @@ def is_data_uri(reference: str) -> bool:
 def decode_data_uri(reference: str, max_bytes: int) -> bytes:
     """Return the bytes in a ``data:`` URI, read as browsers do (WHATWG, "data: URL processor").
 
-    Args:
-        reference: for which ``is_data_uri`` is true.
-        max_bytes: of the result.
-
     Raises:
-        ImageTooLarge.
+        ImageTooLarge: there are more than ``max_bytes``.
         ImageUnreadable: it is damaged.
     """
     too_large = ImageTooLarge(

@@ -54,10 +54,7 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
 def describe_missing(answered: int, refused: Mapping[str, SaymaskError], left_out: int) -> str:
     """Return one line about the expressions of a task's data that are not answered.
 
-    Args:
-        answered: number of expressions that are.
-        refused: expressions that cannot be, with the reason.
-        left_out: number of those beyond the limit.
+    ``answered`` and ``left_out`` count those that are, and those beyond the limit.
     """
     sentences = [f"{quote(text)} cannot be used: {error.cause}" for text, error in refused.items()]
     if left_out:

@@ -106,10 +106,6 @@ class PredictRequest:
 def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> PredictRequest:
     """Validate and convert the JSON body of ``POST /predict``.
 
-    Args:
-        body: parsed JSON.
-        expression_fields: fields of the task's data that hold expressions.
-
     Raises:
         InvalidRequest: names the wrong fields; or the editor asks about a task that has a fault.
         InvalidLabelConfig: names the missing tag.

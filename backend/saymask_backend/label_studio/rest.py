@@ -85,12 +85,7 @@ class Page:
 
 
 class RestClient:
-    """Makes calls as one user.
-
-    Args:
-        base_url: of Label Studio.
-        api_key: personal access token or legacy token of the user.
-        timeout_s: longest time for one answer in total.
+    """Makes calls as one user, each within ``timeout_s`` in total.
 
     Every method raises ``LabelStudioError`` when Label Studio cannot be reached, refuses the call
     or answers in an unknown shape, and ``NotFound`` when the object does not exist.
@@ -124,14 +119,8 @@ class RestClient:
     ) -> Any:
         """Make one API call; returns the decoded JSON (None for an empty body).
 
-        Reading waits and tries again while Label Studio is too busy.
-
-        Args:
-            method: of HTTP.
-            path: below Label Studio's address.
-            timeout_s: longest time for the answer; None for the client's own.
-            max_bytes: longest answer, unpacked.
-            arguments: of ``httpx.Client.stream``.
+        Reading waits and tries again while Label Studio is too busy. An answer may have
+        ``max_bytes``, unpacked. ``arguments`` are those of ``httpx.Client.stream``.
         """
         tries = _READ_TRIES if method == "GET" else 1
         while True:
@@ -186,13 +175,6 @@ class RestClient:
         Label Studio has three kinds: a plain list, which is whole, ``results`` with ``count``, and
         ``tasks`` with ``total``; after the last page comes "not found". Every item is yielded once,
         although a list that changes while it is read may show one twice.
-
-        Args:
-            path: of the list.
-            params: of the query.
-            page_size: items that are asked for at a time.
-            first: number of the first page.
-            timeout_s: longest wait for a page; None for the client's own.
         """
         ask = partial(self._ask_page, path, params or {}, timeout_s)
         seen: set[str] = set()
@@ -258,13 +240,8 @@ class RestClient:
     ) -> tuple[int, bool]:
         """Return the id of an object that is to exist once, and whether it was created now.
 
-        Of several the oldest counts. If two create one at the same time, the later one is deleted:
-        both end with the same.
-
-        Args:
-            find: returns the ids of all equal ones.
-            path: of their list, without a slash at the end: a single ML backend has none.
-            values: of a new one.
+        Of several, whose ids ``find`` returns, the oldest counts. If two create one at a time, the
+        later one is deleted: both end with the same. ``path`` has no slash at the end.
         """
         existing = find()
         if existing:

@@ -318,16 +318,11 @@ def hash_content(annotation: dict[str, Any]) -> str:
 def validate(
     parse: Callable[[Any], Model], value: object, error: type[SaymaskError], what: str
 ) -> Model:
-    """Validate a value.
-
-    Args:
-        parse: a model's ``model_validate``, or a type adapter's ``validate_python``.
-        value: parsed JSON.
-        error: class of the error to raise.
-        what: what the value is, for the message.
+    """Validate parsed JSON with a model's ``model_validate`` or an adapter's ``validate_python``.
 
     Raises:
-        SaymaskError: of class ``error``; names each wrong field.
+        SaymaskError: of class ``error``; its message begins with ``what`` and names each wrong
+            field.
     """
     try:
         return parse(value)

@@ -14,13 +14,9 @@ _JOIN_TIMEOUT_S = 10
 
 
 class PeriodicThread:
-    """Repeats a piece of work, at once when woken.
+    """Repeats a piece of work, after ``interval_s`` or at once when woken.
 
-    Args:
-        name: of the thread, for the log.
-        work: called with a function that tells whether to stop.
-        interval_s: longest wait between two calls.
-        first_after_s: wait before the first call.
+    ``work`` is called with a function that tells whether to stop.
     """
 
     def __init__(

@@ -47,11 +47,6 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
     joined. A record belongs to a row when the bytes of its image are the same and its expression,
     or the one that was typed before it was changed, is.
 
-    Args:
-        place: folder of the batch's rows.
-        records: of people's decisions.
-        out: the file; written aside, then renamed.
-
     Raises:
         DatasetError: the batch cannot be read.
     """

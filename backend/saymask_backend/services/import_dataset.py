@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from saymask_backend.label_studio.annotations import PROPOSED_FIELD
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
+from saymask_backend.services.project_tasks import Progress
 
 COCO_FORMAT = "coco"
 PARQUET_FORMAT = "parquet"
@@ -81,15 +81,9 @@ def read_import(
 ) -> Dataset:
     """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
 
-    Args:
-        format_: one of ``IMPORT_FORMATS``.
-        place: folder or file; with ``parquet`` whatever fsspec reads.
-        split: of a RefCOCO set, or None.
-        choice: of the rows of ``parquet``.
-        scratch: a folder for copies of images that are elsewhere.
-        with_unannotated: of ``coco``, images without annotations too.
-
-    Images are uploaded later, so none may lie outside of the dataset.
+    ``place`` is a folder or file, or, with ``parquet``, whatever fsspec reads; ``scratch`` is a
+    folder for copies of images that are elsewhere. Images are uploaded later, so none may lie
+    outside of the dataset.
 
     Raises:
         DatasetError: names the file that is wrong.
@@ -118,7 +112,7 @@ def import_dataset(
     client: LabelStudioClient,
     project_id: int,
     dataset: Dataset,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     as_annotations: bool = False,
     dry_run: bool = False,
@@ -126,15 +120,8 @@ def import_dataset(
     """Create a task per image, and one of its own for every expression without a referent.
 
     A task has one region per object and expression. Tasks of an earlier import stay as they are.
-    An image that Label Studio cannot show is left out.
-
-    Args:
-        client: of the project's Label Studio.
-        project_id: of the project.
-        dataset: to import.
-        progress: called with images done and images in all.
-        as_annotations: as finished work, instead of predictions to check.
-        dry_run: count only.
+    An image that Label Studio cannot show is left out. ``as_annotations`` makes them finished work
+    instead of predictions to check.
 
     Raises:
         LabelStudioError: a call failed; what was created stays, and the next import continues.

@@ -58,15 +58,6 @@ def preannotate(
 ) -> PreannotateReport:
     """Store predictions of the current model version; repeating it continues where it stopped.
 
-    Args:
-        client: of the project's Label Studio.
-        segmenter: asks the workers.
-        project_id: of the project.
-        expression_fields: fields of the task's data that hold expressions.
-        model_version: of the live workers.
-        progress: called after each task.
-        dry_run: count only.
-
     Raises:
         LabelStudioError: a call failed.
         InvalidLabelConfig: the project is not set up for saymask.

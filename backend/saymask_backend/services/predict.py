@@ -36,13 +36,7 @@ Answer = Suggestions | Failure | TaskSuggestions | None
 
 
 class Predictor:
-    """Answers predict requests.
-
-    Args:
-        requests: what was asked and offered before.
-        segmenter: asks the workers.
-        default_k: candidates per expression where the request does not say.
-    """
+    """Answers predict requests, with ``default_k`` candidates where a request does not say."""
 
     def __init__(self, requests: RequestStore, segmenter: Segmenter, default_k: int) -> None:
         self._requests = requests

@@ -36,10 +36,7 @@ _MAX_LOST = 3
 class ImagePreparer:
     """Enqueues the preparation of images, in the background.
 
-    Args:
-        queue: of the workers.
-        images: brings images to the workers.
-        client: to find the tasks after an opened one, or None.
+    ``client`` finds the tasks after an opened one; without it, only that one is prepared.
     """
 
     def __init__(

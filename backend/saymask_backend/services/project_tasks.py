@@ -33,12 +33,8 @@ def map_concurrently(
 ) -> None:
     """Ask the workers about several tasks at a time; finish the outcomes in order, one by one.
 
-    Args:
-        tasks: of a project.
-        ask: called in a thread of its own.
-        finish: called in this thread with each outcome.
-        failed: gets the tasks for which ``ask`` or ``finish`` failed.
-        progress: called after each task.
+    ``ask`` is called in threads of its own, ``finish`` in this one. ``failed`` gets the tasks for
+    which one of them failed.
 
     Raises:
         SaymaskError: one that concerns all tasks, for example that no worker answers; the rest is

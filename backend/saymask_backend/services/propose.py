@@ -94,93 +94,63 @@ class ProposeReport:
     url: str = ""
 
 
-class ProjectProposer:
-    """Proposes expressions for a project's tasks.
+def propose(
+    client: LabelStudioClient,
+    queue: JobQueue,
+    images: ImageUploader,
+    requests: RequestStore,
+    project_id: int,
+    expression_fields: Sequence[str],
+    options: ProposeOptions,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+) -> ProposeReport:
+    """Store proposals for every task without annotations; repeating it continues.
 
-    Args:
-        client: of the project's Label Studio.
-        queue: of the workers.
-        images: brings images to the workers.
-        requests: where what is offered is stored.
-        expression_fields: fields of a task's data that hold expressions.
+    A dry run proposes and counts, but stores nothing.
+
+    Raises:
+        LabelStudioError: a call failed.
+        InvalidLabelConfig: the project is not set up for saymask.
+        QueueError: no worker answers.
     """
+    project = client.get_project(project_id)
+    config = project.read_label_config()
+    version = f"{queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
+    failed = LeftOut()
+    bodies = list(client.iterate_tasks(project_id, failed, FIELDS))
+    proposed = requests.load_proposed_versions(project.key)
+    open_tasks, counts = choose_tasks(bodies, config, expression_fields, version, proposed, failed)
+    created = _find_created(bodies, version, proposed)
+    writer = _Writer(client, requests, project.key, config, options, version, created)
 
-    def __init__(
-        self,
-        client: LabelStudioClient,
-        queue: JobQueue,
-        images: ImageUploader,
-        requests: RequestStore,
-        expression_fields: Sequence[str],
-    ) -> None:
-        self._client = client
-        self._expression_fields = expression_fields
-        self._queue = queue
-        self._images = images
-        self._requests = requests
-
-    def propose(
-        self, project_id: int, options: ProposeOptions, progress: Progress, *, dry_run: bool = False
-    ) -> ProposeReport:
-        """Store proposals for every task without annotations; repeating it continues.
-
-        Args:
-            project_id: of the project.
-            options: how many, and how sure.
-            progress: called after each photo.
-            dry_run: propose and count, but store nothing.
-
-        Raises:
-            LabelStudioError: a call failed.
-            InvalidLabelConfig: the project is not set up for saymask.
-            QueueError: no worker answers.
-        """
-        project = self._client.get_project(project_id)
-        config = project.read_label_config()
-        version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
-        failed = LeftOut()
-        bodies = list(self._client.iterate_tasks(project_id, failed, FIELDS))
-        proposed = self._requests.load_proposed_versions(project.key)
-        open_tasks, counts = choose_tasks(
-            bodies, config, self._expression_fields, version, proposed, failed
-        )
-        writer = _Writer(self._client, self._requests, project.key, config, options, version)
-        writer.find_created(bodies, proposed)
-
-        def finish(task: PredictTask, result: ProposeResult) -> None:
-            pairs = len(result.pairs)
-            if pairs and not dry_run:
-                writer.store(task, result)
-            counts.update(
-                photos=1,
-                empty=int(pairs == 0),
-                expressions=pairs,
-                tasks=pairs if options.one_per_task else min(pairs, 1),
-            )
-
-        map_concurrently(
-            open_tasks, lambda task: self._ask(task, options), finish, failed, progress
-        )
-        names = ("photos", "expressions", "tasks", "empty", "annotated", "up_to_date")
-        return ProposeReport(
-            **{name: counts[name] for name in names},
-            failed=failed.lines,
-            url="" if dry_run else self._show_waiting(project_id),
-        )
-
-    def _show_waiting(self, project_id: int) -> str:
-        """The address of the tab with all proposals; the tab is created if it is missing."""
-        view = self._client.ensure_view(project_id, _VIEW, _WAITING)
-        return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
-
-    def _ask(self, task: PredictTask, options: ProposeOptions) -> ProposeResult:
+    def ask(task: PredictTask) -> ProposeResult:
         request = ProposeRequest(
-            image_sha256=self._images.upload(task),
+            image_sha256=images.upload(task),
             count=options.per_image,
             confidence_min=options.confidence_min,
             seed=options.seed,
         )
-        return self._queue.propose(request, Call(), TASK_TIMEOUT_S)
+        return queue.propose(request, Call(), TASK_TIMEOUT_S)
+
+    def finish(task: PredictTask, result: ProposeResult) -> None:
+        pairs = len(result.pairs)
+        if pairs and not dry_run:
+            writer.store(task, result)
+        tasks = pairs if options.one_per_task else min(pairs, 1)
+        counts.update(photos=1, empty=int(pairs == 0), expressions=pairs, tasks=tasks)
+
+    map_concurrently(open_tasks, ask, finish, failed, progress)
+    names = ("photos", "expressions", "tasks", "empty", "annotated", "up_to_date")
+    url = "" if dry_run else _show_waiting(client, project_id)
+    return ProposeReport(**{n: counts[n] for n in names}, failed=failed.lines, url=url)
+
+
+def _show_waiting(client: LabelStudioClient, project_id: int) -> str:
+    """The address of the tab with all proposals; the tab is created if it is missing."""
+    view = client.ensure_view(project_id, _VIEW, _WAITING)
+    return f"{client.base_url}/projects/{project_id}/data?tab={view}"
 
 
 class _Source(Body):
@@ -202,13 +172,8 @@ def choose_tasks(
 ) -> tuple[list[PredictTask], Counter[str]]:
     """Return the tasks to propose for, and how many need nothing and why.
 
-    Args:
-        bodies: all tasks of the project.
-        config: of the project.
-        expression_fields: fields of a task's data that hold expressions; such tasks need none.
-        version: of what would be proposed.
-        proposed: version of what was proposed last, by task.
-        failed: gets the tasks that have a fault.
+    ``version`` is that of the new proposals, ``proposed`` that of the last ones by task;
+    ``failed`` gets the tasks that have a fault.
     """
     counts: Counter[str] = Counter()
     done = {body.id for body in bodies if _is_done(body, version, proposed)}
@@ -243,41 +208,37 @@ def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
     return proposed.get(body.id) == version and bool(body.predictions_model_versions)
 
 
+def _find_created(
+    bodies: Sequence[TaskBody], version: str, proposed: Mapping[int, str]
+) -> dict[tuple[int, int], tuple[int, bool]]:
+    """The tasks that an interrupted run created, by source and position, and which are done."""
+    sources = ((body, _read_source(body)) for body in bodies)
+    return {
+        (source.task, source.place): (body.id, _is_done(body, version, proposed))
+        for body, source in sources
+        if source is not None and source.version == version
+    }
+
+
+@dataclass(frozen=True)
 class _Writer:
     """Stores proposals: first what is offered, then the predictions, so that none is unknown."""
 
-    def __init__(
-        self,
-        client: LabelStudioClient,
-        requests: RequestStore,
-        project: ProjectKey,
-        config: LabelConfig,
-        options: ProposeOptions,
-        version: str,
-    ) -> None:
-        self._client = client
-        self._requests = requests
-        self._project = project
-        self._config = config
-        self._options = options
-        self._version = version
-        self._created: dict[tuple[int, int], tuple[int, bool]] = {}
-
-    def find_created(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
-        """Remember the tasks that an interrupted run created, by source and position."""
-        for body in bodies:
-            source = _read_source(body)
-            if source is not None and source.version == self._version:
-                is_done = _is_done(body, self._version, proposed)
-                self._created[source.task, source.place] = body.id, is_done
+    client: LabelStudioClient
+    requests: RequestStore
+    project: ProjectKey
+    config: LabelConfig
+    options: ProposeOptions
+    version: str
+    created: Mapping[tuple[int, int], tuple[int, bool]]
 
     def store(self, task: PredictTask, result: ProposeResult) -> None:
         """Store what was proposed for one image."""
-        if not self._options.one_per_task:
+        if not self.options.one_per_task:
             self._replace(task, result, result.pairs)
             return
         for position, pair in enumerate(result.pairs):
-            task_id, is_done = self._created.get((task.task_id, position), (None, False))
+            task_id, is_done = self.created.get((task.task_id, position), (None, False))
             if task_id is None:
                 is_last = position == len(result.pairs) - 1
                 task_id = self._create_task(task, position, is_last=is_last)
@@ -287,9 +248,9 @@ class _Writer:
                 self._replace(PredictTask(task_id, task.image), result, (own,))
 
     def _create_task(self, task: PredictTask, position: int, *, is_last: bool) -> int:
-        source = _Source(task=task.task_id, place=position, version=self._version, is_last=is_last)
-        data = {self._config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
-        return self._client.create_task(self._project.id, data).id
+        source = _Source(task=task.task_id, place=position, version=self.version, is_last=is_last)
+        data = {self.config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
+        return self.client.create_task(self.project.id, data).id
 
     def _replace(
         self, task: PredictTask, result: ProposeResult, pairs: Sequence[ProposedPair]
@@ -297,18 +258,18 @@ class _Writer:
         """Store what is offered and the prediction that shows it, in place of earlier ones."""
         answers = [
             (self._offer(task, answer), answer)
-            for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
+            for answer in (to_segment_result(result, pair, self.version) for pair in pairs)
         ]
         wordings = ["; ".join(pair.expressions[1:]) for pair in pairs]
         details = [f"proposed; also: {others}" if others else "proposed" for others in wordings]
-        prediction = to_task_prediction(answers, self._config, PROPOSED_NOTICE, details)
+        prediction = to_task_prediction(answers, self.config, PROPOSED_NOTICE, details)
         # The label stream shows predictions of the workers' own model version only.
-        store_prediction(self._client, task, {**prediction, "model_version": result.model_version})
+        store_prediction(self.client, task, {**prediction, "model_version": result.model_version})
 
     def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
-        request_id = self._requests.add_request(
+        request_id = self.requests.add_request(
             NewRequest(
-                project=self._project,
+                project=self.project,
                 task_id=task.task_id,
                 expression=answer.expression,
                 k=1,
@@ -318,7 +279,7 @@ class _Writer:
         )
         region_ids = [build_region_id(request_id, c.rank) for c in answer.candidates]
         # Nobody waited for it.
-        self._requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
+        self.requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
         return request_id
 
 

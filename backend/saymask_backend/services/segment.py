@@ -125,14 +125,8 @@ class Segmenter:
         """Return the best candidate per expression; None when the data holds no expression.
 
         An expression that was answered before, by the workers' version and for the same image, is
-        not asked again: the next call continues where this one stopped.
-
-        Args:
-            project: of the task.
-            task: with its expressions.
-            call: that waits for it.
-            deadline_s: when to give up, seconds after the call's arrival.
-            background: behind all interactive requests.
+        not asked again: the next call continues where this one stopped. ``deadline_s`` counts from
+        the call's arrival.
 
         Raises:
             SaymaskError: the task has a fault, its image cannot be answered, or none of the

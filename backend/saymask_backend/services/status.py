@@ -40,9 +40,7 @@ class Status:
 class StatusReader:
     """Reads the state of everything; an unreachable queue is part of it.
 
-    Args:
-        stores: of requests and events.
-        queue: with a short timeout, so that a queue that hangs is told in time.
+    The queue has a short timeout, so that one that hangs is reported in time.
     """
 
     def __init__(self, stores: Stores, queue: JobQueue) -> None:

@@ -71,14 +71,7 @@ class _Project:
 
 
 class Synchroniser:
-    """Compares projects through Label Studio's API.
-
-    Args:
-        client: logged in as a user who sees the projects.
-        stores: of the records.
-        recorder: writes what is missing.
-        page_size: tasks per call.
-    """
+    """Compares projects through Label Studio's API, as a user who sees them."""
 
     def __init__(
         self,
@@ -195,9 +188,7 @@ class Synchroniser:
     def _fill(self, project: _Project, gaps: dict[int, int]) -> list[int]:
         """Have stored events recorded; returns the annotations whose gaps were filled.
 
-        Args:
-            project: of the events.
-            gaps: event id to annotation id.
+        ``gaps`` maps event ids to annotation ids.
         """
         if not gaps:
             return []

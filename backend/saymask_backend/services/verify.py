@@ -1,10 +1,10 @@
-"""Blind verification: who sees image and expression alone clicks what is meant."""
+"""Blind verification: people who see only image and expression click the object."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,20 +25,18 @@ from saymask_backend.records.verifications import (
     summarise,
 )
 from saymask_backend.records.views import RecordFilter, RecordView
+from saymask_backend.services.project_tasks import Progress
 
 _RECORD_FIELD = "saymask_record"
 # Masks that overlap more are the same object.
 _SAME_OBJECT_IOU = 0.5
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
-
 
 @dataclass(frozen=True)
 class DrawReport:
-    """A sample that was drawn: ``added`` of the project's ``records`` with a mask.
+    """A sample: ``added`` of the project's ``records`` with a mask, and why others ``failed``.
 
-    ``project_id`` is the project in which people verify; ``failed`` says why others were not added.
+    ``project_id`` is the project in which people verify.
     """
 
     project_id: int
@@ -49,7 +47,7 @@ class DrawReport:
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What was read.
+    """The answers so far.
 
     Attributes:
         annotations: all of them.
@@ -67,12 +65,7 @@ class ReadReport:
 
 
 class Verifier:
-    """Has records verified in a project of their own.
-
-    Args:
-        client: logged in as a user who may create projects.
-        stores: of the records.
-    """
+    """Has records verified in a project of their own, as a user who may create projects."""
 
     def __init__(self, client: LabelStudioClient, stores: Stores) -> None:
         self._client = client
@@ -96,19 +89,14 @@ class Verifier:
             )
         own_id = self._find_or_create_project(project_id)
         failed = LeftOut()
-        tasks = self._client.iterate_tasks(own_id, failed)
-        present = {_read_record_id(task) for task in tasks}
+        present = {_read_record_id(task) for task in self._client.iterate_tasks(own_id, failed)}
         remaining = [record for record in records if record.id not in present]
         drawn = random.Random(seed).sample(remaining, min(count, len(remaining)))
         added = 0
         for done, record in enumerate(drawn, start=1):
-            data = {
-                "image": record.image,
-                "expression": record.expression,
-                _RECORD_FIELD: record.id,
-            }
+            data = {"image": record.image, "expression": record.expression}
             with failed.guard(f"record {record.id}"):
-                self._client.create_task(own_id, data)
+                self._client.create_task(own_id, {**data, _RECORD_FIELD: record.id})
                 added += 1
             progress(done, len(drawn))
         return DrawReport(own_id, len(records), added, failed.lines)
@@ -119,7 +107,9 @@ class Verifier:
         Raises:
             LabelStudioError: a call failed; what was read before stays.
         """
-        own_id = self._find_project(project_id)
+        mark = self._build_mark(project_id)
+        found = (p.id for p in self._client.list_projects() if _has_mark(p, mark))
+        own_id = min(found, default=None)
         counts: Counter[str] = Counter()
         problems = LeftOut()
         if own_id is not None:
@@ -138,13 +128,9 @@ class Verifier:
                 progress(done, len(tasks))
             self._stores.verifications.replace(own_id, verifications)
         summary = summarise(self._stores.verifications.load(project_id))
-        return ReadReport(
-            counts["annotations"],
-            counts["unanswered"],
-            counts["outdated"],
-            problems.lines,
-            summary,
-        )
+        names = ("annotations", "unanswered", "outdated")
+        numbers = {name: counts[name] for name in names}
+        return ReadReport(**numbers, problems=problems.lines, summary=summary)
 
     def _judge(
         self,
@@ -178,11 +164,6 @@ class Verifier:
         wanted = RecordFilter(project_id=project_id, outcomes=OUTCOMES_WITH_MASK)
         return list(self._stores.records.iterate_records(wanted))
 
-    def _find_project(self, project_id: int) -> int | None:
-        mark = self._build_mark(project_id)
-        found = (p.id for p in self._client.list_projects() if _has_mark(p, mark))
-        return min(found, default=None)
-
     def _find_or_create_project(self, project_id: int) -> int:
         """The project in which the records of another are verified by this installation.
 
@@ -212,12 +193,9 @@ class Verifier:
 
 
 def judge(answer: VerifyAnswer, mask: RunMask, others: Sequence[RunMask]) -> Verdict | None:
-    """Return the verdict on a recorded mask; None where nothing was answered.
+    """Return the verdict of a person who saw image and expression alone; None without an answer.
 
-    Args:
-        answer: of a person who saw image and expression alone.
-        mask: recorded for the expression.
-        others: masks of the image's other records.
+    ``mask`` is recorded for the expression, ``others`` for the image's other expressions.
     """
     if answer.choice is not None:
         return answer.choice
