@@ -16,8 +16,8 @@ from saymask.datasets import load_coco
 from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from saymask_backend.export.plan import select_outcomes
+from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.label_config import (
-    LabelConfig,
     default_label_config,
     load_label_config,
 )
@@ -202,8 +202,8 @@ class ImportedTasks:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
 
-    def get_label_config(self, _project: int) -> LabelConfig:
-        return load_label_config(default_label_config())
+    def get_project(self, project: int) -> ProjectBody:
+        return ProjectBody(id=project, label_config=default_label_config())
 
     def iterate_tasks(self, _project: int, _left_out: LeftOut) -> Iterator[TaskBody]:
         return iter(())

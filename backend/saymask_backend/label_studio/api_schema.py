@@ -6,7 +6,7 @@ from pydantic import Field
 
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
-from saymask_backend.label_studio.schema import Body, Id, Mapping, Text, UtcTime
+from saymask_backend.label_studio.schema import Body, Id, OptionalDict, Text, UtcTime
 from saymask_backend.records.project_key import ProjectKey, to_project_key
 
 
@@ -81,7 +81,7 @@ class WebhookBody(Body):
 
     id: Id
     url: str
-    headers: Mapping = Field(default_factory=dict)
+    headers: OptionalDict = Field(default_factory=dict)
     is_active: bool | None = None
     send_payload: bool | None = None
     send_for_all_actions: bool | None = None
@@ -98,4 +98,4 @@ class ViewBody(Body):
     """A tab of the Data Manager."""
 
     id: Id
-    data: Mapping = Field(default_factory=dict)
+    data: OptionalDict = Field(default_factory=dict)

@@ -20,7 +20,7 @@ from saymask_backend.label_studio.api_schema import (
     WebhookBody,
 )
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.label_config import LabelConfig, default_label_config
+from saymask_backend.label_studio.label_config import default_label_config
 from saymask_backend.label_studio.rest import (
     PAGE_SIZE,
     NotFound,
@@ -36,6 +36,15 @@ _PREDICT_TIMEOUT_S = 100.0
 _TRANSFER_TIMEOUT_S = 300.0
 # Nobody waits for the tasks after an opened one.
 _LOOKING_AHEAD_TIMEOUT_S = 10.0
+
+PROJECT_FLAGS = {
+    # Opened tasks show what was predicted for the expressions in their data.
+    "show_collab_predictions": True,
+    "evaluate_predictions_automatically": False,
+}
+"""Settings of a project that works with saymask."""
+WEBHOOK_FLAGS = {"is_active": True, "send_payload": True, "send_for_all_actions": True}
+"""Settings of a webhook for all events, with their content."""
 
 
 class LabelStudioClient(RestClient):
@@ -68,14 +77,6 @@ class LabelStudioClient(RestClient):
         """Return one project."""
         return read_object(ProjectBody, self.request("GET", f"/api/projects/{project_id}"))
 
-    def get_label_config(self, project_id: int) -> LabelConfig:
-        """Return a project's labelling config.
-
-        Raises:
-            InvalidLabelConfig: the project is not set up for saymask.
-        """
-        return self.get_project(project_id).read_label_config()
-
     def update_project(self, project_id: int, **values: Any) -> None:
         """Change settings of a project."""
         self.request("PATCH", f"/api/projects/{project_id}/", json=values)
@@ -96,9 +97,7 @@ class LabelStudioClient(RestClient):
             "title": title,
             "description": description,
             "label_config": label_config or default_label_config(),
-            # Opened tasks show what was predicted for the expressions in their data.
-            "show_collab_predictions": True,
-            "evaluate_predictions_automatically": False,
+            **PROJECT_FLAGS,
         }
         is_ours = is_wanted or (lambda project: project.title == title)
         return self.create_once(
@@ -152,14 +151,7 @@ class LabelStudioClient(RestClient):
 
     def create_webhook(self, project_id: int, url: str, headers: dict[str, str]) -> None:
         """Register a webhook for all events of a project, with their content."""
-        values = {
-            "url": url,
-            "project": project_id,
-            "send_payload": True,
-            "send_for_all_actions": True,
-            "headers": headers,
-            "is_active": True,
-        }
+        values = {"url": url, "project": project_id, "headers": headers, **WEBHOOK_FLAGS}
         self.request("POST", "/api/webhooks/", json=values)
 
     def update_webhook(self, webhook_id: int, url: str, values: dict[str, Any]) -> None:
@@ -178,9 +170,8 @@ class LabelStudioClient(RestClient):
         ``include`` names the fields, separated by commas; None for all, with the annotations.
         """
         # Without fields=all some of the included ones stay empty.
-        params: dict[str, Any] = {"project": project_id, "fields": "all"}
-        extra = {} if include is None else {"include": include}
-        query = {**params, **extra}
+        query: dict[str, Any] = {"project": project_id, "fields": "all"}
+        query |= {} if include is None else {"include": include}
         return self.iterate_pages("/api/tasks", query, page_size, first, _TRANSFER_TIMEOUT_S)
 
     def iterate_tasks(

@@ -17,7 +17,7 @@ from saymask.left_out import LeftOut
 from saymask.redaction import explain
 from saymask_backend.label_studio.api_schema import ProjectBody, WebhookBody
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.client import PROJECT_FLAGS, WEBHOOK_FLAGS, LabelStudioClient
 from saymask_backend.label_studio.guarded_http import get_json
 from saymask_backend.label_studio.label_config import (
     LabelConfig,
@@ -38,15 +38,6 @@ _ADDRESS_CURE = (
     " SSRF_PROTECTION_ENABLED=false (both: without the second the backend is attached but no"
     " webhook is registered, and nothing is recorded)."
 )
-_PROJECT_FLAGS: dict[str, Any] = {
-    "show_collab_predictions": True,
-    "evaluate_predictions_automatically": False,
-}
-_WEBHOOK_FLAGS: dict[str, Any] = {
-    "is_active": True,
-    "send_payload": True,
-    "send_for_all_actions": True,
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class ConnectOptions:
         user: name that the backend demands, or empty.
         password: of that user.
         secret: that the backend's webhook demands, or empty.
-        may_change: correct what is wrong, or only look.
+        may_change: correct what is wrong, instead of only reporting it.
     """
 
     backend_url: str
@@ -125,7 +116,7 @@ class Connector:
     def list_attached_projects(self, left_out: LeftOut) -> list[int]:
         """Return the ids of all projects to which a backend of this name is attached.
 
-        ``left_out`` gets the projects about which Label Studio does not say.
+        ``left_out`` gets the projects whose ML backends cannot be listed.
         """
         found = []
         for project in self._client.list_projects():
@@ -213,7 +204,7 @@ class Connector:
 
     def _check_flags(self, project_id: int) -> _Result:
         project = self._client.get_project(project_id)
-        wrong = _find_differences(project, _PROJECT_FLAGS)
+        wrong = _find_differences(project, PROJECT_FLAGS)
         attached = self._client.find_ml_backends(project_id, self._backend_url)
         if project.model_version != TITLE and attached:
             wrong["model_version"] = TITLE
@@ -313,7 +304,7 @@ class Connector:
                 lambda: self._register_webhook(project_id, headers),
                 "registered",
             )
-        wrong = _find_differences(webhook, _WEBHOOK_FLAGS)
+        wrong = _find_differences(webhook, WEBHOOK_FLAGS)
         if any(webhook.headers.get(name) != value for name, value in headers.items()):
             wrong["headers"] = {**webhook.headers, **headers}
         if not wrong:
@@ -360,7 +351,7 @@ class Connector:
     def _check_expression(self, project_id: int) -> _Result:
         """The whole path: Label Studio, backend, queue, worker and back."""
         attached = self._client.find_ml_backends(project_id, self._backend_url)
-        config = self._client.get_label_config(project_id)
+        config = self._client.get_project(project_id).read_label_config()
         bodies = self._client.iterate_tasks(project_id, LeftOut())
         tasks = (parse_task(body, config) for body in bodies)
         task = next((task for task in tasks if task.fault is None), None)
@@ -398,7 +389,7 @@ def _find_differences(body: object, expected: dict[str, Any]) -> dict[str, Any]:
 
 def _list_missing_tags(config: LabelConfig) -> list[str]:
     tags = {
-        "a field of its own for each region's expression": config.region_expression,
+        "a separate field for each region's expression": config.region_expression,
         "the choice no referent / ambiguous": config.verdict,
         "the notice that says what saymask does": config.notice,
         "clicks that refine a mask": config.click,

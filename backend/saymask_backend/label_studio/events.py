@@ -1,4 +1,4 @@
-"""Label Studio's webhooks: their schema, what is stored of them, and how they are interpreted."""
+"""Label Studio's webhooks: their schema, the part that is stored, and how it is interpreted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
-    Discriminator,
     SkipValidation,
     Tag,
     TypeAdapter,
@@ -30,6 +29,7 @@ from saymask_backend.label_studio.schema import (
     TaskBody,
     Text,
     UtcTime,
+    discriminate_by,
     hash_content,
     to_storable,
     to_utc,
@@ -69,7 +69,7 @@ class SubmissionEvent(Body):
 
 
 class Numbered(Body):
-    """An annotation or task of which a webhook tells the id alone."""
+    """An annotation or task in a webhook that only names its id."""
 
     id: Id
 
@@ -118,11 +118,6 @@ _TAGS = {
 }
 
 
-def _find_tag(body: object) -> str:
-    action = body.get("action") if isinstance(body, dict) else getattr(body, "action", None)
-    return _TAGS.get(str(action), "other kind")
-
-
 Event = SubmissionEvent | DeletionEvent | TasksCreatedEvent | TasksDeletedEvent | OtherEvent
 EVENT: TypeAdapter[Event] = TypeAdapter(
     Annotated[
@@ -131,11 +126,11 @@ EVENT: TypeAdapter[Event] = TypeAdapter(
         | Annotated[TasksCreatedEvent, Tag("tasks event")]
         | Annotated[TasksDeletedEvent, Tag("task deletion event")]
         | Annotated[OtherEvent, Tag("other kind")],
-        Discriminator(_find_tag),
+        discriminate_by("action", _TAGS),
     ]
 )
 
-# By action: the parts of a webhook that are read later, and of each the fields. A project's
+# By action: the parts of a webhook that are read later, and the fields of each. A project's
 # settings and its token are not kept. The images of created tasks are prepared at once.
 _PROJECT = {"project": ("id", "created_at", "label_config")}
 _SUBMISSION = {"task": ("id", "data"), "annotation": tuple(AnnotationBody.model_fields)}
@@ -147,7 +142,7 @@ _KEPT: dict[str, Mapping[str, Sequence[str]]] = {
 
 
 def to_new_event(body: Any) -> NewEvent:
-    """Convert a webhook's JSON to what is stored of it: what recording reads, and no token.
+    """Convert a webhook's JSON to the event to store: only fields that recording reads, no token.
 
     Raises:
         InvalidRequest: it is not a webhook.
@@ -171,7 +166,7 @@ def to_new_event(body: Any) -> NewEvent:
 
 
 def to_read_event(annotation: dict[str, Any], task: TaskBody, project: ProjectBody) -> NewEvent:
-    """Convert what sync read to what is stored of it: the same as of a webhook."""
+    """Convert an annotation that sync read to the event to store, as from a webhook."""
     return to_new_event(
         {
             "action": "ANNOTATION_READ",

@@ -75,7 +75,7 @@ def explain_failure(error: Exception, cure: str) -> tuple[str, str]:
 
 
 def find_new_address(response: httpx.Response, base_url: str, path: str) -> str | None:
-    """Return the base address to which a server has moved; None where it does not tell.
+    """Return the base address to which a server has moved; None if unknown.
 
     ``response`` answers a call of ``path``, which begins with a slash, below ``base_url``.
     """
@@ -206,7 +206,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 def _look_up(host: str, port: int, timeout: float | None) -> list[Any]:
-    """The addresses of a host, in a thread of its own: the system's resolver has no deadline."""
+    """The addresses of a host, resolved in another thread: the resolver itself has no deadline."""
     found: Future[list[Any]] = Future()
 
     def resolve() -> None:

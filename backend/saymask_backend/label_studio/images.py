@@ -237,7 +237,7 @@ class ImageFetcher:
         return _check_image(b"".join(pieces), f"The file at {_shorten(url)}")
 
     def _check_address(self, url: str) -> None:
-        """Refuse what is not http(s), and whatever on Label Studio's server is not an image."""
+        """Refuse other schemes than http(s), and anything but images on Label Studio's server."""
         parts = urlsplit(url)
         if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ImageForbidden(f"{_shorten(url)} is not an http(s) address.")

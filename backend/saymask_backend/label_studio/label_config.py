@@ -15,7 +15,7 @@ _CURE = (
 )
 
 
-# Recognised by its name: nothing else tells it from a project's own text fields.
+# Recognised by its name: nothing else distinguishes it from a project's own text fields.
 NOTICE = "saymask_notice"
 # Recognised by its name only where a project has other fields of each region.
 _REGION_EXPRESSION = "region_expression"
@@ -23,7 +23,7 @@ _REGION_EXPRESSION = "region_expression"
 
 @dataclass(frozen=True)
 class Option:
-    """A Label or Choice: ``value`` is what people see, ``sent`` what is in annotations.
+    """A Label or Choice: people see ``value``, annotations hold ``sent``.
 
     Label Studio sends the alias where there is one, and understands both.
     """

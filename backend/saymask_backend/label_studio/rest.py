@@ -60,7 +60,7 @@ class InvalidAnswer(LabelStudioError):
 
 
 class AnswerTooLarge(LabelStudioError):
-    """An answer is longer than what is read into memory."""
+    """An answer is too long to be read into memory."""
 
     concerns_all = False
 

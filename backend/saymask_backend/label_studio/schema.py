@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -119,7 +119,7 @@ Expression = Annotated[Text, AfterValidator(normalise_expression)]
 Expressions = Annotated[list[Expression], BeforeValidator(_to_list)]
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
 OptionalId = Annotated[Id, _none_to(0)]
-Mapping = Annotated[dict[str, Any], _none_to({})]
+OptionalDict = Annotated[dict[str, Any], _none_to({})]
 UtcTime = Annotated[datetime, AfterValidator(to_utc)]
 Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
@@ -231,9 +231,14 @@ _KINDS = {
 }
 
 
-def _find_kind(entry: object) -> str:
-    kind = entry.get("type") if isinstance(entry, dict) else getattr(entry, "type", None)
-    return _KINDS.get(str(kind), "other kind")
+def discriminate_by(field: str, tags: Mapping[str, str]) -> Discriminator:
+    """Choose the member of a union by a field's value; ``other kind`` for unknown values."""
+
+    def find_tag(body: object) -> str:
+        value = body.get(field) if isinstance(body, dict) else getattr(body, field, None)
+        return tags.get(str(value), "other kind")
+
+    return Discriminator(find_tag)
 
 
 ResultEntry = Annotated[
@@ -243,7 +248,7 @@ ResultEntry = Annotated[
     | Annotated[ClickEntry, Tag("click entry")]
     | Annotated[BoxEntry, Tag("box entry")]
     | Annotated[OtherEntry, Tag("other kind")],
-    Discriminator(_find_kind),
+    discriminate_by("type", _KINDS),
 ]
 
 
@@ -333,7 +338,7 @@ def validate(
 def _describe(problem: ValidationError, value: object) -> str:
     lines = []
     for item in problem.errors(include_url=False, include_context=False)[:_MAX_ERRORS_SHOWN]:
-        # The tags of unions stand in the path too; they alone contain a space.
+        # The path holds the tags of unions too; only they contain a space.
         path = [part for part in item["loc"] if " " not in str(part)]
         region_id = _find_region_id(value, path)
         place = ".".join(map(str, path))

@@ -16,7 +16,7 @@ _JOIN_TIMEOUT_S = 10
 class PeriodicThread:
     """Repeats a piece of work, after ``interval_s`` or at once when woken.
 
-    ``work`` is called with a function that tells whether to stop.
+    ``work`` is called with a function that returns whether to stop.
     """
 
     def __init__(
@@ -57,6 +57,6 @@ class PeriodicThread:
             except SaymaskError as error:
                 log.warning("%s: %s", self._thread.name, error)
             except Exception:
-                # The thread must outlive a bug; what was not done is tried again.
+                # The thread must outlive a bug; the work is tried again.
                 log.exception("%s failed", self._thread.name)
             self._wake.wait(self._interval_s)

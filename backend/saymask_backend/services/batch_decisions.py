@@ -1,4 +1,4 @@
-"""What people decided about the rows of a batch, beside these rows."""
+"""People's decisions about the rows of a batch, as a table that can be joined with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records to a dataset: images that nobody read yet are read first."""
+"""From records to a dataset; images that were never read are read first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Exporter:
             The images that were left out, with the reason.
 
         Raises:
-            ImageError: an image cannot be read, and such are not to be left out.
+            ImageError: an image cannot be read, and ``skip_missing`` is false.
         """
         records = self._stores.records
         unread = records.list_unread_images(record_filter)

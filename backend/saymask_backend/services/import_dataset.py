@@ -127,7 +127,7 @@ def import_dataset(
         LabelStudioError: a call failed; what was created stays, and the next import continues.
         InvalidLabelConfig: the project is not set up for saymask.
     """
-    config = client.get_label_config(project_id)
+    config = client.get_project(project_id).read_label_config()
     left_out = LeftOut()
     existing = {
         str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, left_out)
@@ -151,7 +151,7 @@ def import_dataset(
 
 
 def _name_upload(path: Path) -> str:
-    """The name under which Label Studio takes an image, which it tells by suffix.
+    """The name under which Label Studio takes an image, which it recognises by suffix.
 
     Raises:
         DatasetError: it cannot be read, or browsers do not show images of this format.
@@ -211,7 +211,7 @@ def _build_task(
         return {"data": data}
     result = _build_result(task, config)
     data["expressions"] = [expression.text for expression in task.expressions]
-    proposed = _list_proposed(task)
+    proposed = [name for name, expression, _ in _list_regions(task) if expression.is_proposed]
     if proposed:
         data[PROPOSED_FIELD] = proposed
     if as_annotations:
@@ -226,11 +226,10 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     label = config.find_label(_IMPORTED_LABEL) or config.mask_labels[0].sent
     return [
         entry
-        for index, expression in enumerate(task.expressions)
-        for part, mask in enumerate(expression.parts)
+        for region_id, expression, mask in _list_regions(task)
         for entry in build_region(
             config,
-            region_id=_build_region_id(task, index, part),
+            region_id=region_id,
             coco_rle=mask,
             label=label,
             expression=expression.text,
@@ -239,16 +238,10 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _list_proposed(task: _NewTask) -> list[str]:
-    """The ids of the regions whose expressions saymask proposed."""
+def _list_regions(task: _NewTask) -> list[tuple[str, Expression, dict[str, Any]]]:
+    """One region per part of an expression's mask; ids are unique in a project."""
     return [
-        _build_region_id(task, index, part)
+        (f"im{task.key[:12]}_{index}_{part}", expression, mask)
         for index, expression in enumerate(task.expressions)
-        if expression.is_proposed
-        for part in range(len(expression.parts))
+        for part, mask in enumerate(expression.parts)
     ]
-
-
-def _build_region_id(task: _NewTask, index: int, part: int) -> str:
-    """The id of one part of one expression's mask, unique in a project."""
-    return f"im{task.key[:12]}_{index}_{part}"

@@ -102,7 +102,7 @@ def prepare_project(
     Raises:
         LabelStudioError, InvalidLabelConfig, QueueError.
     """
-    config = client.get_label_config(project_id)
+    config = client.get_project(project_id).read_label_config()
     failed = LeftOut()
     tasks = [parse_task(task, config) for task in client.iterate_tasks(project_id, failed)]
     prepared = prepare_images(queue, images, tasks, failed, progress)

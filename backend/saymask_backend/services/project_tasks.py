@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 TASK_TIMEOUT_S = 600.0
 """How long a command waits for the answer about one task."""
 FIELDS = "id,data,predictions_model_versions,total_annotations"
-"""Fields of a task that tell whether it needs a prediction."""
+"""Fields of a task that show whether it needs a prediction."""
 
 _CONCURRENT_TASKS = 4
 
@@ -33,7 +33,7 @@ def map_concurrently(
 ) -> None:
     """Ask the workers about several tasks at a time; finish the outcomes in order, one by one.
 
-    ``ask`` is called in threads of its own, ``finish`` in this one. ``failed`` gets the tasks for
+    ``ask`` is called in other threads, ``finish`` in this one. ``failed`` gets the tasks for
     which one of them failed.
 
     Raises:

@@ -222,7 +222,7 @@ def _find_created(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Stores proposals: first what is offered, then the predictions, so that none is unknown."""
+    """Stores proposals: first as requests, then as predictions, so that every region is known."""
 
     client: LabelStudioClient
     requests: RequestStore
@@ -233,7 +233,7 @@ class _Writer:
     created: Mapping[tuple[int, int], tuple[int, bool]]
 
     def store(self, task: PredictTask, result: ProposeResult) -> None:
-        """Store what was proposed for one image."""
+        """Store the proposals for one image."""
         if not self.options.one_per_task:
             self._replace(task, result, result.pairs)
             return
@@ -255,7 +255,7 @@ class _Writer:
     def _replace(
         self, task: PredictTask, result: ProposeResult, pairs: Sequence[ProposedPair]
     ) -> None:
-        """Store what is offered and the prediction that shows it, in place of earlier ones."""
+        """Store the requests and the prediction that shows them, in place of earlier ones."""
         answers = [
             (self._offer(task, answer), answer)
             for answer in (to_segment_result(result, pair, self.version) for pair in pairs)
@@ -291,7 +291,7 @@ def to_segment_result(
         image_sha256=result.image_sha256,
         expression=pair.expressions[0],
         size_hw=result.size_hw,
-        # Of another rank than 1 where a task has several: its colour tells them apart.
+        # Where a task has several, each has another rank, and so another colour.
         candidates=(pair.candidate,),
         confidence=pair.confidence,
         head_noun_phrase=pair.noun,

@@ -174,7 +174,7 @@ class Recorder:
 
 
 def _find_last_request(event: WaitingEvent, submission: Submission, offers: Sequence[Offer]) -> int:
-    """The newest request that was answered before a submission; what was accepted, was."""
+    """The newest request that was answered before a submission; accepted ones were."""
     newest = event.last_request_id
     if newest is None:
         before = (o.request_id for o in offers if o.created_at <= event.received_at)

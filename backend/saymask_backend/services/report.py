@@ -71,7 +71,7 @@ class QualityReport:
 
 
 class Reporter:
-    """Builds reports. Records never change, so what was compared is remembered."""
+    """Builds reports. Records never change, so comparisons are cached."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores

@@ -75,7 +75,7 @@ class TaskSuggestions:
 
     Attributes:
         answers: by expression.
-        notice: tells the annotator which expressions are not answered; empty if all are.
+        notice: for the annotator, about expressions without an answer; empty if all have one.
     """
 
     answers: dict[str, Suggestions]
@@ -209,7 +209,7 @@ class Segmenter:
         return Suggestions(request_id, result)
 
     def _ask_worker(self, question: Question, build: BuildRequest) -> SegmentResult:
-        """Ask a worker; once more where the image was gone from the queue's memory by then."""
+        """Ask a worker; once more if the image has been evicted from the queue's memory."""
 
         def ask() -> SegmentResult:
             return self._queue.segment(

@@ -75,7 +75,7 @@ class TrainingStarter:
         return StartedRun(run, summary)
 
     def start_unattended(self, project_id: int) -> None:
-        """Start for somebody who sees no answer: errors go where the status page shows them."""
+        """Start on behalf of a webhook, whose sender ignores errors: the status page shows them."""
         try:
             self.start(project_id)
         except (TrainingUnderway, QueueError) as error:
@@ -89,10 +89,10 @@ class TrainingStarter:
             try:
                 self._queue.tell_failure(status)
             except TrainingUnderway as underway:
-                log.warning("not told on the status page: %s", underway)
+                log.warning("not shown on the status page: %s", underway)
 
     def resume(self, run: str) -> StartedRun:
-        """Enqueue a run again that failed or was lost; it goes on from its last checkpoint.
+        """Enqueue a run again that failed or was lost; it continues from its last checkpoint.
 
         Raises:
             InvalidRequest: there is no such run.

@@ -77,7 +77,7 @@ class Verifier:
         Records that are there already are not drawn again.
 
         Raises:
-            InvalidRequest: the project has no record that could be drawn, or somebody else's
+            InvalidRequest: the project has no record that could be drawn, or another
                 project has the title.
             LabelStudioError: a call failed; what was added stays.
         """
@@ -102,7 +102,7 @@ class Verifier:
         return DrawReport(own_id, len(records), added, failed.lines)
 
     def read(self, project_id: int, progress: Progress) -> ReadReport:
-        """Read what people said so far; it replaces what was read before.
+        """Read the answers so far; they replace those that were read before.
 
         Raises:
             LabelStudioError: a call failed; what was read before stays.
