@@ -273,6 +273,16 @@ def _limit(timeout: float | None, error: type[httpcore.TimeoutException]) -> flo
     return left_s if timeout is None else min(timeout, left_s)
 
 
+def read_at_most(pieces: Iterable[bytes], max_bytes: int) -> bytes | None:
+    """Return the whole content of an answer; None as soon as it is longer."""
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > max_bytes:
+            return None
+    return bytes(content)
+
+
 def find_proxy(url: str) -> str | None:
     """Return the HTTP proxy that the environment names for an address, or None."""
     parts = urlsplit(url)

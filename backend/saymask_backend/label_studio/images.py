@@ -24,6 +24,7 @@ from saymask_backend.label_studio.guarded_http import (
     build_tls,
     explain_failure,
     find_new_address,
+    read_at_most,
     time_limit,
 )
 
@@ -110,21 +111,19 @@ class ImageFetcher:
 
     def _fetch(self, reference: str, task_id: int) -> bytes:
         if is_data_uri(reference):
-            return _check_image(
-                decode_data_uri(reference, self._max_bytes), "The photo in the task"
-            )
+            data = decode_data_uri(reference, self._max_bytes)
+            return _check_image(data, "The photo in the task")
         scheme = urlsplit(reference).scheme.lower()
         if scheme in _CLOUD_SCHEMES:
             # In the alphabet for addresses: names in other scripts give / and + in the usual one.
             encoded = base64.urlsafe_b64encode(reference.encode()).decode()
-            return self._download(
-                self._at_label_studio(f"/tasks/{task_id}/resolve/?fileuri={encoded}")
-            )
+            path = f"/tasks/{task_id}/resolve/?fileuri={encoded}"
+            return self._download(self._at_label_studio(path))
         if scheme in ("http", "https"):
             return self._download(self._to_our_address(reference))
-        path = _find_image_path(reference)
-        if path is not None:
-            return self._download(self._at_label_studio(path))
+        image_path = _find_image_path(reference)
+        if image_path is not None:
+            return self._download(self._at_label_studio(image_path))
         raise ImageUnreachable(
             f"{_shorten(reference)} is not an address that saymask can read photos from.",
             "Use an upload, local files, http(s), s3, gs or azure-blob.",
@@ -181,9 +180,8 @@ class ImageFetcher:
         try:
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check_address(url)
-                with client.stream(
-                    "GET", url, auth=self._auth_for(url), headers=_HEADERS
-                ) as answer:
+                auth = self._auth if self._is_label_studio(url) else None
+                with client.stream("GET", url, auth=auth, headers=_HEADERS) as answer:
                     if not answer.has_redirect_location:
                         self._check_status(answer, url)
                         return self._read(answer, url)
@@ -200,9 +198,6 @@ class ImageFetcher:
                 f" {error.cause}",
                 f"Use this address: SAYMASK_LABEL_STUDIO_URL={new_address}",
             ) from error
-
-    def _auth_for(self, url: str) -> httpx.Auth | None:
-        return self._auth if self._is_label_studio(url) else None
 
     def _check_status(self, response: httpx.Response, url: str) -> None:
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -224,17 +219,13 @@ class ImageFetcher:
                 f"{_shorten(url)} sends the photo compressed though it was asked not to.",
                 "Switch that off for images at the server.",
             )
-        pieces: list[bytes] = []
-        size = 0
-        for piece in response.iter_raw():
-            size += len(piece)
-            if size > self._max_bytes:
-                raise ImageTooLarge(
-                    f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
-                    "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
-                )
-            pieces.append(piece)
-        return _check_image(b"".join(pieces), f"The file at {_shorten(url)}")
+        data = read_at_most(response.iter_raw(), self._max_bytes)
+        if data is None:
+            raise ImageTooLarge(
+                f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
+                "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
+            )
+        return _check_image(data, f"The file at {_shorten(url)}")
 
     def _check_address(self, url: str) -> None:
         """Refuse other schemes than http(s), and anything but images on Label Studio's server."""

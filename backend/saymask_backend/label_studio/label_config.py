@@ -9,16 +9,14 @@ from xml.etree import ElementTree
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.records.submission import VERDICTS, Verdict
 
-_CURE = (
-    "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
-    " toName the image. See label_config.xml in the package, printed by: saymask label-config"
-)
-
-
 # Recognised by its name: nothing else distinguishes it from a project's own text fields.
 NOTICE = "saymask_notice"
 # Recognised by its name only where a project has other fields of each region.
 _REGION_EXPRESSION = "region_expression"
+_CURE = (
+    "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
+    " toName the image. See label_config.xml in the package, printed by: saymask label-config"
+)
 
 
 @dataclass(frozen=True)
@@ -101,11 +99,14 @@ def load_label_config(xml: str) -> LabelConfig:
         root, smart, f'smart TextArea with toName="{name}"', 'Set smart="false" on all others.'
     )
     verdict = _find_verdict(root, name)
+    labels = _read_options(mask, "Label")
+    if not labels:
+        raise InvalidLabelConfig(f"The BrushLabels {mask.get('name')!r} has no Label.", _CURE)
     return LabelConfig(
         image=name,
         image_key=_read_image_key(image),
         mask=_read_name(mask, "BrushLabels"),
-        mask_labels=_read_labels(mask),
+        mask_labels=labels,
         expression=_read_name(expression, "TextArea"),
         region_expression=_find_region_expression(root, per_region),
         verdict=_read_name(verdict, "Choices") if verdict is not None else None,
@@ -145,13 +146,6 @@ def _find_region_expression(
         return None
     cure = f'Call the one that holds the region\'s expression "{_REGION_EXPRESSION}".'
     return _read_name(_require_one(root, candidates, "perRegion TextArea", cure), "TextArea")
-
-
-def _read_labels(mask: ElementTree.Element) -> tuple[Option, ...]:
-    labels = _read_options(mask, "Label")
-    if not labels:
-        raise InvalidLabelConfig(f"The BrushLabels {mask.get('name')!r} has no Label.", _CURE)
-    return labels
 
 
 def _read_options(parent: ElementTree.Element, tag: str) -> tuple[Option, ...]:

@@ -183,12 +183,8 @@ def _read_expressions(data: dict[Any, Any], fields: Sequence[str]) -> tuple[str,
     """Texts and lists of texts in the given fields, without blanks and repetitions."""
     values = [data.get(field) for field in fields]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    cleaned = [_clean_expression(text) for text in texts if isinstance(text, str)]
+    cleaned = (normalise_expression(to_storable(t)).strip() for t in texts if isinstance(t, str))
     return tuple(dict.fromkeys(text for text in cleaned if text))
-
-
-def _clean_expression(text: str) -> str:
-    return normalise_expression(to_storable(text)).strip()
 
 
 def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt | None:

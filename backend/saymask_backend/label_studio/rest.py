@@ -31,6 +31,7 @@ from saymask_backend.label_studio.guarded_http import (
     build_tls,
     explain_failure,
     find_proxy,
+    read_at_most,
     time_limit,
 )
 from saymask_backend.label_studio.schema import Body, validate
@@ -319,17 +320,15 @@ def _identify(item: Any) -> str:
 
 def _read_answer(answer: httpx.Response, path: str, max_bytes: int) -> httpx.Response:
     """An answer with its whole content."""
-    content = bytearray()
-    for piece in answer.iter_bytes():
-        content += piece
-        if len(content) > max_bytes:
-            raise AnswerTooLarge(
-                f"Label Studio's answer to {path} is larger than {max_bytes / 1e6:g} MB.",
-                "Distribute the annotations over several tasks, or draw smoother outlines.",
-            )
+    content = read_at_most(answer.iter_bytes(), max_bytes)
+    if content is None:
+        raise AnswerTooLarge(
+            f"Label Studio's answer to {path} is larger than {max_bytes / 1e6:g} MB.",
+            "Distribute the annotations over several tasks, or draw smoother outlines.",
+        )
     headers = {k: v for k, v in answer.headers.items() if k not in _HEADERS_OF_TRANSFER}
     return httpx.Response(
-        answer.status_code, headers=headers, content=bytes(content), request=answer.request
+        answer.status_code, headers=headers, content=content, request=answer.request
     )
 
 

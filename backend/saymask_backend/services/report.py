@@ -64,10 +64,7 @@ class QualityReport:
         """Return the report for JSON."""
         values = asdict(self)
         values.pop("projects")
-        values = {"chosen": values.pop("record_filter"), **values}
-        values["quality"]["iou_histogram"] = list(self.quality.iou_histogram)
-        values["disagreements"] = [asdict(d) for d in self.disagreements]
-        return values
+        return {"chosen": values.pop("record_filter"), **values}
 
 
 class Reporter:
