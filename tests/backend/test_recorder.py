@@ -168,16 +168,16 @@ def test_many_records_photo_by_photo(stores: Stores) -> None:
     ("action", "name", "good"),
     [("ANNOTATIONS_DELETED", "annotations", 5), ("TASKS_DELETED", "tasks", 1)],
 )
-@pytest.mark.parametrize("odd", [{"id": "x"}, {"id": -1}, {}, None, 5, [[]]])
 def test_an_odd_id_among_deletions_is_named_and_the_others_are_recorded(
-    stores: Stores, action: str, name: str, good: int, odd: object
+    stores: Stores, action: str, name: str, good: int
 ) -> None:
     process(stores, event(1, annotation(5, [typed("x")])))
-    reported = {**deletion(), "action": action, name: [odd, {"id": good}]}
+    odd = [{"id": "x"}, {"id": -1}, {}, None, 5, [[]]]
+    reported = {**deletion(), "action": action, name: [*odd, {"id": good}]}
     assert process(stores, reported) == []
     (problem,) = stores.events.list_problems()
-    assert "1 of the deletions could not be read" in problem.problem
-    assert "item 0" in problem.problem
+    assert "6 of the deletions could not be read" in problem.problem
+    assert "item 0: Its id is not valid" in problem.problem
     stores.events.retry_problems()
     Recorder(stores).process_waiting()
     assert stores.events.count_events_by_state() == {"understood": 1, "problem": 1}

@@ -159,7 +159,7 @@ class EventStore:
                     Event.id.in_(event_ids), Event.state.in_(("problem", "waiting"))
                 )
             )
-            return dict(rows.tuples().all())
+            return {row.id: row.problem for row in rows}
 
     def list_events(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return stored events, newest first, with their parsed bodies; None where none is kept."""
