@@ -57,7 +57,7 @@ def to_submission(
             seconds=annotation.lead_time,
             skipped=annotation.was_cancelled is True,
             image=read_image(task, config),
-            expression=_find_text(result, config.expression),
+            expression=next(reversed(_read_texts(result, config.expression).values()), None),
             verdict=_read_verdict(result, config),
             regions=_read_regions(annotation, task, config, known_sizes_hw),
             ignored=_describe_others(result, config),
@@ -67,11 +67,6 @@ def to_submission(
         raise
     except SaymaskError as error:
         raise InvalidAnnotation(error.cause, error.cure) from error
-
-
-def _find_text(result: Sequence[object], name: str | None) -> str | None:
-    """The last text of a field of the whole image."""
-    return next(reversed(_read_texts(result, name).values()), None)
 
 
 def _read_texts(result: Sequence[object], name: str | None) -> dict[str, str]:

@@ -42,11 +42,7 @@ _ADDRESS_CURE = (
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    ``state`` is ``ok``, ``changed`` (it was wrong and has been corrected), ``problem``, or
-    ``unknown`` (it could not be checked).
-    """
+    """The result of one check: ``changed`` was corrected, ``unknown`` could not be checked."""
 
     name: str
     state: State
@@ -60,8 +56,7 @@ class ConnectOptions:
 
     Attributes:
         backend_url: as Label Studio reaches it.
-        user: name that the backend demands, or empty.
-        password: of that user.
+        user, password: that the backend demands, or empty.
         secret: that the backend's webhook demands, or empty.
         may_change: correct what is wrong, instead of only reporting it.
     """

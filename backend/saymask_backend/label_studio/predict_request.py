@@ -193,9 +193,14 @@ def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt
     boxes = _select(entries, BoxEntry, config.box)
     if not clicks and not boxes:
         return None
+    box_xyxy = None
+    for entry in boxes[-1:]:
+        box = entry.value
+        corner_xy = _to_pixels(entry, box.x + box.width, box.y + box.height)
+        box_xyxy = (*_to_pixels(entry, box.x, box.y), *corner_xy)
     return VisualPrompt(
-        tuple(_to_click(entry) for entry in clicks),
-        _to_box_xyxy(boxes[-1]) if boxes else None,
+        tuple((*_to_pixels(c, c.value.x, c.value.y), c.is_positive) for c in clicks),
+        box_xyxy,
         tuple(entry.id for entry in (*clicks, *boxes[-1:])),
     )
 
@@ -205,22 +210,10 @@ def _select(entries: Sequence[object], kind: type[Entry], name: str | None) -> l
     return [e for e in entries if isinstance(e, kind) and e.from_name == name]
 
 
-def _to_click(entry: ClickEntry) -> tuple[float, float, bool]:
-    x = _to_pixels(entry.value.x, entry.original_width)
-    y = _to_pixels(entry.value.y, entry.original_height)
-    return x, y, entry.is_positive
-
-
-def _to_box_xyxy(entry: BoxEntry) -> tuple[float, float, float, float]:
-    box, width, height = entry.value, entry.original_width, entry.original_height
+def _to_pixels(entry: ClickEntry | BoxEntry, x: float, y: float) -> tuple[float, float]:
+    """Pixels from per cent, clipped to the image: a drag may end outside."""
+    height, width = entry.size_hw
     return (
-        _to_pixels(box.x, width),
-        _to_pixels(box.y, height),
-        _to_pixels(box.x + box.width, width),
-        _to_pixels(box.y + box.height, height),
+        min(max(width * x / 100, 0.0), float(width)),
+        min(max(height * y / 100, 0.0), float(height)),
     )
-
-
-def _to_pixels(percent: float, side: int) -> float:
-    """Pixels, clipped to the image: a drag may end outside."""
-    return min(max(side * percent / 100, 0.0), float(side))

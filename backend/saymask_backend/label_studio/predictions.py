@@ -22,14 +22,17 @@ def build_region_id(request_id: int, rank: int) -> str:
     return f"sm{request_id}_{rank}"
 
 
-def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -> dict[str, Any]:
-    """Build one prediction with a brush region per candidate.
+def to_prediction(
+    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
+) -> dict[str, Any]:
+    """Build the answer to the editor: a brush region per candidate, and a notice about them.
 
     Label Studio's editor takes only the first prediction of an interactive answer, so all
     candidates go into one. It draws later regions over earlier ones, so the best comes last.
     """
+    regions = _build_regions(result, config, request_id)
     return {
-        "result": _build_regions(result, config, request_id),
+        "result": [*regions, *build_notice(config, describe_answer(result, clicks))],
         "score": result.candidates[0].score if result.candidates else 0.0,
         "model_version": result.model_version,
     }
@@ -57,15 +60,6 @@ def _build_regions(
 def _describe_candidate(candidate: Candidate) -> str:
     source = "" if candidate.source == PROPOSALS_SOURCE else f", from {candidate.source}"
     return f"rank {candidate.rank}, score {candidate.score:.3f}{source}"
-
-
-def to_answer(
-    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
-) -> dict[str, Any]:
-    """Build the answer to the editor: suggestions, and a notice that describes them."""
-    prediction = to_prediction(result, config, request_id)
-    notice = build_notice(config, describe_answer(result, clicks))
-    return {**prediction, "result": [*prediction["result"], *notice]}
 
 
 def to_failure(config: LabelConfig, text: str) -> dict[str, Any] | None:
