@@ -265,7 +265,7 @@ class LabelStudioClient(RestClient):
             return f"{self._public_path}/data/" + str(upload["file"]).lstrip("/")
         except (KeyError, IndexError, TypeError) as error:
             raise LabelStudioError(
-                f"Label Studio took {path.name} and did not say where it is: {answer}."
+                f"Label Studio accepted {path.name} without returning its address: {answer}."
             ) from error
 
     def _import(self, project_id: int, **arguments: Any) -> Any:

@@ -132,7 +132,7 @@ class ImageFetcher:
     def _at_label_studio(self, path: str) -> str:
         if not self._base_url:
             raise ConfigError(
-                f"The photo {_shorten(path)} lives in Label Studio, whose address is not set.",
+                f"The photo {_shorten(path)} is in Label Studio, whose address is not set.",
                 "Set SAYMASK_LABEL_STUDIO_URL and SAYMASK_LABEL_STUDIO_API_KEY.",
             )
         return self._base_url + path
@@ -189,7 +189,7 @@ class ImageFetcher:
                         path = url.removeprefix(self._base_url)
                         new_address = find_new_address(answer, self._base_url, path)
                     url = self._to_our_address(urljoin(url, answer.headers["location"]))
-            raise ImageUnreachable(f"The photo at {_shorten(url)} redirects without end.")
+            raise ImageUnreachable(f"The photo at {_shorten(url)} redirects too many times.")
         except ImageError as error:
             if new_address is None:
                 raise
@@ -216,8 +216,8 @@ class ImageFetcher:
     def _read(self, response: httpx.Response, url: str) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ImageUnreachable(
-                f"{_shorten(url)} sends the photo compressed though it was asked not to.",
-                "Switch that off for images at the server.",
+                f"{_shorten(url)} sends the photo compressed, against the request.",
+                "Turn off compression of images on that server.",
             )
         data = read_at_most(response.iter_raw(), self._max_bytes)
         if data is None:
