@@ -62,7 +62,6 @@ class _NewTask:
     """A task to be created; ``key`` identifies image and expressions."""
 
     key: str
-    path: Path
     expressions: tuple[Expression, ...]
 
     @property
@@ -135,8 +134,9 @@ def import_dataset(
     counts: Counter[str] = Counter()
     for done, image in enumerate(dataset.images, start=1):
         with left_out.guard(image.path.name):
-            name = _name_upload(image.path)
-            tasks = _split_into_tasks(image)
+            data = _read(image.path)
+            name = _name_upload(image.path, data)
+            tasks = _split_into_tasks(image, hashlib.sha256(data).hexdigest())
             new = [task for task in tasks if task.key not in existing]
             if new and not dry_run:
                 reference = client.upload_image(project_id, image.path, name)
@@ -150,13 +150,13 @@ def import_dataset(
     )
 
 
-def _name_upload(path: Path) -> str:
+def _name_upload(path: Path, data: bytes) -> str:
     """The name under which Label Studio takes an image, which it recognises by suffix.
 
     Raises:
-        DatasetError: it cannot be read, or browsers do not show images of this format.
+        DatasetError: browsers do not show images of this format.
     """
-    suffix = find_suffix(_read(path)[:16])
+    suffix = find_suffix(data[:16])
     if suffix not in _SHOWN_SUFFIXES:
         raise DatasetError(
             f"{path} is in a format that Label Studio does not show.", "Convert it to PNG or JPEG."
@@ -176,7 +176,7 @@ def _count(new: list[_NewTask]) -> dict[str, int]:
     }
 
 
-def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
+def _split_into_tasks(image: DatasetImage, image_hash: str) -> list[_NewTask]:
     """Expressions with referents share a task; an image without any has one all the same.
 
     The editor has one expression for the whole image, and a verdict is about that one: every
@@ -187,12 +187,11 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
     groups += [(e,) for e in image.expressions if not e.parts]
     if not groups:
         groups = [()]
-    image_hash = hashlib.sha256(_read(image.path)).hexdigest()
     tasks = []
     for group in groups:
         texts = "\n".join(sorted(e.text for e in group))
         texts_hash = hashlib.sha256(texts.encode()).hexdigest()
-        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", image.path, group))
+        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", group))
     return tasks
 
 
