@@ -275,11 +275,7 @@ class Connector:
         )
 
     def _find_webhook(self, project_id: int) -> WebhookBody | None:
-        """The one that calls this backend; two connects at once may have registered more.
-
-        Raises:
-            _Problem: there are several, and nothing may be changed.
-        """
+        """The one that calls this backend; two connects at once may have registered more."""
         url = f"{self._backend_url}/webhook"
         found = [w for w in self._client.list_webhooks(project_id) if w.url.rstrip("/") == url]
         found.sort(key=lambda webhook: webhook.id)

@@ -136,12 +136,7 @@ class DeadlineTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request.
-
-        Raises:
-            ImageForbidden: the host has a private address.
-            httpx.TransportError.
-        """
+        """Send a request; raises ImageForbidden if the host has a private address."""
         url = request.url
         with _as_httpx_errors():
             response = self._pool.handle_request(

@@ -89,7 +89,7 @@ def load_label_config(xml: str) -> LabelConfig:
     """
     root = _parse(xml)
     image = _require_one(root, list(root.iter("Image")), "Image")
-    name = _read_name(image, "Image")
+    name = _read_name(image)
     brushes = _find_tags(root, "BrushLabels", name)
     mask = _require_one(root, brushes, f'BrushLabels with toName="{name}"')
     areas = _find_tags(root, "TextArea", name)
@@ -105,11 +105,11 @@ def load_label_config(xml: str) -> LabelConfig:
     return LabelConfig(
         image=name,
         image_key=_read_image_key(image),
-        mask=_read_name(mask, "BrushLabels"),
+        mask=_read_name(mask),
         mask_labels=labels,
-        expression=_read_name(expression, "TextArea"),
+        expression=_read_name(expression),
         region_expression=_find_region_expression(root, per_region),
-        verdict=_read_name(verdict, "Choices") if verdict is not None else None,
+        verdict=_read_name(verdict) if verdict is not None else None,
         verdict_choices=_read_options(verdict, "Choice") if verdict is not None else (),
         notice=next((e.get("name") for e in areas if e.get("name") == NOTICE), None),
         click=_find_smart(root, name, ("KeyPoint", "KeyPointLabels")),
@@ -145,7 +145,7 @@ def _find_region_expression(
     if not candidates:
         return None
     cure = f'Call the one that holds the region\'s expression "{_REGION_EXPRESSION}".'
-    return _read_name(_require_one(root, candidates, "perRegion TextArea", cure), "TextArea")
+    return _read_name(_require_one(root, candidates, "perRegion TextArea", cure))
 
 
 def _read_options(parent: ElementTree.Element, tag: str) -> tuple[Option, ...]:
@@ -161,7 +161,7 @@ def _find_smart(root: ElementTree.Element, image: str, tags: tuple[str, ...]) ->
     """The smart tag of a kind; one that is nothing else before those that are so by default."""
     found = [e for e in root.iter() if e.tag in tags and e.get("toName") == image and _is_smart(e)]
     found.sort(key=lambda e: e.get("smartOnly", "false").lower() != "true")
-    return _read_name(found[0], found[0].tag) if found else None
+    return _read_name(found[0]) if found else None
 
 
 def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element | None:
@@ -217,8 +217,8 @@ def _require_one(
     )
 
 
-def _read_name(element: ElementTree.Element, tag: str) -> str:
+def _read_name(element: ElementTree.Element) -> str:
     name = element.get("name")
     if not name:
-        raise InvalidLabelConfig(f"A {tag} tag has no name.", _CURE)
+        raise InvalidLabelConfig(f"A {element.tag} tag has no name.", _CURE)
     return name

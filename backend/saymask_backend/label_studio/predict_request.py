@@ -80,7 +80,7 @@ class VisualPrompt:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What a predict request asks for.
+    """A call of ``POST /predict``.
 
     Attributes:
         project: with number 0 when Label Studio did not say.

@@ -40,12 +40,12 @@ _EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import created, or would create.
+    """The numbers of an import, or of one that would be made.
 
     Attributes:
         unannotated: photos without an expression, which have an empty task each.
         existing: tasks of an earlier import.
-        left_out: what of the dataset could not be used or created, and why.
+        left_out: items of the dataset that could not be used or created, and why.
     """
 
     photos: int
@@ -151,11 +151,7 @@ def import_dataset(
 
 
 def _name_upload(path: Path, data: bytes) -> str:
-    """The name under which Label Studio takes an image, which it recognises by suffix.
-
-    Raises:
-        DatasetError: browsers do not show images of this format.
-    """
+    """A name with a suffix by which Label Studio recognises an image that browsers show."""
     suffix = find_suffix(data[:16])
     if suffix not in _SHOWN_SUFFIXES:
         raise DatasetError(

@@ -28,7 +28,7 @@ State = Literal["open", "no_expression", "annotated", "up_to_date"]
 
 @dataclass(frozen=True)
 class PreannotateReport:
-    """What was done, or would be.
+    """The numbers of a run, or of a dry run.
 
     Attributes:
         predicted: tasks that got predictions; ``expressions`` in them.
@@ -59,9 +59,7 @@ def preannotate(
     """Store predictions of the current model version; repeating it continues where it stopped.
 
     Raises:
-        LabelStudioError: a call failed.
-        InvalidLabelConfig: the project is not set up for saymask.
-        QueueError: no worker answers.
+        LabelStudioError, InvalidLabelConfig, QueueError.
     """
     project = client.get_project(project_id)
     config = project.read_label_config()

@@ -116,11 +116,7 @@ def prepare_images(
     failed: LeftOut,
     progress: Progress,
 ) -> int:
-    """Prepare the images of tasks, a few at a time; returns the number of prepared ones.
-
-    Raises:
-        SaymaskError: as ``map_concurrently``.
-    """
+    """Prepare the images of tasks, a few at a time; returns the number of prepared ones."""
     prepared = 0
 
     def prepare(task: PredictTask) -> None:
@@ -139,10 +135,6 @@ def _prepare(queue: JobQueue, request: PrepareRequest) -> None:
 
     A job that was lost with its worker is enqueued again: workers give up an image that ended two
     of them.
-
-    Raises:
-        WorkerUnavailable: no worker prepares photos.
-        SaymaskError: the image cannot be prepared.
     """
     last_worker_at = time.monotonic()
     for _ in range(_MAX_LOST):

@@ -50,7 +50,7 @@ _WAITING = [
 
 @dataclass(frozen=True)
 class ProposeOptions:
-    """What is wanted.
+    """Options of a run.
 
     Attributes:
         per_image: the most expressions for an image.
@@ -73,7 +73,7 @@ class ProposeOptions:
 
 @dataclass(frozen=True)
 class ProposeReport:
-    """What was done, or would be.
+    """The numbers of a run, or of a dry run.
 
     Attributes:
         photos: that were examined; ``expressions`` proposed for them, ``tasks`` that hold these.
@@ -111,9 +111,7 @@ def propose(
     A dry run proposes and counts, but stores nothing.
 
     Raises:
-        LabelStudioError: a call failed.
-        InvalidLabelConfig: the project is not set up for saymask.
-        QueueError: no worker answers.
+        LabelStudioError, InvalidLabelConfig, QueueError.
     """
     project = client.get_project(project_id)
     config = project.read_label_config()

@@ -92,11 +92,7 @@ class Recorder:
         )
 
     def _process_group(self, events: Sequence[WaitingEvent]) -> None:
-        """Process events whose attempt is counted together.
-
-        Raises:
-            StoreError: the database cannot be used now; none of the rest counts as attempted.
-        """
+        """Process events whose attempt is counted together; a failing database counts for none."""
         self._stores.events.begin_attempt([event.id for event in events])
         for index, event in enumerate(events):
             try:
@@ -148,11 +144,7 @@ class Recorder:
             self._stores.events.mark_event(event.id, "nothing")
 
     def _delete(self, reported: DeletionEvent | TasksDeletedEvent, event: WaitingEvent) -> None:
-        """Write every deletion that was reported.
-
-        Raises:
-            InvalidAnnotation: names those without a valid id; the others are written.
-        """
+        """Write every reported deletion, then raise InvalidAnnotation for those without an id."""
         annotations = self._stores.annotations
         left_out = LeftOut()
         if isinstance(reported, DeletionEvent):

@@ -44,7 +44,7 @@ class QualityReport:
         failures: errors of the last day by code.
         events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
         projects: ids of all projects.
-        verification: what second persons say about the project's records; None without any.
+        verification: verdicts of second annotators on the project's records; None without any.
     """
 
     record_filter: RecordFilter

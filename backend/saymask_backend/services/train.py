@@ -112,7 +112,7 @@ class TrainingStarter:
         return StartedRun(run, None)
 
     def stop(self) -> str:
-        """Ask the run that is at work to stop, or take back one that waits; returns its name.
+        """Ask the run that is underway to stop, or withdraw one that waits; returns its name.
 
         Raises:
             InvalidRequest: there is none.

@@ -139,11 +139,7 @@ class Verifier:
         own_id: int,
         records: dict[int, RecordView],
     ) -> Verification | Literal["unanswered", "outdated"]:
-        """One person's verdict on one record; or why there is none.
-
-        Raises:
-            SaymaskError: the annotation or a recorded mask cannot be read.
-        """
+        """One person's verdict on one record; or why there is none."""
         record = records.get(_read_record_id(task))
         if record is None:
             return "outdated"
@@ -165,11 +161,7 @@ class Verifier:
         return list(self._stores.records.iterate_records(wanted))
 
     def _find_or_create_project(self, project_id: int) -> int:
-        """The project in which the records of another are verified by this installation.
-
-        Raises:
-            InvalidRequest: there is none, and the title is taken.
-        """
+        """The project in which the records of another are verified by this installation."""
         title, mark = f"Verification of project {project_id}", self._build_mark(project_id)
         projects = self._client.list_projects()
         strangers = [p.id for p in projects if p.title == title]
