@@ -6,14 +6,8 @@ from pydantic import Field
 
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
-from saymask_backend.label_studio.schema import Body, Id, OptionalDict, Text, UtcTime
+from saymask_backend.label_studio.schema import Body, Numbered, OptionalDict, Text, UtcTime
 from saymask_backend.records.project_key import ProjectKey, to_project_key
-
-
-class CreatedBody(Body):
-    """The answer that creates an object, of whatever kind."""
-
-    id: Id
 
 
 class ReleaseBody(Body):
@@ -29,10 +23,9 @@ class UserBody(Body):
     username: str | None = None
 
 
-class ProjectBody(Body):
+class ProjectBody(Numbered):
     """A project of the API."""
 
-    id: Id
     title: Text = ""
     description: Text | None = None
     label_config: Text | None = None
@@ -63,10 +56,9 @@ class ProjectBody(Body):
         return load_label_config(self.label_config)
 
 
-class MlBackendBody(Body):
+class MlBackendBody(Numbered):
     """An ML backend attached to a project; ``state`` ``CO`` means connected."""
 
-    id: Id
     url: str
     title: str | None = None
     state: str | None = None
@@ -76,10 +68,9 @@ class MlBackendBody(Body):
     basic_auth_user: str | None = None
 
 
-class WebhookBody(Body):
+class WebhookBody(Numbered):
     """A webhook registered for a project."""
 
-    id: Id
     url: str
     headers: OptionalDict = Field(default_factory=dict)
     is_active: bool | None = None
@@ -87,15 +78,13 @@ class WebhookBody(Body):
     send_for_all_actions: bool | None = None
 
 
-class PredictionBody(Body):
+class PredictionBody(Numbered):
     """A stored prediction."""
 
-    id: Id
     model_version: str | None = None
 
 
-class ViewBody(Body):
+class ViewBody(Numbered):
     """A tab of the Data Manager."""
 
-    id: Id
     data: OptionalDict = Field(default_factory=dict)

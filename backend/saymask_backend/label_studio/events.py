@@ -26,6 +26,7 @@ from saymask_backend.label_studio.schema import (
     AnnotationBody,
     Body,
     Id,
+    Numbered,
     TaskBody,
     Text,
     UtcTime,
@@ -66,12 +67,6 @@ class SubmissionEvent(Body):
     project: EventProject
     task: TaskBody
     annotation: AnnotationBody
-
-
-class Numbered(Body):
-    """An annotation or task in a webhook that only names its id."""
-
-    id: Id
 
 
 class _AnyDeletion(Body):

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import httpx
 
 from saymask.left_out import LeftOut
-from saymask_backend.label_studio.api_schema import CreatedBody
 from saymask_backend.label_studio.auth import (
     ADDRESS_CURE,
     CallRefused,
@@ -34,7 +33,7 @@ from saymask_backend.label_studio.guarded_http import (
     read_at_most,
     time_limit,
 )
-from saymask_backend.label_studio.schema import Body, validate
+from saymask_backend.label_studio.schema import Body, Numbered, validate
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +246,7 @@ class RestClient:
         existing = find()
         if existing:
             return min(existing), False
-        own = read_object(CreatedBody, self.request("POST", path, json=values)).id
+        own = read_object(Numbered, self.request("POST", path, json=values)).id
         oldest = min(find(), default=own)
         if oldest >= own:
             return own, True

@@ -131,6 +131,12 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Numbered(Body):
+    """An object of which only the id is read."""
+
+    id: Id
+
+
 class TaskBody(Body):
     """A task; ``data`` holds whatever the project's labelling config refers to."""
 
