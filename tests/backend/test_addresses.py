@@ -25,10 +25,10 @@ from saymask.errors import ConfigError, ImageError, ImageTooLarge, ImageUnreadab
 from saymask_backend.config import load_settings
 from saymask_backend.label_studio import auth as auth_module
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import AnswerTooLarge, LabelStudioClient
-from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
+from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.guarded_http import get_json
-from saymask_backend.label_studio.images import ImageFetcher
+from saymask_backend.label_studio.images import ImageFetcher, decode_data_uri, is_data_uri
+from saymask_backend.label_studio.rest import AnswerTooLarge
 from tests.backend.http import JPEG, KEY, LocalServer
 from tests.backend.test_fetching import serve_bytes
 

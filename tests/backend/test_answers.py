@@ -204,7 +204,7 @@ def test_a_task_with_20_000_expressions_is_answered_and_adds_nothing_again(
     masks = [r for r in answer["result"] if r["type"] == "brushlabels"]
     assert len(masks) == MAX_TASK_EXPRESSIONS
     assert notice(answer) == (
-        "This task names 20,000 expressions; the first 100 are looked at, 19,900 are left out."
+        "This task has 20,000 expressions; only the first 100 are used, 19,900 are left out."
     )
     asked = log_of(valkey)
     again = ask(client, request)

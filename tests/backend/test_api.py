@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from saymask_backend.label_studio.event_schema import SubmissionEvent, TasksCreatedEvent
-from saymask_backend.label_studio.events import parse_event, to_new_event
+from saymask_backend.label_studio.events import (
+    SubmissionEvent,
+    TasksCreatedEvent,
+    parse_event,
+    to_new_event,
+)
 from saymask_backend.records.stores import Stores
 from tests.backend.http import JSON_TYPE, typed
 from tests.conftest import Valkey, await_state, list_bodies, load_capture, log_of

@@ -217,3 +217,21 @@ def test_addresses_that_are_public(address: str) -> None:
 )
 def test_secrets_in_addresses_are_not_shown(reference: str, shown: str) -> None:
     assert strip_secrets(reference) == shown
+
+
+def test_a_name_that_the_resolver_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system's resolver has no deadline of its own."""
+    answered = threading.Event()
+    resolve = socket.getaddrinfo
+
+    def hang(host: str, *rest: Any, **named: Any) -> Any:
+        answered.wait(60)
+        return resolve("127.0.0.1", *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    fetcher = ImageFetcher("", "", (), 10**6, timeout_s=0.2)
+    with pytest.raises(ImageUnreachable, match=r"took longer than 0\.2 s"):
+        fetcher.fetch("http://photos.example/x.png", 1)
+    answered.set()

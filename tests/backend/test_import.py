@@ -137,7 +137,7 @@ def test_what_can_be_used_is_imported_and_the_rest_is_named(
     (brush,) = (region for region in result if "rle" in region["value"])
     mask = decode_brush_rle(brush["value"]["rle"], SIZE_HW)
     assert (mask == square(4, 30, 10)).all()
-    assert run_import(studio, tmp_path)[1]["there"] == 2, "nothing twice"
+    assert run_import(studio, tmp_path)[1]["existing"] == 2, "nothing twice"
     assert len(studio.tasks) == 2
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import LabelStudioClient, NotFound
+from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.connect import TITLE, ConnectOptions, Connector
+from saymask_backend.label_studio.rest import NotFound
 from tests.backend.http import KEY
 from tests.backend.label_studio import LabelStudioServer
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from saymask.errors import InvalidRequest, WorkerUnavailable
+from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.label_studio.predict_request import PredictTask
 from saymask_backend.records.stores import Stores
+from saymask_backend.services.project_tasks import map_concurrently
 from tests.backend.http import KEY, typed
 from tests.backend.label_studio import LabelStudioServer
 from tests.conftest import Valkey, await_state, load_capture, log_of
@@ -96,16 +101,16 @@ def test_odd_tasks_of_preannotate(
     refused = studio.add_task({"image": "/data/a.png", "expression": "refused"})
     studio.refused = {refused}
     dry = saymask("preannotate", "--project", "1", "--dry-run", status=1)
-    assert dry["made"] == GOOD + 1
+    assert dry["predicted"] == GOOD + 1
     check_named(dry["failed"])
     report = saymask("preannotate", "--project", "1", status=1)
-    assert (report["made"], report["expressions"]) == (GOOD, GOOD)
+    assert (report["predicted"], report["expressions"]) == (GOOD, GOOD)
     *odd, last = report["failed"]
     check_named(odd)
     assert f"task {refused}: Label Studio answered 400" in last
     assert len(studio.objects["predictions"]) == GOOD
     again = saymask("preannotate", "--project", "1", status=1)
-    assert (again["made"], again["current"]) == (0, GOOD)
+    assert (again["predicted"], again["up_to_date"]) == (0, GOOD)
 
 
 def test_odd_tasks_of_propose(
@@ -160,7 +165,7 @@ def test_odd_tasks_and_files_of_import(
     assert refused.startswith("b.png: Label Studio answered 400")
     studio.refused_file = ""
     again = saymask("import", "coco", str(path), "--project", "1", status=1)
-    assert (again["tasks"], again["there"]) == (1, 2)
+    assert (again["tasks"], again["existing"]) == (1, 2)
 
 
 def test_odd_tasks_of_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:
@@ -223,3 +228,40 @@ def test_the_editor_asks_about_a_task_without_a_photo(
     answer = build_client().post("/predict", json=body)
     assert answer.status_code == 400
     assert "no photo" in answer.json()["cause"]
+
+
+def test_four_tasks_are_asked_at_a_time_and_finished_in_order() -> None:
+    together = threading.Barrier(4)
+    finished: list[int] = []
+    positions: list[tuple[int, int]] = []
+    failed = LeftOut()
+
+    def ask(task: PredictTask) -> int:
+        together.wait(60)
+        if task.task_id == 3:
+            raise InvalidRequest("Odd.")
+        return task.task_id
+
+    def finish(task: PredictTask, answer: int) -> None:
+        if task.task_id == 5:
+            raise InvalidRequest("It is gone.")
+        finished.append(answer)
+
+    tasks = [PredictTask(number, "") for number in range(1, 9)]
+    map_concurrently(tasks, ask, finish, failed, lambda *done: positions.append(done))
+    assert finished == [1, 2, 4, 6, 7, 8]
+    assert failed.lines == ("task 3: Odd.", "task 5: It is gone.")
+    assert positions == [(number, 8) for number in range(1, 9)]
+
+
+def test_an_error_that_concerns_all_tasks_ends_the_rest() -> None:
+    asked: list[int] = []
+
+    def ask(task: PredictTask) -> None:
+        asked.append(task.task_id)
+        raise WorkerUnavailable("No worker answers.")
+
+    tasks = [PredictTask(number, "") for number in range(1, 30)]
+    with pytest.raises(WorkerUnavailable):
+        map_concurrently(tasks, ask, lambda *_: None, LeftOut(), lambda *_: None)
+    assert len(asked) <= 4

@@ -16,8 +16,8 @@ from saymask.datasets import load_coco
 from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from saymask_backend.export.plan import select_outcomes
+from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.label_config import (
-    LabelConfig,
     default_label_config,
     load_label_config,
 )
@@ -186,14 +186,14 @@ def test_tasks_are_chosen_that_have_nothing_yet() -> None:
     proposed = {2: "v1", 3: "v2", 1: "v2", 20: "v2", 21: "v2", 22: "v2"}
     config = load_label_config(default_label_config())
     chosen, counts = choose_tasks(bodies, config, ["expression"], "v2", proposed, LeftOut())
-    assert {item.task.task_id: item.has_ours for item in chosen} == {
+    assert {task.task_id: bool(task.versions) for task in chosen} == {
         1: False,  # the offer was stored, and then the run ended
         2: True,  # proposed by an earlier version
         4: True,  # an empty prediction, from opening the task
         8: False,  # one of several tasks was made
         10: False,  # the task was made, without its prediction
     }
-    assert counts == {"annotated": 1, "current": 4}
+    assert counts == {"annotated": 1, "up_to_date": 4}
 
 
 class ImportedTasks:
@@ -202,8 +202,8 @@ class ImportedTasks:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
 
-    def get_label_config(self, _project: int) -> LabelConfig:
-        return load_label_config(default_label_config())
+    def get_project(self, project: int) -> ProjectBody:
+        return ProjectBody(id=project, label_config=default_label_config())
 
     def iterate_tasks(self, _project: int, _left_out: LeftOut) -> Iterator[TaskBody]:
         return iter(())

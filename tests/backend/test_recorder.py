@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -163,3 +163,33 @@ def test_many_records_photo_by_photo(stores: Stores) -> None:
         {f"{photo:064x}"} for photo in range(1, 8)
     ]
     assert sum(map(len, groups)) == 620
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "good"),
+    [("ANNOTATIONS_DELETED", "annotations", 5), ("TASKS_DELETED", "tasks", 1)],
+)
+def test_an_odd_id_among_deletions_is_named_and_the_others_are_recorded(
+    stores: Stores, action: str, name: str, good: int
+) -> None:
+    process(stores, event(1, annotation(5, [typed("x")])))
+    odd = [{"id": "x"}, {"id": -1}, {}, None, 5, [[]]]
+    reported = {**deletion(), "action": action, name: [*odd, {"id": good}]}
+    assert process(stores, reported) == []
+    (problem,) = stores.events.list_problems()
+    assert "6 of the deletions could not be read" in problem.problem
+    assert "item 0: Its id is not valid" in problem.problem
+    stores.events.retry_problems()
+    Recorder(stores).process_waiting()
+    assert stores.events.count_events_by_state() == {"understood": 1, "problem": 1}
+
+
+def test_another_recorder_at_work_is_told(
+    stores: Stores, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(stores, event(1, annotation(5, [typed("x")])))
+    with closing(Stores(url)) as others, others.database.recording_lock(0) as is_theirs:
+        assert is_theirs
+        assert Recorder(stores).process_waiting(wait_s=0.01) == 0
+    assert "Another process has been recording" in caplog.text
+    assert Recorder(stores).process_waiting() == 1

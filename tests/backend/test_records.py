@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from saymask.masks import decode_brush_rle, decode_coco_rle
-from saymask_backend.label_studio.event_schema import read_project_key
+from saymask_backend.label_studio.events import read_project_key
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
 from tests.backend.submissions import A, B, C, process

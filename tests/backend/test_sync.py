@@ -15,10 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from saymask.errors import InvalidLabelConfig
-from saymask_backend.label_studio import client as client_module
+from saymask_backend.label_studio import rest
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import LabelStudioClient, NotFound
+from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.events import to_new_event
+from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.record import Recorder
@@ -291,8 +292,8 @@ def test_a_page_that_is_too_large_is_read_task_by_task(
     studio.tasks = {n: [annotation(100 + n, [typed(text)])] for n, text in texts.items()}
     with closing(LabelStudioClient(studio.url, "key")) as client:
         assert synchroniser(stores, client).sync(7).problems == ()
-        monkeypatch.setattr(client_module, "_MAX_PAGE_BYTES", 6000)
-        monkeypatch.setattr(client_module, "_MAX_ANSWER_BYTES", 10_000)
+        monkeypatch.setattr(rest, "_MAX_PAGE_BYTES", 6000)
+        monkeypatch.setattr(rest, "_MAX_ANSWER_BYTES", 10_000)
         for n in studio.tasks:
             studio.tasks[n] = [annotation(100 + n, [typed(f"new {texts[n]}")], after_s=5)]
         report = synchroniser(stores, client).sync(7)
@@ -308,7 +309,7 @@ def test_a_page_that_is_too_large_is_read_task_by_task(
 def test_a_comparison_that_breaks_off_within_a_large_page_goes_on_there(
     stores: Stores, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_MAX_PAGE_BYTES", 6000)
+    monkeypatch.setattr(rest, "_MAX_PAGE_BYTES", 6000)
     studio.tasks = {n: [annotation(100 + n, [typed("x" * 4000)])] for n in range(1, 6)}
     # The project, page 1 and its two tasks, page 2 and its first task, then a failure.
     studio.answers = [200] * 6 + [500]
@@ -319,3 +320,24 @@ def test_a_comparison_that_breaks_off_within_a_large_page_goes_on_there(
     assert report.taken_up
     assert report.deleted == 0
     assert sorted(current(stores)) == [101, 102, 103, 104, 105]
+
+
+def test_gaps_are_not_filled_while_another_process_records(
+    stores: Stores, url: str, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their events wait, which is told; the other process, or the next comparison, records them."""
+    monkeypatch.setattr(Recorder.process_waiting, "__defaults__", (lambda: False, 0.05))
+    studio.tasks = {n: [annotation(100 + n, [typed("x")])] for n in range(1, 4)}
+    with (
+        closing(Stores(url)) as others,
+        closing(LabelStudioClient(studio.url, "key")) as client,
+    ):
+        with others.database.recording_lock(0) as is_theirs:
+            assert is_theirs
+            report = synchroniser(stores, client).sync(7)
+        assert report.filled == 0
+        assert len(report.problems) == 3
+        assert "annotation 101: It is stored and waits" in report.problems[0]
+        assert current(stores) == {}
+        assert synchroniser(stores, client).sync(7).problems == ()
+    assert sorted(current(stores)) == [101, 102, 103]

@@ -184,7 +184,7 @@ def test_a_run_that_waits_is_taken_back(
     status = read_status(valkey)
     assert status is not None
     assert (status.state, status.text) == ("failed", "It was stopped before it began.")
-    assert "No run is at work" in saymask("train", "--stop").stdout
+    assert "No run is underway" in saymask("train", "--stop").stdout
 
 
 def test_two_starts_at_once_make_one_run(

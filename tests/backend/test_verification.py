@@ -19,9 +19,10 @@ from filelock import FileLock
 from sqlalchemy import update
 
 from saymask.errors import InvalidRequest
+from saymask_backend.label_studio.annotations import VerifyAnswer, read_answer
 from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import load_verify_config
 from saymask_backend.label_studio.schema import AnnotationBody
-from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import VerificationRow

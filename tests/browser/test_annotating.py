@@ -202,11 +202,11 @@ def test_predicted_tasks_are_accepted_in_two_clicks(
         new_task("astronaut", expressions=["the american flag", "the helmet"]),
     ]
     counted = stack.saymask("preannotate", "--project", "1", "--dry-run", "--json")
-    assert (counted["made"], counted["expressions"]) == (2, 3)
+    assert (counted["predicted"], counted["expressions"]) == (2, 3)
     report = stack.saymask("preannotate", "--project", "1", "--json")
-    assert (report["made"], report["expressions"], report["failed"]) == (2, 3, [])
+    assert (report["predicted"], report["expressions"], report["failed"]) == (2, 3, [])
     again = stack.saymask("preannotate", "--project", "1", "--json")
-    assert (again["made"], again["current"]) == (0, 2)
+    assert (again["predicted"], again["up_to_date"]) == (0, 2)
     with closing(stack.client()) as client:
         found = {t["id"]: t for t in tasks_of(client) if t["id"] in tasks}
         versions = {p["model_version"] for t in found.values() for p in t["predictions"]}

@@ -72,7 +72,7 @@ def test_confirmed_and_rejected_with_one_key(
     assert (report["photos"], report["failed"]) == (len(PHOTOS), [])
     assert report["expressions"] == report["tasks"] == counted["expressions"] >= 3
     again = stack.saymask(*command)
-    assert (again["photos"], again["current"]) == (0, len(PHOTOS)), "it goes on where it stopped"
+    assert (again["photos"], again["up_to_date"]) == (0, len(PHOTOS)), "it goes on where it stopped"
     assert len(tasks_of(client, project)) == len(PHOTOS) + report["tasks"]
 
     editor.label_as_displayed(report["url"])

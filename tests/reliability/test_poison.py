@@ -14,10 +14,11 @@ import redis
 from fastapi.testclient import TestClient
 
 from saymask.contract import ATTEMPTS_KEY
+from saymask.left_out import LeftOut
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.label_studio.predict_request import PredictTask
 from saymask_backend.queue.job_queue import JobQueue
-from saymask_backend.services.prepare import _ProjectJobs
+from saymask_backend.services.prepare import prepare_images
 from saymask_backend.services.upload_image import ImageUploader
 from tests.backend.http import KEY, ImageServer, typed
 from tests.conftest import Valkey, log_of
@@ -71,15 +72,18 @@ def test_preparing_a_project_goes_on_past_a_poison_image(
 ) -> None:
     queue = JobQueue(valkey.url, deadline_s=60)
     fetcher = ImageFetcher(photos.url, KEY, (), 10**6, 5.0)
+    failed = LeftOut()
     tasks = [
         PredictTask(number, f"/data/{name}.png")
         for number, name in enumerate(["one", "poison", "two", "three", "four", "five"])
     ]
     with supervised(start_worker) as ended:
-        results = list(_ProjectJobs(queue, ImageUploader(fetcher, queue), tasks).run())
-    failed = {task.task_id: outcome for task, outcome in results if outcome is not None}
-    assert list(failed) == [1]
-    assert "workers ended" in failed[1]
+        images = ImageUploader(fetcher, queue)
+        prepared = prepare_images(queue, images, tasks, failed, lambda _done, _all: None)
+    (line,) = failed.lines
+    assert line.startswith("task 1: ")
+    assert "workers ended" in line
+    assert prepared == 5
     assert ended == [-9, -9]
     counts = queue.get_prepare_counts()
     assert (counts.prepared, counts.failed) == (5, 1)

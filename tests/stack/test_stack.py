@@ -208,9 +208,9 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
         to_project = ("--project", str(project), "--json")
         checked, _ = client.find_or_create_project("A day, to check")
         report = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
-        assert (report["photos"], report["no_referent"], report["there"]) == (4, 1, 0)
+        assert (report["photos"], report["no_referent"], report["existing"]) == (4, 1, 0)
         again = stack.saymask("import", "grefcoco", str(first), *to_project, "--as-annotations")
-        assert (again["tasks"], again["there"]) == (0, report["tasks"])
+        assert (again["tasks"], again["existing"]) == (0, report["tasks"])
         stack.saymask("import", "grefcoco", str(first), "--project", str(checked), "--json")
         predictions = [p for task in tasks_of(client, checked) for p in task["predictions"]]
         assert len(predictions) == report["tasks"]
@@ -296,7 +296,7 @@ def test_lists_of_exactly_one_page(stack: Running, samples: dict[str, Path]) -> 
         assert len(client.list_tasks_after(project, tasks[-3].id, 2)) == 2
     to_project = ("--project", str(project), "--json")
     assert stack.saymask("prepare", *to_project)["prepared"] == 100
-    assert stack.saymask("preannotate", *to_project, "--dry-run")["without"] == 100
+    assert stack.saymask("preannotate", *to_project, "--dry-run")["no_expression"] == 100
     (report,) = stack.saymask("sync", *to_project)
     assert report["tasks"] == 100
     with closing(stack.client()) as client:

@@ -21,7 +21,6 @@ from saymask_backend.records.stores import Stores
 from saymask_backend.services.background import PeriodicThread
 from saymask_backend.services.export import Exporter
 from saymask_backend.services.predict import Predictor
-from saymask_backend.services.predict_task import TaskPredictor
 from saymask_backend.services.prepare import ImagePreparer
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.report import Reporter
@@ -76,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         stores=stores,
         status=StatusReader(stores, status_queue),
-        predictor=Predictor(stores.requests, segmenter, TaskPredictor(segmenter), settings.k),
+        predictor=Predictor(stores.requests, segmenter, settings.k),
         preparer=ImagePreparer(queue, images, client),
         reporter=Reporter(stores),
         training=TrainingStarter(

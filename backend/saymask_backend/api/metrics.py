@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from saymask.errors import QueueUnavailable
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.records.stores import Stores
-from saymask_backend.services.answers import Answer, Suggestions, TaskSuggestions
+from saymask_backend.services.predict import Answer
+from saymask_backend.services.segment import Suggestions, TaskSuggestions
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 

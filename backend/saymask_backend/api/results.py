@@ -10,11 +10,12 @@ from saymask_backend.label_studio.notices import describe_failure
 from saymask_backend.label_studio.predict_request import PredictRequest
 from saymask_backend.label_studio.predictions import (
     EMPTY_PREDICTION,
-    to_answer,
     to_failure,
+    to_prediction,
     to_task_prediction,
 )
-from saymask_backend.services.answers import Answer, Failure, Suggestions
+from saymask_backend.services.predict import Answer, Failure
+from saymask_backend.services.segment import Suggestions
 
 
 def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
@@ -33,7 +34,7 @@ def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
 
 def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
     if isinstance(answer, Suggestions):
-        return to_answer(answer.result, config, answer.request_id, answer.clicks)
+        return to_prediction(answer.result, config, answer.request_id, answer.clicks)
     if isinstance(answer, Failure):
         text = describe_failure(answer.error, answer.expression)
         prediction = to_failure(config, text)
@@ -42,5 +43,7 @@ def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
         return prediction
     if answer is None:
         return EMPTY_PREDICTION
-    pairs = [(suggestions.request_id, suggestions.result) for suggestions in answer.answers]
-    return to_task_prediction(pairs, answer.expressions, config, answer.notice)
+    pairs = [
+        (suggestions.request_id, suggestions.result) for suggestions in answer.answers.values()
+    ]
+    return to_task_prediction(pairs, config, answer.notice)

@@ -26,8 +26,8 @@ from saymask_backend.api.body import BodyReader, BodyTooLarge
 from saymask_backend.api.metrics import Metrics
 from saymask_backend.api.results import to_results
 from saymask_backend.config import Settings
-from saymask_backend.label_studio.event_schema import EVENT
 from saymask_backend.label_studio.events import (
+    EVENT,
     read_created_tasks,
     to_new_event,
     to_oversized_event,
@@ -43,8 +43,7 @@ from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import IOU_EDGES, POLYGON_SECONDS
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import RecordFilter
-from saymask_backend.services.answers import Answer
-from saymask_backend.services.predict import Predictor, decline
+from saymask_backend.services.predict import Answer, Predictor, decline
 from saymask_backend.services.prepare import ImagePreparer
 from saymask_backend.services.report import Reporter
 from saymask_backend.services.status import StatusReader

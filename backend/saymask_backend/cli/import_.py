@@ -107,7 +107,7 @@ def _print_report(
         f" photos with {report.expressions} expressions"
         + (f", {report.no_referent} without a referent" if report.no_referent else "")
         + (f", {report.unannotated} photos without annotations" if report.unannotated else "")
-        + (f"; {report.there} tasks exist already" if report.there else "")
+        + (f"; {report.existing} tasks exist already" if report.existing else "")
     )
     if as_annotations and report.tasks and not dry_run:
         print_line(

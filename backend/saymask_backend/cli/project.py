@@ -32,7 +32,6 @@ from saymask_backend.label_studio.connect import Check, ConnectOptions, Connecto
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.preannotate import PreannotateReport, preannotate
-from saymask_backend.services.predict_task import TaskPredictor
 from saymask_backend.services.prepare import prepare_project
 from saymask_backend.services.segment import Segmenter
 from saymask_backend.services.upload_image import ImageUploader
@@ -140,7 +139,7 @@ def preannotate_project(
         with progress_bar("predicting", quiet=as_json or dry_run) as bar:
             report = preannotate(
                 services.client,
-                services.predictor,
+                services.segmenter,
                 project,
                 services.settings.expression_fields,
                 services.queue.get_model_version(),
@@ -160,9 +159,9 @@ def preannotate_project(
 
 def _describe(report: PreannotateReport, verb: str, rate: str, fields: str) -> str:
     return (
-        f"{report.made} tasks {verb} predictions for {report.expressions} expressions"
-        f"{rate if report.made else ''}; {report.current} have one, {report.annotated} are"
-        f" annotated, {report.without} hold no expression in {fields}"
+        f"{report.predicted} tasks {verb} predictions for {report.expressions} expressions"
+        f"{rate if report.predicted else ''}; {report.up_to_date} have one, {report.annotated} are"
+        f" annotated, {report.no_expression} hold no expression in {fields}"
     )
 
 
@@ -195,7 +194,7 @@ class Services:
     client: LabelStudioClient
     queue: JobQueue
     images: ImageUploader
-    predictor: TaskPredictor
+    segmenter: Segmenter
     stores: Stores
 
 
@@ -216,8 +215,8 @@ def open_services() -> Iterator[Services]:
     ):
         stores.migrate()
         images = ImageUploader(build_fetcher(settings), queue)
-        predictor = TaskPredictor(Segmenter(stores.requests, queue, images))
-        yield Services(settings, client, queue, images, predictor, stores)
+        segmenter = Segmenter(stores.requests, queue, images)
+        yield Services(settings, client, queue, images, segmenter, stores)
 
 
 def _load_settings(url: str | None, key: str | None) -> Settings:

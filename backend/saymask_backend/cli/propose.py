@@ -21,7 +21,8 @@ from saymask_backend.cli.context import (
     progress_bar,
 )
 from saymask_backend.cli.project import open_services
-from saymask_backend.services.propose import ProjectProposer, ProposeOptions, describe
+from saymask_backend.services import propose as proposing
+from saymask_backend.services.propose import ProposeOptions
 from saymask_backend.services.verify import ReadReport, Verifier
 
 PROJECT = Annotated[int, typer.Option(help="The Label Studio project.")]
@@ -50,22 +51,25 @@ def propose(
     """
     options = ProposeOptions(per_image, confidence, seed, one_per_task)
     with open_services() as services, one_at_a_time(services.settings, project):
-        proposer = ProjectProposer(
-            services.client,
-            services.queue,
-            services.images,
-            services.stores.requests,
-            services.settings.expression_fields,
-        )
         started = time.monotonic()
         with progress_bar("proposing", quiet=as_json) as bar:
-            report = proposer.propose(project, options, bar, dry_run=dry_run)
+            report = proposing.propose(
+                services.client,
+                services.queue,
+                services.images,
+                services.stores.requests,
+                project,
+                services.settings.expression_fields,
+                options,
+                bar,
+                dry_run=dry_run,
+            )
         seconds = time.monotonic() - started
     if as_json:
         print_json({**asdict(report), "seconds": round(seconds, 2)})
     else:
         rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
-        print_line(describe(report, dry_run=dry_run) + rate)
+        print_line(proposing.describe(report, dry_run=dry_run) + rate)
         if report.url and report.expressions:
             print_line(f"{report.url} shows them: Label Tasks As Displayed")
         print_problems("failed", report.failed)

@@ -25,7 +25,7 @@ from saymask_backend.cli.context import (
     print_problems,
     progress_bar,
 )
-from saymask_backend.label_studio.client import NotFound
+from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
 from saymask_backend.records.types import RecordFilter
@@ -73,7 +73,7 @@ def _build_table(report: QualityReport, by: str | None) -> Table:
 def _print_details(report: QualityReport) -> None:
     quality = report.quality
     for outcome, count in quality.outcomes.items():
-        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")  # type: ignore[index]
+        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")
     for name, counts in report.sources.items():
         print_line(
             f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
@@ -165,4 +165,4 @@ def _print_report(report: SyncReport) -> None:
         f" {report.missing} were missing, {report.outdated} outdated, {report.deleted} deleted"
         + (" (resumed where it was interrupted)" if report.taken_up else "")
     )
-    print_problems("  not interpreted", report.problems)
+    print_problems("  not recorded", report.problems)

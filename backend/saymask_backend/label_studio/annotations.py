@@ -1,10 +1,11 @@
-"""From Label Studio's annotation to a submission."""
+"""From Label Studio's annotation to a submission, or to a verification's answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast, get_args
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
 from saymask.runs import MAX_RUNS, read_brush_runs
@@ -14,12 +15,16 @@ from saymask_backend.label_studio.schema import (
     AnnotationBody,
     BrushEntry,
     ChoicesEntry,
+    ClickEntry,
     TaskBody,
     TextEntry,
 )
 from saymask_backend.records.types import Origin, ProjectKey, Submission, SubmittedRegion, Verdict
 
 _ORIGINS = get_args(Origin)
+Choice = Literal["none", "several"]
+# In verification projects.
+_VERIFY_CHOICES: dict[str, Choice] = {"nothing fits": "none", "several fit": "several"}
 PROPOSED_FIELD = "saymask_proposed_regions"
 """Field of an imported task's data: the ids of the regions that saymask proposed."""
 
@@ -33,13 +38,8 @@ def to_submission(
 ) -> Submission:
     """Convert one annotation with its task.
 
-    Args:
-        annotation: of the task.
-        task: with its data.
-        project: of the task.
-        config: of the project.
-        known_sizes_hw: sizes, in pixels, that the task's image has or had; empty when nobody has
-            read it yet.
+    ``known_sizes_hw`` are the sizes, in pixels, that the task's image has or had; none when nobody
+    has read it yet.
 
     Raises:
         InvalidAnnotation: a mask cannot be read or claims another size than the image has, or the
@@ -56,7 +56,7 @@ def to_submission(
             seconds=annotation.lead_time,
             skipped=annotation.was_cancelled is True,
             image=read_image(task, config),
-            expression=_find_text(result, config.expression),
+            expression=next(reversed(_read_texts(result, config.expression).values()), None),
             verdict=_read_verdict(result, config),
             regions=_read_regions(annotation, task, config, known_sizes_hw),
             ignored=_describe_others(result, config),
@@ -66,11 +66,6 @@ def to_submission(
         raise
     except SaymaskError as error:
         raise InvalidAnnotation(error.cause, error.cure) from error
-
-
-def _find_text(result: Sequence[object], name: str | None) -> str | None:
-    """The last text of a field of the whole image."""
-    return next(reversed(_read_texts(result, name).values()), None)
 
 
 def _read_texts(result: Sequence[object], name: str | None) -> dict[str, str]:
@@ -171,3 +166,29 @@ def _describe_others(result: Sequence[object], config: LabelConfig) -> tuple[str
         and not (isinstance(entry, BrushEntry) and entry.from_name == config.mask)
     )
     return tuple(f"{count} of type {kind} left out" for kind, count in sorted(others.items()))
+
+
+@dataclass(frozen=True)
+class VerifyAnswer:
+    """The answer of one person in a verification project.
+
+    Attributes:
+        clicks_xy: as shares of the image's width and height, 0 to 1.
+        choice: that nothing is meant, or that several could be, or None.
+    """
+
+    clicks_xy: tuple[tuple[float, float], ...]
+    choice: Choice | None
+
+
+def read_answer(annotation: AnnotationBody) -> VerifyAnswer:
+    """Read the clicks and the choice of an annotation in a verification project."""
+    clicks = [entry.value for entry in annotation.result if isinstance(entry, ClickEntry)]
+    chosen = (
+        _VERIFY_CHOICES[choice]
+        for entry in annotation.result
+        if isinstance(entry, ChoicesEntry)
+        for choice in entry.value.choices
+        if choice in _VERIFY_CHOICES
+    )
+    return VerifyAnswer(tuple((c.x / 100, c.y / 100) for c in clicks), next(chosen, None))

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
-from saymask_backend.label_studio.schema import Body, Id, Text, UtcTime, none_to_empty
+from saymask_backend.label_studio.schema import (
+    Body,
+    Numbered,
+    OptionalDict,
+    Text,
+    UtcTime,
+)
 from saymask_backend.records.types import ProjectKey, to_project_key
 
 
-class CreatedBody(Body):
-    """The answer that creates an object, of whatever kind."""
+class ReleaseBody(Body):
+    """The version of Label Studio."""
 
-    id: Id
+    release: str = "unknown"
 
 
-class ProjectBody(Body):
+class UserBody(Body):
+    """The user whose key is used."""
+
+    email: str | None = None
+    username: str | None = None
+
+
+class ProjectBody(Numbered):
     """A project of the API."""
 
-    id: Id
     title: Text = ""
     description: Text | None = None
     label_config: Text | None = None
@@ -52,10 +62,9 @@ class ProjectBody(Body):
         return load_label_config(self.label_config)
 
 
-class MlBackendBody(Body):
+class MlBackendBody(Numbered):
     """An ML backend attached to a project; ``state`` ``CO`` means connected."""
 
-    id: Id
     url: str
     title: str | None = None
     state: str | None = None
@@ -65,26 +74,23 @@ class MlBackendBody(Body):
     basic_auth_user: str | None = None
 
 
-class WebhookBody(Body):
+class WebhookBody(Numbered):
     """A webhook registered for a project."""
 
-    id: Id
     url: str
-    headers: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    headers: OptionalDict = Field(default_factory=dict)
     is_active: bool | None = None
     send_payload: bool | None = None
     send_for_all_actions: bool | None = None
 
 
-class PredictionBody(Body):
+class PredictionBody(Numbered):
     """A stored prediction."""
 
-    id: Id
     model_version: str | None = None
 
 
-class ViewBody(Body):
+class ViewBody(Numbered):
     """A tab of the Data Manager."""
 
-    id: Id
-    data: Annotated[dict[str, Any], BeforeValidator(none_to_empty)] = Field(default_factory=dict)
+    data: OptionalDict = Field(default_factory=dict)

@@ -7,15 +7,20 @@ import binascii
 import json
 import time
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import httpx
 
 from saymask.errors import ConfigError, SaymaskError
 from saymask.redaction import clean_key
-from saymask_backend.label_studio.connections import find_new_address, read_clock_offset
+from saymask_backend.label_studio.guarded_http import find_new_address
+from saymask_backend.label_studio.schema import to_utc
 
 _REFRESH_PATH = "/api/token/refresh/"
 _TOKEN_MARGIN_S = 30.0
+# An HTTP date has whole seconds, and the answer took a while.
+_CLOCK_PRECISION = timedelta(seconds=2)
 ADDRESS_CURE = "Check SAYMASK_LABEL_STUDIO_URL and that it runs."
 
 
@@ -38,12 +43,8 @@ class LabelStudioAuth(httpx.Auth):
     A personal access token is a refresh token: it is exchanged for an access token that lives
     five minutes. A legacy token (40 hex digits) is sent as it is. Without a key, nothing is sent.
 
-    Args:
-        base_url: of Label Studio, without a slash at the end.
-        api_key: of the user, or empty.
-
     Raises:
-        ConfigError: the key holds signs that no header may have.
+        ConfigError: the key holds characters that no header may have.
     """
 
     def __init__(self, base_url: str, api_key: str) -> None:
@@ -133,3 +134,16 @@ def _read_expiry(access: str) -> float:
         return float(claims["exp"])
     except (IndexError, ValueError, OverflowError, KeyError, TypeError, binascii.Error) as error:
         raise LabelStudioError("Label Studio sent an access token that is not a JWT.") from error
+
+
+def read_clock_offset(response: httpx.Response) -> timedelta:
+    """Return how far our clock is ahead of a server's, by an answer that has just come.
+
+    Zero where it has no date, or where the difference may be rounding.
+    """
+    try:
+        theirs = to_utc(parsedate_to_datetime(response.headers["Date"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return timedelta(0)
+    offset = datetime.now(UTC) - theirs
+    return offset if abs(offset) > _CLOCK_PRECISION else timedelta(0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from saymask.left_out import LeftOut
 from saymask.redaction import explain
 from saymask_backend.label_studio.api_schema import ProjectBody, WebhookBody
 from saymask_backend.label_studio.auth import LabelStudioError
-from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.client import PROJECT_FLAGS, WEBHOOK_FLAGS, LabelStudioClient
 from saymask_backend.label_studio.guarded_http import get_json
 from saymask_backend.label_studio.label_config import (
     LabelConfig,
@@ -37,24 +38,11 @@ _ADDRESS_CURE = (
     " SSRF_PROTECTION_ENABLED=false (both: without the second the backend is attached but no"
     " webhook is registered, and nothing is recorded)."
 )
-_PROJECT_FLAGS: dict[str, Any] = {
-    "show_collab_predictions": True,
-    "evaluate_predictions_automatically": False,
-}
-_WEBHOOK_FLAGS: dict[str, Any] = {
-    "is_active": True,
-    "send_payload": True,
-    "send_for_all_actions": True,
-}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    ``state`` is ``ok``, ``changed`` (it was wrong and has been corrected), ``problem``, or
-    ``unknown`` (it could not be checked).
-    """
+    """The result of one check: ``changed`` was corrected, ``unknown`` could not be checked."""
 
     name: str
     state: State
@@ -68,10 +56,9 @@ class ConnectOptions:
 
     Attributes:
         backend_url: as Label Studio reaches it.
-        user: name that the backend demands, or empty.
-        password: of that user.
+        user, password: that the backend demands, or empty.
         secret: that the backend's webhook demands, or empty.
-        may_change: correct what is wrong, or only look.
+        may_change: correct what is wrong, instead of only reporting it.
     """
 
     backend_url: str
@@ -79,6 +66,13 @@ class ConnectOptions:
     password: str
     secret: str
     may_change: bool
+
+
+class _Problem(SaymaskError):
+    """The result of a check that found something wrong."""
+
+
+_Result = tuple[State, str]
 
 
 class Connector:
@@ -91,35 +85,33 @@ class Connector:
 
     def check_label_studio(self) -> list[Check]:
         """Check that Label Studio answers and accepts the key."""
-        return _run(("Label Studio", self._check_version), ("API key", self._check_key))
+        return _run({"Label Studio": self._check_version, "API key": self._check_key})
 
     def check_backend(self) -> list[Check]:
         """Check that the backend answers and has a worker."""
-        return _run(("backend", self._check_backend))
+        return _run({"backend": self._check_backend})
 
     def check_project(self, project_id: int) -> list[Check]:
         """Check config, flags, attachment and webhook, then an event and an expression."""
-        return _run(
-            ("labelling config", lambda: self._check_config(project_id)),
-            ("project settings", lambda: self._check_flags(project_id)),
-            ("attachment", lambda: self._check_attachment(project_id)),
-            ("webhook", lambda: self._check_webhook(project_id)),
-            ("test event", lambda: self._check_event(project_id)),
-            ("test expression", lambda: self._check_expression(project_id)),
-        )
+        steps = {
+            "labelling config": self._check_config,
+            "project settings": self._check_flags,
+            "attachment": self._check_attachment,
+            "webhook": self._check_webhook,
+            "test event": self._check_event,
+            "test expression": self._check_expression,
+        }
+        return _run({name: partial(step, project_id) for name, step in steps.items()})
 
     def attach(self, project_id: int) -> list[Check]:
         """Attach backend and webhook: what a project that was just created needs."""
-        return _run(
-            ("attachment", lambda: self._check_attachment(project_id)),
-            ("webhook", lambda: self._check_webhook(project_id)),
-        )
+        steps = {"attachment": self._check_attachment, "webhook": self._check_webhook}
+        return _run({name: partial(step, project_id) for name, step in steps.items()})
 
     def list_attached_projects(self, left_out: LeftOut) -> list[int]:
         """Return the ids of all projects to which a backend of this name is attached.
 
-        Args:
-            left_out: gets the projects about which Label Studio does not say.
+        ``left_out`` gets the projects whose ML backends cannot be listed.
         """
         found = []
         for project in self._client.list_projects():
@@ -128,143 +120,142 @@ class Connector:
                 found += [project.id] if any(b.title == TITLE for b in backends) else []
         return found
 
-    def _check_version(self) -> Check:
+    def _correct(self, cause: str, cure: str, change: Callable[[], object], text: str) -> _Result:
+        """Correct what is wrong; where nothing may be changed, raise cause and cure."""
+        if not self._options.may_change:
+            raise _Problem(cause, cure)
+        change()
+        return "changed", text
+
+    def _check_version(self) -> _Result:
         release = self._client.get_release()
         try:
             version = tuple(int(part) for part in release.split(".")[:2])
         except ValueError:
             version = ()
         if version and version < _MIN_VERSION:
-            return Check(
-                "Label Studio", "problem", f"It is version {release}.",
-                "saymask is tested with 1.23; update it.",
-            )  # fmt: skip
-        return Check("Label Studio", "ok", f"version {release} at {self._client.base_url}")
+            raise _Problem(f"It is version {release}.", "saymask is tested with 1.23; update it.")
+        return "ok", f"version {release} at {self._client.base_url}"
 
-    def _check_key(self) -> Check:
+    def _check_key(self) -> _Result:
         try:
-            return Check("API key", "ok", f"of {self._client.get_user_name()}")
+            return "ok", f"of {self._client.get_user_name()}"
         except LabelStudioError as error:
             if "legacy token" not in error.cause:
                 raise
-        return Check(
-            "API key", "problem", "Legacy tokens are disabled in this organization.",
+        raise _Problem(
+            "Legacy tokens are disabled in this organization.",
             "Take a personal access token (Account & Settings), or enable legacy tokens under"
             " Organization, API Tokens Settings.",
-        )  # fmt: skip
+        )
 
-    def _check_backend(self) -> Check:
-        url = f"{self._options.backend_url}/ready"
+    def _check_backend(self) -> _Result:
         try:
             answer = self._read_ready()
             workers = answer["workers"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            return Check(
-                "backend", "problem", f"{url} does not answer as saymask does: {explain(error)}",
+            raise _Problem(
+                f"{self._options.backend_url}/ready does not answer as saymask does:"
+                f" {explain(error)}",
                 "Start it (saymask serve) and name its address with --backend-url.",
-            )  # fmt: skip
+            ) from error
         if not answer["ready"]:
-            return Check(
-                "backend", "problem", answer.get("queue_error") or "No worker answers.",
+            raise _Problem(
+                answer.get("queue_error") or "No worker answers.",
                 "Start one: saymask-worker run (with the backend's SAYMASK_REDIS_URL).",
-            )  # fmt: skip
-        return Check("backend", "ok", f"{len(workers)} workers, {answer['model_version']}")
+            )
+        return "ok", f"{len(workers)} workers, {answer['model_version']}"
 
     def _read_ready(self) -> Any:
         options = self._options
         auth = (options.user, options.password) if options.user else None
         return get_json(f"{options.backend_url}/ready", auth, _READY_TIMEOUT_S)
 
-    def _check_config(self, project_id: int) -> Check:
+    def _check_config(self, project_id: int) -> _Result:
         project = self._client.get_project(project_id)
         try:
-            config = load_label_config(project.label_config or "")
+            missing = _list_missing_tags(load_label_config(project.label_config or ""))
         except InvalidLabelConfig as error:
             return self._replace_config(project, error)
-        missing = _list_missing_tags(config)
-        text = (
-            f"works, without {', '.join(missing)} (see saymask label-config)"
-            if missing
-            else "has everything"
-        )
-        return Check("labelling config", "ok", text)
+        if missing:
+            return "ok", f"works, without {', '.join(missing)} (see saymask label-config)"
+        return "ok", "has everything"
 
-    def _replace_config(self, project: ProjectBody, error: InvalidLabelConfig) -> Check:
+    def _replace_config(self, project: ProjectBody, error: InvalidLabelConfig) -> _Result:
         """Write saymask's own config, unless annotations were made with another one."""
         annotations = project.total_annotations_number or 0
-        if self._options.may_change and not annotations:
-            self._client.update_project(project.id, label_config=default_label_config())
-            return Check("labelling config", "changed", "saymask's own was written")
-        if not annotations:
-            cure = "saymask connect writes one that works."
-            return Check("labelling config", "problem", error.cause, cure)
-        return Check(
-            "labelling config", "problem",
-            f"{error.cause} {annotations} annotations were made with it.",
-            "Add the missing tags by hand; saymask label-config prints an example.",
-        )  # fmt: skip
+        if annotations:
+            raise _Problem(
+                f"{error.cause} {annotations} annotations were made with it.",
+                "Add the missing tags by hand; saymask label-config prints an example.",
+            )
+        config = default_label_config()
+        return self._correct(
+            error.cause,
+            "saymask connect writes one that works.",
+            lambda: self._client.update_project(project.id, label_config=config),
+            "saymask's own was written",
+        )
 
-    def _check_flags(self, project_id: int) -> Check:
+    def _check_flags(self, project_id: int) -> _Result:
         project = self._client.get_project(project_id)
-        wrong = _find_differences(project, _PROJECT_FLAGS)
+        wrong = _find_differences(project, PROJECT_FLAGS)
         attached = self._client.find_ml_backends(project_id, self._backend_url)
         if project.model_version != TITLE and attached:
             wrong["model_version"] = TITLE
         if not wrong:
-            return Check("project settings", "ok", "predictions are shown, and only saymask's")
+            return "ok", "predictions are shown, and only saymask's"
         values = ", ".join(f"{name}={value}" for name, value in wrong.items())
-        if not self._options.may_change:
-            cure = "saymask connect sets them."
-            return Check("project settings", "problem", f"Should be {values}.", cure)
-        self._client.update_project(project_id, **wrong)
-        return Check("project settings", "changed", values)
+        return self._correct(
+            f"Should be {values}.",
+            "saymask connect sets them.",
+            lambda: self._client.update_project(project_id, **wrong),
+            values,
+        )
 
-    def _check_attachment(self, project_id: int) -> Check:
+    def _check_attachment(self, project_id: int) -> _Result:
         found = self._client.find_ml_backends(project_id, self._backend_url)
-        settings = self._attachment_settings()
+        options = self._options
+        settings: dict[str, Any] = {"title": TITLE, "is_interactive": True}
+        if options.user:
+            settings |= {"auth_method": "BASIC_AUTH", "basic_auth_user": options.user}
+        secret = {"basic_auth_pass": options.password} if options.user else {}
         if not found:
-            return self._attach(project_id, settings)
+            return self._correct(
+                "The backend is not attached.",
+                f"saymask connect --project {project_id}",
+                lambda: self._attach(project_id, {**settings, **secret}),
+                f"{options.backend_url} was attached",
+            )
         attached, *others = found
-        if others and not self._options.may_change:
-            return Check(
-                "attachment", "problem", f"The backend is attached {len(found)} times.",
+        if others and not options.may_change:
+            raise _Problem(
+                f"The backend is attached {len(found)} times.",
                 "Delete all but one under Settings, Model.",
-            )  # fmt: skip
+            )
         if attached.state not in ("CO", None):
-            return Check(
-                "attachment", "problem",
+            raise _Problem(
                 f"Label Studio cannot reach the backend: {attached.error_message or 'error'}",
                 self._explain_reach(),
-            )  # fmt: skip
-        visible = {n: v for n, v in settings.items() if n != "basic_auth_pass"}
-        wrong = _find_differences(attached, visible)
+            )
+        wrong = _find_differences(attached, settings)
         if not wrong:
-            return Check("attachment", "ok", "attached, answers typed expressions")
-        if not self._options.may_change:
-            return Check("attachment", "problem", f"Should be {wrong}.", "saymask connect sets it.")
-        self._client.update_ml_backend(attached.id, project_id, settings)
-        return Check("attachment", "changed", ", ".join(sorted(wrong)))
+            return "ok", "attached, answers typed expressions"
+        change = partial(self._client.update_ml_backend, attached.id, project_id)
+        return self._correct(
+            f"Should be {wrong}.",
+            "saymask connect sets it.",
+            lambda: change({**settings, **secret}),
+            ", ".join(sorted(wrong)),
+        )
 
-    def _attachment_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"title": TITLE, "is_interactive": True}
-        if self._options.user:
-            settings["auth_method"] = "BASIC_AUTH"
-            settings["basic_auth_user"] = self._options.user
-            settings["basic_auth_pass"] = self._options.password
-        return settings
-
-    def _attach(self, project_id: int, settings: dict[str, Any]) -> Check:
-        url = self._options.backend_url
-        if not self._options.may_change:
-            cure = f"saymask connect --project {project_id}"
-            return Check("attachment", "problem", "The backend is not attached.", cure)
+    def _attach(self, project_id: int, settings: dict[str, Any]) -> None:
         try:
-            self._client.attach_ml_backend(project_id, url, settings)
+            self._client.attach_ml_backend(project_id, self._options.backend_url, settings)
         except LabelStudioError as error:
-            return Check("attachment", "problem", error.cause, self._explain(error))
+            raise _Problem(error.cause, self._explain(error)) from error
         # Only now does Label Studio accept the backend's name as the model to show.
         self._client.update_project(project_id, model_version=TITLE)
-        return Check("attachment", "changed", f"{url} was attached")
 
     def _explain(self, error: LabelStudioError) -> str:
         if "reserved network address" in error.cause:
@@ -284,52 +275,45 @@ class Connector:
         )
 
     def _find_webhook(self, project_id: int) -> WebhookBody | None:
-        """The one that calls this backend; two connects at once may have registered more.
-
-        Raises:
-            LabelStudioError: there are several, and nothing may be changed.
-        """
+        """The one that calls this backend; two connects at once may have registered more."""
         url = f"{self._backend_url}/webhook"
         found = [w for w in self._client.list_webhooks(project_id) if w.url.rstrip("/") == url]
         found.sort(key=lambda webhook: webhook.id)
         if len(found) > 1 and not self._options.may_change:
-            raise LabelStudioError(
-                f"It is registered {len(found)} times.", "saymask connect leaves one."
-            )
+            raise _Problem(f"It is registered {len(found)} times.", "saymask connect leaves one.")
         for other in found[1:]:
             self._client.delete_webhook(other.id)
         return found[0] if found else None
 
-    def _check_webhook(self, project_id: int) -> Check:
+    def _check_webhook(self, project_id: int) -> _Result:
         webhook = self._find_webhook(project_id)
         headers = {SECRET_HEADER: self._options.secret} if self._options.secret else {}
         if webhook is None:
-            return self._register_webhook(project_id, headers)
-        wrong = _find_differences(webhook, _WEBHOOK_FLAGS)
+            return self._correct(
+                "No webhook is registered: nothing is recorded at once.",
+                "saymask connect registers it; saymask sync reads what was missed.",
+                lambda: self._register_webhook(project_id, headers),
+                "registered",
+            )
+        wrong = _find_differences(webhook, WEBHOOK_FLAGS)
         if any(webhook.headers.get(name) != value for name, value in headers.items()):
             wrong["headers"] = {**webhook.headers, **headers}
         if not wrong:
-            return Check("webhook", "ok", "registered" + (", with its secret" if headers else ""))
+            return "ok", "registered" + (", with its secret" if headers else "")
         names = ", ".join(sorted(wrong))
-        if not self._options.may_change:
-            return Check("webhook", "problem", f"Wrong: {names}.", "saymask connect corrects it.")
-        self._client.update_webhook(webhook.id, webhook.url, wrong)
-        return Check("webhook", "changed", f"{names} set")
+        change = partial(self._client.update_webhook, webhook.id, webhook.url, wrong)
+        return self._correct(
+            f"Wrong: {names}.", "saymask connect corrects it.", change, f"{names} set"
+        )
 
-    def _register_webhook(self, project_id: int, headers: dict[str, str]) -> Check:
-        if not self._options.may_change:
-            return Check(
-                "webhook", "problem", "No webhook is registered: nothing is recorded at once.",
-                "saymask connect registers it; saymask sync reads what was missed.",
-            )  # fmt: skip
+    def _register_webhook(self, project_id: int, headers: dict[str, str]) -> None:
         try:
             self._client.create_webhook(project_id, f"{self._backend_url}/webhook", headers)
         except LabelStudioError as error:
-            return Check("webhook", "problem", error.cause, _ADDRESS_CURE)
+            raise _Problem(error.cause, _ADDRESS_CURE) from error
         self._find_webhook(project_id)
-        return Check("webhook", "changed", "registered")
 
-    def _check_event(self, project_id: int) -> Check:
+    def _check_event(self, project_id: int) -> _Result:
         """Saving the project unchanged makes Label Studio send a webhook."""
         before = self._count_events()
         title = self._client.get_project(project_id).title
@@ -337,56 +321,53 @@ class Connector:
         deadline = time.monotonic() + _EVENT_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._count_events() > before:
-                return Check("test event", "ok", "Label Studio's webhook arrived")
+                return "ok", "Label Studio's webhook arrived"
             time.sleep(0.2)
-        return Check(
-            "test event", "problem",
+        raise _Problem(
             "Label Studio's webhook did not arrive at the backend.",
             "See the webhook's address and secret in the project's settings. "
             + self._explain_reach(),
-        )  # fmt: skip
+        )
 
     def _count_events(self) -> int:
         try:
             answer = self._read_ready()
             return sum(answer["events"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise LabelStudioError(
+            raise _Problem(
                 f"{self._options.backend_url} does not answer: {explain(error)}.",
                 "Start it: saymask serve",
             ) from error
 
-    def _check_expression(self, project_id: int) -> Check:
+    def _check_expression(self, project_id: int) -> _Result:
         """The whole path: Label Studio, backend, queue, worker and back."""
         attached = self._client.find_ml_backends(project_id, self._backend_url)
-        config = self._client.get_label_config(project_id)
+        config = self._client.get_project(project_id).read_label_config()
         bodies = self._client.iterate_tasks(project_id, LeftOut())
         tasks = (parse_task(body, config) for body in bodies)
         task = next((task for task in tasks if task.fault is None), None)
         if not attached or task is None:
             reason = "no task with a photo yet" if attached else "not attached"
-            return Check("test expression", "unknown", f"not tried: {reason}")
+            return "unknown", f"not tried: {reason}"
         entry = build_typed(config, "the object")
         started = time.monotonic()
         answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started
         entries = (answer.get("data") or {}).get("result") or []
         masks = [entry for entry in entries if entry.get("type") == "brushlabels"]
-        if masks:
-            text = f"{len(masks)} suggestions on task {task.task_id} after {seconds:.1f} s"
-            return Check("test expression", "ok", text)
-        return Check(
-            "test expression", "problem",
-            f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",
-            "The backend's page shows the request and its error.",
-        )  # fmt: skip
+        if not masks:
+            raise _Problem(
+                f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",
+                "The backend's page shows the request and its error.",
+            )
+        return "ok", f"{len(masks)} suggestions on task {task.task_id} after {seconds:.1f} s"
 
 
-def _run(*steps: tuple[str, Callable[[], Check]]) -> list[Check]:
+def _run(steps: Mapping[str, Callable[[], _Result]]) -> list[Check]:
     checks = []
-    for name, step in steps:
+    for name, step in steps.items():
         try:
-            checks.append(step())
+            checks.append(Check(name, *step()))
         except SaymaskError as error:
             checks.append(Check(name, "problem", error.cause, error.cure))
     return checks
@@ -399,7 +380,7 @@ def _find_differences(body: object, expected: dict[str, Any]) -> dict[str, Any]:
 
 def _list_missing_tags(config: LabelConfig) -> list[str]:
     tags = {
-        "a field of its own for each region's expression": config.region_expression,
+        "a separate field for each region's expression": config.region_expression,
         "the choice no referent / ambiguous": config.verdict,
         "the notice that says what saymask does": config.notice,
         "clicks that refine a mask": config.click,

@@ -1,25 +1,34 @@
-"""HTTP with a total deadline, and for untrusted addresses safe against SSRF."""
+"""HTTP for untrusted addresses, safe against SSRF, and with a total deadline for all requests."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
+from saymask import __version__
 from saymask.errors import ConfigError, ImageForbidden
-from saymask_backend.label_studio.connections import USER_AGENT, build_tls, find_new_address
+from saymask.redaction import explain
 
+USER_AGENT = f"saymask/{__version__}"
+CERTIFICATE_CURE = (
+    "If the server has a certificate of your own authority, set SSL_CERT_FILE to the file of the"
+    " authority's certificate (PEM) for saymask too, or add it to the system's store."
+)
 # Addresses outside these are special; inside them, 6to4 embeds an IPv4 address.
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 _SPECIAL_IPV6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2002::/16", "2001:db8::/32")))
@@ -32,6 +41,58 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 IsTrusted = Callable[[str, int], bool]
 """Whether a host and port may have any address."""
+
+
+def build_tls() -> ssl.SSLContext:
+    """Build what decides which servers are trusted, the same for all connections.
+
+    Trusted are the public authorities, the system's store, and what ``SSL_CERT_FILE`` and
+    ``SSL_CERT_DIR`` name.
+
+    Raises:
+        ConfigError: one of these is not a file or folder of certificates.
+    """
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    try:
+        if file:
+            context.load_verify_locations(cafile=file)
+        if folder:
+            context.load_verify_locations(capath=folder)
+    except OSError as error:
+        raise ConfigError(
+            f"The certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {explain(error)}.",
+            "Name a PEM file, or a folder that `openssl rehash` has prepared.",
+        ) from error
+    return context
+
+
+def explain_failure(error: Exception, cure: str) -> tuple[str, str]:
+    """Return the reason of a failed connection, and its cure, unless it is the certificate's."""
+    reason = explain(error)
+    return reason, CERTIFICATE_CURE if "certificate" in reason.lower() else cure
+
+
+def find_new_address(response: httpx.Response, base_url: str, path: str) -> str | None:
+    """Return the base address to which a server has moved; None if unknown.
+
+    ``response`` answers a call of ``path``, which begins with a slash, below ``base_url``.
+    """
+    if not response.has_redirect_location:
+        return None
+    try:
+        target = urlsplit(urljoin(base_url + path, response.headers["location"]))
+        if target.scheme not in ("http", "https") or not target.hostname:
+            return None
+    except ValueError:
+        return None
+    found, asked = target.path.rstrip("/"), urlsplit(path).path.rstrip("/")
+    if not found.endswith(asked):
+        return None
+    netloc = target.netloc.rpartition("@")[2]
+    address = urlunsplit((target.scheme, netloc, found.removesuffix(asked), "", ""))
+    return address if address != base_url else None
 
 
 @contextmanager
@@ -58,12 +119,9 @@ def is_public(address: str) -> bool:
 class DeadlineTransport(httpx.BaseTransport):
     """Sends requests within the ``time_limit`` of the thread.
 
-    Args:
-        tls: for https.
-        is_trusted: for untrusted addresses. A name is then resolved once, its addresses are
-            checked, and the connection goes to one that was checked: a name that changes its
-            address in between gains nothing. None for a server of our own choice.
-        proxy: address of an HTTP proxy, or None.
+    ``is_trusted`` is for untrusted addresses: a name is then resolved once, its addresses are
+    checked, and the connection goes to one that was checked, so that a name that changes its
+    address in between gains nothing. None for a server of our own choice.
     """
 
     def __init__(
@@ -78,12 +136,7 @@ class DeadlineTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request.
-
-        Raises:
-            ImageForbidden: the host has a private address.
-            httpx.TransportError.
-        """
+        """Send a request; raises ImageForbidden if the host has a private address."""
         url = request.url
         with _as_httpx_errors():
             response = self._pool.handle_request(
@@ -123,7 +176,7 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         error: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
-        for address in self._resolve(host, port):
+        for address in self._resolve(host, port, timeout):
             left_s = _limit(timeout, httpcore.ConnectTimeout)
             try:
                 stream = self._backend.connect_tcp(
@@ -134,11 +187,8 @@ class _Backend(httpcore.NetworkBackend):
                 error = problem
         raise error or httpcore.ConnectError(f"{host} has no address")
 
-    def _resolve(self, host: str, port: int) -> list[str]:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(f"the host {host} is not known ({error})") from error
+    def _resolve(self, host: str, port: int, timeout: float | None) -> list[str]:
+        found = _look_up(host, port, _limit(timeout, httpcore.ConnectTimeout))
         addresses = [str(address[0]) for *_, address in found]
         if self._is_trusted is not None and not self._is_trusted(host, port):
             for address in addresses:
@@ -148,6 +198,25 @@ class _Backend(httpcore.NetworkBackend):
                         "If that is intended, add the host to SAYMASK_PHOTO_PRIVATE_HOSTS.",
                     )
         return addresses
+
+
+def _look_up(host: str, port: int, timeout: float | None) -> list[Any]:
+    """The addresses of a host, resolved in another thread: the resolver itself has no deadline."""
+    found: Future[list[Any]] = Future()
+
+    def resolve() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, ValueError, OverflowError) as error:
+            found.set_exception(error)
+
+    threading.Thread(target=resolve, name="resolver", daemon=True).start()
+    try:
+        return found.result(timeout)
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(f"the address of {host} was not found in time") from error
+    except OSError as error:
+        raise httpcore.ConnectError(f"the host {host} is not known ({error})") from error
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -197,6 +266,16 @@ def _limit(timeout: float | None, error: type[httpcore.TimeoutException]) -> flo
     if left_s == math.inf:
         return timeout
     return left_s if timeout is None else min(timeout, left_s)
+
+
+def read_at_most(pieces: Iterable[bytes], max_bytes: int) -> bytes | None:
+    """Return the whole content of an answer; None as soon as it is longer."""
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > max_bytes:
+            return None
+    return bytes(content)
 
 
 def find_proxy(url: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import httpx
 
@@ -18,14 +18,15 @@ from saymask.errors import (
 )
 from saymask.image_files import find_suffix, strip_secrets
 from saymask_backend.label_studio.auth import LabelStudioAuth
-from saymask_backend.label_studio.connections import (
+from saymask_backend.label_studio.guarded_http import (
     USER_AGENT,
+    DeadlineTransport,
     build_tls,
     explain_failure,
     find_new_address,
+    read_at_most,
+    time_limit,
 )
-from saymask_backend.label_studio.data_uri import decode_data_uri, is_data_uri
-from saymask_backend.label_studio.guarded_http import DeadlineTransport, time_limit
 
 _MAX_REDIRECTS = 5
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
@@ -39,6 +40,16 @@ _PUBLIC_URL_CURE = (
     "If this is Label Studio under another name, set SAYMASK_LABEL_STUDIO_PUBLIC_URL to its"
     " address up to this path."
 )
+# A compressed answer could unpack to any size.
+_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+
+_SCHEME = re.compile(r"data:", re.IGNORECASE)
+_BASE64_AT_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_LINE_ENDS = re.compile(r"[\t\n\r]")
+_WHITESPACE = re.compile(rb"[\t\n\f\r ]")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+# A ``data:`` address holds each byte as %XX, or even that as base64.
+_LONGEST_FORM = 4
 
 
 class ImageFetcher:
@@ -80,10 +91,6 @@ class ImageFetcher:
     def fetch(self, reference: str, task_id: int) -> bytes:
         """Return the bytes of an image.
 
-        Args:
-            reference: the address in the task's data.
-            task_id: of the task.
-
         Raises:
             ImageUnreachable, ImageForbidden, ImageTooLarge, ImageUnreadable, LabelStudioError,
             ConfigError.
@@ -104,21 +111,19 @@ class ImageFetcher:
 
     def _fetch(self, reference: str, task_id: int) -> bytes:
         if is_data_uri(reference):
-            return _check_image(
-                decode_data_uri(reference, self._max_bytes), "The photo in the task"
-            )
+            data = decode_data_uri(reference, self._max_bytes)
+            return _check_image(data, "The photo in the task")
         scheme = urlsplit(reference).scheme.lower()
         if scheme in _CLOUD_SCHEMES:
             # In the alphabet for addresses: names in other scripts give / and + in the usual one.
             encoded = base64.urlsafe_b64encode(reference.encode()).decode()
-            return self._download(
-                self._at_label_studio(f"/tasks/{task_id}/resolve/?fileuri={encoded}")
-            )
+            path = f"/tasks/{task_id}/resolve/?fileuri={encoded}"
+            return self._download(self._at_label_studio(path))
         if scheme in ("http", "https"):
             return self._download(self._to_our_address(reference))
-        path = _find_image_path(reference)
-        if path is not None:
-            return self._download(self._at_label_studio(path))
+        image_path = _find_image_path(reference)
+        if image_path is not None:
+            return self._download(self._at_label_studio(image_path))
         raise ImageUnreachable(
             f"{_shorten(reference)} is not an address that saymask can read photos from.",
             "Use an upload, local files, http(s), s3, gs or azure-blob.",
@@ -127,7 +132,7 @@ class ImageFetcher:
     def _at_label_studio(self, path: str) -> str:
         if not self._base_url:
             raise ConfigError(
-                f"The photo {_shorten(path)} lives in Label Studio, whose address is not set.",
+                f"The photo {_shorten(path)} is in Label Studio, whose address is not set.",
                 "Set SAYMASK_LABEL_STUDIO_URL and SAYMASK_LABEL_STUDIO_API_KEY.",
             )
         return self._base_url + path
@@ -175,9 +180,8 @@ class ImageFetcher:
         try:
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check_address(url)
-                with client.stream(
-                    "GET", url, auth=self._auth_for(url), headers=_HEADERS
-                ) as answer:
+                auth = self._auth if self._is_label_studio(url) else None
+                with client.stream("GET", url, auth=auth, headers=_HEADERS) as answer:
                     if not answer.has_redirect_location:
                         self._check_status(answer, url)
                         return self._read(answer, url)
@@ -185,7 +189,7 @@ class ImageFetcher:
                         path = url.removeprefix(self._base_url)
                         new_address = find_new_address(answer, self._base_url, path)
                     url = self._to_our_address(urljoin(url, answer.headers["location"]))
-            raise ImageUnreachable(f"The photo at {_shorten(url)} redirects without end.")
+            raise ImageUnreachable(f"The photo at {_shorten(url)} redirects too many times.")
         except ImageError as error:
             if new_address is None:
                 raise
@@ -194,9 +198,6 @@ class ImageFetcher:
                 f" {error.cause}",
                 f"Use this address: SAYMASK_LABEL_STUDIO_URL={new_address}",
             ) from error
-
-    def _auth_for(self, url: str) -> httpx.Auth | None:
-        return self._auth if self._is_label_studio(url) else None
 
     def _check_status(self, response: httpx.Response, url: str) -> None:
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -215,23 +216,19 @@ class ImageFetcher:
     def _read(self, response: httpx.Response, url: str) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ImageUnreachable(
-                f"{_shorten(url)} sends the photo compressed though it was asked not to.",
-                "Switch that off for images at the server.",
+                f"{_shorten(url)} sends the photo compressed, against the request.",
+                "Turn off compression of images on that server.",
             )
-        pieces: list[bytes] = []
-        size = 0
-        for piece in response.iter_raw():
-            size += len(piece)
-            if size > self._max_bytes:
-                raise ImageTooLarge(
-                    f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
-                    "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
-                )
-            pieces.append(piece)
-        return _check_image(b"".join(pieces), f"The file at {_shorten(url)}")
+        data = read_at_most(response.iter_raw(), self._max_bytes)
+        if data is None:
+            raise ImageTooLarge(
+                f"The photo at {_shorten(url)} is larger than {self._max_bytes / 1e6:g} MB.",
+                "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
+            )
+        return _check_image(data, f"The file at {_shorten(url)}")
 
     def _check_address(self, url: str) -> None:
-        """Refuse what is not http(s), and whatever on Label Studio's server is not an image."""
+        """Refuse other schemes than http(s), and anything but images on Label Studio's server."""
         parts = urlsplit(url)
         if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ImageForbidden(f"{_shorten(url)} is not an http(s) address.")
@@ -256,13 +253,6 @@ class ImageFetcher:
         url = self._to_our_address(reference)
         is_known = self._is_label_studio(url) and self._is_image(url)
         return _IMAGE_PATH.search(urlsplit(url).path) is not None and not is_known
-
-
-_HEADERS = {
-    "User-Agent": USER_AGENT,
-    # A compressed answer could unpack to any size.
-    "Accept-Encoding": "identity",
-}
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
@@ -300,3 +290,45 @@ def _shorten(reference: str) -> str:
     """For messages: shortened, and without what may be secret."""
     plain = strip_secrets(reference).split("?", maxsplit=1)[0]
     return plain if len(plain) <= _MAX_SHOWN_CHARS else plain[: _MAX_SHOWN_CHARS - 3] + "..."
+
+
+def is_data_uri(reference: str) -> bool:
+    """Return whether a reference holds the image itself."""
+    return bool(_SCHEME.match(reference))
+
+
+def decode_data_uri(reference: str, max_bytes: int) -> bytes:
+    """Return the bytes in a ``data:`` URI, read as browsers do (WHATWG, "data: URL processor").
+
+    Raises:
+        ImageTooLarge: there are more than ``max_bytes``.
+        ImageUnreadable: it is damaged.
+    """
+    too_large = ImageTooLarge(
+        f"The photo in the task is larger than {max_bytes / 1e6:g} MB.",
+        "Shrink it, or raise SAYMASK_PHOTO_MAX_MB.",
+    )
+    if len(reference) > max_bytes * _LONGEST_FORM + 10_000:
+        raise too_large
+    head, comma, body = _LINE_ENDS.sub("", reference).partition("#")[0].partition(",")
+    if not comma:
+        raise ImageUnreadable("The data: address of the photo is damaged: it has no comma.")
+    data = unquote_to_bytes(body)
+    if _BASE64_AT_END.search(head):
+        data = _decode_base64(data)
+    if len(data) > max_bytes:
+        raise too_large
+    return data
+
+
+def _decode_base64(encoded: bytes) -> bytes:
+    """Decode with or without padding, as browsers do; they ignore whitespace and nothing else."""
+    plain = _WHITESPACE.sub(b"", encoded)
+    if len(plain) % 4 == 0:
+        plain = re.sub(rb"={1,2}$", b"", plain)
+    if len(plain) % 4 == 1 or not _BASE64.fullmatch(plain):
+        raise ImageUnreadable(
+            "The data: address of the photo is damaged: it is not base64.",
+            "Import the task again, with the whole photo.",
+        )
+    return base64.b64decode(plain + b"=" * (-len(plain) % 4))

@@ -9,21 +9,19 @@ from xml.etree import ElementTree
 from saymask.errors import InvalidLabelConfig
 from saymask_backend.records.types import VERDICTS, Verdict
 
+# Recognised by its name: nothing else distinguishes it from a project's own text fields.
+NOTICE = "saymask_notice"
+# Recognised by its name only where a project has other fields of each region.
+_REGION_EXPRESSION = "region_expression"
 _CURE = (
     "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
     " toName the image. See label_config.xml in the package, printed by: saymask label-config"
 )
 
 
-# Recognised by its name: nothing else tells it from a project's own text fields.
-NOTICE = "saymask_notice"
-# Recognised by its name only where a project has other fields of each region.
-_REGION_EXPRESSION = "region_expression"
-
-
 @dataclass(frozen=True)
 class Option:
-    """A Label or Choice: ``value`` is what people see, ``sent`` what is in annotations.
+    """A Label or Choice: people see ``value``, annotations hold ``sent``.
 
     Label Studio sends the alias where there is one, and understands both.
     """
@@ -91,7 +89,7 @@ def load_label_config(xml: str) -> LabelConfig:
     """
     root = _parse(xml)
     image = _require_one(root, list(root.iter("Image")), "Image")
-    name = _read_name(image, "Image")
+    name = _read_name(image)
     brushes = _find_tags(root, "BrushLabels", name)
     mask = _require_one(root, brushes, f'BrushLabels with toName="{name}"')
     areas = _find_tags(root, "TextArea", name)
@@ -101,14 +99,17 @@ def load_label_config(xml: str) -> LabelConfig:
         root, smart, f'smart TextArea with toName="{name}"', 'Set smart="false" on all others.'
     )
     verdict = _find_verdict(root, name)
+    labels = _read_options(mask, "Label")
+    if not labels:
+        raise InvalidLabelConfig(f"The BrushLabels {mask.get('name')!r} has no Label.", _CURE)
     return LabelConfig(
         image=name,
         image_key=_read_image_key(image),
-        mask=_read_name(mask, "BrushLabels"),
-        mask_labels=_read_labels(mask),
-        expression=_read_name(expression, "TextArea"),
+        mask=_read_name(mask),
+        mask_labels=labels,
+        expression=_read_name(expression),
         region_expression=_find_region_expression(root, per_region),
-        verdict=_read_name(verdict, "Choices") if verdict is not None else None,
+        verdict=_read_name(verdict) if verdict is not None else None,
         verdict_choices=_read_options(verdict, "Choice") if verdict is not None else (),
         notice=next((e.get("name") for e in areas if e.get("name") == NOTICE), None),
         click=_find_smart(root, name, ("KeyPoint", "KeyPointLabels")),
@@ -144,14 +145,7 @@ def _find_region_expression(
     if not candidates:
         return None
     cure = f'Call the one that holds the region\'s expression "{_REGION_EXPRESSION}".'
-    return _read_name(_require_one(root, candidates, "perRegion TextArea", cure), "TextArea")
-
-
-def _read_labels(mask: ElementTree.Element) -> tuple[Option, ...]:
-    labels = _read_options(mask, "Label")
-    if not labels:
-        raise InvalidLabelConfig(f"The BrushLabels {mask.get('name')!r} has no Label.", _CURE)
-    return labels
+    return _read_name(_require_one(root, candidates, "perRegion TextArea", cure))
 
 
 def _read_options(parent: ElementTree.Element, tag: str) -> tuple[Option, ...]:
@@ -167,7 +161,7 @@ def _find_smart(root: ElementTree.Element, image: str, tags: tuple[str, ...]) ->
     """The smart tag of a kind; one that is nothing else before those that are so by default."""
     found = [e for e in root.iter() if e.tag in tags and e.get("toName") == image and _is_smart(e)]
     found.sort(key=lambda e: e.get("smartOnly", "false").lower() != "true")
-    return _read_name(found[0], found[0].tag) if found else None
+    return _read_name(found[0]) if found else None
 
 
 def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element | None:
@@ -182,9 +176,16 @@ def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element 
 
 def default_label_config() -> str:
     """Return the labelling config that saymask recommends."""
-    return (resources.files("saymask_backend") / "label_studio" / "label_config.xml").read_text(
-        "utf-8"
-    )
+    return _read_resource("label_config.xml")
+
+
+def load_verify_config() -> str:
+    """Return the labelling config of a project in which expressions are verified."""
+    return _read_resource("verify_config.xml")
+
+
+def _read_resource(name: str) -> str:
+    return (resources.files("saymask_backend") / "label_studio" / name).read_text("utf-8")
 
 
 def _parse(xml: str) -> ElementTree.Element:
@@ -216,8 +217,8 @@ def _require_one(
     )
 
 
-def _read_name(element: ElementTree.Element, tag: str) -> str:
+def _read_name(element: ElementTree.Element) -> str:
     name = element.get("name")
     if not name:
-        raise InvalidLabelConfig(f"A {tag} tag has no name.", _CURE)
+        raise InvalidLabelConfig(f"A {element.tag} tag has no name.", _CURE)
     return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from saymask.contract import NOTHING_MEANT, SegmentResult
 from saymask.errors import (
@@ -18,6 +18,13 @@ DOUBTFUL_BELOW = 0.5
 PROPOSED_NOTICE = (
     "Proposed: Ctrl+Enter confirms, Skip rejects. Delete a wrong region; change its words in the"
     " list of regions."
+)
+# The first that fits; subclasses come before their base.
+_FAILURES = (
+    (DeadlineExceeded, "Not ready yet"),
+    (QueueError, "saymask is offline"),
+    (ImageError, "The photo cannot be used"),
+    (InvalidExpression, "The expression cannot be used"),
 )
 _MAX_QUOTE_CHARS = 60
 _MAX_SENTENCES = 4
@@ -44,20 +51,17 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
     return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])
 
 
-def describe_missing(answered: int, refused: Sequence[tuple[str, str]], left_out: int) -> str:
+def describe_missing(answered: int, refused: Mapping[str, SaymaskError], left_out: int) -> str:
     """Return one line about the expressions of a task's data that are not answered.
 
-    Args:
-        answered: number of expressions that are.
-        refused: expressions that cannot be, with the reason.
-        left_out: number of those beyond the limit.
+    ``answered`` and ``left_out`` count those that are, and those beyond the limit.
     """
-    sentences = [f"{quote(expression)} cannot be used: {reason}" for expression, reason in refused]
+    sentences = [f"{quote(text)} cannot be used: {error.cause}" for text, error in refused.items()]
     if left_out:
         total = answered + len(refused) + left_out
         sentences.insert(
             0,
-            f"This task names {total:,} expressions; the first {total - left_out:,} are looked at,"
+            f"This task has {total:,} expressions; only the first {total - left_out:,} are used,"
             f" {left_out:,} are left out.",
         )
     return " ".join(sentences[:_MAX_SENTENCES])
@@ -66,16 +70,7 @@ def describe_missing(answered: int, refused: Sequence[tuple[str, str]], left_out
 def describe_failure(error: SaymaskError, expression: str | None) -> str:
     """Return one line about why there is no suggestion, and what to do."""
     about = f" ({quote(expression)})" if expression else ""
-    if isinstance(error, DeadlineExceeded):
-        head = "Not ready yet"
-    elif isinstance(error, QueueError):
-        head = "saymask is offline"
-    elif isinstance(error, ImageError):
-        head = "The photo cannot be used"
-    elif isinstance(error, InvalidExpression):
-        head = "The expression cannot be used"
-    else:
-        head = "No suggestions"
+    head = next((head for kind, head in _FAILURES if isinstance(error, kind)), "No suggestions")
     return f"{head}{about}: {error}"
 
 

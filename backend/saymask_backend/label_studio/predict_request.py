@@ -35,6 +35,7 @@ class PredictTask:
         expressions: referring expressions in the task's data, at most ``MAX_TASK_EXPRESSIONS``.
         left_out: number of further expressions in the task's data.
         fault: why nothing can be done about this task, or None.
+        versions: model versions of the task's predictions, where they were asked for.
     """
 
     task_id: int
@@ -42,6 +43,7 @@ class PredictTask:
     expressions: tuple[str, ...] = ()
     left_out: int = 0
     fault: InvalidRequest | None = None
+    versions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,12 @@ class VisualPrompt:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What a predict request asks for.
+    """A call of ``POST /predict``.
 
     Attributes:
         project: with number 0 when Label Studio did not say.
-        typed_by: the editor's id of that field's content: the same while an annotator changes it,
-            another for every annotator.
+        editor_entry_id: the editor's id of the content of the typed field: the same while an
+            annotator changes it, different for every annotator.
         typed: every expression in the editor's field, the newest last; empty when a task was
             opened, and in the call that Label Studio makes after every submit.
         prompt: clicks and box, or None.
@@ -95,7 +97,7 @@ class PredictRequest:
     label_config: LabelConfig
     tasks: tuple[PredictTask, ...]
     typed: tuple[str, ...]
-    typed_by: str
+    editor_entry_id: str
     prompt: VisualPrompt | None
     is_interactive: bool
     k: int | None
@@ -103,10 +105,6 @@ class PredictRequest:
 
 def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> PredictRequest:
     """Validate and convert the JSON body of ``POST /predict``.
-
-    Args:
-        body: parsed JSON.
-        expression_fields: fields of the task's data that hold expressions.
 
     Raises:
         InvalidRequest: names the wrong fields; or the editor asks about a task that has a fault.
@@ -125,7 +123,7 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
         label_config=config,
         tasks=tasks,
         typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
-        typed_by=texts[-1].id if texts else "",
+        editor_entry_id=texts[-1].id if texts else "",
         prompt=_read_prompt(entries, config),
         is_interactive=context is not None,
         k=predict.params.k,
@@ -158,10 +156,12 @@ def parse_task(
     """Convert one task; one without an image has a ``fault``."""
     expressions = _read_expressions(task.data, expression_fields)
     kept, left_out = expressions[:MAX_TASK_EXPRESSIONS], len(expressions[MAX_TASK_EXPRESSIONS:])
+    image, fault = "", None
     try:
-        return PredictTask(task.id, read_image(task, config), kept, left_out)
+        image = read_image(task, config)
     except InvalidRequest as error:
-        return PredictTask(task.id, "", kept, left_out, error)
+        fault = error
+    return PredictTask(task.id, image, kept, left_out, fault, task.predictions_model_versions)
 
 
 def read_image(task: TaskBody, config: LabelConfig) -> str:
@@ -183,12 +183,8 @@ def _read_expressions(data: dict[Any, Any], fields: Sequence[str]) -> tuple[str,
     """Texts and lists of texts in the given fields, without blanks and repetitions."""
     values = [data.get(field) for field in fields]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    cleaned = [_clean_expression(text) for text in texts if isinstance(text, str)]
+    cleaned = (normalise_expression(to_storable(t)).strip() for t in texts if isinstance(t, str))
     return tuple(dict.fromkeys(text for text in cleaned if text))
-
-
-def _clean_expression(text: str) -> str:
-    return normalise_expression(to_storable(text)).strip()
 
 
 def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt | None:
@@ -197,9 +193,14 @@ def _read_prompt(entries: Sequence[object], config: LabelConfig) -> VisualPrompt
     boxes = _select(entries, BoxEntry, config.box)
     if not clicks and not boxes:
         return None
+    box_xyxy = None
+    for entry in boxes[-1:]:
+        box = entry.value
+        corner_xy = _to_pixels(entry, box.x + box.width, box.y + box.height)
+        box_xyxy = (*_to_pixels(entry, box.x, box.y), *corner_xy)
     return VisualPrompt(
-        tuple(_to_click(entry) for entry in clicks),
-        _to_box_xyxy(boxes[-1]) if boxes else None,
+        tuple((*_to_pixels(c, c.value.x, c.value.y), c.is_positive) for c in clicks),
+        box_xyxy,
         tuple(entry.id for entry in (*clicks, *boxes[-1:])),
     )
 
@@ -209,22 +210,10 @@ def _select(entries: Sequence[object], kind: type[Entry], name: str | None) -> l
     return [e for e in entries if isinstance(e, kind) and e.from_name == name]
 
 
-def _to_click(entry: ClickEntry) -> tuple[float, float, bool]:
-    x = _to_pixels(entry.value.x, entry.original_width)
-    y = _to_pixels(entry.value.y, entry.original_height)
-    return x, y, entry.is_positive
-
-
-def _to_box_xyxy(entry: BoxEntry) -> tuple[float, float, float, float]:
-    box, width, height = entry.value, entry.original_width, entry.original_height
+def _to_pixels(entry: ClickEntry | BoxEntry, x: float, y: float) -> tuple[float, float]:
+    """Pixels from per cent, clipped to the image: a drag may end outside."""
+    height, width = entry.size_hw
     return (
-        _to_pixels(box.x, width),
-        _to_pixels(box.y, height),
-        _to_pixels(box.x + box.width, width),
-        _to_pixels(box.y + box.height, height),
+        min(max(width * x / 100, 0.0), float(width)),
+        min(max(height * y / 100, 0.0), float(height)),
     )
-
-
-def _to_pixels(percent: float, side: int) -> float:
-    """Pixels, clipped to the image: a drag may end outside."""
-    return min(max(side * percent / 100, 0.0), float(side))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.runs import read_coco_runs
 from saymask_backend.label_studio.label_config import LabelConfig
-from saymask_backend.label_studio.notices import PROPOSED_NOTICE, describe_answer
+from saymask_backend.label_studio.notices import describe_answer
 from saymask_backend.records.types import Verdict
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
@@ -22,13 +22,27 @@ def build_region_id(request_id: int, rank: int) -> str:
     return f"sm{request_id}_{rank}"
 
 
-def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -> dict[str, Any]:
-    """Build one prediction with a brush region per candidate.
+def to_prediction(
+    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
+) -> dict[str, Any]:
+    """Build the answer to the editor: a brush region per candidate, and a notice about them.
 
     Label Studio's editor takes only the first prediction of an interactive answer, so all
     candidates go into one. It draws later regions over earlier ones, so the best comes last.
     """
-    regions = [
+    regions = _build_regions(result, config, request_id)
+    return {
+        "result": [*regions, *build_notice(config, describe_answer(result, clicks))],
+        "score": result.candidates[0].score if result.candidates else 0.0,
+        "model_version": result.model_version,
+    }
+
+
+def _build_regions(
+    result: SegmentResult, config: LabelConfig, request_id: int, details: str | None = None
+) -> list[dict[str, Any]]:
+    """The candidates' regions; ``details`` replace rank and score, and confidence is the score."""
+    return [
         entry
         for candidate in reversed(result.candidates)
         for entry in build_region(
@@ -37,29 +51,15 @@ def to_prediction(result: SegmentResult, config: LabelConfig, request_id: int) -
             coco_rle=candidate.mask.as_dict(),
             label=config.label_for_rank(candidate.rank),
             expression=result.expression,
-            score=candidate.score,
-            meta=_describe_candidate(candidate),
+            score=candidate.score if details is None else result.confidence,
+            meta=details or _describe_candidate(candidate),
         )
     ]
-    return {
-        "result": regions,
-        "score": result.candidates[0].score if result.candidates else 0.0,
-        "model_version": result.model_version,
-    }
 
 
 def _describe_candidate(candidate: Candidate) -> str:
     source = "" if candidate.source == PROPOSALS_SOURCE else f", from {candidate.source}"
     return f"rank {candidate.rank}, score {candidate.score:.3f}{source}"
-
-
-def to_answer(
-    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
-) -> dict[str, Any]:
-    """Build the answer to the editor: suggestions, and a notice that describes them."""
-    prediction = to_prediction(result, config, request_id)
-    notice = build_notice(config, describe_answer(result, clicks))
-    return {**prediction, "result": [*prediction["result"], *notice]}
 
 
 def to_failure(config: LabelConfig, text: str) -> dict[str, Any] | None:
@@ -69,75 +69,34 @@ def to_failure(config: LabelConfig, text: str) -> dict[str, Any] | None:
 
 
 def to_task_prediction(
-    answers: Iterable[tuple[int, SegmentResult]],
-    expressions: tuple[str, ...],
-    config: LabelConfig,
-    notice: str = "",
-) -> dict[str, Any]:
-    """Build the prediction of a task whose data holds expressions.
-
-    Args:
-        answers: request id and best candidate of each expression, at least one.
-        expressions: of the task's data.
-        config: of the project.
-        notice: what the annotator is to know, or empty.
-
-    Returns:
-        One region per expression, scored with the least confidence among them.
-    """
-    regions: list[dict[str, Any]] = []
-    confidences: list[float] = []
-    version = ""
-    for request_id, result in answers:
-        regions += to_prediction(result, config, request_id)["result"]
-        confidences.append((result.confidence or 0.0) if result.candidates else 0.0)
-        version = result.model_version
-    if len(expressions) == 1:
-        # As if it had been typed: the annotator sees it, and may type another.
-        regions.insert(0, build_typed(config, expressions[0]))
-    if notice:
-        regions += build_notice(config, notice)
-    return {"result": regions, "score": min(confidences), "model_version": version}
-
-
-def to_proposal_prediction(
     answers: Sequence[tuple[int, SegmentResult]],
     config: LabelConfig,
-    also: Sequence[str],
-    model_version: str,
+    notice: str = "",
+    details: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Build the prediction of a task for which expressions were proposed.
+    """Build the prediction of a task with expressions that are given or proposed.
 
     Args:
-        answers: request id and result of each, with one candidate.
+        answers: request id and result of each expression, with its best candidate; at least one.
         config: of the project.
-        also: for each, other wordings, for people to see.
-        model_version: of the prediction.
+        notice: for the annotator, or empty.
+        details: of each expression's region, for proposals.
 
     Returns:
         One region per expression, scored with the least confidence among them. A single expression
-        stands in the image's field too, where the label stream shows it.
+        is in the image's field too, as if it had been typed: the annotator sees it, also in the
+        label stream, and may type another.
     """
-    regions = [
-        entry
-        for (request_id, result), wordings in zip(answers, also, strict=True)
-        for candidate in result.candidates
-        for entry in build_region(
-            config,
-            region_id=build_region_id(request_id, candidate.rank),
-            coco_rle=candidate.mask.as_dict(),
-            label=config.label_for_rank(candidate.rank),
-            expression=result.expression,
-            score=result.confidence,
-            meta=f"proposed{wordings}",
-        )
-    ]
+    regions: list[dict[str, Any]] = []
+    for number, (request_id, result) in enumerate(answers):
+        text = details[number] if details else None
+        regions += _build_regions(result, config, request_id, text)
     if len(answers) == 1:
         regions.insert(0, build_typed(config, answers[0][1].expression))
     return {
-        "result": [*regions, *build_notice(config, PROPOSED_NOTICE)],
-        "score": min((result.confidence or 0.0) for _, result in answers),
-        "model_version": model_version,
+        "result": [*regions, *(build_notice(config, notice) if notice else [])],
+        "score": min((r.confidence or 0.0) if r.candidates else 0.0 for _, r in answers),
+        "model_version": answers[-1][1].model_version,
     }
 
 

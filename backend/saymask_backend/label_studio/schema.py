@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -65,21 +65,17 @@ def _drop_paths(value: object) -> object:
     return [v for v in value if not isinstance(v, list)] if isinstance(value, list) else value
 
 
-def _none_to_empty_text(value: object) -> object:
-    return "" if value is None else value
+def _none_to(empty: object) -> BeforeValidator:
+    """For fields that may be null."""
+    return BeforeValidator(lambda value: empty if value is None else value)
 
 
-def _none_to_zero(value: object) -> object:
-    return 0 if value is None else value
-
-
-def _none_to_list(value: object) -> object:
-    return [] if value is None else value
-
-
-def none_to_empty(value: object) -> object:
-    """Return an empty mapping in place of None, for fields that may be null."""
-    return {} if value is None else value
+def _split_versions(value: object) -> object:
+    """Model versions, which come as a list or separated by commas."""
+    versions = value.split(",") if isinstance(value, str) else value or ()
+    if not isinstance(versions, list | tuple | frozenset):
+        return versions
+    return frozenset(name.strip() for name in map(str, versions) if name.strip())
 
 
 def to_utc(moment: datetime) -> datetime:
@@ -117,12 +113,13 @@ def _read_seconds(value: object) -> float | None:
 
 
 Text = Annotated[str, BeforeValidator(_clean)]
-OptionalText = Annotated[Text, BeforeValidator(_none_to_empty_text)]
+OptionalText = Annotated[Text, _none_to("")]
 Texts = Annotated[list[Text], BeforeValidator(_to_list)]
 Expression = Annotated[Text, AfterValidator(normalise_expression)]
 Expressions = Annotated[list[Expression], BeforeValidator(_to_list)]
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
-OptionalId = Annotated[Id, BeforeValidator(_none_to_zero)]
+OptionalId = Annotated[Id, _none_to(0)]
+OptionalDict = Annotated[dict[str, Any], _none_to({})]
 UtcTime = Annotated[datetime, AfterValidator(to_utc)]
 Side = Annotated[int, Field(gt=0, lt=_MAX_SIDE_PX)]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
@@ -134,21 +131,22 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Numbered(Body):
+    """An object of which only the id is read."""
+
+    id: Id
+
+
 class TaskBody(Body):
     """A task; ``data`` holds whatever the project's labelling config refers to."""
 
     id: OptionalId = 0
     data: Annotated[dict[Any, Any], BeforeValidator(_only_mapping)] = Field(default_factory=dict)
-    annotations: Annotated[list[dict[str, Any]], BeforeValidator(_none_to_list)] = Field(
-        default_factory=list
+    annotations: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
+    total_annotations: Annotated[int, _none_to(0)] = 0
+    predictions_model_versions: Annotated[frozenset[str], BeforeValidator(_split_versions)] = (
+        frozenset()
     )
-    total_annotations: Annotated[int, BeforeValidator(_none_to_zero)] = 0
-    predictions_model_versions: str | None = None
-
-    @field_validator("predictions_model_versions", mode="before")
-    @classmethod
-    def _join_versions(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 class _TextValue(Body):
@@ -239,9 +237,14 @@ _KINDS = {
 }
 
 
-def _find_kind(entry: object) -> str:
-    kind = entry.get("type") if isinstance(entry, dict) else getattr(entry, "type", None)
-    return _KINDS.get(str(kind), "other kind")
+def discriminate_by(field: str, tags: Mapping[str, str]) -> Discriminator:
+    """Choose the member of a union by a field's value; ``other kind`` for unknown values."""
+
+    def find_tag(body: object) -> str:
+        value = body.get(field) if isinstance(body, dict) else getattr(body, field, None)
+        return tags.get(str(value), "other kind")
+
+    return Discriminator(find_tag)
 
 
 ResultEntry = Annotated[
@@ -251,7 +254,7 @@ ResultEntry = Annotated[
     | Annotated[ClickEntry, Tag("click entry")]
     | Annotated[BoxEntry, Tag("box entry")]
     | Annotated[OtherEntry, Tag("other kind")],
-    Discriminator(_find_kind),
+    discriminate_by("type", _KINDS),
 ]
 
 
@@ -284,7 +287,7 @@ class PredictBody(Body):
         BeforeValidator(_read_project_name),
         WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,12})?$"}),
     ] = Field(ProjectKey(0), validate_default=False)
-    params: Annotated[_Params, BeforeValidator(none_to_empty)] = Field(default_factory=_Params)
+    params: Annotated[_Params, _none_to({})] = Field(default_factory=_Params)
 
     @model_validator(mode="after")
     def _check_task_count(self) -> PredictBody:
@@ -326,16 +329,11 @@ def hash_content(annotation: dict[str, Any]) -> str:
 def validate(
     parse: Callable[[Any], Model], value: object, error: type[SaymaskError], what: str
 ) -> Model:
-    """Validate a value.
-
-    Args:
-        parse: a model's ``model_validate``, or a type adapter's ``validate_python``.
-        value: parsed JSON.
-        error: class of the error to raise.
-        what: what the value is, for the message.
+    """Validate parsed JSON with a model's ``model_validate`` or an adapter's ``validate_python``.
 
     Raises:
-        SaymaskError: of class ``error``; names each wrong field.
+        SaymaskError: of class ``error``; its message begins with ``what`` and names each wrong
+            field.
     """
     try:
         return parse(value)
@@ -346,7 +344,7 @@ def validate(
 def _describe(problem: ValidationError, value: object) -> str:
     lines = []
     for item in problem.errors(include_url=False, include_context=False)[:_MAX_ERRORS_SHOWN]:
-        # The tags of unions stand in the path too; they alone contain a space.
+        # The path holds the tags of unions too; only they contain a space.
         path = [part for part in item["loc"] if " " not in str(part)]
         region_id = _find_region_id(value, path)
         place = ".".join(map(str, path))

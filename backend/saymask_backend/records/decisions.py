@@ -25,7 +25,7 @@ Outcome = Literal[
     "accepted", "edited", "relabelled", "drawn_after_rejection", "drawn", "no_referent",
     "ambiguous", "skipped", "no_mask", "rejected",
 ]  # fmt: skip
-OUTCOME_LABELS: dict[Outcome, str] = {
+OUTCOME_LABELS: dict[str, str] = {
     "accepted": "accepted unchanged",
     "edited": "accepted and edited",
     "relabelled": "accepted and relabelled",

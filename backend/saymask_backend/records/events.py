@@ -164,13 +164,12 @@ class EventStore:
                     return None
             return session.execute(select(Event.body).where(Event.id == event.id)).scalar_one()
 
-    def load_problems(self, event_ids: Sequence[int]) -> dict[int, str]:
-        """Return the reasons of those among some events that could not be interpreted."""
+    def load_unrecorded(self, event_ids: Sequence[int]) -> dict[int, str | None]:
+        """Return which of some events are not recorded, with the reason; None if waiting."""
         query = select(Event.id, Event.problem).where(
-            Event.id.in_(event_ids), Event.state == "problem"
+            Event.id.in_(event_ids), Event.state.in_(("problem", "waiting"))
         )
-        problems = self._database.read_pairs(query)
-        return {event_id: problem or "" for event_id, problem in problems.items()}
+        return self._database.read_pairs(query)
 
     def list_waiting(self, limit: int) -> list[WaitingEvent]:
         """Return the oldest events that wait to be processed."""

@@ -14,13 +14,9 @@ _JOIN_TIMEOUT_S = 10
 
 
 class PeriodicThread:
-    """Repeats a piece of work, at once when woken.
+    """Repeats a piece of work, after ``interval_s`` or at once when woken.
 
-    Args:
-        name: of the thread, for the log.
-        work: called with a function that tells whether to stop.
-        interval_s: longest wait between two calls.
-        first_after_s: wait before the first call.
+    ``work`` is called with a function that returns whether to stop.
     """
 
     def __init__(
@@ -61,6 +57,6 @@ class PeriodicThread:
             except SaymaskError as error:
                 log.warning("%s: %s", self._thread.name, error)
             except Exception:
-                # The thread must outlive a bug; what was not done is tried again.
+                # The thread must outlive a bug; the work is tried again.
                 log.exception("%s failed", self._thread.name)
             self._wake.wait(self._interval_s)

@@ -1,4 +1,4 @@
-"""What people decided about the rows of a batch, beside these rows."""
+"""People's decisions about the rows of a batch, as a table that can be joined with them."""
 
 from __future__ import annotations
 
@@ -46,11 +46,6 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
     ``image``, ``sha256`` and ``expression`` are those of the batch's row, by which both are
     joined. A record belongs to a row when the bytes of its image are the same and its expression,
     or the one that was typed before it was changed, is.
-
-    Args:
-        place: folder of the batch's rows.
-        records: of people's decisions.
-        out: the file; written aside, then renamed.
 
     Raises:
         DatasetError: the batch cannot be read.

@@ -24,12 +24,7 @@ _GAP_PX = 4
 
 
 def draw_decision(data: bytes, record: RecordView, offer: Offer | None) -> Image.Image:
-    """Draw the image with all candidates on the left, with the final mask on the right.
-
-    Args:
-        data: the encoded image.
-        record: the decision.
-        offer: what was offered for it, or None.
+    """Draw the image with all offered candidates on the left, with the final mask on the right.
 
     Raises:
         ImageUnreadable: the bytes are not an image, or one of another size than the masks.
@@ -86,7 +81,7 @@ def _compose(
 
 
 def _describe(record: RecordView) -> str:
-    label = OUTCOME_LABELS[record.outcome]  # type: ignore[index]
+    label = OUTCOME_LABELS[record.outcome]
     rank = f", rank {record.rank}" if record.rank is not None else ""
     iou = f", IoU {record.iou:.3f}" if record.iou is not None else ""
     return f"{record.expression}   ({label}{rank}{iou})"

@@ -1,9 +1,9 @@
-"""Records to a dataset: images that nobody read yet are read first."""
+"""From records to a dataset; images that were never read are read first."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from saymask.errors import SaymaskError
@@ -12,20 +12,12 @@ from saymask_backend.export.plan import ExportPlan, ExportSummary
 from saymask_backend.export.run import count_export, run_export
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.types import RecordFilter
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
+from saymask_backend.records.types import RecordFilter, RecordView
+from saymask_backend.services.project_tasks import Progress
 
 
 class Exporter:
-    """Writes datasets from records.
-
-    Args:
-        stores: of the records.
-        fetcher: reads images.
-        image_dir: where images are kept that exports link to.
-    """
+    """Writes datasets from records; exports link to the images in ``image_dir``."""
 
     def __init__(self, stores: Stores, fetcher: ImageFetcher, image_dir: Path) -> None:
         self._stores = stores
@@ -41,7 +33,7 @@ class Exporter:
             The images that were left out, with the reason.
 
         Raises:
-            ImageError: an image cannot be read, and such are not to be left out.
+            ImageError: an image cannot be read, and ``skip_missing`` is false.
         """
         records = self._stores.records
         unread = records.list_unread_images(record_filter)
@@ -62,8 +54,8 @@ class Exporter:
         self, plan: ExportPlan, record_filter: RecordFilter, progress: Progress
     ) -> ExportSummary:
         """Count what an export would hold."""
-        groups = self._stores.records.iterate_by_image(record_filter, known_only=plan.skip_missing)
-        return count_export(plan, groups, self._count_records(record_filter, progress))
+        report = self._count_records(record_filter, progress)
+        return count_export(plan, self._group(plan, record_filter), report)
 
     def write(
         self,
@@ -77,20 +69,22 @@ class Exporter:
         Raises:
             ExportError: see ``run_export``.
         """
-        groups = self._stores.records.iterate_by_image(record_filter, known_only=plan.skip_missing)
         return run_export(
             plan,
-            groups,
+            self._group(plan, record_filter),
             lambda record: self._fetcher.fetch(record.image, record.task_id),
             self._image_dir,
             self._count_records(record_filter, progress),
             left_out,
         )
 
+    def _group(self, plan: ExportPlan, record_filter: RecordFilter) -> Iterator[list[RecordView]]:
+        return self._stores.records.iterate_by_image(record_filter, known_only=plan.skip_missing)
+
     def _count_records(
         self, record_filter: RecordFilter, progress: Progress
     ) -> Callable[[int], None]:
-        """A callback that is told how many records were just finished."""
+        """A callback for the number of records that were just finished."""
         total, done = self._stores.records.count_records(record_filter), 0
 
         def report(count: int) -> None:

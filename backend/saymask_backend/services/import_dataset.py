@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from saymask_backend.label_studio.annotations import PROPOSED_FIELD
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
+from saymask_backend.services.project_tasks import Progress
 
 COCO_FORMAT = "coco"
 PARQUET_FORMAT = "parquet"
@@ -40,12 +40,12 @@ _EXPORT_FILES = ("refs(saymask).p", "grefs(saymask).json")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import created, or would create.
+    """The numbers of an import, or of one that would be made.
 
     Attributes:
         unannotated: photos without an expression, which have an empty task each.
-        there: tasks of an earlier import.
-        left_out: what of the dataset could not be used or created, and why.
+        existing: tasks of an earlier import.
+        left_out: items of the dataset that could not be used or created, and why.
     """
 
     photos: int
@@ -53,7 +53,7 @@ class ImportReport:
     expressions: int
     no_referent: int
     unannotated: int
-    there: int
+    existing: int
     left_out: tuple[str, ...]
 
 
@@ -62,7 +62,6 @@ class _NewTask:
     """A task to be created; ``key`` identifies image and expressions."""
 
     key: str
-    path: Path
     expressions: tuple[Expression, ...]
 
     @property
@@ -81,15 +80,9 @@ def read_import(
 ) -> Dataset:
     """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
 
-    Args:
-        format_: one of ``IMPORT_FORMATS``.
-        place: folder or file; with ``parquet`` whatever fsspec reads.
-        split: of a RefCOCO set, or None.
-        choice: of the rows of ``parquet``.
-        scratch: a folder for copies of images that are elsewhere.
-        with_unannotated: of ``coco``, images without annotations too.
-
-    Images are uploaded later, so none may lie outside of the dataset.
+    ``place`` is a folder or file, or, with ``parquet``, whatever fsspec reads; ``scratch`` is a
+    folder for copies of images that are elsewhere. Images are uploaded later, so none may lie
+    outside of the dataset.
 
     Raises:
         DatasetError: names the file that is wrong.
@@ -118,7 +111,7 @@ def import_dataset(
     client: LabelStudioClient,
     project_id: int,
     dataset: Dataset,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     as_annotations: bool = False,
     dry_run: bool = False,
@@ -126,21 +119,14 @@ def import_dataset(
     """Create a task per image, and one of its own for every expression without a referent.
 
     A task has one region per object and expression. Tasks of an earlier import stay as they are.
-    An image that Label Studio cannot show is left out.
-
-    Args:
-        client: of the project's Label Studio.
-        project_id: of the project.
-        dataset: to import.
-        progress: called with images done and images in all.
-        as_annotations: as finished work, instead of predictions to check.
-        dry_run: count only.
+    An image that Label Studio cannot show is left out. ``as_annotations`` makes them finished work
+    instead of predictions to check.
 
     Raises:
         LabelStudioError: a call failed; what was created stays, and the next import continues.
         InvalidLabelConfig: the project is not set up for saymask.
     """
-    config = client.get_label_config(project_id)
+    config = client.get_project(project_id).read_label_config()
     left_out = LeftOut()
     existing = {
         str(task.data.get(_SOURCE_FIELD)) for task in client.iterate_tasks(project_id, left_out)
@@ -148,28 +134,25 @@ def import_dataset(
     counts: Counter[str] = Counter()
     for done, image in enumerate(dataset.images, start=1):
         with left_out.guard(image.path.name):
-            name = _name_upload(image.path)
-            tasks = _split_into_tasks(image)
+            data = _read(image.path)
+            name = _name_upload(image.path, data)
+            tasks = _split_into_tasks(image, hashlib.sha256(data).hexdigest())
             new = [task for task in tasks if task.key not in existing]
             if new and not dry_run:
                 reference = client.upload_image(project_id, image.path, name)
                 bodies = [_build_task(t, reference, config, as_annotations) for t in new]
                 client.import_tasks(project_id, bodies)
-            counts.update(_count(new), there=len(tasks) - len(new))
+            counts.update(_count(new), existing=len(tasks) - len(new))
         progress(done, len(dataset.images))
-    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
+    names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "existing")
     return ImportReport(
         **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
     )
 
 
-def _name_upload(path: Path) -> str:
-    """The name under which Label Studio takes an image, which it tells by suffix.
-
-    Raises:
-        DatasetError: it cannot be read, or browsers do not show images of this format.
-    """
-    suffix = find_suffix(_read(path)[:16])
+def _name_upload(path: Path, data: bytes) -> str:
+    """A name with a suffix by which Label Studio recognises an image that browsers show."""
+    suffix = find_suffix(data[:16])
     if suffix not in _SHOWN_SUFFIXES:
         raise DatasetError(
             f"{path} is in a format that Label Studio does not show.", "Convert it to PNG or JPEG."
@@ -189,7 +172,7 @@ def _count(new: list[_NewTask]) -> dict[str, int]:
     }
 
 
-def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
+def _split_into_tasks(image: DatasetImage, image_hash: str) -> list[_NewTask]:
     """Expressions with referents share a task; an image without any has one all the same.
 
     The editor has one expression for the whole image, and a verdict is about that one: every
@@ -200,12 +183,11 @@ def _split_into_tasks(image: DatasetImage) -> list[_NewTask]:
     groups += [(e,) for e in image.expressions if not e.parts]
     if not groups:
         groups = [()]
-    image_hash = hashlib.sha256(_read(image.path)).hexdigest()
     tasks = []
     for group in groups:
         texts = "\n".join(sorted(e.text for e in group))
         texts_hash = hashlib.sha256(texts.encode()).hexdigest()
-        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", image.path, group))
+        tasks.append(_NewTask(f"{image_hash[:32]}-{texts_hash[:16]}", group))
     return tasks
 
 
@@ -224,7 +206,7 @@ def _build_task(
         return {"data": data}
     result = _build_result(task, config)
     data["expressions"] = [expression.text for expression in task.expressions]
-    proposed = _list_proposed(task)
+    proposed = [name for name, expression, _ in _list_regions(task) if expression.is_proposed]
     if proposed:
         data[PROPOSED_FIELD] = proposed
     if as_annotations:
@@ -239,11 +221,10 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     label = config.find_label(_IMPORTED_LABEL) or config.mask_labels[0].sent
     return [
         entry
-        for index, expression in enumerate(task.expressions)
-        for part, mask in enumerate(expression.parts)
+        for region_id, expression, mask in _list_regions(task)
         for entry in build_region(
             config,
-            region_id=_build_region_id(task, index, part),
+            region_id=region_id,
             coco_rle=mask,
             label=label,
             expression=expression.text,
@@ -252,16 +233,10 @@ def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _list_proposed(task: _NewTask) -> list[str]:
-    """The ids of the regions whose expressions saymask proposed."""
+def _list_regions(task: _NewTask) -> list[tuple[str, Expression, dict[str, Any]]]:
+    """One region per part of an expression's mask; ids are unique in a project."""
     return [
-        _build_region_id(task, index, part)
+        (f"im{task.key[:12]}_{index}_{part}", expression, mask)
         for index, expression in enumerate(task.expressions)
-        if expression.is_proposed
-        for part in range(len(expression.parts))
+        for part, mask in enumerate(expression.parts)
     ]
-
-
-def _build_region_id(task: _NewTask, index: int, part: int) -> str:
-    """The id of one part of one expression's mask, unique in a project."""
-    return f"im{task.key[:12]}_{index}_{part}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from saymask.contract import Click, CocoRle, RefineRequest
@@ -13,9 +14,7 @@ from saymask_backend.label_studio.predict_request import PredictRequest, Predict
 from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import LastAnswer, RequestStore
 from saymask_backend.records.types import to_key
-from saymask_backend.services.answers import Answer, Failure, Suggestions
-from saymask_backend.services.predict_task import TaskPredictor
-from saymask_backend.services.segment import Question, Segmenter
+from saymask_backend.services.segment import Question, Segmenter, Suggestions, TaskSuggestions
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +23,24 @@ _OPENED_WAIT_S = 5.0
 _BATCH_WAIT_S = 80.0
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why there are no suggestions."""
+
+    error: SaymaskError
+    expression: str | None
+
+
+Answer = Suggestions | Failure | TaskSuggestions | None
+"""What is answered for one task; None for nothing."""
+
+
 class Predictor:
-    """Answers predict requests.
+    """Answers predict requests, with ``default_k`` candidates where a request does not say."""
 
-    Args:
-        requests: what was asked and offered before.
-        segmenter: asks the workers.
-        task_predictor: predicts tasks whose data holds expressions.
-        default_k: candidates per expression where the request does not say.
-    """
-
-    def __init__(
-        self,
-        requests: RequestStore,
-        segmenter: Segmenter,
-        task_predictor: TaskPredictor,
-        default_k: int,
-    ) -> None:
+    def __init__(self, requests: RequestStore, segmenter: Segmenter, default_k: int) -> None:
         self._requests = requests
         self._segmenter = segmenter
-        self._task_predictor = task_predictor
         self._default_k = default_k
 
     def predict(self, request: PredictRequest, call: Call) -> list[Answer]:
@@ -61,32 +58,24 @@ class Predictor:
         self, request: PredictRequest, task: PredictTask, call: Call
     ) -> Answer:
         expression: str | None = None
+        k = request.k or self._default_k
         try:
             if request.prompt is not None:
                 last = self._requests.load_last_answer(request.project, task.task_id)
                 expression = last.expression if last else ""
-                return self._refine(request, task, request.prompt, last, call)
+                return self._refine(request, task, request.prompt, last, k, call)
             if not request.typed:
                 return None
             expression = self._choose_typed(request, task)
             return self._segmenter.segment(
                 Question(
-                    request.project,
-                    task,
-                    expression,
-                    self._k(request),
-                    "typed",
-                    call,
-                    request.typed_by,
+                    request.project, task, expression, k, "typed", call, request.editor_entry_id
                 )
             )
         except (JobSuperseded, CallAbandoned):
             return None
         except SaymaskError as error:
             return Failure(error, expression)
-
-    def _k(self, request: PredictRequest) -> int:
-        return request.k or self._default_k
 
     def _choose_typed(self, request: PredictRequest, task: PredictTask) -> str:
         """Choose among the lines of the editor's field, which are all sent.
@@ -106,6 +95,7 @@ class Predictor:
         task: PredictTask,
         prompt: VisualPrompt,
         last: LastAnswer | None,
+        k: int,
         call: Call,
     ) -> Suggestions | None:
         """Change what was offered last by clicks or a box; old clicks alone ask for nothing."""
@@ -114,18 +104,9 @@ class Predictor:
             return None
         expression = last.expression if last else ""
         start = choose_start(remaining, last.masks) if last else None
-        k = self._k(request)
+        ids = remaining.ids
         suggestions = self._segmenter.ask(
-            Question(
-                request.project,
-                task,
-                expression,
-                k,
-                "clicked",
-                call,
-                remaining.ids[0],
-                remaining.ids,
-            ),
+            Question(request.project, task, expression, k, "clicked", call, ids[0], ids),
             lambda sha256: RefineRequest(
                 image_sha256=sha256,
                 expression=expression,
@@ -148,7 +129,7 @@ class Predictor:
         for task in request.tasks:
             try:
                 answers.append(
-                    self._task_predictor.predict_task(
+                    self._segmenter.segment_task(
                         request.project, task, call, wait_s, background=not is_single
                     )
                 )
@@ -159,7 +140,7 @@ class Predictor:
 
 
 def decline(request: PredictRequest) -> list[Answer]:
-    """Answer at once that too many wait: a notice for who typed or clicked, else nothing."""
+    """Reject immediately when saturated; interactive callers get a notice."""
     if not request.is_interactive or not (request.typed or request.prompt):
         return [None] * len(request.tasks)
     error = ServiceBusy(

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saymask.contract import QUEUE_BACKGROUND, PrepareRequest
-from saymask.errors import JobLost, QueueError, SaymaskError, WorkerUnavailable
+from saymask.errors import (
+    ImageUnreadable,
+    JobLost,
+    QueueError,
+    SaymaskError,
+    WorkerUnavailable,
+)
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, parse_task
 from saymask_backend.queue.job_queue import JobQueue
+from saymask_backend.queue.jobs import raise_failure
+from saymask_backend.services.project_tasks import Progress, map_concurrently
 from saymask_backend.services.upload_image import ImageUploader
 
 log = logging.getLogger(__name__)
@@ -22,22 +29,14 @@ log = logging.getLogger(__name__)
 _MAX_WAITING = 50
 # Tasks after the opened one whose images are prepared too.
 _TASKS_AHEAD = 2
-# This many images are fetched and enqueued while a worker is busy with others.
-_IN_FLIGHT = 4
 _POLL_S = 0.1
 _MAX_LOST = 3
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 
 class ImagePreparer:
     """Enqueues the preparation of images, in the background.
 
-    Args:
-        queue: of the workers.
-        images: brings images to the workers.
-        client: to find the tasks after an opened one, or None.
+    ``client`` finds the tasks after an opened one; without it, only that one is prepared.
     """
 
     def __init__(
@@ -103,72 +102,59 @@ def prepare_project(
     Raises:
         LabelStudioError, InvalidLabelConfig, QueueError.
     """
-    config = client.get_label_config(project_id)
+    config = client.get_project(project_id).read_label_config()
     failed = LeftOut()
     tasks = [parse_task(task, config) for task in client.iterate_tasks(project_id, failed)]
-    jobs = _ProjectJobs(queue, images, tasks)
-    prepared = 0
-    for finished, (task, outcome) in enumerate(jobs.run(), start=1):
-        if outcome is None:
-            prepared += 1
-        else:
-            failed.add(f"task {task.task_id}", outcome)
-        progress(finished, len(tasks))
+    prepared = prepare_images(queue, images, tasks, failed, progress)
     return PrepareReport(prepared, failed.lines)
 
 
-class _ProjectJobs:
-    """The preparation jobs of one project, a few at a time."""
+def prepare_images(
+    queue: JobQueue,
+    images: ImageUploader,
+    tasks: Sequence[PredictTask],
+    failed: LeftOut,
+    progress: Progress,
+) -> int:
+    """Prepare the images of tasks, a few at a time; returns the number of prepared ones."""
+    prepared = 0
 
-    def __init__(
-        self, queue: JobQueue, images: ImageUploader, tasks: Sequence[PredictTask]
-    ) -> None:
-        self._queue = queue
-        self._images = images
-        self._tasks = deque(tasks)
-        self._running: deque[tuple[PredictTask, PrepareRequest, str]] = deque()
+    def prepare(task: PredictTask) -> None:
+        _prepare(queue, PrepareRequest(image_sha256=images.upload(task)))
 
-    def run(self) -> Iterator[tuple[PredictTask, str | None]]:
-        """Yield each task with None, or with the cause of its failure."""
-        while self._tasks or self._running:
-            while self._tasks and len(self._running) < _IN_FLIGHT:
-                task = self._tasks.popleft()
-                try:
-                    request = PrepareRequest(image_sha256=self._images.upload(task))
-                    self._running.append((task, request, self._queue.prepare(request)))
-                except SaymaskError as error:
-                    if error.concerns_all:
-                        raise
-                    yield task, str(error)
-            if self._running:
-                task, request, job_id = self._running.popleft()
-                yield task, self._wait(request, job_id)
+    def count(_task: PredictTask, _outcome: None) -> None:
+        nonlocal prepared
+        prepared += 1
 
-    def _wait(self, request: PrepareRequest, job_id: str) -> str | None:
-        """Wait for a reply as long as there is a worker; returns the cause of a failure.
+    map_concurrently(tasks, prepare, count, failed, progress)
+    return prepared
 
-        A job that was lost with its worker is enqueued again: workers give up an image that ended
-        two of them.
-        """
-        last_worker_at = time.monotonic()
-        for _ in range(_MAX_LOST):
-            try:
-                while (reply := self._queue.read_prepared(job_id)) is None:
-                    if self._queue.has_worker(background=True):
-                        last_worker_at = time.monotonic()
-                    elif time.monotonic() - last_worker_at > self._queue.background_grace_s:
-                        raise WorkerUnavailable(
-                            "No worker prepares photos.", "Start one: saymask-worker run"
-                        )
-                    time.sleep(_POLL_S)
-            except JobLost as error:
-                log.warning("%s It is enqueued again.", error.cause)
-                job_id = self._queue.prepare(request)
-            except SaymaskError as error:
-                if error.concerns_all:
-                    raise
-                self._queue.count_prepare_failure(error.cause)
-                return str(error)
-            else:
-                return reply.failure.cause if reply.failure is not None else None
-        return f"{_MAX_LOST} workers ended while they prepared the photo."
+
+def _prepare(queue: JobQueue, request: PrepareRequest) -> None:
+    """Enqueue the preparation of an image, and wait for it as long as there is a worker.
+
+    A job that was lost with its worker is enqueued again: workers give up an image that ended two
+    of them.
+    """
+    last_worker_at = time.monotonic()
+    for _ in range(_MAX_LOST):
+        job_id = queue.prepare(request)
+        try:
+            while (reply := queue.read_prepared(job_id)) is None:
+                if queue.has_worker(background=True):
+                    last_worker_at = time.monotonic()
+                elif time.monotonic() - last_worker_at > queue.background_grace_s:
+                    raise WorkerUnavailable(
+                        "No worker prepares photos.", "Start one: saymask-worker run"
+                    )
+                time.sleep(_POLL_S)
+        except JobLost as error:
+            log.warning("%s It is enqueued again.", error.cause)
+        except SaymaskError as error:
+            if not error.concerns_all:
+                queue.count_prepare_failure(error.cause)
+            raise
+        else:
+            raise_failure(reply)
+            return
+    raise ImageUnreadable(f"{_MAX_LOST} workers ended while they prepared the photo.")

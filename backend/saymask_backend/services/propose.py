@@ -5,33 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
-from saymask.errors import SaymaskError
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.notices import PROPOSED_NOTICE
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
-from saymask_backend.label_studio.predictions import build_region_id, to_proposal_prediction
+from saymask_backend.label_studio.predictions import build_region_id, to_task_prediction
 from saymask_backend.label_studio.schema import Body, Id, TaskBody
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import NewRequest, RequestStore
 from saymask_backend.records.types import ProjectKey
-from saymask_backend.services.in_flight import ask_in_order
-from saymask_backend.services.segment import shorten_reference
-from saymask_backend.services.stored_predictions import (
+from saymask_backend.services.project_tasks import (
     FIELDS,
     TASK_TIMEOUT_S,
-    OpenTask,
-    is_ours,
-    read_versions,
+    Progress,
+    has_foreign,
+    map_concurrently,
     store_prediction,
 )
+from saymask_backend.services.segment import shorten_reference
 from saymask_backend.services.upload_image import ImageUploader
 
 _SUFFIX = "-proposed."
@@ -48,16 +47,13 @@ _WAITING = [
     )
 ]  # fmt: skip
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
-
 
 @dataclass(frozen=True)
 class ProposeOptions:
-    """What is wanted.
+    """Options of a run.
 
     Attributes:
-        per_image: at most so many expressions for an image.
+        per_image: the most expressions for an image.
         confidence_min: expressions of less confidence are left out.
         seed: for the choice among usual wordings.
         one_per_task: a new task for every expression, instead of all in the image's own.
@@ -77,13 +73,13 @@ class ProposeOptions:
 
 @dataclass(frozen=True)
 class ProposeReport:
-    """What was done, or would be.
+    """The numbers of a run, or of a dry run.
 
     Attributes:
-        photos: that were looked at; ``expressions`` proposed for them, ``tasks`` that hold these.
-        empty: photos for which nothing was sure enough.
-        annotated: tasks left out, with annotations.
-        current: tasks left out, with proposals of this kind, expressions or other predictions.
+        photos: that were examined; ``expressions`` proposed for them, ``tasks`` that hold these.
+        empty: photos for which no expression was confident enough.
+        annotated: skipped tasks, with annotations.
+        up_to_date: skipped tasks, with these proposals, expressions or other predictions.
         url: where the proposals wait in Label Studio; empty where nothing was stored.
         failed: why photos got none through a fault.
     """
@@ -93,96 +89,75 @@ class ProposeReport:
     tasks: int
     empty: int
     annotated: int
-    current: int
+    up_to_date: int
     failed: tuple[str, ...]
     url: str = ""
 
 
-class ProjectProposer:
-    """Proposes expressions for a project's tasks.
+def propose(
+    client: LabelStudioClient,
+    queue: JobQueue,
+    images: ImageUploader,
+    requests: RequestStore,
+    project_id: int,
+    expression_fields: Sequence[str],
+    options: ProposeOptions,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+) -> ProposeReport:
+    """Store proposals for every task without annotations; repeating it continues.
 
-    Args:
-        client: of the project's Label Studio.
-        queue: of the workers.
-        images: brings images to the workers.
-        requests: where what is offered is stored.
-        expression_fields: fields of a task's data that hold expressions.
+    A dry run proposes and counts, but stores nothing.
+
+    Raises:
+        LabelStudioError, InvalidLabelConfig, QueueError.
     """
+    project = client.get_project(project_id)
+    config = project.read_label_config()
+    version = f"{queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
+    failed = LeftOut()
+    bodies = list(client.iterate_tasks(project_id, failed, FIELDS))
+    proposed = requests.load_proposed_versions(project.key)
+    open_tasks, counts = choose_tasks(bodies, config, expression_fields, version, proposed, failed)
+    created = _find_created(bodies, version, proposed)
+    writer = _Writer(client, requests, project.key, config, options, version, created)
 
-    def __init__(
-        self,
-        client: LabelStudioClient,
-        queue: JobQueue,
-        images: ImageUploader,
-        requests: RequestStore,
-        expression_fields: Sequence[str],
-    ) -> None:
-        self._client = client
-        self._expression_fields = expression_fields
-        self._queue = queue
-        self._images = images
-        self._requests = requests
-
-    def propose(
-        self, project_id: int, options: ProposeOptions, progress: Progress, *, dry_run: bool = False
-    ) -> ProposeReport:
-        """Store proposals for every task without annotations; repeating it goes on.
-
-        Args:
-            project_id: of the project.
-            options: how many, and how sure.
-            progress: called after each photo.
-            dry_run: propose and count, but store nothing.
-
-        Raises:
-            LabelStudioError: a call failed.
-            InvalidLabelConfig: the project is not set up for saymask.
-            QueueError: no worker answers.
-        """
-        project = self._client.get_project(project_id)
-        config = project.read_label_config()
-        version = f"{self._queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
-        failed = LeftOut()
-        bodies = list(self._client.iterate_tasks(project_id, failed, FIELDS))
-        proposed = self._requests.load_proposed_versions(project.key)
-        open_tasks, counts = choose_tasks(
-            bodies, config, self._expression_fields, version, proposed, failed
-        )
-        writer = _Writer(self._client, self._requests, project.key, config, options, version)
-        writer.find_made(bodies, proposed)
-        outcomes = ask_in_order(open_tasks, lambda item: self._ask(item, options))
-        for finished, (item, outcome) in enumerate(outcomes, start=1):
-            with failed.guard(f"task {item.task.task_id}"):
-                if isinstance(outcome, SaymaskError):
-                    raise outcome
-                if outcome.pairs and not dry_run:
-                    writer.store(item, outcome)
-                counts.update(_count(outcome, options))
-            progress(finished, len(open_tasks))
-        return ProposeReport(
-            photos=counts["photos"],
-            expressions=counts["expressions"],
-            tasks=counts["tasks"],
-            empty=counts["empty"],
-            annotated=counts["annotated"],
-            current=counts["current"],
-            failed=failed.lines,
-            url="" if dry_run else self._show_waiting(project_id),
-        )
-
-    def _show_waiting(self, project_id: int) -> str:
-        """The address of the tab with all proposals; the tab is created if it is missing."""
-        view = self._client.ensure_view(project_id, _VIEW, _WAITING)
-        return f"{self._client.base_url}/projects/{project_id}/data?tab={view}"
-
-    def _ask(self, item: OpenTask, options: ProposeOptions) -> ProposeResult:
+    def ask(task: PredictTask) -> ProposeResult:
         request = ProposeRequest(
-            image_sha256=self._images.upload(item.task),
+            image_sha256=images.upload(task),
             count=options.per_image,
             confidence_min=options.confidence_min,
             seed=options.seed,
         )
-        return self._queue.propose(request, Call(), TASK_TIMEOUT_S)
+        return queue.propose(request, Call(), TASK_TIMEOUT_S)
+
+    def finish(task: PredictTask, result: ProposeResult) -> None:
+        pairs = len(result.pairs)
+        if pairs and not dry_run:
+            writer.store(task, result)
+        tasks = pairs if options.one_per_task else min(pairs, 1)
+        counts.update(photos=1, empty=int(pairs == 0), expressions=pairs, tasks=tasks)
+
+    map_concurrently(open_tasks, ask, finish, failed, progress)
+    names = ("photos", "expressions", "tasks", "empty", "annotated", "up_to_date")
+    url = "" if dry_run else _show_waiting(client, project_id)
+    return ProposeReport(**{n: counts[n] for n in names}, failed=failed.lines, url=url)
+
+
+def _show_waiting(client: LabelStudioClient, project_id: int) -> str:
+    """The address of the tab with all proposals; the tab is created if it is missing."""
+    view = client.ensure_view(project_id, _VIEW, _WAITING)
+    return f"{client.base_url}/projects/{project_id}/data?tab={view}"
+
+
+class _Source(Body):
+    """The origin of a task with one expression: a task, and the position among its objects."""
+
+    task: Id
+    place: int
+    version: str
+    is_last: bool
 
 
 def choose_tasks(
@@ -192,16 +167,11 @@ def choose_tasks(
     version: str,
     proposed: Mapping[int, str],
     failed: LeftOut,
-) -> tuple[list[OpenTask], Counter[str]]:
+) -> tuple[list[PredictTask], Counter[str]]:
     """Return the tasks to propose for, and how many need nothing and why.
 
-    Args:
-        bodies: all tasks of the project.
-        config: of the project.
-        expression_fields: fields of a task's data that hold expressions; such tasks need none.
-        version: of what would be proposed.
-        proposed: version of what was proposed last, by task.
-        failed: gets the tasks that have a fault.
+    ``version`` is that of the new proposals, ``proposed`` that of the last ones by task;
+    ``failed`` gets the tasks that have a fault.
     """
     counts: Counter[str] = Counter()
     done = {body.id for body in bodies if _is_done(body, version, proposed)}
@@ -211,27 +181,16 @@ def choose_tasks(
     for body in bodies:
         if _read_source(body) is not None:
             continue
-        task, versions = parse_task(body, config, expression_fields), read_versions(body)
-        has_foreign = not all(map(is_ours, versions))
+        task = parse_task(body, config, expression_fields)
         if task.fault is not None:
             failed.add(f"task {body.id}", task.fault)
         elif body.total_annotations:
             counts["annotated"] += 1
-        elif body.id in done or has_foreign or task.expressions:
-            counts["current"] += 1
+        elif body.id in done or has_foreign(task) or task.expressions:
+            counts["up_to_date"] += 1
         else:
-            # Opening a task makes Label Studio store an empty prediction of ours.
-            open_tasks.append(OpenTask(task, bool(versions)))
+            open_tasks.append(task)
     return open_tasks, counts
-
-
-class _Source(Body):
-    """What a task with one expression was made from: a task, and the place among its objects."""
-
-    task: Id
-    place: int
-    version: str
-    is_last: bool
 
 
 def _read_source(body: TaskBody) -> _Source | None:
@@ -244,86 +203,71 @@ def _read_source(body: TaskBody) -> _Source | None:
 
 def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
     """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
-    return proposed.get(body.id) == version and bool(read_versions(body))
+    return proposed.get(body.id) == version and bool(body.predictions_model_versions)
 
 
-def _count(result: ProposeResult, options: ProposeOptions) -> dict[str, int]:
-    """What one image adds to the report."""
-    pairs = len(result.pairs)
+def _find_created(
+    bodies: Sequence[TaskBody], version: str, proposed: Mapping[int, str]
+) -> dict[tuple[int, int], tuple[int, bool]]:
+    """The tasks that an interrupted run created, by source and position, and which are done."""
+    sources = ((body, _read_source(body)) for body in bodies)
     return {
-        "photos": 1,
-        "empty": int(pairs == 0),
-        "expressions": pairs,
-        "tasks": pairs if options.one_per_task else min(pairs, 1),
+        (source.task, source.place): (body.id, _is_done(body, version, proposed))
+        for body, source in sources
+        if source is not None and source.version == version
     }
 
 
+@dataclass(frozen=True)
 class _Writer:
-    """Stores proposals: first what is offered, then the predictions, so that none is unknown."""
+    """Stores proposals: first as requests, then as predictions, so that every region is known."""
 
-    def __init__(
-        self,
-        client: LabelStudioClient,
-        requests: RequestStore,
-        project: ProjectKey,
-        config: LabelConfig,
-        options: ProposeOptions,
-        version: str,
-    ) -> None:
-        self._client = client
-        self._requests = requests
-        self._project = project
-        self._config = config
-        self._options = options
-        self._version = version
-        self._made: dict[tuple[int, int], tuple[int, bool]] = {}
+    client: LabelStudioClient
+    requests: RequestStore
+    project: ProjectKey
+    config: LabelConfig
+    options: ProposeOptions
+    version: str
+    created: Mapping[tuple[int, int], tuple[int, bool]]
 
-    def find_made(self, bodies: Sequence[TaskBody], proposed: Mapping[int, str]) -> None:
-        """Remember the tasks that an interrupted run made, by source and place."""
-        for body in bodies:
-            source = _read_source(body)
-            if source is not None and source.version == self._version:
-                is_done = _is_done(body, self._version, proposed)
-                self._made[source.task, source.place] = body.id, is_done
-
-    def store(self, item: OpenTask, result: ProposeResult) -> None:
-        """Store what was proposed for one image."""
-        if not self._options.one_per_task:
-            self._replace(item, result, result.pairs)
+    def store(self, task: PredictTask, result: ProposeResult) -> None:
+        """Store the proposals for one image."""
+        if not self.options.one_per_task:
+            self._replace(task, result, result.pairs)
             return
-        for place, pair in enumerate(result.pairs):
-            task_id, is_done = self._made.get((item.task.task_id, place), (None, False))
+        for position, pair in enumerate(result.pairs):
+            task_id, is_done = self.created.get((task.task_id, position), (None, False))
             if task_id is None:
-                is_last = place == len(result.pairs) - 1
-                task_id = self._create_task(item.task, place, is_last=is_last)
+                is_last = position == len(result.pairs) - 1
+                task_id = self._create_task(task, position, is_last=is_last)
             if not is_done:
-                task = PredictTask(task_id, item.task.image)
                 first = pair.candidate.model_copy(update={"rank": 1})
                 own = pair.model_copy(update={"candidate": first})
-                self._replace(OpenTask(task, has_ours=False), result, (own,))
+                self._replace(PredictTask(task_id, task.image), result, (own,))
 
-    def _create_task(self, task: PredictTask, place: int, *, is_last: bool) -> int:
-        source = _Source(task=task.task_id, place=place, version=self._version, is_last=is_last)
-        data = {self._config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
-        return self._client.create_task(self._project.id, data).id
+    def _create_task(self, task: PredictTask, position: int, *, is_last: bool) -> int:
+        source = _Source(task=task.task_id, place=position, version=self.version, is_last=is_last)
+        data = {self.config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
+        return self.client.create_task(self.project.id, data).id
 
     def _replace(
-        self, item: OpenTask, result: ProposeResult, pairs: Sequence[ProposedPair]
+        self, task: PredictTask, result: ProposeResult, pairs: Sequence[ProposedPair]
     ) -> None:
-        """Store what is offered and the prediction that shows it, in place of earlier ones."""
+        """Store the requests and the prediction that shows them, in place of earlier ones."""
         answers = [
-            (self._offer(item.task, answer), answer)
-            for answer in (to_segment_result(result, pair, self._version) for pair in pairs)
+            (self._offer(task, answer), answer)
+            for answer in (to_segment_result(result, pair, self.version) for pair in pairs)
         ]
-        also = [_list_others(pair) for pair in pairs]
+        wordings = ["; ".join(pair.expressions[1:]) for pair in pairs]
+        details = [f"proposed; also: {others}" if others else "proposed" for others in wordings]
+        prediction = to_task_prediction(answers, self.config, PROPOSED_NOTICE, details)
         # The label stream shows predictions of the workers' own model version only.
-        prediction = to_proposal_prediction(answers, self._config, also, result.model_version)
-        store_prediction(self._client, item, prediction)
+        store_prediction(self.client, task, {**prediction, "model_version": result.model_version})
 
     def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
-        request_id = self._requests.add_request(
+        request_id = self.requests.add_request(
             NewRequest(
-                project=self._project,
+                project=self.project,
                 task_id=task.task_id,
                 expression=answer.expression,
                 k=1,
@@ -333,7 +277,7 @@ class _Writer:
         )
         region_ids = [build_region_id(request_id, c.rank) for c in answer.candidates]
         # Nobody waited for it.
-        self._requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
+        self.requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
         return request_id
 
 
@@ -345,7 +289,7 @@ def to_segment_result(
         image_sha256=result.image_sha256,
         expression=pair.expressions[0],
         size_hw=result.size_hw,
-        # Of another rank than 1 where a task has several: its colour tells them apart.
+        # Where a task has several, each has another rank, and so another colour.
         candidates=(pair.candidate,),
         confidence=pair.confidence,
         head_noun_phrase=pair.noun,
@@ -356,17 +300,11 @@ def to_segment_result(
     )
 
 
-def _list_others(pair: ProposedPair) -> str:
-    """The other wordings, for the region's details."""
-    others = "; ".join(pair.expressions[1:])
-    return f"; also: {others}" if others else ""
-
-
 def describe(report: ProposeReport, *, dry_run: bool) -> str:
     """Return one line for people."""
     verb = "would be proposed" if dry_run else "are proposed"
     return (
         f"{report.expressions} expressions {verb} in {report.tasks} tasks; {report.photos} photos"
         f" examined, none confident enough in {report.empty}; skipped: {report.annotated}"
-        f" annotated, {report.current} with predictions"
+        f" annotated, {report.up_to_date} with predictions"
     )

@@ -11,14 +11,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from saymask.errors import SaymaskError
+from saymask.errors import InvalidAnnotation, SaymaskError
+from saymask.left_out import LeftOut
 from saymask.redaction import explain
-from saymask_backend.label_studio.event_schema import (
+from saymask_backend.label_studio.events import (
     DeletionEvent,
     SubmissionEvent,
     TasksDeletedEvent,
+    parse_event,
+    read_ids,
+    read_submission,
 )
-from saymask_backend.label_studio.events import parse_event, read_submission
 from saymask_backend.records.database import StoreError
 from saymask_backend.records.decisions import decide
 from saymask_backend.records.events import MAX_ATTEMPTS, WaitingEvent
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 20
 _LOCK_WAIT_S = 30.0
+_MAX_NAMED_CHARS = 500
 _SET_ASIDE = (
     f"Processing it ended this program {MAX_ATTEMPTS} times, most likely for lack of memory; it is"
     " set aside. Try again: saymask records retry."
@@ -47,13 +51,20 @@ class Recorder:
         """Process every waiting event; returns how many there were.
 
         One thread of all processes does so at a time; when another does it for longer than
-        ``wait_s``, this returns 0.
+        ``wait_s``, this returns 0, and events may still wait.
 
         Raises:
             StoreError: the database cannot be used now; the rest keeps waiting.
         """
         with self._stores.database.recording_lock(wait_s) as is_ours:
-            return self._process_all(should_stop) if is_ours else 0
+            if is_ours:
+                return self._process_all(should_stop)
+        if wait_s:
+            log.warning(
+                "Another process has been recording for %g s; events that still wait are not"
+                " included.", wait_s,
+            )  # fmt: skip
+        return 0
 
     def _process_all(self, should_stop: Callable[[], bool]) -> int:
         count = 0
@@ -80,11 +91,7 @@ class Recorder:
         )
 
     def _process_group(self, events: Sequence[WaitingEvent]) -> None:
-        """Process events whose attempt is counted together.
-
-        Raises:
-            StoreError: the database cannot be used now; none of the rest counts as attempted.
-        """
+        """Process events whose attempt is counted together; a failing database counts for none."""
         self._stores.events.begin_attempt([event.id for event in events])
         for index, event in enumerate(events):
             try:
@@ -126,29 +133,39 @@ class Recorder:
             events.mark_event(event.id, "problem", reason)
 
     def _interpret(self, event: WaitingEvent, body: str) -> None:
-        annotations = self._stores.annotations
         parsed = parse_event(body)
         if isinstance(parsed, SubmissionEvent):
             self._record(parsed, event)
-            return
-        if isinstance(parsed, DeletionEvent):
-            for annotation in parsed.annotations:
-                annotations.save_deletion(
-                    annotation.id, parsed.project, "webhook", event.received_at
-                )
-        elif isinstance(parsed, TasksDeletedEvent):
-            for task in parsed.tasks:
-                annotations.save_task_deletion(
-                    task.id, parsed.project, "webhook", event.received_at
-                )
+        elif isinstance(parsed, DeletionEvent | TasksDeletedEvent):
+            self._delete(parsed, event)
+            self._stores.events.mark_event(event.id, "understood")
         else:
             self._stores.events.mark_event(event.id, "nothing")
-            return
-        self._stores.events.mark_event(event.id, "understood")
+
+    def _delete(self, reported: DeletionEvent | TasksDeletedEvent, event: WaitingEvent) -> None:
+        """Write every reported deletion, then raise InvalidAnnotation for those without an id."""
+        annotations = self._stores.annotations
+        left_out = LeftOut()
+        if isinstance(reported, DeletionEvent):
+            for annotation_id in read_ids(reported.annotations, left_out):
+                annotations.save_deletion(
+                    annotation_id, reported.project, "webhook", event.received_at
+                )
+        else:
+            for task_id in read_ids(reported.tasks, left_out):
+                annotations.save_task_deletion(
+                    task_id, reported.project, "webhook", event.received_at
+                )
+        if left_out:
+            raise InvalidAnnotation(
+                f"{len(left_out)} of the deletions could not be read, the others are recorded:"
+                f" {'; '.join(left_out.lines)[:_MAX_NAMED_CHARS]}",
+                "Compare with Label Studio: saymask sync",
+            )
 
 
 def _find_last_request(event: WaitingEvent, submission: Submission, offers: Sequence[Offer]) -> int:
-    """The newest request that was answered before a submission; what was accepted, was."""
+    """The newest request that was answered before a submission; accepted ones were."""
     newest = event.last_request_id
     if newest is None:
         before = (o.request_id for o in offers if o.created_at <= event.received_at)
@@ -159,7 +176,7 @@ def _find_last_request(event: WaitingEvent, submission: Submission, offers: Sequ
 
 
 def _group_by_risk(events: Sequence[WaitingEvent]) -> Iterator[Sequence[WaitingEvent]]:
-    """New events together; one whose processing never ended alone, so that only it is blamed."""
+    """New events together; retry suspects one at a time, so that a crash identifies the culprit."""
     for is_new, group in groupby(events, key=lambda event: event.attempts == 0):
         if is_new:
             yield list(group)

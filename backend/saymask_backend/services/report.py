@@ -44,7 +44,7 @@ class QualityReport:
         failures: errors of the last day by code.
         events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
         projects: ids of all projects.
-        verification: what second persons say about the project's records; None without any.
+        verification: verdicts of second annotators on the project's records; None without any.
     """
 
     record_filter: RecordFilter
@@ -64,14 +64,11 @@ class QualityReport:
         """Return the report for JSON."""
         values = asdict(self)
         values.pop("projects")
-        values = {"chosen": values.pop("record_filter"), **values}
-        values["quality"]["iou_histogram"] = list(self.quality.iou_histogram)
-        values["disagreements"] = [asdict(d) for d in self.disagreements]
-        return values
+        return {"chosen": values.pop("record_filter"), **values}
 
 
 class Reporter:
-    """Builds reports. Records never change, so what was compared is remembered."""
+    """Builds reports. Records never change, so comparisons are cached."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores

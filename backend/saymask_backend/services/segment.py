@@ -7,13 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from saymask.contract import (
-    MAX_EXPRESSION_CHARS,
-    RefineRequest,
-    SegmentRequest,
-    SegmentResult,
-)
+from saymask.contract import MAX_EXPRESSION_CHARS, RefineRequest, SegmentRequest, SegmentResult
 from saymask.errors import (
+    DeadlineExceeded,
     ImageEvicted,
     InternalError,
     InvalidExpression,
@@ -21,13 +17,13 @@ from saymask.errors import (
     SaymaskError,
 )
 from saymask.redaction import explain
+from saymask_backend.label_studio.notices import describe_missing
 from saymask_backend.label_studio.predict_request import PredictTask
 from saymask_backend.label_studio.predictions import build_region_id
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import NewRequest, RequestKind, RequestStore
 from saymask_backend.records.types import ProjectKey
-from saymask_backend.services.answers import Suggestions
 from saymask_backend.services.upload_image import ImageUploader
 
 log = logging.getLogger(__name__)
@@ -40,13 +36,13 @@ BuildRequest = Callable[[str], SegmentRequest | RefineRequest]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, by whom and how.
+    """A request on behalf of an annotator or of a task's data.
 
     Attributes:
         kind: as in ``records.requests``.
         call: the call that waits for the answer.
-        asked_by: the editor's id of the field or the first click: equal for one annotator who
-            changes it, different for two annotators of one task. Empty when unknown.
+        editor_entry_id: the editor's id of the field or the first click. One annotator's changes
+            keep it, two annotators of one task have different ones. Empty when unknown.
         click_ids: the editor's ids of clicks and boxes.
         deadline_s: from the call's arrival; None for the usual deadline.
         background: behind all interactive requests.
@@ -58,10 +54,32 @@ class Question:
     k: int
     kind: RequestKind
     call: Call
-    asked_by: str = ""
+    editor_entry_id: str = ""
     click_ids: tuple[str, ...] = ()
     deadline_s: float | None = None
     background: bool = False
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Candidates for one expression; ``clicks`` is 0 where it was typed."""
+
+    request_id: int
+    result: SegmentResult
+    clicks: int = 0
+
+
+@dataclass(frozen=True)
+class TaskSuggestions:
+    """The best candidate for each expression in a task's data; at least one.
+
+    Attributes:
+        answers: by expression.
+        notice: for the annotator, about expressions without an answer; empty if all have one.
+    """
+
+    answers: dict[str, Suggestions]
+    notice: str
 
 
 class Segmenter:
@@ -79,7 +97,12 @@ class Segmenter:
             InvalidExpression: it is too long.
             SaymaskError: no answer; the failure is stored.
         """
-        _check_length(question.expression)
+        if len(question.expression) > MAX_EXPRESSION_CHARS:
+            raise InvalidExpression(
+                f"The expression has {len(question.expression)} characters; the longest allowed is"
+                f" {MAX_EXPRESSION_CHARS}.",
+                "A sentence that names one object is enough.",
+            )
         return self.ask(
             question,
             lambda sha256: SegmentRequest(
@@ -90,8 +113,52 @@ class Segmenter:
             ),
         )
 
-    def find_answers(self, project: ProjectKey, task: PredictTask) -> dict[str, Suggestions]:
-        """Return what was answered before for the expressions in a task's data, by expression.
+    def segment_task(
+        self,
+        project: ProjectKey,
+        task: PredictTask,
+        call: Call,
+        deadline_s: float,
+        *,
+        background: bool = True,
+    ) -> TaskSuggestions | None:
+        """Return the best candidate per expression; None when the data holds no expression.
+
+        An expression that was answered before, by the workers' version and for the same image, is
+        not asked again: the next call continues where this one stopped. ``deadline_s`` counts from
+        the call's arrival.
+
+        Raises:
+            SaymaskError: the task has a fault, its image cannot be answered, or none of the
+                expressions can.
+        """
+        if task.fault is not None:
+            raise task.fault
+        if not task.expressions:
+            return None
+        known = self._find_answers(project, task)
+        answers: dict[str, Suggestions] = {}
+        refused: dict[str, InvalidExpression] = {}
+        for expression in task.expressions:
+            if expression in known:
+                answers[expression] = known[expression]
+                continue
+            if time.monotonic() > call.arrived + deadline_s:
+                raise DeadlineExceeded("No time was left for this task.", "Retrieve it again.")
+            question = Question(
+                project, task, expression, 1, "ahead", call,
+                deadline_s=deadline_s, background=background,
+            )  # fmt: skip
+            try:
+                answers[expression] = self.segment(question)
+            except InvalidExpression as error:
+                refused[expression] = error
+        if not answers:
+            raise next(iter(refused.values()))
+        return TaskSuggestions(answers, describe_missing(len(answers), refused, task.left_out))
+
+    def _find_answers(self, project: ProjectKey, task: PredictTask) -> dict[str, Suggestions]:
+        """What was answered before for the expressions in a task's data, by expression.
 
         Only answers of the workers' version, for the image as it is now; none where either is not
         known. Asking then fails for the same reason, which is stored.
@@ -110,18 +177,28 @@ class Segmenter:
         Raises:
             SaymaskError: no answer; the failure is stored.
         """
-        task, call = question.task, question.call
-        request_id = self._requests.add_request(_to_new_request(question))
+        task_id, call = question.task.task_id, question.call
+        request_id = self._requests.add_request(
+            NewRequest(
+                project=question.project,
+                task_id=task_id,
+                expression=question.expression,
+                k=question.k,
+                image=shorten_reference(question.task.image),
+                kind=question.kind,
+                click_ids=question.click_ids,
+            )
+        )
         try:
             result = self._ask_worker(question, build)
         except SaymaskError as error:
             if not isinstance(error, JobSuperseded):
-                log.warning("request %s for task %s failed: %s", request_id, task.task_id, error)
+                log.warning("request %s for task %s failed: %s", request_id, task_id, error)
             self._requests.save_failure(request_id, error, _elapsed_ms(call))
             raise
         except Exception as error:
             # A bug: keep the trace in the log and a stored failure for the annotator.
-            log.exception("request %s for task %s failed", request_id, task.task_id)
+            log.exception("request %s for task %s failed", request_id, task_id)
             failure = InternalError(
                 f"{type(error).__name__}: {explain(error)}", "See the backend's log."
             )
@@ -132,7 +209,7 @@ class Segmenter:
         return Suggestions(request_id, result)
 
     def _ask_worker(self, question: Question, build: BuildRequest) -> SegmentResult:
-        """Ask a worker; once more where the image was gone from the queue's memory by then."""
+        """Ask a worker; once more if the image has been evicted from the queue's memory."""
 
         def ask() -> SegmentResult:
             return self._queue.segment(
@@ -150,35 +227,9 @@ class Segmenter:
             return ask()
 
 
-def _check_length(expression: str) -> None:
-    """Check that an expression is not too long.
-
-    Raises:
-        InvalidExpression: it is.
-    """
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        raise InvalidExpression(
-            f"The expression has {len(expression)} characters; the longest allowed is"
-            f" {MAX_EXPRESSION_CHARS}.",
-            "A sentence that names one object is enough.",
-        )
-
-
 def shorten_reference(image: str) -> str:
     """Return an image's reference as requests store it: a ``data:`` address is a whole image."""
     return image if len(image) < _MAX_STORED_REFERENCE_CHARS else image[:200] + " ..."
-
-
-def _to_new_request(question: Question) -> NewRequest:
-    return NewRequest(
-        project=question.project,
-        task_id=question.task.task_id,
-        expression=question.expression,
-        k=question.k,
-        image=shorten_reference(question.task.image),
-        kind=question.kind,
-        click_ids=question.click_ids,
-    )
 
 
 def _name_source(question: Question) -> str | None:
@@ -187,10 +238,10 @@ def _name_source(question: Question) -> str | None:
     Two annotators of one task do not replace each other, nor do several expressions in one task's
     data.
     """
-    if question.kind == "ahead" or not question.asked_by:
+    if question.kind == "ahead" or not question.editor_entry_id:
         return None
     project = question.project
-    return f"{project.id}.{project.created}:{question.task.task_id}:{question.asked_by}"
+    return f"{project.id}.{project.created}:{question.task.task_id}:{question.editor_entry_id}"
 
 
 def _elapsed_ms(call: Call) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from saymask.contract import TrainingStatus, WorkerStatus
 from saymask.errors import QueueUnavailable
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 class Status:
     """Everything the status page shows; ``queue_error`` is set when Redis cannot be reached."""
 
-    model_version: str
-    workers: tuple[WorkerStatus, ...]
-    queue_depths: dict[str, int]
-    queue_error: str | None
-    images: PrepareCounts
-    training: TrainingStatus | None
     requests: dict[str, int]
     events: dict[str, int]
     recent: tuple[RequestView, ...]
+    queue_error: str | None = None
+    model_version: str = "unknown"
+    workers: tuple[WorkerStatus, ...] = ()
+    queue_depths: dict[str, int] = field(default_factory=dict)
+    images: PrepareCounts = field(default_factory=PrepareCounts)
+    training: TrainingStatus | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -40,9 +40,7 @@ class Status:
 class StatusReader:
     """Reads the state of everything; an unreachable queue is part of it.
 
-    Args:
-        stores: of requests and events.
-        queue: with a short timeout, so that a queue that hangs is told in time.
+    The queue has a short timeout, so that one that hangs is reported in time.
     """
 
     def __init__(self, stores: Stores, queue: JobQueue) -> None:
@@ -51,31 +49,22 @@ class StatusReader:
 
     def read_status(self) -> Status:
         """Read everything."""
-        workers: tuple[WorkerStatus, ...] = ()
-        depths: dict[str, int] = {}
-        queue_error = None
-        images = PrepareCounts()
-        training = None
-        model_version = "unknown"
-        try:
-            workers = tuple(self._queue.list_workers())
-            depths = self._queue.get_depths()
-            images = self._queue.get_prepare_counts()
-            training = self._queue.get_training_status()
-            model_version = self._queue.get_model_version()
-        except QueueUnavailable as error:
-            queue_error = str(error)
-        return Status(
-            model_version=model_version,
-            workers=workers,
-            queue_depths=depths,
-            queue_error=queue_error,
-            images=images,
-            training=training,
+        status = Status(
             requests=self._stores.requests.count_requests(),
             events=self._stores.events.count_events_by_action(),
             recent=tuple(self._stores.requests.list_recent()),
         )
+        try:
+            return replace(
+                status,
+                workers=tuple(self._queue.list_workers()),
+                queue_depths=self._queue.get_depths(),
+                images=self._queue.get_prepare_counts(),
+                training=self._queue.get_training_status(),
+                model_version=self._queue.get_model_version(),
+            )
+        except QueueUnavailable as error:
+            return replace(status, queue_error=str(error))
 
     def read_model_version(self) -> str:
         """Return the version for Label Studio's /setup, which must not fail without a worker."""

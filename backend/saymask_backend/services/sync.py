@@ -10,29 +10,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from saymask.errors import InvalidLabelConfig, SaymaskError
 from saymask.left_out import LeftOut
 from saymask_backend.label_studio.api_schema import ProjectBody
-from saymask_backend.label_studio.client import LabelStudioClient, NotFound, Page, read_each
+from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.events import find_id, read_saved_at, to_read_event
+from saymask_backend.label_studio.rest import NotFound, Page, read_each
 from saymask_backend.label_studio.schema import TaskBody, hash_content
 from saymask_backend.records.events import SyncRunState
 from saymask_backend.records.stores import Stores
+from saymask_backend.services.project_tasks import Progress
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 50
-Gap = Literal["missing", "outdated"]
+_STILL_WAITING = "It is stored and waits to be recorded; another process is recording. Sync again."
 
 
 @dataclass(frozen=True)
 class SyncReport:
     """The result of a comparison.
 
-    ``problems`` are tasks and annotations that cannot be interpreted.
+    Attributes:
+        tasks, annotations: that Label Studio has.
+        missing, outdated, deleted: gaps that were filled.
+        problems: tasks and annotations that could not be recorded, and why.
+        taken_up: an interrupted comparison was resumed.
     """
 
     project_id: int
@@ -56,7 +62,7 @@ class _Project:
 
     Attributes:
         hashes: annotation id to content hash of what is current in the records.
-        problems: gets what cannot be interpreted.
+        problems: gets what could not be recorded.
     """
 
     body: ProjectBody
@@ -65,14 +71,7 @@ class _Project:
 
 
 class Synchroniser:
-    """Compares projects through Label Studio's API.
-
-    Args:
-        client: logged in as a user who sees the projects.
-        stores: of the records.
-        recorder: writes what is missing.
-        page_size: tasks per call.
-    """
+    """Compares projects through Label Studio's API, as a user who sees them."""
 
     def __init__(
         self,
@@ -86,9 +85,7 @@ class Synchroniser:
         self._recorder = recorder
         self._page_size = page_size
 
-    def sync(
-        self, project_id: int, progress: Callable[[int, int], None] = lambda _done, _total: None
-    ) -> SyncReport:
+    def sync(self, project_id: int, progress: Progress = lambda _done, _total: None) -> SyncReport:
         """Compare one project; ``progress`` is called with tasks read and tasks in all.
 
         Raises:
@@ -114,13 +111,10 @@ class Synchroniser:
         counts["deleted"] += self._find_deleted(project, state.seen)
         finished = replace(state, counts=dict(counts), finished_at=datetime.now(UTC))
         self._stores.events.save_sync(finished)
+        names = ("tasks", "annotations", "missing", "outdated", "deleted")
         return SyncReport(
-            project_id=project_id,
-            tasks=counts["tasks"],
-            annotations=counts["annotations"],
-            missing=counts["missing"],
-            outdated=counts["outdated"],
-            deleted=counts["deleted"],
+            project_id,
+            **{name: counts[name] for name in names},
             problems=project.problems.lines,
             taken_up=first_page > 1,
         )
@@ -148,7 +142,7 @@ class Synchroniser:
     def _compare_earlier(
         self, project: _Project, state: SyncRunState, first_page: int
     ) -> SyncRunState:
-        """Compare again what the interrupted run had compared: gaps may have come since."""
+        """Compare again the pages of the interrupted run: gaps may have come since."""
         totals = {name: state.counts.get(name, 0) for name in ("tasks", "annotations")}
         for page in self._iterate_pages(project.body.id, 1) if first_page > 1 else ():
             state = self._compare_page(project, page, state)
@@ -162,7 +156,7 @@ class Synchroniser:
     def _compare_page(self, project: _Project, page: Page, state: SyncRunState) -> SyncRunState:
         counts = Counter(state.counts)
         seen = set(state.seen)
-        gaps: dict[int, tuple[int, Gap]] = {}
+        gaps: dict[int, int] = {}
         counts["tasks"] += len(page.items)
         for task in read_each(page, TaskBody, "task", project.problems):
             for annotation in task.annotations:
@@ -172,11 +166,12 @@ class Synchroniser:
                     project.problems.add(f"task {task.id}", "One of its annotations has no id.")
                     continue
                 seen.add(annotation_id)
-                gap = _find_gap(project.hashes.get(annotation_id), annotation)
-                if gap is not None:
+                if project.hashes.get(annotation_id) != hash_content(annotation):
                     event_id = self._save(project, annotation, task, page.asked_at)
-                    gaps[event_id] = (annotation_id, gap)
-        counts.update(self._fill(project, gaps))
+                    gaps[event_id] = annotation_id
+        filled = self._fill(project, gaps)
+        counts["outdated"] += sum(annotation_id in project.hashes for annotation_id in filled)
+        counts["missing"] += sum(annotation_id not in project.hashes for annotation_id in filled)
         return replace(state, next_page=page.following, seen=frozenset(seen), counts=dict(counts))
 
     def _save(
@@ -190,17 +185,20 @@ class Synchroniser:
             self._client.to_our_time(saved_at) if saved_at else asked_at,
         )
 
-    def _fill(self, project: _Project, gaps: dict[int, tuple[int, Gap]]) -> Counter[str]:
-        """Process what was stored; returns how many gaps of each kind were filled."""
+    def _fill(self, project: _Project, gaps: dict[int, int]) -> list[int]:
+        """Have stored events recorded; returns the annotations whose gaps were filled.
+
+        ``gaps`` maps event ids to annotation ids.
+        """
         if not gaps:
-            return Counter()
+            return []
         self._recorder.process_waiting()
-        problems = self._stores.events.load_problems(list(gaps))
-        for event_id, reason in sorted(problems.items()):
-            annotation_id, _ = gaps[event_id]
-            log.warning("annotation %s cannot be interpreted: %s", annotation_id, reason)
-            project.problems.add(f"annotation {annotation_id}", reason)
-        return Counter(gap for event_id, (_, gap) in gaps.items() if event_id not in problems)
+        unrecorded = self._stores.events.load_unrecorded(list(gaps))
+        for event_id, problem in sorted(unrecorded.items()):
+            reason = problem or _STILL_WAITING
+            log.warning("annotation %s is not recorded: %s", gaps[event_id], reason)
+            project.problems.add(f"annotation {gaps[event_id]}", reason)
+        return [annotation for event_id, annotation in gaps.items() if event_id not in unrecorded]
 
     def _find_deleted(self, project: _Project, seen: frozenset[int]) -> int:
         """Record the deletion of annotations that Label Studio did not list.
@@ -215,10 +213,3 @@ class Synchroniser:
                 )
                 deleted += 1
         return deleted
-
-
-def _find_gap(recorded_hash: str | None, annotation: dict[str, Any]) -> Gap | None:
-    """What the records lack of an annotation; None where they are up to date."""
-    if recorded_hash == hash_content(annotation):
-        return None
-    return "missing" if recorded_hash is None else "outdated"

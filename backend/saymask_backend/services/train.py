@@ -17,7 +17,8 @@ from saymask_backend.export.plan import ExportPlan, ExportSummary, select_outcom
 from saymask_backend.export.splits import parse_split
 from saymask_backend.queue.training import TrainingQueue
 from saymask_backend.records.types import RecordFilter
-from saymask_backend.services.export import Exporter, Progress
+from saymask_backend.services.export import Exporter
+from saymask_backend.services.project_tasks import Progress
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,7 @@ class StartedRun:
 
 
 class TrainingStarter:
-    """Exports records and asks for a model to be trained on them.
-
-    Args:
-        models_dir: folder of the trained models; workers read it too.
-        exporter: of records.
-        recorder: processes webhooks that still wait.
-        queue: to the training workers.
-    """
+    """Exports records and asks for a model to be trained on them; workers share ``models_dir``."""
 
     def __init__(
         self, models_dir: Path, exporter: Exporter, recorder: Recorder, queue: TrainingQueue
@@ -53,7 +47,10 @@ class TrainingStarter:
         self._queue = queue
 
     def start(
-        self, project_id: int | None, epochs: int | None = None, progress: Progress | None = None
+        self,
+        project_id: int | None,
+        epochs: int | None = None,
+        progress: Progress = lambda _done, _total: None,
     ) -> StartedRun:
         """Export the records of a project, or of all, and enqueue a run on them.
 
@@ -78,7 +75,7 @@ class TrainingStarter:
         return StartedRun(run, summary)
 
     def start_unattended(self, project_id: int) -> None:
-        """Start for somebody who sees no answer: errors go where the status page shows them."""
+        """Start on behalf of a webhook, whose sender ignores errors: the status page shows them."""
         try:
             self.start(project_id)
         except (TrainingUnderway, QueueError) as error:
@@ -92,10 +89,10 @@ class TrainingStarter:
             try:
                 self._queue.tell_failure(status)
             except TrainingUnderway as underway:
-                log.warning("not told on the status page: %s", underway)
+                log.warning("not shown on the status page: %s", underway)
 
     def resume(self, run: str) -> StartedRun:
-        """Enqueue a run again that failed or was lost; it goes on from its last checkpoint.
+        """Enqueue a run again that failed or was lost; it continues from its last checkpoint.
 
         Raises:
             InvalidRequest: there is no such run.
@@ -115,30 +112,33 @@ class TrainingStarter:
         return StartedRun(run, None)
 
     def stop(self) -> str:
-        """Ask the run that is at work to stop, or take back one that waits; returns its name.
+        """Ask the run that is underway to stop, or withdraw one that waits; returns its name.
 
         Raises:
             InvalidRequest: there is none.
             QueueUnavailable: Redis cannot be reached.
         """
-        status = self._queue.get_training_status()
-        if status is None or status.is_over or not self._queue.is_training():
-            raise InvalidRequest("No run is at work.", "See: saymask models list")
+        status = self._find_underway()
+        if status is None:
+            raise InvalidRequest("No run is underway.", "See: saymask models list")
         self._queue.stop(status)
         return status.run
 
-    def _refuse_second(self) -> None:
+    def _find_underway(self) -> TrainingStatus | None:
         status = self._queue.get_training_status()
-        if status is not None and not status.is_over and self._queue.is_training():
+        is_underway = status is not None and not status.is_over and self._queue.is_training()
+        return status if is_underway else None
+
+    def _refuse_second(self) -> None:
+        status = self._find_underway()
+        if status is not None:
             raise TrainingUnderway(
                 f"The run {status.run} is {status.state} ({status.epoch} of {status.epochs}"
                 " epochs).",
                 "Wait for it; the status page shows how far it is.",
             )
 
-    def _export(
-        self, project_id: int | None, out: Path, progress: Progress | None
-    ) -> ExportSummary:
+    def _export(self, project_id: int | None, out: Path, progress: Progress) -> ExportSummary:
         record_filter = RecordFilter(project_id=project_id, outcomes=select_outcomes("refcoco", ()))
         plan = ExportPlan(
             format="refcoco",
@@ -149,8 +149,5 @@ class TrainingStarter:
             merge="latest",
             skip_missing=True,
         )
-        report = progress or (lambda _done, _total: None)
-        left_out = self._exporter.hash_unread_images(
-            record_filter, report, skip_missing=plan.skip_missing
-        )
-        return self._exporter.write(plan, record_filter, report, left_out)
+        left_out = self._exporter.hash_unread_images(record_filter, progress, skip_missing=True)
+        return self._exporter.write(plan, record_filter, progress, left_out)

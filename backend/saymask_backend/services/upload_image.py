@@ -62,7 +62,7 @@ class ImageUploader:
             raise InternalError("The photo was not fetched.", "See the backend's log.") from error
 
     def _download(self, task: PredictTask, key: str, download: Future[str]) -> None:
-        """Fetch and store the image; whoever waits gets the result or the same error."""
+        """Fetch and store the image; all waiting calls get the result or the same error."""
         try:
             data = self._fetcher.fetch(task.image, task.task_id)
             sha256 = hashlib.sha256(data).hexdigest()
@@ -71,12 +71,12 @@ class ImageUploader:
                 self._hashes[key] = sha256
             download.set_result(sha256)
         except SaymaskError as error:
-            # Raised again where the result is read, here and by those who wait.
+            # Raised again wherever the result is read.
             download.set_exception(error)
         finally:
             with self._lock:
                 del self._downloads[key]
-            # A bug is raised here; those who wait get an error instead of waiting on.
+            # A bug is raised here; waiting calls get an error instead of waiting longer.
             download.cancel()
 
     def _find_stored(self, key: str) -> str | None:

@@ -1,10 +1,10 @@
-"""Blind verification: who sees image and expression alone clicks what is meant."""
+"""Blind verification: people who see only image and expression click the object."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ from saymask.errors import InvalidAnnotation, InvalidRequest
 from saymask.left_out import LeftOut
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.export.plan import OUTCOMES_WITH_MASK
+from saymask_backend.label_studio.annotations import VerifyAnswer, read_answer
 from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.client import LabelStudioClient
+from saymask_backend.label_studio.label_config import load_verify_config
 from saymask_backend.label_studio.schema import AnnotationBody, TaskBody, validate
-from saymask_backend.label_studio.verify_config import VerifyAnswer, load_verify_config, read_answer
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.records.verifications import (
@@ -24,20 +25,18 @@ from saymask_backend.records.verifications import (
     VerificationSummary,
     summarise,
 )
+from saymask_backend.services.project_tasks import Progress
 
 _RECORD_FIELD = "saymask_record"
 # Masks that overlap more are the same object.
 _SAME_OBJECT_IOU = 0.5
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
-
 
 @dataclass(frozen=True)
 class DrawReport:
-    """A sample that was drawn: ``added`` of the project's ``records`` with a mask.
+    """A sample: ``added`` of the project's ``records`` with a mask, and why others ``failed``.
 
-    ``project_id`` is the project in which people verify; ``failed`` says why others were not added.
+    ``project_id`` is the project in which people verify.
     """
 
     project_id: int
@@ -48,7 +47,7 @@ class DrawReport:
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What was read.
+    """The answers so far.
 
     Attributes:
         annotations: all of them.
@@ -66,12 +65,7 @@ class ReadReport:
 
 
 class Verifier:
-    """Has records verified in a project of their own.
-
-    Args:
-        client: logged in as a user who may create projects.
-        stores: of the records.
-    """
+    """Has records verified in a project of their own, as a user who may create projects."""
 
     def __init__(self, client: LabelStudioClient, stores: Stores) -> None:
         self._client = client
@@ -83,7 +77,7 @@ class Verifier:
         Records that are there already are not drawn again.
 
         Raises:
-            InvalidRequest: the project has no record that could be drawn, or somebody else's
+            InvalidRequest: the project has no record that could be drawn, or another
                 project has the title.
             LabelStudioError: a call failed; what was added stays.
         """
@@ -95,30 +89,27 @@ class Verifier:
             )
         own_id = self._find_or_create_project(project_id)
         failed = LeftOut()
-        tasks = self._client.iterate_tasks(own_id, failed)
-        present = {_read_record_id(task) for task in tasks}
+        present = {_read_record_id(task) for task in self._client.iterate_tasks(own_id, failed)}
         remaining = [record for record in records if record.id not in present]
         drawn = random.Random(seed).sample(remaining, min(count, len(remaining)))
         added = 0
         for done, record in enumerate(drawn, start=1):
-            data = {
-                "image": record.image,
-                "expression": record.expression,
-                _RECORD_FIELD: record.id,
-            }
+            data = {"image": record.image, "expression": record.expression}
             with failed.guard(f"record {record.id}"):
-                self._client.create_task(own_id, data)
+                self._client.create_task(own_id, {**data, _RECORD_FIELD: record.id})
                 added += 1
             progress(done, len(drawn))
         return DrawReport(own_id, len(records), added, failed.lines)
 
     def read(self, project_id: int, progress: Progress) -> ReadReport:
-        """Read what people said so far; it replaces what was read before.
+        """Read the answers so far; they replace those that were read before.
 
         Raises:
             LabelStudioError: a call failed; what was read before stays.
         """
-        own_id = self._find_project(project_id)
+        mark = self._build_mark(project_id)
+        found = (p.id for p in self._client.list_projects() if _has_mark(p, mark))
+        own_id = min(found, default=None)
         counts: Counter[str] = Counter()
         problems = LeftOut()
         if own_id is not None:
@@ -137,13 +128,9 @@ class Verifier:
                 progress(done, len(tasks))
             self._stores.verifications.replace(own_id, verifications)
         summary = summarise(self._stores.verifications.load(project_id))
-        return ReadReport(
-            counts["annotations"],
-            counts["unanswered"],
-            counts["outdated"],
-            problems.lines,
-            summary,
-        )
+        names = ("annotations", "unanswered", "outdated")
+        numbers = {name: counts[name] for name in names}
+        return ReadReport(**numbers, problems=problems.lines, summary=summary)
 
     def _judge(
         self,
@@ -152,11 +139,7 @@ class Verifier:
         own_id: int,
         records: dict[int, RecordView],
     ) -> Verification | Literal["unanswered", "outdated"]:
-        """One person's verdict on one record; or why there is none.
-
-        Raises:
-            SaymaskError: the annotation or a recorded mask cannot be read.
-        """
+        """One person's verdict on one record; or why there is none."""
         record = records.get(_read_record_id(task))
         if record is None:
             return "outdated"
@@ -177,17 +160,8 @@ class Verifier:
         wanted = RecordFilter(project_id=project_id, outcomes=OUTCOMES_WITH_MASK)
         return list(self._stores.records.iterate_records(wanted))
 
-    def _find_project(self, project_id: int) -> int | None:
-        mark = self._build_mark(project_id)
-        found = (p.id for p in self._client.list_projects() if _has_mark(p, mark))
-        return min(found, default=None)
-
     def _find_or_create_project(self, project_id: int) -> int:
-        """The project in which the records of another are verified by this installation.
-
-        Raises:
-            InvalidRequest: there is none, and the title is taken.
-        """
+        """The project in which the records of another are verified by this installation."""
         title, mark = f"Verification of project {project_id}", self._build_mark(project_id)
         projects = self._client.list_projects()
         strangers = [p.id for p in projects if p.title == title]
@@ -211,12 +185,9 @@ class Verifier:
 
 
 def judge(answer: VerifyAnswer, mask: RunMask, others: Sequence[RunMask]) -> Verdict | None:
-    """Return the verdict on a recorded mask; None where nothing was answered.
+    """Return the verdict of a person who saw image and expression alone; None without an answer.
 
-    Args:
-        answer: of a person who saw image and expression alone.
-        mask: recorded for the expression.
-        others: masks of the image's other records.
+    ``mask`` is recorded for the expression, ``others`` for the image's other expressions.
     """
     if answer.choice is not None:
         return answer.choice
