@@ -1,4 +1,4 @@
-"""Folders and files that only their owner reads, whatever the umask.
+"""Files that appear whole or not at all, and folders and files that only their owner reads.
 
 Photos, expressions and answers are nobody else's on a machine with several users. A folder that
 exists keeps its mode: whoever shares one creates it first, for a group.
@@ -8,13 +8,52 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+from saymask.errors import ConfigError
+
+UP_DIR_VARIABLE = "SAYMASK_UP_DIR"
+DEFAULT_UP_DIR = ".saymask"
+_SETTINGS_FILE = "settings.env"
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _FILE_BITS = 0o666
+UNFINISHED_PREFIX = ".writing-"
+"""Of the folders that a killed writer leaves; see ``replace_atomically``."""
+
+
+@contextmanager
+def replace_atomically(
+    path: Path, *, part_folder: Path | None = None, is_synced: bool = False
+) -> Iterator[Path]:
+    """Yield a path to write a file or folder to, which then takes the place of ``path`` at once.
+
+    A reader sees the old content or the new one, also if the process is killed. If the block
+    fails, the old file stays as it is and nothing of the new one remains. A file that is replaced
+    keeps its mode. The yielded path lies in a temporary folder, which may hold other scratch files.
+
+    Args:
+        path: to be replaced or created.
+        part_folder: in which the temporary folder is made, on the same file system; by default
+            that of ``path``.
+        is_synced: the disk holds the file before it takes its place, also if the power fails.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with TemporaryDirectory(dir=part_folder or path.parent, prefix=UNFINISHED_PREFIX) as unfinished:
+        part = Path(unfinished) / "part"
+        yield part
+        if path.is_file():
+            part.chmod(_read_mode(path))
+        if is_synced:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(part, path)
 
 
 def make_private_folder(path: Path) -> None:
@@ -61,11 +100,9 @@ def replace_shared_file(path: Path, data: bytes) -> None:
         OSError: it cannot be written; nothing of it is left.
     """
     folder = make_folder_inside(path.parent.parent, path.parent.name)
-    with TemporaryDirectory(dir=folder, prefix=".writing-") as unfinished:
-        part = Path(unfinished) / path.name
+    with replace_atomically(path) as part:
         part.write_bytes(data)
         share_like(part, folder)
-        os.replace(part, path)
 
 
 def create_private_file(path: Path) -> None:
@@ -87,6 +124,35 @@ def open_private_file(path: Path) -> TextIO:
     return os.fdopen(
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "w", encoding="utf-8"
     )
+
+
+def find_settings_file() -> Path | None:
+    """Return the settings file of the local installation, which ``saymask up`` wrote, or None.
+
+    It lies in the installation's folder (``.saymask`` below the working directory, or
+    ``SAYMASK_UP_DIR``), so that every command run there finds database, queue and Label Studio.
+    """
+    path = Path(os.environ.get(UP_DIR_VARIABLE) or DEFAULT_UP_DIR) / _SETTINGS_FILE
+    return path if path.is_file() else None
+
+
+def write_settings_file(directory: Path, variables: Mapping[str, str]) -> Path:
+    """Write variables to the settings file of an installation, readable by its owner only.
+
+    Raises:
+        ConfigError: a value cannot be written in the dotenv format.
+    """
+    for name, value in variables.items():
+        if "'" in value or "\n" in value:
+            raise ConfigError(
+                f"{name} contains a quotation mark or a line break.",
+                "In an address, write %27 for the quotation mark.",
+            )
+    lines = [f"{name}='{value}'\n" for name, value in variables.items()]
+    path = directory / _SETTINGS_FILE
+    with replace_atomically(path) as part, open_private_file(part) as file:
+        file.writelines(["# Written by saymask up; environment variables come first.\n", *lines])
+    return path
 
 
 def _read_mode(path: Path) -> int:

@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from saymask_backend.export import run as run_module
 from saymask_backend.export.merge import merge_records
 from saymask_backend.export.model import to_sentence
 from saymask_backend.export.outlines import to_exact_polygons, trace
-from saymask_backend.export.plan import FORMATS, ExportError
+from saymask_backend.export.plan import FORMATS, ExportError, SplitRule, parse_split
 from saymask_backend.export.run import count_export, run_export
-from saymask_backend.export.splits import SplitRule, parse_split
 from saymask_backend.records.views import RecordView
 from tests.backend.exports import (
     CATS,

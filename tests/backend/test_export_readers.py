@@ -18,11 +18,11 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from saymask.masks import Mask
+from saymask.private_files import UNFINISHED_PREFIX
 from saymask_backend.export import earlier
 from saymask_backend.export.model import SPLITS
-from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan
+from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan, parse_split
 from saymask_backend.export.run import run_export
-from saymask_backend.export.splits import parse_split
 from saymask_backend.records.views import RecordView
 from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, groups, plan, record, ring
 
@@ -315,7 +315,7 @@ def test_killed_while_an_export_is_replaced(
 
     def die(source: Any, target: Any) -> None:
         nonlocal calls
-        if Path(source).suffix == ".writing":
+        if Path(source).parent.name.startswith(UNFINISHED_PREFIX):
             os.rename(source, target)
             return
         calls += 1

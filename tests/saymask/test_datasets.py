@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.errors import DatasetError
 from saymask.masks import decode_coco_rle
 from tests.natural import EXPRESSIONS, write_set

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.datasets.parquet import BatchRows
 from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle

@@ -28,8 +28,14 @@ from saymask_backend.cli.context import (
 )
 from saymask_backend.context import build_fetcher
 from saymask_backend.export.merge import MERGE_RULES
-from saymask_backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
-from saymask_backend.export.splits import parse_split
+from saymask_backend.export.plan import (
+    FORMATS,
+    ExportPlan,
+    ExportSummary,
+    Images,
+    parse_split,
+    select_outcomes,
+)
 from saymask_backend.records.provenance import PROVENANCE_LABELS
 from saymask_backend.records.verifications import summarise
 from saymask_backend.records.views import RecordFilter

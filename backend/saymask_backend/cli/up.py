@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from saymask.errors import ConfigError
+from saymask.private_files import DEFAULT_UP_DIR, UP_DIR_VARIABLE
 from saymask.redaction import clean_address
-from saymask.settings_file import DEFAULT_UP_DIR, UP_DIR_VARIABLE
 from saymask_backend.cli.context import print_line
 from saymask_backend.local_stack.up import UpOptions, run_up
 

@@ -18,9 +18,8 @@ from saymask_backend.export.huggingface import HuggingFaceWriter
 from saymask_backend.export.image_store import ImageStore, ReadImage
 from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records
 from saymask_backend.export.model import Categories, ExportImage
-from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Writer
+from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Tally, Writer
 from saymask_backend.export.refcoco import GrefcocoWriter, RefcocoWriter
-from saymask_backend.export.tally import Tally
 from saymask_backend.export.upright import JPEG_QUALITY, Photo, read_upright
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.records.views import RecordView

@@ -30,6 +30,7 @@ from saymask.image_files import (
     to_printable,
 )
 from saymask.masks import compute_area, decode_coco_rle
+from saymask.private_files import replace_atomically
 from saymask_worker.images.jsonl_log import ResumableLog
 from saymask_worker.pipeline.opening import open_image
 from saymask_worker.pipeline.pipeline import Pipeline
@@ -176,9 +177,8 @@ def _write_dataset(images: Sequence[ProposedImage], folder: Path, out: Path, ver
     }
     path = out / INSTANCES_FILE
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".writing")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with replace_atomically(path) as part:
+        part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _build_image(number: int, image: ProposedImage, file_name: str) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.contract import MAX_K, SegmentResult
+from saymask.contract import MAX_K, SegmentResult, normalise_expression
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
-from saymask.expressions import normalise_expression
 from saymask_worker.cli.app import app, console
 from saymask_worker.config.settings import load_worker_settings
 

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
 from saymask_worker.config.pipeline import PipelineConfig
