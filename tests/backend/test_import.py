@@ -129,8 +129,8 @@ def test_what_can_be_used_is_imported_and_the_rest_is_named(
     assert status == 1
     assert (report["tasks"], report["expressions"], report["unannotated"]) == (2, 2, 0)
     assert sorted(studio.uploads) == ["0001.jpg", "0001.jpg"], "a JPEG is named so"
-    told = "\n".join(report["left_out"])
-    assert len(report["left_out"]) == 3
+    told = "\n".join(report["failed"])
+    assert len(report["failed"]) == 3
     for part in ("annotation 9 in", "gone.jpg is missing", "0002.tif is in a format"):
         assert part in told
     result = studio.tasks[0]["predictions"][0]["result"]

@@ -16,7 +16,6 @@ from saymask_backend.records.provenance import to_key
 from saymask_backend.records.views import RecordView
 
 MergeRule = Literal["latest", "majority", "all"]
-MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")
 
 # Masks of one image that overlap at least so much are one object.
 SAME_REFERENT_IOU = 0.9

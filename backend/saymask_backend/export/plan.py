@@ -15,7 +15,6 @@ from saymask_backend.export.model import SPLITS, ExportImage, Split
 from saymask_backend.records.verifications import VerificationSummary
 
 Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
-FORMATS: tuple[Format, ...] = ("coco", "refcoco", "grefcoco", "huggingface", "yolo")
 IMAGE_FOLDER = "images"
 Images = Literal["copy", "link", "none"]
 
@@ -123,16 +122,16 @@ class ExportSummary:
     contradictions: int
     agreement_iou: float | None
     turned: int
-    left_out: tuple[str, ...]
+    failed: tuple[str, ...]
     model_versions: tuple[str, ...]
     inexact: int = 0
 
 
 class Tally:
-    """Counts of one export; ``left_out`` grows with the images that could not be read."""
+    """Counts of one export; ``failed`` names the photos that are left out."""
 
-    def __init__(self, left_out: Sequence[str] = ()) -> None:
-        self.left_out = list(left_out)
+    def __init__(self, failed: Sequence[str] = ()) -> None:
+        self.failed = list(failed)
         self._images = self._referents = self._expressions = self._no_referent = 0
         self._turned = 0
         self._splits: Counter[str] = Counter()
@@ -178,7 +177,7 @@ class Tally:
             contradictions=self._contradictions,
             agreement_iou=mean,
             turned=self._turned,
-            left_out=tuple(self.left_out),
+            failed=tuple(self.failed),
             model_versions=tuple(sorted(self._versions)),
         )
 

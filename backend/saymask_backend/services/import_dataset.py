@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from saymask.datasets import (
     Dataset,
@@ -26,9 +26,9 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
 
-COCO_FORMAT = "coco"
-PARQUET_FORMAT = "parquet"
-IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", COCO_FORMAT, PARQUET_FORMAT)
+COCO_FORMAT: Final = "coco"
+PARQUET_FORMAT: Final = "parquet"
+ImportFormat = Literal["refcoco", "refcoco+", "refcocog", "grefcoco", "coco", "parquet"]
 MODEL_VERSION = "imported"
 # Label Studio takes and browsers show these.
 _SHOWN_SUFFIXES = (".jpg", ".png", ".gif", ".bmp", ".webp")
@@ -45,7 +45,7 @@ class ImportReport:
     Attributes:
         unannotated: photos without an expression, which have an empty task each.
         there: tasks of an earlier import.
-        left_out: what of the dataset could not be used or created, and why.
+        failed: what of the dataset could not be used or created, and why.
     """
 
     photos: int
@@ -54,7 +54,7 @@ class ImportReport:
     no_referent: int
     unannotated: int
     there: int
-    left_out: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _NewTask:
 
 
 def read_import(
-    format_: str,
+    format_: ImportFormat,
     place: str,
     split: str | None,
     choice: RowChoice,
@@ -79,10 +79,10 @@ def read_import(
     *,
     with_unannotated: bool = False,
 ) -> Dataset:
-    """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
+    """Read a dataset in one of the formats, or one that ``saymask export`` wrote.
 
     Args:
-        format_: one of ``IMPORT_FORMATS``.
+        format_: of the dataset.
         place: folder or file; with ``parquet`` whatever fsspec reads.
         split: of a RefCOCO set, or None.
         choice: of the rows of ``parquet``.
@@ -159,7 +159,7 @@ def import_dataset(
         progress(done, len(dataset.images))
     names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "there")
     return ImportReport(
-        **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
+        **{name: counts[name] for name in names}, failed=(*dataset.left_out, *left_out.lines)
     )
 
 

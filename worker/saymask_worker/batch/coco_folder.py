@@ -107,7 +107,6 @@ def propose_folder(
     """
     files = list_images(folder)
     log = ResumableLog(out / LOG_FILE, ProposedImage, _describe_run(pipeline, folder, options))
-    log.drop_incomplete_line()
     done = {image.file: image for image in log.read() if not image.failure}
     before = len(done)
     images = []

@@ -76,7 +76,6 @@ def run_evaluation(
     with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
         log_file = open_answers(out, provenance)
-        log_file.drop_incomplete_line()
         answered = {image.image: image for image in log_file.read()}
         if answered:
             console.print(f"{len(answered)} photos were done before")
