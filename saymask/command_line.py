@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, NoReturn
@@ -34,6 +34,17 @@ console = Console()
 stderr = Console(stderr=True)
 
 _MAX_LINES = 20
+
+
+def parse_one_of(names: Collection[str]) -> Callable[[str], str]:
+    """Return a parser for a repeatable option, which Typer does not restrict to literals."""
+
+    def parse(value: str) -> str:
+        if value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
+        return value
+
+    return parse
 
 
 def build_app(help_: str) -> typer.Typer:

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from filelock import FileLock, Timeout
 
-from saymask.command_line import stderr
+from saymask.command_line import parse_one_of, stderr
 from saymask.errors import ConfigError, InvalidRequest
 from saymask.private_files import make_private_folder
 from saymask_backend.config import Settings, check_http_address, load_settings
 from saymask_backend.context import build_client
 from saymask_backend.label_studio.client import LabelStudioClient
-from saymask_backend.records.decisions import Outcome
+from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.record import Recorder
 
@@ -27,7 +27,12 @@ SinceOption = Annotated[
     str | None, typer.Option(help="Only since 2026-11-01, 2026-11-01T08:00, 7d or 12h ago.")
 ]
 OutcomeOption = Annotated[
-    list[Outcome] | None, typer.Option(help="Only this outcome; can be repeated.")
+    list[str] | None,
+    typer.Option(
+        help=f"Only this outcome: {', '.join(OUTCOME_LABELS)}; can be repeated.",
+        parser=parse_one_of(OUTCOME_LABELS),
+        metavar="OUTCOME",
+    ),
 ]
 AnnotatorOption = Annotated[str | None, typer.Option(help="Only this Label Studio user id.")]
 

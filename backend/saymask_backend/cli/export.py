@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from saymask.command_line import DryRunOption, JsonOption, finish, show_progress
+from saymask.command_line import DryRunOption, JsonOption, finish, parse_one_of, show_progress
 from saymask.errors import InvalidRequest
 from saymask_backend.cli.context import (
     AnnotatorOption,
@@ -30,7 +30,7 @@ from saymask_backend.export.plan import (
     parse_split,
     select_outcomes,
 )
-from saymask_backend.records.provenance import Provenance
+from saymask_backend.records.provenance import PROVENANCE_LABELS
 from saymask_backend.records.verifications import summarise
 from saymask_backend.records.views import RecordFilter
 from saymask_backend.services.export import Exporter
@@ -52,8 +52,12 @@ def export(
     ] = None,
     annotator: AnnotatorOption = None,
     provenance: Annotated[
-        list[Provenance] | None,
-        typer.Option(help="Only expressions of this provenance; can be repeated."),
+        list[str] | None,
+        typer.Option(
+            help=f"Only this provenance: {', '.join(PROVENANCE_LABELS)}; can be repeated.",
+            parser=parse_one_of(PROVENANCE_LABELS),
+            metavar="PROVENANCE",
+        ),
     ] = None,
     verified: Annotated[
         bool, typer.Option("--verified", help="Only records that a second annotator confirmed.")
