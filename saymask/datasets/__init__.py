@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
 
 from saymask.datasets.coco import load_coco
-from saymask.datasets.images import check_images
+from saymask.datasets.images import choose_usable
 from saymask.datasets.model import (
     Dataset,
     DatasetImage,
@@ -49,6 +50,9 @@ def load_dataset(
 ) -> Dataset:
     """Read one split.
 
+    Images that are missing, damaged or not the annotated ones, or whose annotations are broken,
+    are left out and named in ``Dataset.left_out``.
+
     Args:
         name: one of ``DATASETS``.
         root: folder of the dataset.
@@ -58,18 +62,25 @@ def load_dataset(
         limit: only this many images, the first by name.
 
     Raises:
-        DatasetError: a file is missing, damaged or hostile, the split is unknown, or a mask does
-            not fit its image. Names the file.
+        DatasetError: a file of annotations is missing, damaged or hostile, the split is unknown,
+            two images have one name, or no image can be used. Names the file.
     """
     if name not in DATASETS:
         raise DatasetError(f"Unknown dataset {name!r}.", f"Use one of {', '.join(DATASETS)}.")
     if not root.is_dir():
         raise DatasetError(f"There is no folder {root}.", "Give the dataset's folder as --root.")
     if name == "phrasecut":
-        images = load_phrasecut(root, split or "train", limit)
+        images, left_out = load_phrasecut(root, split or "train", limit)
     else:
-        images = load_refs(name, root, split, split_by, limit)
+        images, left_out = load_refs(name, root, split, split_by, limit)
     images = [image for image in images if image.expressions]
     if not images:
-        raise DatasetError(f"The split {split or 'all'!r} in {root} holds no expression.")
-    return Dataset(name, split or "all", check_images(images, root))
+        first = f" The first that was left out: {left_out[0]}" if left_out else ""
+        raise DatasetError(f"The split {split or 'all'!r} in {root} holds no expression.{first}")
+    file_name, count = Counter(image.path.name for image in images).most_common(1)[0]
+    if count > 1:
+        raise DatasetError(
+            f"{count} images are named {file_name}.", "Give every image its own name."
+        )
+    upright, unusable = choose_usable(images, root)
+    return Dataset(name, split or "all", tuple(upright), (*left_out, *unusable))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,34 +82,25 @@ def require_inside(paths: Sequence[Path], root: Path) -> None:
         )
 
 
-def check_images(images: Sequence[DatasetImage], root: Path) -> tuple[DatasetImage, ...]:
-    """Return the images as ``to_upright`` does, if every one exists and has a name of its own.
+def choose_usable(
+    images: Sequence[DatasetImage], root: Path
+) -> tuple[list[DatasetImage], list[str]]:
+    """Return the images whose files can be used, as ``to_upright`` does, and why others cannot.
 
     Raises:
-        DatasetError: names the first image for which this does not hold.
+        DatasetError: none can be used.
     """
-    check_existence(images, root)
-    name, count = Counter(image.path.name for image in images).most_common(1)[0]
-    if count > 1:
-        raise DatasetError(f"{count} images are named {name}.", "Give every image its own name.")
-    upright, errors = to_upright(images)
-    if errors:
-        raise errors[0]
-    return tuple(upright)
-
-
-def check_existence(images: Sequence[DatasetImage], root: Path) -> None:
-    """Check that the files of all images exist.
-
-    Raises:
-        DatasetError: some are missing; names the first, and where images are looked for.
-    """
-    missing = [image.path for image in images if not image.path.is_file()]
-    if missing:
+    existing = [image for image in images if image.path.is_file()]
+    if not existing:
         raise DatasetError(
-            f"{len(missing)} of {len(images)} images are missing, first {missing[0].name}.",
+            f"All {len(images)} images are missing, first {images[0].path.name}.",
             f"Put the images into one of these folders of {root}: {', '.join(_IMAGE_FOLDERS)}.",
         )
+    left_out = [f"{image.path} is missing." for image in images if not image.path.is_file()]
+    upright, errors = to_upright(existing)
+    if not upright:
+        raise errors[0]
+    return upright, [*left_out, *map(str, errors)]
 
 
 def to_upright(images: Sequence[DatasetImage]) -> tuple[list[DatasetImage], list[DatasetError]]:

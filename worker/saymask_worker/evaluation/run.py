@@ -80,7 +80,7 @@ def run_evaluation(
         if answered:
             console.print(f"{len(answered)} photos were done before")
         remaining = [image for image in dataset.images if image.path.name not in answered]
-        failed: list[str] = []
+        failed = list(dataset.left_out)
         started = time.monotonic()
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
