@@ -77,6 +77,23 @@ def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
     run(database, "export", "coco", str(tmp_path / "c"), "--categories", str(mapping))
 
 
+def test_a_photo_that_is_left_out_gives_exit_status_1(database: Path, tmp_path: Path) -> None:
+    mask = factories.brush("own9", factories.square(10), "referent", "manual")
+    body = factories.event(9, factories.annotation(9, [factories.typed("thing 9"), *mask]))
+    body["task"]["data"]["image"] = "ftp://host/gone.png"
+    with closing(Stores(f"sqlite:///{database}")) as stores:
+        stores.events.append_event(to_new_event(body))
+    assert run(database, "export", "coco", str(tmp_path / "out")).returncode == 2
+    done = run(database, "export", "coco", str(tmp_path / "out"), "--skip-missing", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    (line,) = report["failed"]
+    assert "ftp://host/gone.png" in line
+    assert report["photos"] == 3
+    told = run(database, "export", "yolo", str(tmp_path / "y"), "--skip-missing")
+    assert (told.returncode, "failed: ftp://host/gone.png" in told.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
