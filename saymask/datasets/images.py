@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from saymask.datasets.model import DatasetImage, Rle
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, ImageUnreadable
 from saymask.image_files import NAME_NOT_UTF8, is_utf8, list_spellings, to_printable
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 
@@ -144,18 +144,14 @@ def _read_header(path: Path) -> tuple[tuple[int, int], int]:
         DatasetError: it is not an image; names the file.
     """
     # Pillow is imported by readers of datasets; the server starts without it.
-    from PIL import Image, UnidentifiedImageError
-
-    from saymask.image_decoding import read_stored_hw
+    from saymask.image_decoding import open_picture, read_stored_hw
 
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             stored_hw = read_stored_hw(image)
             orientation = image.getexif().get(0x0112, _UPRIGHT)
-    except (
-        OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError,
-    ) as error:  # fmt: skip
-        raise DatasetError(f"{path} is not an image: {error}.") from error
+    except (OSError, ImageUnreadable) as error:
+        raise DatasetError(f"{path} is not an image: {error}") from error
     return stored_hw, orientation if orientation in range(1, 9) else _UPRIGHT
 
 

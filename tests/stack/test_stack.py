@@ -25,7 +25,7 @@ from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.records.views import RecordFilter
-from saymask_worker.batch.folders import Target
+from saymask_worker.batch.folders import PartFolder
 from saymask_worker.batch.rows import ImageRows, build_part
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import await_state, free_port
@@ -224,7 +224,7 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
 
 def write_rows(folder: Path, samples: dict[str, Path]) -> None:
     """Rows as a batch writes them: one sure, one doubtful, each with a square."""
-    target = Target(str(folder))
+    target = PartFolder(str(folder))
     target.begin({"source": str(samples["chelsea"].parent), "model_version": "batch"})
     parts = []
     for name, text, confidence in (("chelsea", "the cat", 0.9), ("coffee", "the cup", 0.3)):

@@ -44,12 +44,12 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class FolderOptions:
-    """What is wanted; see ``Pipeline.propose``."""
+class ProposeOptions:
+    """See ``Pipeline.propose``."""
 
-    per_image: int
-    confidence_min: float
-    seed: int
+    per_image: int = 2
+    confidence_min: float = 0.6
+    seed: int = 0
 
 
 class ProposedImage(BaseModel):
@@ -95,7 +95,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def propose_folder(
-    pipeline: Pipeline, folder: Path, out: Path, options: FolderOptions, progress: Progress
+    pipeline: Pipeline, folder: Path, out: Path, options: ProposeOptions, progress: Progress
 ) -> FolderReport:
     """Propose expressions for every image of a folder, and write the dataset.
 
@@ -127,7 +127,7 @@ def propose_folder(
     )
 
 
-def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> dict[str, Any]:
+def _describe_run(pipeline: Pipeline, folder: Path, options: ProposeOptions) -> dict[str, Any]:
     return {
         "model_version": pipeline.model_version,
         "folder": str(folder.resolve()),
@@ -135,7 +135,7 @@ def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> d
     }
 
 
-def _propose(pipeline: Pipeline, folder: Path, name: str, options: FolderOptions) -> ProposedImage:
+def _propose(pipeline: Pipeline, folder: Path, name: str, options: ProposeOptions) -> ProposedImage:
     if not is_utf8(name):
         return ProposedImage(file=to_printable(name), failure=NAME_NOT_UTF8)
     path = folder / name

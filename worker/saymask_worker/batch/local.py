@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run, read_image
 from saymask_worker.batch.rows import Failed, ImageRows, Key, build_part
 from saymask_worker.pipeline.pipeline import Pipeline
@@ -37,7 +37,7 @@ class BatchReport:
     failed: tuple[str, ...]
 
 
-def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
+def read_chunk(source: ImageFolder, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
     """Read the images of a chunk that are not done."""
     images = []
     for name, _ in chunk.images:
@@ -67,7 +67,7 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
         DatasetError: the target belongs to another run, or cannot be read.
         ConfigError: the method gives no probabilities, by which expressions are proposed.
     """
-    source, target = Source(plan.source), Target(plan.out)
+    source, target = ImageFolder(plan.source), PartFolder(plan.out)
     target.begin(describe_run(plan, work, pipeline.model_version))
     done = frozenset(target.read_done())
     collected = Collected(work.refused)
@@ -82,7 +82,7 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
 
 
 def _read_ahead(
-    source: Source, chunks: tuple[Chunk, ...], done: frozenset[Key]
+    source: ImageFolder, chunks: tuple[Chunk, ...], done: frozenset[Key]
 ) -> Iterator[tuple[Chunk, ReadImages]]:
     """Each chunk with its images, which are read while the chunk before is answered."""
     with ThreadPoolExecutor(1, "read") as reader:
@@ -138,7 +138,7 @@ class Collected:
         self._rows += chunk.rows
         self._failed += chunk.failed
 
-    def finish(self, target: Target) -> BatchReport:
+    def finish(self, target: PartFolder) -> BatchReport:
         """Write what failed, and return the report."""
         target.write_failures(self._failed)
         lines = (f"{image}: {why}" for image, why in self._failed)

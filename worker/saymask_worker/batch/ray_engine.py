@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from saymask.errors import DatasetError, SaymaskError
-from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import (
     BatchReport,
     ChunkReport,
@@ -62,7 +62,7 @@ class _Actor:
         self._pipeline = build_pipeline(WorkerSettings(**settings))
         self._plan = plan
         run = describe_run(plan, Work((), work_sha256), self._pipeline.model_version)
-        Target(plan.out).begin(run)
+        PartFolder(plan.out).begin(run)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = _decode_chunk(row["chunk"])
@@ -81,7 +81,7 @@ def _decode_chunk(text: str) -> Chunk:
     return Chunk(tuple((str(name), tuple(texts)) for name, texts in json.loads(text)))
 
 
-def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
+def _read(row: dict[str, Any], source: ImageFolder, done: Any) -> dict[str, Any]:
     done_images: frozenset[Key] = ray.get(done)
     images = read_chunk(source, _decode_chunk(row["chunk"]), done_images)
     return {
@@ -95,7 +95,7 @@ def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
 def _write(row: dict[str, Any], out: str) -> dict[str, Any]:
     """Write a part where it was answered; masks do not travel to the driver."""
     if row["name"]:
-        Target(out).write(row["name"], row["part"])
+        PartFolder(out).write(row["name"], row["part"])
     return {"report": row["report"]}
 
 
@@ -110,12 +110,14 @@ def run_ray(
     """
     _connect(cluster)
     try:
-        target = Target(plan.out)
+        target = PartFolder(plan.out)
         done = ray.put(frozenset(target.read_done()))
         items = [{"chunk": _encode_chunk(chunk)} for chunk in work.chunks]
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         answered = (
-            rows.map(partial(_read, source=Source(plan.source), done=done), num_cpus=_LIGHT_CPUS)
+            rows.map(
+                partial(_read, source=ImageFolder(plan.source), done=done), num_cpus=_LIGHT_CPUS
+            )
             .map(
                 _Actor,
                 fn_constructor_args=(settings.model_dump(), plan, work.expressions_sha256),

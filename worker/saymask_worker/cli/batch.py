@@ -123,7 +123,7 @@ def propose(
 
     Example: saymask-worker propose photos --out proposed
     """
-    from saymask_worker.batch.coco_folder import FolderOptions, list_images, propose_folder
+    from saymask_worker.batch.coco_folder import ProposeOptions, list_images, propose_folder
 
     if dry_run:
         count = len(list_images(folder))
@@ -133,7 +133,7 @@ def propose(
     with stderr.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
     with show_progress("photos", quiet=as_json) as update:
-        options = FolderOptions(per_image, confidence, seed)
+        options = ProposeOptions(per_image, confidence, seed)
         report = propose_folder(pipeline, folder, out, options, update)
     text = (
         f"{report.expressions} expressions proposed for {report.photos} photos, none confident"
