@@ -23,9 +23,10 @@ from saymask.datasets.parquet import BatchRows, load_parquet
 from saymask.errors import DatasetError, GivenMasksError, ImageUnreadable
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
+from saymask_worker.batch.coco_folder import ProposeOptions
 from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import run_local
-from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+from saymask_worker.batch.plan import BatchPlan, list_work
 from saymask_worker.batch.rows import ImageRows, decode_done, encode_part
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.cli.main import app

@@ -65,7 +65,8 @@ def batch(
     if bool(expressions) == propose:
         raise InvalidRequest("Give either --expressions FILE or --propose.")
     _require_packages(engine)
-    from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+    from saymask_worker.batch.coco_folder import ProposeOptions
+    from saymask_worker.batch.plan import BatchPlan, list_work
 
     options = ProposeOptions(per_image, confidence, seed)
     source, out, expressions = map(_to_absolute, (source, out, expressions))
