@@ -27,7 +27,7 @@ from saymask.redaction import hide
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 
-ProgressCallback = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""
 
 console = Console()
@@ -70,7 +70,7 @@ def run_command_line(app: Callable[[], object]) -> None:
 
 
 @contextmanager
-def show_progress(title: str, *, quiet: bool = False) -> Iterator[ProgressCallback]:
+def show_progress(title: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     """Show a progress bar, which the yielded function updates."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

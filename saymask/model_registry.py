@@ -71,10 +71,6 @@ class ModelEntry:
     verdict: Verdict | None
     damage: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
 
 class _Metrics(BaseModel):
     """What is shown of a training; it has more."""

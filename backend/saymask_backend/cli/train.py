@@ -98,7 +98,7 @@ def list_models(as_json: JsonOption = False) -> None:
     except ConfigError as error:
         damaged.append(str(error))
     if as_json:
-        print_json([entry.to_json() for entry in entries])
+        print_json(entries)
     else:
         table = Table("model", "served", "refs", "IoU alone", "first suggestion", "against")
         for entry in entries:

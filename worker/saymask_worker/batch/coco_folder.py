@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from saymask.command_line import OnProgress
 from saymask.contract import ProposedPair
 from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, SaymaskError
@@ -38,9 +39,6 @@ from saymask_worker.pipeline.pipeline import Pipeline
 LOG_FILE = "proposals.jsonl"
 INSTANCES_FILE = Path("annotations") / "instances_proposed.json"
 _IMAGE_FOLDER = "images"
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def propose_folder(
-    pipeline: Pipeline, folder: Path, out: Path, options: ProposeOptions, progress: Progress
+    pipeline: Pipeline, folder: Path, out: Path, options: ProposeOptions, progress: OnProgress
 ) -> FolderReport:
     """Propose expressions for every image of a folder, and write the dataset.
 
@@ -106,7 +104,8 @@ def propose_folder(
         ConfigError: the method gives no probabilities.
     """
     files = list_images(folder)
-    log = ResumableLog(out / LOG_FILE, ProposedImage, _describe_run(pipeline, folder, options))
+    run = {"model_version": pipeline.model_version, "folder": str(folder.resolve())}
+    log = ResumableLog(out / LOG_FILE, ProposedImage, {**run, **vars(options)})
     done = {image.file: image for image in log.read() if not image.failure}
     before = len(done)
     images = []
@@ -125,14 +124,6 @@ def propose_folder(
         empty=sum(not image.pairs and not image.failure for image in images),
         failed=tuple(f"{image.file}: {image.failure}" for image in images if image.failure),
     )
-
-
-def _describe_run(pipeline: Pipeline, folder: Path, options: ProposeOptions) -> dict[str, Any]:
-    return {
-        "model_version": pipeline.model_version,
-        "folder": str(folder.resolve()),
-        **vars(options),
-    }
 
 
 def _propose(pipeline: Pipeline, folder: Path, name: str, options: ProposeOptions) -> ProposedImage:

@@ -104,15 +104,6 @@ def describe_run(plan: BatchPlan, work: Work, model_version: str) -> dict[str, A
     }
 
 
-def read_image(source: ImageFolder, name: str) -> tuple[bytes, str]:
-    """Return an image's bytes and why they could not be read, one of which is empty."""
-    try:
-        return source.read(name), ""
-    except (OSError, ValueError) as error:
-        # No file system has a name with a zero byte, which a table of JSON lines may hold.
-        return b"", f"it cannot be read: {error}"
-
-
 def answer_image(
     pipeline: Pipeline, plan: BatchPlan, name: str, data: bytes, expressions: tuple[str, ...]
 ) -> ImageRows:

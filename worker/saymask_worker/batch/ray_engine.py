@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from saymask.command_line import OnProgress
 from saymask.errors import DatasetError, SaymaskError
 from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import (
     BatchReport,
-    ChunkReport,
     Collected,
-    Progress,
     answer_chunk,
     read_chunk,
     report_chunk,
@@ -69,12 +68,8 @@ class _Actor:
         images = list(zip(row["names"], row["data"], row["failures"], strict=True))
         answered = answer_chunk(self._pipeline, self._plan, chunk, images)
         name, part = build_part(answered)
-        report = json.dumps(asdict(report_chunk(chunk, answered)))
+        report = json.dumps(report_chunk(chunk, answered))
         return {"name": name, "part": part, "report": report}
-
-
-def _encode_chunk(chunk: Chunk) -> str:
-    return json.dumps(chunk.images)
 
 
 def _decode_chunk(text: str) -> Chunk:
@@ -100,7 +95,11 @@ def _write(row: dict[str, Any], out: str) -> dict[str, Any]:
 
 
 def run_ray(
-    settings: WorkerSettings, plan: BatchPlan, work: Work, cluster: Cluster, progress: Progress
+    settings: WorkerSettings,
+    plan: BatchPlan,
+    work: Work,
+    cluster: Cluster,
+    progress: OnProgress,
 ) -> BatchReport:
     """Run a batch, or continue one.
 
@@ -112,7 +111,7 @@ def run_ray(
     try:
         target = PartFolder(plan.out)
         done = ray.put(frozenset(target.read_done()))
-        items = [{"chunk": _encode_chunk(chunk)} for chunk in work.chunks]
+        items = [{"chunk": json.dumps(chunk.images)} for chunk in work.chunks]
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         answered = (
             rows.map(
@@ -129,7 +128,7 @@ def run_ray(
         )
         collected = Collected(work.refused)
         for row in answered.iter_rows():
-            collected.add(ChunkReport.from_json(json.loads(row["report"])))
+            collected.add(**json.loads(row["report"]))
             progress(collected.finished, work.images_count)
         return collected.finish(target)
     except RayError as error:
