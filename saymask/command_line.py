@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saymask.errors import SaymaskError
+from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
 from saymask.redaction import hide
 
@@ -116,6 +117,22 @@ def finish(
         print_line(text)
         print_problems("failed", failed)
     raise typer.Exit(0 if is_ok and not failed else 1)
+
+
+@contextmanager
+def explain_writing(path: Path) -> Iterator[None]:
+    """Say in words that a file that the user named cannot be written.
+
+    Raises:
+        InvalidRequest: instead of OSError, and of ValueError, for a picture of an unknown suffix.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"{path} cannot be written: {error}.",
+            "Name a file in a folder that exists; a picture ends in .png or .jpg.",
+        ) from error
 
 
 def _print_labelled(label: str, text: str) -> None:

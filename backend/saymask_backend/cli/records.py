@@ -14,6 +14,7 @@ from saymask.command_line import (
     JsonOption,
     build_app,
     console,
+    explain_writing,
     finish,
     print_json,
     print_line,
@@ -145,12 +146,8 @@ def overlay_record(
         record, offer = _load(opened, record_id)
         data = build_fetcher(opened.settings).fetch(record.image, record.task_id)
     picture = draw_decision(data, record, offer)
-    try:
+    with explain_writing(out):
         picture.save(out)
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{out} cannot be written: {error}.", "Name a .png or .jpg in a folder that exists."
-        ) from error
     print_line(f"{out} ({picture.width} x {picture.height})")
 
 
@@ -215,7 +212,8 @@ def decisions(
         exporter = Exporter(opened.stores, build_fetcher(opened.settings), image_dir)
         with show_progress("reading photos", quiet=as_json) as bar:
             exporter.hash_unread_images(record_filter, bar, skip_missing=True)
-        report = write_decisions(rows, records.iterate_records(record_filter), out)
+        with explain_writing(out):
+            report = write_decisions(rows, records.iterate_records(record_filter), out)
     unmatched = f"\n{report.unmatched} records are about other expressions"
     text = f"{report.decisions} decisions in {out}{unmatched if report.unmatched else ''}"
     finish(report, text, as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +9,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.command_line import JsonOption, console, print_json, print_line, stderr
+from saymask.command_line import (
+    JsonOption,
+    console,
+    explain_writing,
+    print_json,
+    print_line,
+    stderr,
+)
 from saymask.contract import MAX_K, SegmentResult, normalise_expression
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
@@ -53,12 +58,12 @@ def segment(
         )
     _print_result(result)
     if masks is not None:
-        with _explain_writing(masks):
+        with explain_writing(masks):
             masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
         picture = draw_candidates(pixels, result.candidates, result.expression)
-        with _explain_writing(overlay):
+        with explain_writing(overlay):
             picture.save(overlay)
 
 
@@ -86,24 +91,8 @@ def explain(
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
         candidates = [ranked.candidate for ranked in explanation.proposals]
         picture = draw_candidates(pixels, candidates, explanation.parsed.text)
-        with _explain_writing(overlay):
+        with explain_writing(overlay):
             picture.save(overlay)
-
-
-@contextmanager
-def _explain_writing(path: Path) -> Iterator[None]:
-    """Say in words that a file cannot be written.
-
-    Raises:
-        InvalidRequest: instead of OSError, and of ValueError, for a picture of an unknown suffix.
-    """
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{path} cannot be written: {error}.",
-            "Name a file in a folder that exists; a picture ends in .png or .jpg.",
-        ) from error
 
 
 def _prepare_photo(
