@@ -75,9 +75,9 @@ def test_errors_are_cause_and_cure_and_bugs_a_trace_without_secrets(capsys: Capt
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "missing" / "x.parquet"
+    path = tmp_path / "missing" / "x.png"
     with (
-        pytest.raises(InvalidRequest, match=r"x\.parquet cannot be written"),
+        pytest.raises(InvalidRequest, match=r"x\.png cannot be written"),
         explain_writing(path),
     ):
         path.write_bytes(b"")
