@@ -88,7 +88,10 @@ def batch(
             from saymask_worker.pipeline.build import build_pipeline
 
             report = run_local(build_pipeline(settings), plan, work, update)
-    text = f"{report.rows} rows of {report.images} photos ({report.before} photos done before) in {out}"
+    text = (
+        f"{report.rows} rows of {report.images} photos, {report.before} photos done before;"
+        f" in {out}"
+    )
     finish(report, text, as_json=as_json, failed=report.failed)
 
 
