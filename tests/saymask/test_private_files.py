@@ -85,6 +85,9 @@ def test_a_replaced_file_is_as_shared_as_its_folder(tmp_path: Path, folder: int,
     for content in (b"first", b"second"):
         replace_shared_file(path, content)
         assert (path.read_bytes(), read_mode(path)) == (content, file)
+    path.chmod(0o400)
+    replace_shared_file(path, b"third")
+    assert read_mode(path) == file, "as the folder says, not as the file was"
     assert list(path.parent.iterdir()) == [path]
     path.unlink()
     path.mkdir()

@@ -117,7 +117,7 @@ class PreparedCache:
         try:
             make_private_folder(self._root)
             make_folder_inside(self._root, self._directory.name)
-            with replace_atomically(path, part_folder=self._root) as part:
+            with replace_atomically(path, part_folder=self._root, keeps_mode=False) as part:
                 with part.open("wb") as file:
                     np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
                 share_like(part, self._root)
