@@ -6,17 +6,20 @@ import json
 import os
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from pycocotools import mask as coco
 
 from saymask.datasets import load_dataset
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
+from saymask_backend.export.upright import read_upright
 from tests.natural import EXPRESSIONS, write_set
 from tests.refcoco import SIZE_HW, square, write_images, write_refcoco
 
@@ -199,6 +202,25 @@ def test_a_photo_of_another_size_leaves_out_itself_alone(tmp_path: Path) -> None
     check_left_out(root, r"p0\.jpg is \(32, 32\), annotated as \(48, 64\)")
     path.write_bytes(b"no image")
     check_left_out(root, r"p0\.jpg is not an image")
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, SyntaxError])
+def test_whatever_pillow_raises_about_a_photo_concerns_it_alone(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "images/mscoco/images/train2014/p0.jpg"
+    original = Image.Image.getexif
+
+    def getexif(image: Image.Image) -> Any:
+        if image.filename in (str(path), ""):
+            raise error("odd block")
+        return original(image)
+
+    monkeypatch.setattr(JpegImageFile, "getexif", getexif)
+    check_left_out(root, r"p0\.jpg is not an image: The photo is damaged")
+    with pytest.raises(ImageUnreadable, match="odd block"):
+        read_upright(path.read_bytes())
 
 
 def test_natural_expressions_become_a_set(tmp_path: Path) -> None:
