@@ -29,9 +29,8 @@ from sqlalchemy import insert
 
 from benchmarks.measure import Row
 from saymask.masks import compute_area, decode_coco_rle, encode_coco_rle
-from saymask_backend.export.plan import ExportPlan, Format
+from saymask_backend.export.plan import ExportPlan, Format, parse_split
 from saymask_backend.export.run import run_export
-from saymask_backend.export.splits import parse_split
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import AnnotationVersion, RecordRow
 from saymask_backend.records.types import RecordFilter, RecordView

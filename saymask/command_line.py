@@ -1,35 +1,149 @@
-"""How the command lines of backend and worker end: with words, and without secrets."""
+"""What both command lines share: options, progress, output, and errors without secrets.
+
+Answers go to stdout; progress, problems and errors go to stderr. In every command's ``--json``,
+``failed`` names the items that it could not do, one ``name: reason`` each, and the exit status is
+then 1; ``problems`` are annotations that cannot be interpreted.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
 
+import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saymask.errors import SaymaskError
+from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
 from saymask.redaction import hide
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 
-def run_command_line(app: Callable[[], object], console: Console) -> None:
-    """Run a command line; an error is printed as cause and cure, with exit status 2.
+OnProgress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
 
-    Args:
-        app: parses the arguments and runs a command.
-        console: prints errors.
-    """
+console = Console()
+stderr = Console(stderr=True)
+
+_MAX_LINES = 20
+
+
+def parse_one_of(names: Collection[str]) -> Callable[[str], str]:
+    """Return a parser for a repeatable option, which Typer does not restrict to literals."""
+
+    def parse(value: str) -> str:
+        if value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
+        return value
+
+    return parse
+
+
+def build_app(help_: str) -> typer.Typer:
+    """Return a command line without commands."""
+    return typer.Typer(
+        help=help_, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+def run_command_line(app: Callable[[], object]) -> None:
+    """Run a command line; an error is printed as cause and cure, with exit status 2."""
     try:
         app()
     except SaymaskError as error:
-        # Either may name a file, whose name may not be text.
-        console.print(f"[red]error:[/red] {escape(to_printable(error.cause))}", highlight=False)
+        _print_labelled("error", error.cause)
         if error.cure:
-            console.print(to_printable(error.cure), highlight=False, markup=False)
+            _print_plain(stderr, error.cure)
         sys.exit(2)
     except Exception:  # noqa: BLE001
         # A bug: its trace, without the secrets that libraries quote.
         sys.stderr.write(hide(traceback.format_exc()))
         sys.exit(1)
+
+
+@contextmanager
+def show_progress(title: str, *, quiet: bool = False) -> Iterator[OnProgress]:
+    """Show a progress bar, which the yielded function updates."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=stderr, disable=quiet) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON; times and paths as text."""
+    print(json.dumps(value, indent=2, default=_to_plain))
+
+
+def print_line(text: str) -> None:
+    """Print a line of text as it is, neither wrapped nor interpreted as markup."""
+    _print_plain(console, text)
+
+
+def print_problems(label: str, lines: Sequence[str]) -> None:
+    """Print at most twenty problems in red."""
+    for line in lines[:_MAX_LINES]:
+        _print_labelled(label, line)
+    if len(lines) > _MAX_LINES:
+        _print_plain(stderr, f"and {len(lines) - _MAX_LINES} more")
+
+
+def finish(
+    report: object, text: str, *, as_json: bool, failed: Sequence[str] = (), is_ok: bool = True
+) -> NoReturn:
+    """Print what a command did, as JSON or as text, and end it.
+
+    Args:
+        report: for JSON.
+        text: for people.
+        as_json: whether to print JSON.
+        failed: the items that could not be done; if there are any, the exit status is 1.
+        is_ok: False also gives the exit status 1.
+    """
+    if as_json:
+        print_json(report)
+    else:
+        print_line(text)
+        print_problems("failed", failed)
+    raise typer.Exit(0 if is_ok and not failed else 1)
+
+
+@contextmanager
+def explain_writing(path: Path) -> Iterator[None]:
+    """Say in words that a file that the user named cannot be written.
+
+    Raises:
+        InvalidRequest: instead of OSError, and of ValueError, for a picture of an unknown suffix.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"{path} cannot be written: {error}.",
+            "Name a file in a folder that exists; a picture ends in .png or .jpg.",
+        ) from error
+
+
+def _print_labelled(label: str, text: str) -> None:
+    # A text may quote the name of a file, which need not be UTF-8.
+    line = f"[red]{label}:[/red] {escape(to_printable(text))}"
+    stderr.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_plain(target: Console, text: str) -> None:
+    target.print(to_printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def _to_plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

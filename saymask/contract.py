@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,6 +70,16 @@ MAX_CLICKS = 100
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ImageSha256 = Annotated[Sha256, Field(alias="photo_sha256")]
+
+
+def normalise_expression(text: str) -> str:
+    """Return the text in Unicode's composed form (NFC).
+
+    Keyboards, browsers and files spell the same letter in one code point or in two, which look the
+    same and compare as different. Everything that brings expressions in calls this once: Label
+    Studio's fields and task data, datasets, tables and command lines.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 class _Message(BaseModel):

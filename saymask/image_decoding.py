@@ -10,8 +10,11 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,33 +68,45 @@ def decode_picture(data: bytes, max_megapixels: float, longer_px: int | None = N
     if not data:
         raise ImageUnreadable("The photo is empty (zero bytes).", "Upload it again.")
     try:
-        with warnings.catch_warnings():
-            # The limit below replaces Pillow's; a corrupt EXIF block counts as none.
-            warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
-            Image.MAX_IMAGE_PIXELS = None
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(image, max_megapixels)
-                _check_still(image)
-                size_hw = _read_upright_hw(image)
-                if longer_px is not None:
-                    scale = longer_px / max(image.size)
-                    # Of a JPEG that is larger; of others it changes nothing.
-                    width, height = (max(1, round(side * scale)) for side in image.size)
-                    image.draft(None, (width, height))
-                return _to_picture(image, size_hw)
+        with open_picture(io.BytesIO(data), _FORMATS) as image:
+            _check_size(image, max_megapixels)
+            _check_still(image)
+            size_hw = _read_upright_hw(image)
+            if longer_px is not None:
+                scale = longer_px / max(image.size)
+                # Of a JPEG that is larger; of others it changes nothing.
+                width, height = (max(1, round(side * scale)) for side in image.size)
+                image.draft(None, (width, height))
+            return _to_picture(image, size_hw)
     except UnidentifiedImageError as error:
         raise ImageUnreadable(
             "The file is not an image that saymask can read.", f"Use one of {', '.join(_FORMATS)}."
         ) from error
+
+
+@contextmanager
+def open_picture(
+    source: Path | BinaryIO, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    """Open an image of any size with Pillow, whose failures become one error.
+
+    Raises:
+        UnidentifiedImageError: it is in no known format.
+        ImageUnreadable: it is damaged; raised by the block too.
+    """
+    # Callers have limits of their own.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            # A corrupt EXIF block counts as none.
+            warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+            with Image.open(source, formats=formats) as image:
+                yield image
+    except UnidentifiedImageError:
+        raise
     except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        EOFError,
-        struct.error,
-    ) as error:
+        OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error,
+    ) as error:  # fmt: skip
         # Pillow reports damaged files with any of these, SyntaxError for broken PNG chunks.
         raise ImageUnreadable(
             f"The photo is damaged: {error}", "Save it again with an image editor."

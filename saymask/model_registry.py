@@ -8,7 +8,6 @@ it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from saymask.errors import ConfigError, InvalidRequest
-from saymask.private_files import make_folder_inside, make_private_folder
+from saymask.private_files import make_folder_inside, make_private_folder, replace_atomically
 
 SERVING_FILE = "serving.json"
 VERDICT_FILE = "verdict.json"
@@ -71,10 +70,6 @@ class ModelEntry:
     metrics: dict[str, Any]
     verdict: Verdict | None
     damage: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 class _Metrics(BaseModel):
@@ -263,13 +258,9 @@ def _load(path: Path, shape: TypeAdapter[_Content]) -> _Content:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with replace_atomically(path, is_synced=True) as part:
+            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
     except OSError as error:
         raise _explain_writing(path, error) from error
 

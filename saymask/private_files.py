@@ -28,19 +28,24 @@ UNFINISHED_PREFIX = ".writing-"
 
 @contextmanager
 def replace_atomically(
-    path: Path, *, part_folder: Path | None = None, is_synced: bool = False
+    path: Path,
+    *,
+    part_folder: Path | None = None,
+    is_synced: bool = False,
+    keeps_mode: bool = True,
 ) -> Iterator[Path]:
     """Yield a path to write a file or folder to, which then takes the place of ``path`` at once.
 
     A reader sees the old content or the new one, also if the process is killed. If the block
-    fails, the old file stays as it is and nothing of the new one remains. A file that is replaced
-    keeps its mode. The yielded path lies in a temporary folder, which may hold other scratch files.
+    fails, the old file stays as it is and nothing of the new one remains. The yielded path lies in
+    a temporary folder, which may hold other scratch files.
 
     Args:
         path: to be replaced or created.
         part_folder: in which the temporary folder is made, on the same file system; by default
             that of ``path``.
         is_synced: the disk holds the file before it takes its place, also if the power fails.
+        keeps_mode: a file that is replaced keeps its mode; otherwise the block sets it.
 
     Raises:
         OSError: it cannot be written.
@@ -48,7 +53,7 @@ def replace_atomically(
     with TemporaryDirectory(dir=part_folder or path.parent, prefix=UNFINISHED_PREFIX) as unfinished:
         part = Path(unfinished) / "part"
         yield part
-        if path.is_file():
+        if keeps_mode and path.is_file():
             part.chmod(_read_mode(path))
         if is_synced:
             with part.open("rb") as file:
@@ -100,7 +105,7 @@ def replace_shared_file(path: Path, data: bytes) -> None:
         OSError: it cannot be written; nothing of it is left.
     """
     folder = make_folder_inside(path.parent.parent, path.parent.name)
-    with replace_atomically(path) as part:
+    with replace_atomically(path, keeps_mode=False) as part:
         part.write_bytes(data)
         share_like(part, folder)
 
@@ -150,7 +155,7 @@ def write_settings_file(directory: Path, variables: Mapping[str, str]) -> Path:
             )
     lines = [f"{name}='{value}'\n" for name, value in variables.items()]
     path = directory / _SETTINGS_FILE
-    with replace_atomically(path) as part, open_private_file(part) as file:
+    with replace_atomically(path, keeps_mode=False) as part, open_private_file(part) as file:
         file.writelines(["# Written by saymask up; environment variables come first.\n", *lines])
     return path
 

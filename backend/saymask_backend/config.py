@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError
 from saymask.logs import LogFormat
+from saymask.private_files import find_settings_file
 from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_now_on
-from saymask.settings_file import find_settings_file
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
 

@@ -17,7 +17,7 @@ from saymask.datasets.files import (
     to_rle,
     unite,
 )
-from saymask.datasets.images import check_existence, find_image, require_inside, to_upright
+from saymask.datasets.images import choose_usable, find_image, require_inside
 from saymask.datasets.model import Dataset, DatasetImage, Expression, Rle
 from saymask.errors import DatasetError
 
@@ -54,18 +54,12 @@ def load_coco(root: Path, *, with_unannotated: bool = False) -> Dataset:
     if not images:
         first = f" The first that was left out: {left_out[0]}" if left_out else ""
         raise DatasetError(f"{root} holds no annotated object.{first}")
-    existing = [image for image in images if image.path.is_file()]
-    if not existing:
-        check_existence(images, folder)
-    require_inside([image.path for image in existing], folder)
-    path, count = Counter(image.path for image in existing).most_common(1)[0]
-    if count > 1:
+    require_inside([image.path for image in images if image.path.is_file()], folder)
+    path, count = Counter(image.path for image in images).most_common(1)[0]
+    if count > 1 and path.is_file():
         raise DatasetError(f"{count} images are the file {path}.", "Give every image its own file.")
-    left_out += [f"{image.path} is missing." for image in images if not image.path.is_file()]
-    upright, errors = to_upright(existing)
-    if not upright:
-        raise errors[0]
-    left_out += map(str, errors)
+    upright, unusable = choose_usable(images, folder)
+    left_out += unusable
     upright.sort(key=lambda image: (image.path.name, image.path))
     return Dataset("coco", "all", tuple(upright), tuple(left_out))
 

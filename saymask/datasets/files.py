@@ -6,13 +6,13 @@ import io
 import json
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from saymask.datasets.model import Rle
+from saymask.datasets.model import DatasetImage, Rle
 from saymask.errors import ConfigError, DatasetError, InvalidMask
 from saymask.masks import MAX_PIXELS, decode_coco_rle, encode_coco_rle
 
@@ -87,6 +87,24 @@ def index_by_id(items: Sequence[Any], field: str, what: str, path: Path) -> dict
                 f"Two {what} in {path} have the id {key}.", "Give each an id of its own."
             )
     return entries
+
+
+def convert_each(
+    image_ids: Iterable[str],
+    build: Callable[[str], DatasetImage],
+    path: Path,
+    left_out: Sequence[str],
+) -> tuple[list[DatasetImage], list[str]]:
+    """Build every image, and name those that cannot be built after those left out before."""
+    images, reasons = [], list(left_out)
+    for image_id in image_ids:
+        try:
+            images.append(build(image_id))
+        except DatasetError as error:
+            reasons.append(f"Image {image_id} of {path}: {error}")
+        except MISFIT as error:
+            reasons.append(f"Image {image_id} of {path}: {type(error).__name__} {error}.")
+    return images, reasons
 
 
 def check_size_hw(size_hw: tuple[int, int], where: str) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from saymask.datasets.model import DatasetImage, Rle
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, ImageUnreadable
 from saymask.image_files import NAME_NOT_UTF8, is_utf8, list_spellings, to_printable
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 
@@ -83,34 +82,25 @@ def require_inside(paths: Sequence[Path], root: Path) -> None:
         )
 
 
-def check_images(images: Sequence[DatasetImage], root: Path) -> tuple[DatasetImage, ...]:
-    """Return the images as ``to_upright`` does, if every one exists and has a name of its own.
+def choose_usable(
+    images: Sequence[DatasetImage], root: Path
+) -> tuple[list[DatasetImage], list[str]]:
+    """Return the images whose files can be used, as ``to_upright`` does, and why others cannot.
 
     Raises:
-        DatasetError: names the first image for which this does not hold.
+        DatasetError: none can be used.
     """
-    check_existence(images, root)
-    name, count = Counter(image.path.name for image in images).most_common(1)[0]
-    if count > 1:
-        raise DatasetError(f"{count} images are named {name}.", "Give every image its own name.")
-    upright, errors = to_upright(images)
-    if errors:
-        raise errors[0]
-    return tuple(upright)
-
-
-def check_existence(images: Sequence[DatasetImage], root: Path) -> None:
-    """Check that the files of all images exist.
-
-    Raises:
-        DatasetError: some are missing; names the first, and where images are looked for.
-    """
-    missing = [image.path for image in images if not image.path.is_file()]
-    if missing:
+    existing = [image for image in images if image.path.is_file()]
+    if not existing:
         raise DatasetError(
-            f"{len(missing)} of {len(images)} images are missing, first {missing[0].name}.",
+            f"All {len(images)} images are missing, first {images[0].path.name}.",
             f"Put the images into one of these folders of {root}: {', '.join(_IMAGE_FOLDERS)}.",
         )
+    left_out = [f"{image.path} is missing." for image in images if not image.path.is_file()]
+    upright, errors = to_upright(existing)
+    if not upright:
+        raise errors[0]
+    return upright, [*left_out, *map(str, errors)]
 
 
 def to_upright(images: Sequence[DatasetImage]) -> tuple[list[DatasetImage], list[DatasetError]]:
@@ -154,18 +144,14 @@ def _read_header(path: Path) -> tuple[tuple[int, int], int]:
         DatasetError: it is not an image; names the file.
     """
     # Pillow is imported by readers of datasets; the server starts without it.
-    from PIL import Image, UnidentifiedImageError
-
-    from saymask.image_decoding import read_stored_hw
+    from saymask.image_decoding import open_picture, read_stored_hw
 
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             stored_hw = read_stored_hw(image)
             orientation = image.getexif().get(0x0112, _UPRIGHT)
-    except (
-        OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError,
-    ) as error:  # fmt: skip
-        raise DatasetError(f"{path} is not an image: {error}.") from error
+    except (OSError, ImageUnreadable) as error:
+        raise DatasetError(f"{path} is not an image: {error}") from error
     return stored_hw, orientation if orientation in range(1, 9) else _UPRIGHT
 
 

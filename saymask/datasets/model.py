@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saymask.expressions import normalise_expression
+from saymask.contract import normalise_expression
 
 Rle = dict[str, Any]
 """Compressed COCO RLE: ``{"size": [H, W], "counts": str}``."""

@@ -9,6 +9,7 @@ from typing import Any
 from saymask.datasets.files import (
     MISFIT,
     check_size_hw,
+    convert_each,
     index_by_id,
     read_json,
     to_key,
@@ -19,11 +20,16 @@ from saymask.datasets.model import DatasetImage, Expression
 from saymask.errors import DatasetError
 
 
-def load_phrasecut(root: Path, split: str, limit: int | None) -> list[DatasetImage]:
+def load_phrasecut(
+    root: Path, split: str, limit: int | None
+) -> tuple[list[DatasetImage], list[str]]:
     """Read one split.
 
+    Returns:
+        The images, and why others are left out.
+
     Raises:
-        DatasetError: a file is missing or damaged, or the files contradict each other.
+        DatasetError: a file is missing or damaged.
     """
     path = root / f"refer_{split}.json"
     if not path.is_file():
@@ -40,20 +46,20 @@ def load_phrasecut(root: Path, split: str, limit: int | None) -> list[DatasetIma
         entries = index_by_id(content, "image_id", "images", sizes_path)
         for task in tasks:
             by_image[to_key(task["image_id"])].append(task)
-        images = []
-        for image_id in sorted(by_image, key=lambda i: f"{i}.jpg")[:limit]:
-            entry = entries[image_id]
-            size_hw = check_size_hw(
-                (int(entry["height"]), int(entry["width"])), f"Image {image_id} in {sizes_path}"
-            )
-            expressions = tuple(_read_task(task, size_hw, path) for task in by_image[image_id])
-            image_path = find_image(root, f"{image_id}.jpg")
-            images.append(DatasetImage(image_path, size_hw, expressions, ()))
     except MISFIT as error:
         raise DatasetError(
             f"{path} and {sizes_path.name} do not fit together: {type(error).__name__} {error}."
         ) from error
-    return images
+
+    def build(image_id: str) -> DatasetImage:
+        entry = entries[image_id]
+        size_hw = check_size_hw(
+            (int(entry["height"]), int(entry["width"])), f"Image {image_id} in {sizes_path}"
+        )
+        expressions = tuple(_read_task(task, size_hw, path) for task in by_image[image_id])
+        return DatasetImage(find_image(root, f"{image_id}.jpg"), size_hw, expressions, ())
+
+    return convert_each(sorted(by_image, key=lambda i: f"{i}.jpg")[:limit], build, path, [])
 
 
 def _read_task(task: Any, size_hw: tuple[int, int], path: Path) -> Expression:

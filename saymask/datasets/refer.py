@@ -16,6 +16,7 @@ from typing import Any
 from saymask.datasets.files import (
     MISFIT,
     check_size_hw,
+    convert_each,
     index_by_id,
     read_json,
     read_pickle,
@@ -61,12 +62,14 @@ class _Tables:
 
 def load_refs(
     name: str, root: Path, split: str | None, split_by: str | None, limit: int | None
-) -> list[DatasetImage]:
+) -> tuple[list[DatasetImage], list[str]]:
     """Read one split (None: all) of a dataset named in ``REFS_FILES``.
 
+    Returns:
+        The images, and why others are left out.
+
     Raises:
-        DatasetError: a file is missing or damaged, the split is unknown, or the files contradict
-            each other.
+        DatasetError: a file is missing or damaged, or the split is unknown.
     """
     folder = root / name if (root / name).is_dir() else root
     path = _find_refs(folder, REFS_FILES[name], split_by)
@@ -78,13 +81,20 @@ def load_refs(
     try:
         by_image = _group_refs(refs, split, path)
         tables = _build_tables(content, kinds, root, instances_path)
-        images = tables.images
-        ids = sorted(by_image, key=lambda i: Path(str(images[i]["file_name"])).name)[:limit]
-        return [_build_image(tables, image_id, by_image[image_id]) for image_id in ids]
+        known = [i for i in by_image if i in tables.images]
+        ids = sorted(known, key=lambda i: Path(str(tables.images[i]["file_name"])).name)[:limit]
     except MISFIT as error:
         raise DatasetError(
             f"{path} and {instances_path.name} do not fit together: {type(error).__name__} {error}."
         ) from error
+    left_out = [
+        f"Image {image_id} of {path} is not in {instances_path}."
+        for image_id in by_image
+        if image_id not in tables.images
+    ]
+    return convert_each(
+        ids, lambda image_id: _build_image(tables, image_id, by_image[image_id]), path, left_out
+    )
 
 
 def _find_refs(folder: Path, names: Sequence[str], split_by: str | None) -> Path:

@@ -21,9 +21,8 @@ from pycocotools.coco import COCO
 from saymask.masks import Mask, compute_area, decode_coco_rle, encode_coco_rle
 from saymask_backend.export.merge import merge_records
 from saymask_backend.export.model import SPLITS
-from saymask_backend.export.plan import ExportPlan
+from saymask_backend.export.plan import ExportPlan, parse_split
 from saymask_backend.export.run import run_export
-from saymask_backend.export.splits import parse_split
 from saymask_backend.records.types import RecordView
 
 HEIGHT = 40

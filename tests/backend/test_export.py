@@ -8,7 +8,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from saymask_backend.export import run as run_module
 from saymask_backend.export.merge import merge_records
 from saymask_backend.export.model import to_sentence
 from saymask_backend.export.outlines import to_exact_polygons, trace
-from saymask_backend.export.plan import FORMATS, ExportError
+from saymask_backend.export.plan import ExportError, Format, SplitRule, parse_split
 from saymask_backend.export.run import count_export, run_export
-from saymask_backend.export.splits import SplitRule, parse_split
 from saymask_backend.records.types import RecordView
 from tests.backend.exports import (
     CATS,
@@ -223,7 +222,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", get_args(Format))
 def test_two_exports_are_byte_identical(format_: str, tmp_path: Path) -> None:
     first = plan(format_, tmp_path / "a")
     export(CATS, first)
@@ -309,7 +308,7 @@ def test_what_stops_an_export(tmp_path: Path) -> None:
     skipping = replace(asked, skip_missing=True)
     summary = run_export(skipping, groups(CATS), gone, tmp_path, lambda _n: None)
     assert summary.photos == 2
-    assert "gone" in summary.left_out[0]
+    assert "gone" in summary.failed[0]
 
 
 def test_links_and_no_images(tmp_path: Path) -> None:

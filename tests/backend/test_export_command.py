@@ -67,7 +67,7 @@ def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
     assert len(list((out / "images").iterdir())) == 3
     again = run(database, "export", "coco", str(out))
     assert again.returncode == 2
-    assert "exists already" in again.stdout
+    assert "exists already" in again.stderr
     with_none = run(database, "export", "grefcoco", str(tmp_path / "g"), "--json").stdout
     assert json.loads(with_none)["no_referent"] == 1
     only = run(database, "export", "yolo", str(tmp_path / "y"), "--outcome", "drawn", "--json")
@@ -77,17 +77,40 @@ def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
     run(database, "export", "coco", str(tmp_path / "c"), "--categories", str(mapping))
 
 
+def test_a_photo_that_is_left_out_gives_exit_status_1(database: Path, tmp_path: Path) -> None:
+    mask = factories.brush("own9", factories.square(10), "referent", "manual")
+    body = factories.event(9, factories.annotation(9, [factories.typed("thing 9"), *mask]))
+    body["task"]["data"]["image"] = "ftp://host/gone.png"
+    with closing(Stores(f"sqlite:///{database}")) as stores:
+        stores.events.append_event(to_new_event(body))
+    assert run(database, "export", "coco", str(tmp_path / "out")).returncode == 2
+    done = run(database, "export", "coco", str(tmp_path / "out"), "--skip-missing", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    (line,) = report["failed"]
+    assert "ftp://host/gone.png" in line
+    assert report["photos"] == 3
+    told = run(database, "export", "yolo", str(tmp_path / "y"), "--skip-missing")
+    assert (told.returncode, "failed: ftp://host/gone.png" in told.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "voc", "x"), "no format 'voc'"),
-        (("export", "coco", "x", "--images", "some"), "copy, link or none"),
-        (("export", "coco", "x", "--merge", "best"), "latest, majority or all"),
+        (("export", "voc", "x"), "'voc' is not one of 'coco'"),
+        (
+            ("export", "coco", "x", "--images", "some"),
+            "'some' is not one of 'copy', 'link', 'none'",
+        ),
+        (
+            ("export", "coco", "x", "--merge", "best"),
+            "'best' is not one of 'latest', 'majority', 'all'",
+        ),
         (("export", "coco", "x", "--split", "80"), "80/10/10"),
         (("export", "coco", "x", "--outcome", "no_referent"), "none of these outcomes"),
         (("export", "coco", "x", "--project", "99"), "Nothing was selected"),
         (("export", "coco", "x", "--categories", "/nowhere.json"), "cannot be read"),
-        (("import", "voc", "x", "--project", "1"), "no format 'voc'"),
+        (("import", "voc", "x", "--project", "1"), "'voc' is not one of 'refcoco'"),
         (("import", "coco", "/nowhere", "--project", "1"), "holds no COCO"),
         (("import", "refcoco", "/nowhere", "--project", "1"), "no folder"),
     ],
@@ -98,7 +121,7 @@ def test_errors_say_cause_and_cure(
     named = [str(tmp_path / "x") if a == "x" else a for a in arguments]
     done = run(database, *named)
     assert done.returncode == 2
-    assert message in done.stdout.replace("\n", " ")
+    assert message in " ".join(done.stderr.replace("│", "").split())
     assert not (tmp_path / "x").exists()
 
 
@@ -178,8 +201,10 @@ def test_a_name_that_leads_out_of_the_dataset_finds_nothing(name: str, tmp_path:
     path = root / "instances.json"
     content = path.read_text("utf-8").replace(image.name, name.format(outside=tmp_path))
     path.write_text(content, "utf-8")
-    with pytest.raises(DatasetError, match=r"1 of 3 images are missing, first private\.png"):
-        read_import("refcoco", str(root), None, RowChoice(), tmp_path)
+    dataset = read_import("refcoco", str(root), None, RowChoice(), tmp_path)
+    assert len(dataset.images) == 2
+    (line,) = dataset.left_out
+    assert "private.png is missing" in line
 
 
 def test_an_export_is_replaced_when_asked(database: Path, tmp_path: Path) -> None:
@@ -190,5 +215,5 @@ def test_an_export_is_replaced_when_asked(database: Path, tmp_path: Path) -> Non
     (out / "mine.txt").write_text("notes")
     refused = run(database, "export", "coco", str(out), "--replace")
     assert refused.returncode == 2
-    assert "mine.txt" in refused.stdout
+    assert "mine.txt" in refused.stderr
     assert (out / "mine.txt").exists()

@@ -8,8 +8,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,14 +18,25 @@ import yaml
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from saymask.masks import Mask
+from saymask.masks import Mask, encode_coco_rle
+from saymask.private_files import UNFINISHED_PREFIX
 from saymask_backend.export import earlier
 from saymask_backend.export.model import SPLITS
-from saymask_backend.export.plan import FORMATS, ExportError, ExportPlan
-from saymask_backend.export.run import run_export
-from saymask_backend.export.splits import parse_split
+from saymask_backend.export.plan import ExportError, ExportPlan, Format, parse_split
+from saymask_backend.export.run import count_export, run_export
 from saymask_backend.records.types import RecordView
-from tests.backend.exports import CATS, HEIGHT, WIDTH, box, export, groups, plan, record, ring
+from tests.backend.exports import (
+    CATS,
+    HEIGHT,
+    WIDTH,
+    box,
+    export,
+    groups,
+    plan,
+    read_image,
+    record,
+    ring,
+)
 
 ORIENTATION = 0x0112
 
@@ -71,7 +83,7 @@ def read_photo(folder: Path, format_: str) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", get_args(Format))
 @pytest.mark.parametrize("images", ["copy", "link"])
 def test_photo_and_mask_agree_with_and_without_exif(
     format_: str, images: str, tmp_path: Path
@@ -127,7 +139,7 @@ def test_colour_profile_and_mode_stay(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (save_photo("JPEG", 1)[:-200], None),
-        (save_photo("JPEG", 6)[:300], "cannot be decoded"),
+        (save_photo("JPEG", 6)[:300], "photo is damaged"),
     ],
 )
 def test_a_damaged_photo(data: bytes, message: str | None, tmp_path: Path) -> None:
@@ -140,7 +152,7 @@ def test_a_damaged_photo(data: bytes, message: str | None, tmp_path: Path) -> No
         export_photo(data, asked)
 
 
-def test_a_photo_of_another_size_than_its_masks_is_named_or_left_out(tmp_path: Path) -> None:
+def test_a_photo_of_another_size_than_its_masks_is_named_and_left_out(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(buffer, "PNG")
     odd = buffer.getvalue()
@@ -148,19 +160,29 @@ def test_a_photo_of_another_size_than_its_masks_is_named_or_left_out(tmp_path: P
     records = [*CATS, record(9, 9, "the odd one", box(2), image_sha256=sha256)]
 
     def read(view: RecordView) -> bytes:
-        from tests.backend.exports import read_image
-
         return odd if view.id == 9 else read_image(view)
 
-    def write(**fields: Any) -> Any:
-        asked = plan("coco", tmp_path / "out", **fields)
-        return run_export(asked, groups(records), read, tmp_path / "p", lambda _: None)
+    asked = plan("coco", tmp_path / "out")
+    summary = run_export(asked, groups(records), read, tmp_path / "p", lambda _: None)
+    assert summary.photos == 3
+    (line,) = summary.failed
+    assert "record 9: Its photo is 56 x 41 pixels; its masks were drawn on 56 x 40." in line
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert manifest["left_out"] == [line]
 
-    with pytest.raises(ExportError, match=r"record 9 .* 56 x 41 pixels; its masks .* on 56 x 40"):
-        write()
-    summary = write(skip_missing=True)
-    assert (summary.photos, len(summary.left_out)) == (3, 1)
-    assert "record 9: It is 56 x 41" in summary.left_out[0]
+
+def test_masks_of_different_sizes_leave_out_their_photo_alone(tmp_path: Path) -> None:
+    other = {"size": [HEIGHT + 1, WIDTH], "counts": encode_coco_rle(box(2))["counts"]}
+    odd = replace(record(9, 3, "the odd one", box(2)), coco_rle=other)
+    records = [*CATS, odd]
+    counted = count_export(plan("coco", tmp_path / "x"), groups(records), lambda _: None)
+    summary = run_export(
+        plan("coco", tmp_path / "out"), groups(records), read_image, tmp_path / "p", lambda _: None
+    )
+    for found in (counted, summary):
+        assert found.photos == 2
+        (line,) = found.failed
+        assert "The masks of its photo have different sizes: [(40, 56), (41, 56)]." in line
 
 
 def resolve_yolo(path: Path) -> dict[str, Any]:
@@ -315,7 +337,7 @@ def test_killed_while_an_export_is_replaced(
 
     def die(source: Any, target: Any) -> None:
         nonlocal calls
-        if Path(source).suffix == ".writing":
+        if Path(source).parent.name.startswith(UNFINISHED_PREFIX):
             os.rename(source, target)
             return
         calls += 1

@@ -18,7 +18,7 @@ from PIL import Image
 
 from saymask.masks import decode_brush_rle, encode_coco_rle
 from saymask_backend.label_studio.label_config import default_label_config
-from tests.refcoco import SIZE_HW, square
+from tests.refcoco import SIZE_HW, square, write_refcoco
 
 HEIGHT, WIDTH = SIZE_HW
 
@@ -76,11 +76,13 @@ def studio() -> Iterator[LabelStudio]:
     studio.server.server_close()
 
 
-def run_import(studio: LabelStudio, root: Path, *options: str) -> tuple[int, dict[str, Any]]:
+def run_import(
+    studio: LabelStudio, root: Path, *options: str, format_: str = "coco"
+) -> tuple[int, dict[str, Any]]:
     """Exit status and report."""
     program = Path(sys.executable).parent / "saymask"
     done = subprocess.run(
-        [program, "import", "coco", root, "--project", "1", "--json", *options],
+        [program, "import", format_, root, "--project", "1", "--json", *options],
         env={
             **os.environ,
             "SAYMASK_LABEL_STUDIO_URL": f"http://127.0.0.1:{studio.server.server_port}",
@@ -129,8 +131,8 @@ def test_what_can_be_used_is_imported_and_the_rest_is_named(
     assert status == 1
     assert (report["tasks"], report["expressions"], report["unannotated"]) == (2, 2, 0)
     assert sorted(studio.uploads) == ["0001.jpg", "0001.jpg"], "a JPEG is named so"
-    told = "\n".join(report["left_out"])
-    assert len(report["left_out"]) == 3
+    told = "\n".join(report["failed"])
+    assert len(report["failed"]) == 3
     for part in ("annotation 9 in", "gone.jpg is missing", "0002.tif is in a format"):
         assert part in told
     result = studio.tasks[0]["predictions"][0]["result"]
@@ -162,3 +164,14 @@ def test_a_whole_set_ends_with_status_0(studio: LabelStudio, tmp_path: Path) -> 
     path.write_text(json.dumps(content))
     assert run_import(studio, tmp_path, "--dry-run")[0] == 0
     assert studio.tasks == []
+
+
+def test_a_missing_photo_of_refcoco_is_named_and_the_others_are_imported(
+    studio: LabelStudio, tmp_path: Path
+) -> None:
+    root = write_refcoco(tmp_path)
+    (root / "images/mscoco/images/train2014/p1.jpg").unlink()
+    status, report = run_import(studio, root, format_="refcoco")
+    assert (status, report["photos"], len(studio.tasks)) == (1, 2, 2)
+    (line,) = report["failed"]
+    assert "p1.jpg is missing" in line

@@ -160,7 +160,7 @@ def test_odd_tasks_and_files_of_import(
     studio.refused_file = "b.png"
     report = saymask("import", "coco", str(path), "--project", "1", status=1)
     assert (report["photos"], report["tasks"]) == (2, 2)
-    *unreadable, refused = report["left_out"]
+    *unreadable, refused = report["failed"]
     assert [line.partition(":")[0] for line in unreadable] == ["task x", "task 'no task'"]
     assert refused.startswith("b.png: Label Studio answered 400")
     studio.refused_file = ""
@@ -170,7 +170,7 @@ def test_odd_tasks_and_files_of_import(
 
 def test_odd_tasks_of_sync(saymask: Callable[..., Any], studio: LabelStudioServer) -> None:
     add_odd_tasks(studio)
-    (report,) = saymask("sync", "--project", "1", status=1)
+    (report,) = saymask("sync", "--project", "1", status=1)["projects"]
     assert report["tasks"] == GOOD + len(ODD)
     assert [line.partition(":")[0] for line in report["problems"]] == ["task x", "task 'no task'"]
 
@@ -187,10 +187,12 @@ def test_sync_of_all_projects_goes_on_past_one(
     for number in (2, 3, 4, 9):
         stores.events.append_event(to_new_event({"action": "X", "project": {"id": number}}))
     stores.close()
-    report, *others = saymask("sync", status=1)
-    assert report["project_id"] == 9
-    kinds = [(kind, line.partition(":")[0]) for one in others for kind, line in one.items()]
-    assert kinds == [("failed", "project 3"), ("skipped", "project 2"), ("skipped", "project 4")]
+    report = saymask("sync", status=1)
+    assert [one["project_id"] for one in report["projects"]] == [9]
+    named = {
+        kind: [line.partition(":")[0] for line in report[kind]] for kind in ("failed", "skipped")
+    }
+    assert named == {"failed": ["project 3"], "skipped": ["project 2", "project 4"]}
 
 
 def test_odd_tasks_of_a_batch(

@@ -140,7 +140,7 @@ def test_train_as_people_run_it(
     assert saymask("models", "serve", "run-0001").stdout.strip() == "run-0001 is served"
     (model,) = json.loads(saymask("models", "list", "--json").stdout)
     assert (model["name"], model["is_served"]) == ("run-0001", True)
-    assert "no model 'run-0009'" in saymask("models", "serve", "run-0009").stdout
+    assert "no model 'run-0009'" in saymask("models", "serve", "run-0009").stderr
 
 
 def test_train_waits_and_tells_how_it_ended(
@@ -168,7 +168,7 @@ def test_train_waits_and_tells_how_it_ended(
 
     (models_dir / "run-0001" / "model" / "model.json").unlink()
     failed = saymask("train", "--resume", "run-0009")
-    assert "no run 'run-0009'" in failed.stdout
+    assert "no run 'run-0009'" in failed.stderr
     assert json.loads(saymask("train", "--resume", "run-0001", "--no-wait", "--json").stdout)
     request = read_job(valkey)
     assert (request.run, request.epochs) == ("run-0001", 2), "as it was begun"
@@ -184,7 +184,7 @@ def test_a_run_that_waits_is_taken_back(
     status = read_status(valkey)
     assert status is not None
     assert (status.state, status.text) == ("failed", "It was stopped before it began.")
-    assert "No run is underway" in saymask("train", "--stop").stdout
+    assert "No run is at work" in saymask("train", "--stop").stderr
 
 
 def test_two_starts_at_once_make_one_run(
@@ -231,7 +231,7 @@ def work_off(settings: Any, learn: FakeLearn | None = None) -> None:
 
 
 def test_nothing_to_roll_back(saymask: Callable[..., Any], tmp_path: Path) -> None:
-    assert "nothing to take back" in saymask("models", "rollback").stdout
+    assert "nothing to take back" in saymask("models", "rollback").stderr
     registry = ModelRegistry(tmp_path / "data" / "models")
     add_model(registry, 0.3)
     assert "0.300" in saymask("models", "list").stdout
@@ -249,7 +249,7 @@ def test_damaged_models_are_listed_and_rolled_back(
     assert shown.returncode == 1
     for name in ("run-0001", "run-0002", "run-0003"):
         assert name in shown.stdout
-    assert shown.stdout.count("damaged:") == 2
+    assert shown.stderr.count("damaged:") == 2
     assert saymask("models", "rollback").stdout.strip() == "run-0001 is served"
     (registry.folder / "serving.json").write_text("[]", "utf-8")
     shown = saymask("models", "list")
@@ -257,5 +257,5 @@ def test_damaged_models_are_listed_and_rolled_back(
     assert "run-0001" in shown.stdout
     refused = saymask("models", "rollback")
     assert refused.returncode == 2
-    assert "saymask models serve NAME" in refused.stdout
+    assert "saymask models serve NAME" in refused.stderr
     assert "Traceback" not in shown.stderr + refused.stderr

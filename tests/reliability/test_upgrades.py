@@ -303,7 +303,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(done.stdout)["event"] == 5
     again = subprocess.run([SAYMASK, "restore", path], capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "not empty" in again.stdout
+    assert "not empty" in again.stderr
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 

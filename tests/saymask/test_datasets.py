@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from pycocotools import mask as coco
 
-from saymask.datasets.load import load_dataset
-from saymask.errors import DatasetError
+from saymask.datasets import load_dataset
+from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
+from saymask_backend.export.upright import read_upright
 from tests.natural import EXPRESSIONS, write_set
 from tests.refcoco import SIZE_HW, square, write_images, write_refcoco
 
@@ -102,9 +106,24 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"refs\(unc\)\.p was refused"):
         load_dataset("refcoco", root, "val")
     path.write_bytes(whole)
-    (root / "images/mscoco/images/train2014/p1.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 2 images are missing, first p1\.jpg"):
+    for name in ("p0.jpg", "p1.jpg"):
+        (root / "images/mscoco/images/train2014" / name).unlink()
+    with pytest.raises(DatasetError, match=r"All 2 images are missing, first p0\.jpg"):
         load_dataset("refcoco", root, "val")
+
+
+def check_left_out(root: Path, reason: str) -> None:
+    """Of two photos, the first is left out and named, and the second can be used."""
+    dataset = load_dataset("refcoco", root, "val")
+    assert [image.path.name for image in dataset.images] == ["p1.jpg"]
+    (line,) = dataset.left_out
+    assert re.search(reason, line), line
+
+
+def test_a_missing_photo_leaves_out_itself_alone(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    (root / "images/mscoco/images/train2014/p0.jpg").unlink()
+    check_left_out(root, r"p0\.jpg is missing")
 
 
 @pytest.mark.parametrize(
@@ -121,14 +140,13 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
         [[0, 0, 4e8, 0, 0, 4e8]],
     ],
 )
-def test_a_broken_mask_is_named(broken: Any, tmp_path: Path) -> None:
+def test_a_broken_mask_leaves_out_its_photo_alone(broken: Any, tmp_path: Path) -> None:
     root = write_refcoco(tmp_path)
     path = root / "refcoco" / "instances.json"
     content = json.loads(path.read_text("utf-8"))
     content["annotations"][1]["segmentation"] = broken
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"annotation 1 in .*instances\.json"):
-        load_dataset("refcoco", root, "val")
+    check_left_out(root, r"annotation 1 in .*instances\.json")
 
 
 def test_a_broken_mask_nobody_speaks_of_is_left_out(
@@ -146,34 +164,63 @@ def test_a_broken_mask_nobody_speaks_of_is_left_out(
     assert "1 polygons without area left out" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda c: c["images"][1].update(file_name="x/p0.jpg"), "2 images are named p0.jpg"),
-        (lambda c: c["images"][0].update(height=10**6), "size of 1000000"),
-        (lambda c: c["images"][0].update(height="x"), "do not fit together"),
-        (lambda c: c["annotations"].pop(0), "do not fit together"),
-    ],
-)
-def test_tables_that_do_not_fit_are_refused(change: Any, match: str, tmp_path: Path) -> None:
-    root = write_refcoco(tmp_path)
+def change_tables(root: Path, change: Any) -> None:
     path = root / "refcoco" / "instances.json"
     content = json.loads(path.read_text("utf-8"))
     change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DatasetError, match=match):
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = write_refcoco(tmp_path)
+    change_tables(root, lambda c: c["images"][1].update(file_name="x/p0.jpg"))
+    with pytest.raises(DatasetError, match=r"2 images are named p0\.jpg"):
         load_dataset("refcoco", root, "val")
 
 
-def test_a_photo_of_another_size_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c["images"][0].update(height=10**6), "size of 1000000"),
+        (lambda c: c["images"][0].update(height="x"), "Image 0 of .*ValueError"),
+        (lambda c: c["annotations"].pop(0), "Image 0 of .*KeyError"),
+        (lambda c: c["images"].pop(0), "Image 0 of .* is not in .*instances.json"),
+    ],
+)
+def test_an_entry_that_does_not_fit_leaves_out_its_photo_alone(
+    change: Any, reason: str, tmp_path: Path
+) -> None:
+    root = write_refcoco(tmp_path)
+    change_tables(root, change)
+    check_left_out(root, reason)
+
+
+def test_a_photo_of_another_size_leaves_out_itself_alone(tmp_path: Path) -> None:
     root = write_refcoco(tmp_path)
     path = root / "images/mscoco/images/train2014/p0.jpg"
     Image.new("RGB", (32, 32)).save(path)
-    with pytest.raises(DatasetError, match=r"p0\.jpg is \(32, 32\), annotated as \(48, 64\)"):
-        load_dataset("refcoco", root, "val")
+    check_left_out(root, r"p0\.jpg is \(32, 32\), annotated as \(48, 64\)")
     path.write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"p0\.jpg is not an image"):
-        load_dataset("refcoco", root, "val")
+    check_left_out(root, r"p0\.jpg is not an image")
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, SyntaxError])
+def test_whatever_pillow_raises_about_a_photo_concerns_it_alone(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_refcoco(tmp_path)
+    path = root / "images/mscoco/images/train2014/p0.jpg"
+    original = Image.Image.getexif
+
+    def getexif(image: Image.Image) -> Any:
+        if image.filename in (str(path), ""):
+            raise error("odd block")
+        return original(image)
+
+    monkeypatch.setattr(JpegImageFile, "getexif", getexif)
+    check_left_out(root, r"p0\.jpg is not an image: The photo is damaged")
+    with pytest.raises(ImageUnreadable, match="odd block"):
+        read_upright(path.read_bytes())
 
 
 def test_natural_expressions_become_a_set(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import typer
 
+from saymask.contract import normalise_expression
 from saymask.datasets.model import Expression
-from saymask.expressions import normalise_expression
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.cli import photos
 from saymask_worker.cli.main import app

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +18,10 @@ from saymask.private_files import (
     make_folder_inside,
     make_private_folder,
     open_private_file,
+    replace_atomically,
     replace_shared_file,
+    write_settings_file,
 )
-from saymask.settings_file import write_settings_file
 from saymask_backend.local_stack.processes import ProcessGroup
 from saymask_backend.local_stack.up import _load_login
 from saymask_backend.records.backup import write_backup
@@ -81,6 +85,9 @@ def test_a_replaced_file_is_as_shared_as_its_folder(tmp_path: Path, folder: int,
     for content in (b"first", b"second"):
         replace_shared_file(path, content)
         assert (path.read_bytes(), read_mode(path)) == (content, file)
+    path.chmod(0o400)
+    replace_shared_file(path, b"third")
+    assert read_mode(path) == file, "as the folder says, not as the file was"
     assert list(path.parent.iterdir()) == [path]
     path.unlink()
     path.mkdir()
@@ -121,3 +128,63 @@ def test_the_folder_of_models_is_private_or_shared_as_it_is(tmp_path: Path) -> N
     assert [read_mode(registry.folder), read_mode(registry.folder / name)] == ["700", "700"]
     registry.folder.chmod(0o2770)
     assert read_mode(registry.folder / registry.create_run()) == "2770"
+
+
+def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    with replace_atomically(path, is_synced=True) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert (path.read_text(), read_mode(path)) == ("new", "640")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("old")
+
+    def write() -> None:
+        with replace_atomically(path) as part:
+            part.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from saymask.private_files import replace_atomically
+
+with replace_atomically(Path(sys.argv[1])) as part, part.open("w") as file:
+    file.write("half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file_readable(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    with replace_atomically(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_killed_start_leaves_no_half_login(tmp_path: Path) -> None:
+    script = (
+        "import json, os, pathlib, signal, sys\n"
+        "from saymask_backend.local_stack import up\n"
+        "up.json.dump = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "up._load_login(pathlib.Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert _load_login(tmp_path) == _load_login(tmp_path)

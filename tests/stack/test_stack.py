@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.datasets.parquet import BatchRows
 from saymask.left_out import LeftOut
 from saymask.masks import decode_brush_rle, decode_coco_rle, encode_coco_rle
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.records.types import RecordFilter
-from saymask_worker.batch.folders import Target
+from saymask_worker.batch.folders import PartFolder
 from saymask_worker.batch.rows import ImageRows, build_part
 from tests.browser.chromium import SCREENSHOTS
 from tests.conftest import await_state, free_port
@@ -105,7 +105,7 @@ def test_commands_find_the_installation_without_variables(stack: Running, tmp_pa
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    (report,) = run("sync", "--project", "1")
+    (report,) = run("sync", "--project", "1")["projects"]
     assert (report["missing"], report["problems"]) == (0, [])
     assert run("stats")["quality"]["samples"] == 1
     assert [record["expression"] for record in run("records", "list")] == ["the cat"]
@@ -173,12 +173,12 @@ def test_a_scripted_day_gives_the_known_truth(
         assert (
             stack.saymask("stats", "--json", "--project", str(project))["quality"]["samples"] == 0
         )
-        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))["projects"]
         assert (report["annotations"], report["missing"], report["problems"]) == (9, 9, [])
-        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))["projects"]
         assert report["missing"] == report["outdated"] == report["deleted"] == 0
     else:
-        (report,) = stack.saymask("sync", "--json", "--project", str(project))
+        (report,) = stack.saymask("sync", "--json", "--project", str(project))["projects"]
         assert report["missing"] == report["outdated"] == report["deleted"] == 0, "webhooks lost"
     stats = stack.saymask("stats", "--json", "--project", str(project))
     quality = stats["quality"]
@@ -224,7 +224,7 @@ def test_export_import_export_gives_the_same(stack: Running, tmp_path: Path) -> 
 
 def write_rows(folder: Path, samples: dict[str, Path]) -> None:
     """Rows as a batch writes them: one sure, one doubtful, each with a square."""
-    target = Target(str(folder))
+    target = PartFolder(str(folder))
     target.begin({"source": str(samples["chelsea"].parent), "model_version": "batch"})
     parts = []
     for name, text, confidence in (("chelsea", "the cat", 0.9), ("coffee", "the cup", 0.3)):
@@ -297,7 +297,7 @@ def test_lists_of_exactly_one_page(stack: Running, samples: dict[str, Path]) -> 
     to_project = ("--project", str(project), "--json")
     assert stack.saymask("prepare", *to_project)["prepared"] == 100
     assert stack.saymask("preannotate", *to_project, "--dry-run")["no_expression"] == 100
-    (report,) = stack.saymask("sync", *to_project)
+    (report,) = stack.saymask("sync", *to_project)["projects"]
     assert report["tasks"] == 100
     with closing(stack.client()) as client:
         client.import_tasks(project, [{"data": {"image": " "}}])

@@ -23,9 +23,10 @@ from saymask.datasets.parquet import BatchRows, load_parquet
 from saymask.errors import DatasetError, GivenMasksError, ImageUnreadable
 from saymask.image_files import IMAGE_SUFFIXES, is_image_name
 from saymask.masks import decode_coco_rle
-from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.coco_folder import ProposeOptions
+from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import run_local
-from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+from saymask_worker.batch.plan import BatchPlan, list_work
 from saymask_worker.batch.rows import ImageRows, decode_done, encode_part
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.cli.main import app
@@ -179,9 +180,9 @@ def test_the_next_images_are_read_while_one_is_answered(
     """Every image but the last is answered only when the next one has been read."""
     names = ["a.jpg", "b.png", "more/c.jpg"]
     was_read = {name: threading.Event() for name in names}
-    read = Source.read
+    read = ImageFolder.read
 
-    def note(source: Source, name: str) -> bytes:
+    def note(source: ImageFolder, name: str) -> bytes:
         data = read(source, name)
         was_read[name].set()
         return data
@@ -192,7 +193,7 @@ def test_the_next_images_are_read_while_one_is_answered(
                 assert was_read[following].wait(20), f"{following} is not read ahead"
             return super().prepare(data, name)
 
-    monkeypatch.setattr(Source, "read", note)
+    monkeypatch.setattr(ImageFolder, "read", note)
     plan = BatchPlan(
         str(folder), str(tmp_path / "rows"), write_texts(folder.parent / "texts.jsonl", TEXTS),
         images_per_part=1,
@@ -264,15 +265,15 @@ def test_expressions_are_read_once_each(tmp_path: Path) -> None:
 
 def test_places_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no image"):
-        Source(str(tmp_path)).list_images()
+        ImageFolder(str(tmp_path)).list_images()
     with pytest.raises(DatasetError, match="cannot be opened"):
-        Source("nowhere://bucket").list_images()
+        ImageFolder("nowhere://bucket").list_images()
     with pytest.raises(DatasetError, match="cannot be read"):
         read_expressions(str(tmp_path / "missing.csv"))
     for content in ("{", "[]", "[" * 100_000):
         (tmp_path / "_run.json").write_text(content)
         with pytest.raises(DatasetError, match="cannot be used"):
-            Target(str(tmp_path)).begin({})
+            PartFolder(str(tmp_path)).begin({})
         with pytest.raises(DatasetError, match="not a folder of saymask-worker batch"):
             BatchRows(str(tmp_path))
 
@@ -512,7 +513,7 @@ def test_hidden_files_are_no_photos(folder: Path) -> None:
     for name in ("._a.jpg", ".hidden/d.jpg", "__MACOSX/._a.jpg", ".d.jpg", "e.JFIF"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
-    assert Source(str(folder)).list_images() == ["a.jpg", "b.png", "e.JFIF", "more/c.jpg"]
+    assert ImageFolder(str(folder)).list_images() == ["a.jpg", "b.png", "e.JFIF", "more/c.jpg"]
 
 
 def test_suffixes_are_those_of_all_formats_that_are_decoded() -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from saymask_worker.batch.folders import Target
+from saymask_worker.batch.folders import PartFolder
 from saymask_worker.batch.local import run_local
 from saymask_worker.batch.plan import BatchPlan, list_work
 from saymask_worker.config.settings import load_worker_settings
@@ -136,7 +136,7 @@ def test_rows_are_what_an_annotator_would_be_offered(
 
 def test_an_actor_that_cannot_start_says_why(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows"
-    Target(str(out)).begin({"model_version": "another"})
+    PartFolder(str(out)).begin({"model_version": "another"})
     process = start(photos, out, "ray")
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 2

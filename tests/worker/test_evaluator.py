@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.errors import ConfigError, DatasetError
 from saymask_worker.config.pipeline import FeaturesConfig, PipelineConfig
 from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig

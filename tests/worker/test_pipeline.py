@@ -316,7 +316,10 @@ def test_past_the_last_object_is_said(pipeline: Pipeline, samples: dict[str, Pat
         (["models", "pull", "nonsense"], "mobile-sam"),
         (["evaluate"], "--root is missing"),
         (["evaluate", "--root", "tests"], "refs(unc).p"),
-        (["evaluate", "--root", "tests", "--proposals", "best"], "settings or truth"),
+        (
+            ["evaluate", "--root", "tests", "--proposals", "best"],
+            "'best' is not one of 'settings', 'truth'",
+        ),
         (["evaluate", "--compare", "tests", "docs"], "holds no evaluation"),
     ],
 )
@@ -327,7 +330,7 @@ def test_command_line_errors_are_words(arguments: list[str], message: str) -> No
         [program, *arguments], capture_output=True, text=True, check=False, cwd=root
     )
     assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.replace("│", "").split())
     assert "Traceback" not in done.stderr
 
 

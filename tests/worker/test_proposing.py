@@ -19,7 +19,7 @@ from saymask.contract import ProposedPair
 from saymask.datasets import load_coco
 from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
-from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
+from saymask_worker.batch.coco_folder import ProposeOptions, propose_folder
 from saymask_worker.config.generation import ProposingConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.geometry import compute_geometry
@@ -262,7 +262,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestFolder:
-    options = FolderOptions(2, 0.5, 0)
+    options = ProposeOptions(2, 0.5, 0)
 
     def run(self, pipeline: FolderPipeline, folder: Path) -> Any:
         out = folder.parent / "out"

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saymask.contract import normalise_expression
 from saymask.errors import DatasetError
-from saymask.expressions import normalise_expression
 from saymask_worker.batch.tables import read_expressions
 
 PAIRS = [

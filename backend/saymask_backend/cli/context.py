@@ -1,9 +1,8 @@
-"""What commands share: the opened database, Label Studio, options, progress and output."""
+"""What commands share: the opened database, Label Studio, and options that select records."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,12 +10,9 @@ from typing import Annotated
 
 import typer
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from saymask.command_line import parse_one_of, stderr
 from saymask.errors import ConfigError, InvalidRequest
-from saymask.image_files import to_printable
 from saymask.private_files import make_private_folder
 from saymask_backend.config import Settings, check_http_address, load_settings
 from saymask_backend.context import build_client
@@ -25,24 +21,22 @@ from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.record import Recorder
 
-console = Console()
-
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
 ProjectOption = Annotated[int | None, typer.Option(help="Only this Label Studio project.")]
+RequiredProject = Annotated[int, typer.Option("--project", help="The Label Studio project.")]
 SinceOption = Annotated[
-    str | None, typer.Option(help="Only since then: 2026-11-01, 2026-11-01T08:00, 7d or 12h.")
+    str | None, typer.Option(help="Only since 2026-11-01, 2026-11-01T08:00, 7d or 12h ago.")
 ]
 OutcomeOption = Annotated[
-    list[str] | None, typer.Option(help=f"One of {', '.join(OUTCOME_LABELS)}; repeatable.")
+    list[str] | None,
+    typer.Option(
+        help=f"Only this outcome: {', '.join(OUTCOME_LABELS)}; can be repeated.",
+        parser=parse_one_of(OUTCOME_LABELS),
+        metavar="OUTCOME",
+    ),
 ]
 AnnotatorOption = Annotated[str | None, typer.Option(help="Only this Label Studio user id.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count, change nothing.")]
 
-_MAX_LINES = 20
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def one_at_a_time(settings: Settings, project: int) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            Console(stderr=True).print(f"Waiting for another command about project {project}.")
+            stderr.print(f"Waiting for another command about project {project}.")
             lock.acquire()
     except OSError as error:
         raise ConfigError(
@@ -101,39 +95,6 @@ def one_at_a_time(settings: Settings, project: int) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
-    """Show progress on stderr, so that stdout holds the answer alone."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task(title, total=None)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield update
-
-
-def print_json(value: object) -> None:
-    """Print a value as indented JSON; times and paths as text."""
-    print(json.dumps(value, indent=2, default=str))
-
-
-def print_line(text: str) -> None:
-    """Print a line as it is, without markup or highlighting."""
-    console.print(text, highlight=False, markup=False)
-
-
-def print_problems(label: str, lines: Sequence[str]) -> None:
-    """Print problems in red, at most twenty."""
-    for line in lines[:_MAX_LINES]:
-        console.print(f"[red]{label}:[/red] {escape(to_printable(line))}", highlight=False)
-    if len(lines) > _MAX_LINES:
-        console.print(f"and {len(lines) - _MAX_LINES} more")
 
 
 def parse_since(text: str | None) -> datetime | None:
@@ -158,20 +119,6 @@ def parse_since(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def check_outcomes(outcomes: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the outcomes if all of them exist.
-
-    Raises:
-        InvalidRequest: one is unknown.
-    """
-    unknown = [name for name in outcomes or () if name not in OUTCOME_LABELS]
-    if unknown:
-        raise InvalidRequest(
-            f"There is no outcome {unknown[0]!r}.", f"Use one of {', '.join(OUTCOME_LABELS)}."
-        )
-    return tuple(outcomes or ())
-
-
 def check_address(option: str, value: str) -> str:
     """Return the address of a server, without a slash at the end.
 
@@ -182,14 +129,3 @@ def check_address(option: str, value: str) -> str:
         return check_http_address(value)
     except ValueError as error:
         raise ConfigError(f"{option} {error}.", "Write http://HOST:PORT.") from error
-
-
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Check the value of an option.
-
-    Raises:
-        InvalidRequest: it is not one of the choices.
-    """
-    if value not in choices:
-        *others, last = choices
-        raise InvalidRequest(f"{option} {value} is unknown.", f"Use {', '.join(others)} or {last}.")

@@ -5,97 +5,101 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
+from saymask.command_line import DryRunOption, JsonOption, finish, parse_one_of, show_progress
 from saymask.errors import InvalidRequest
 from saymask_backend.cli.context import (
     AnnotatorOption,
-    JsonOption,
     OpenRecords,
     OutcomeOption,
     ProjectOption,
     SinceOption,
-    check_choice,
-    check_outcomes,
     open_records,
     parse_since,
-    print_json,
-    print_line,
-    print_problems,
-    progress_bar,
 )
 from saymask_backend.context import build_fetcher
-from saymask_backend.export.merge import MERGE_RULES
-from saymask_backend.export.plan import FORMATS, ExportPlan, ExportSummary, Images, select_outcomes
-from saymask_backend.export.splits import parse_split
+from saymask_backend.export.merge import MergeRule
+from saymask_backend.export.plan import (
+    ExportPlan,
+    ExportSummary,
+    Format,
+    Images,
+    parse_split,
+    select_outcomes,
+)
 from saymask_backend.records.types import PROVENANCE_LABELS, RecordFilter
 from saymask_backend.records.verifications import summarise
 from saymask_backend.services.export import Exporter
 
 
 def export(
-    format_: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
-    out: Annotated[
-        Path, typer.Argument(help="A directory that does not exist yet, or see --replace.")
-    ],
+    format_: Annotated[Format, typer.Argument(metavar="FORMAT", help="Layout of the dataset.")],
+    out: Annotated[Path, typer.Argument(help="The directory to create; see also --replace.")],
     project: ProjectOption = None,
     since: SinceOption = None,
     outcome: OutcomeOption = None,
     min_iou: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Least IoU of the accepted candidate and the final mask."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Only where the accepted candidate has at least this IoU with the final mask.",
+        ),
     ] = None,
     annotator: AnnotatorOption = None,
     provenance: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(PROVENANCE_LABELS)}; repeatable."),
+        typer.Option(
+            help=f"Only this provenance: {', '.join(PROVENANCE_LABELS)}; can be repeated.",
+            parser=parse_one_of(PROVENANCE_LABELS),
+            metavar="PROVENANCE",
+        ),
     ] = None,
     verified: Annotated[
-        bool, typer.Option("--verified", help="Only what a second person confirmed.")
+        bool, typer.Option("--verified", help="Only records that a second annotator confirmed.")
     ] = False,
     split: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "80/10/10",
-    seed: Annotated[int, typer.Option(help="Another seed assigns the photos anew.")] = 0,
-    images: Annotated[str, typer.Option(help="copy, link (kept once for all exports), none.")] = (
-        "copy"
-    ),
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    images: Annotated[
+        Images, typer.Option(help="Copy the photos, link to one store of all exports, or neither.")
+    ] = "copy",
     merge: Annotated[
-        str, typer.Option(help="Several annotators: latest, majority (of pixels) or all.")
+        MergeRule,
+        typer.Option(help="With several annotators: the latest, a vote per pixel, or all."),
     ] = "latest",
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="Polygons where they reproduce the mask exactly.")
+        bool, typer.Option("--polygons", help="Write polygons where they reproduce the mask.")
     ] = False,
     categories: Annotated[
-        Path | None, typer.Option(help='JSON, head noun to category: {"kitty": "cat"}.')
+        Path | None, typer.Option(help='JSON from head noun to category: {"kitty": "cat"}.')
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the photos, where it is one.")] = None,
+    licence: Annotated[str | None, typer.Option(help="The licence of the photos.")] = None,
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out photos that cannot be read.")
+        bool,
+        typer.Option("--skip-missing", help="Leave out photos that cannot be read."),
     ] = False,
     replace_: Annotated[
         bool,
         typer.Option(
-            "--replace", help="An earlier export there; its categories keep their numbers."
+            "--replace", help="Replace an earlier export; its categories keep their numbers."
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, write nothing.")] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the records as a dataset.
 
+    Photos whose records contradict each other are left out and named, and the exit status is 1.
+
     Example: saymask export refcoco ./cats --project 1 --split 80/10/10 --merge majority
     """
-    if format_ not in FORMATS:
-        raise InvalidRequest(f"There is no format {format_!r}.", f"Use {', '.join(FORMATS)}.")
-    for name in provenance or ():
-        check_choice("--provenance", name, list(PROVENANCE_LABELS))
-    check_choice("--images", images, get_args(Images))
-    check_choice("--merge", merge, MERGE_RULES)
     record_filter = RecordFilter(
         project_id=project,
         since=parse_since(since),
-        outcomes=select_outcomes(format_, check_outcomes(outcome)),
+        outcomes=select_outcomes(format_, tuple(outcome or ())),
         annotator=annotator,
         min_iou=min_iou,
         provenances=tuple(provenance or ()),
@@ -113,8 +117,8 @@ def export(
         out=out.resolve(),
         query=_describe_query(record_filter, query),
         split=parse_split(split, seed),
-        images=images,  # type: ignore[arg-type]
-        merge=merge,  # type: ignore[arg-type]
+        images=images,
+        merge=merge,
         polygons=polygons,
         categories=_read_categories(categories),
         licence=licence,
@@ -124,10 +128,8 @@ def export(
     with open_records() as opened:
         plan = replace(plan, verification=summarise(opened.stores.verifications.load(project)))
         summary = _run(opened, plan, record_filter, dry_run=dry_run, quiet=as_json)
-    if as_json:
-        print_json(asdict(summary))
-    else:
-        _print(summary, plan, dry_run=dry_run)
+    text = _describe(summary, plan, dry_run=dry_run)
+    finish(summary, text, as_json=as_json, failed=summary.failed)
 
 
 def _describe_query(record_filter: RecordFilter, options: dict[str, Any]) -> dict[str, Any]:
@@ -148,9 +150,9 @@ def _run(
 ) -> ExportSummary:
     fetcher = build_fetcher(opened.settings)
     exporter = Exporter(opened.stores, fetcher, opened.settings.data_dir / "photos")
-    with progress_bar("reading photos", quiet=quiet) as bar:
+    with show_progress("reading photos", quiet=quiet) as bar:
         left_out = exporter.hash_unread_images(record_filter, bar, skip_missing=plan.skip_missing)
-    with progress_bar("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:
+    with show_progress("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:
         if dry_run:
             return exporter.count(plan, record_filter, bar)
         return exporter.write(plan, record_filter, bar, left_out)
@@ -168,24 +170,22 @@ def _read_categories(path: Path | None) -> dict[str, str]:
     return {noun.lower(): category for noun, category in content.items()}
 
 
-def _print(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> None:
-    print_line(
+def _describe(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> str:
+    lines = [
         f"{plan.out} {'would hold' if dry_run else 'holds'} {summary.referents} referents with"
         f" {summary.expressions} expressions on {summary.photos} photos"
-        + (f", {summary.no_referent} without a referent" if summary.no_referent else "")
-    )
-    for name, count in summary.per_split.items():
-        print_line(f"  {count:7d}  photos in {name}")
-    for name, count in summary.per_outcome.items():
-        print_line(f"  {count:7d}  {name}")
+        + (f", {summary.no_referent} without a referent" if summary.no_referent else ""),
+        *(f"  {count:7d}  photos in {name}" for name, count in summary.per_split.items()),
+        *(f"  {count:7d}  {name}" for name, count in summary.per_outcome.items()),
+    ]
     if summary.shared:
         iou = "" if summary.agreement_iou is None else f", mean IoU {summary.agreement_iou:.3f}"
-        print_line(
+        lines.append(
             f"{summary.shared} expressions by several annotators{iou}; on {summary.contradictions}"
             f" one found a referent and another none (--merge {plan.merge})"
         )
     if summary.turned:
-        print_line(f"{summary.turned} photos are written upright, as their EXIF says")
+        lines.append(f"{summary.turned} photos are written upright, as their EXIF says")
     if summary.inexact:
-        print_line(f"{summary.inexact} masks have no exact polygons and keep run lengths")
-    print_problems("left out", summary.left_out)
+        lines.append(f"{summary.inexact} masks have no exact polygons and keep run lengths")
+    return "\n".join(lines)

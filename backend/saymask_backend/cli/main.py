@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import typer
-
-from saymask.command_line import run_command_line
-from saymask_backend.cli import (
-    backup,
-    decisions,
-    export,
-    import_,
-    project,
-    propose,
-    records,
-    serve,
-    stats,
-    train,
-    up,
-)
-from saymask_backend.cli.context import console
+from saymask.command_line import build_app, run_command_line
+from saymask_backend.cli import export, import_, operate, project, propose, records, stats, train
 from saymask_backend.label_studio.label_config import default_label_config
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables, then from"
-    " .saymask/settings.env, which `saymask up` writes.",
+app = build_app(
+    "saymask: the Label Studio ML backend. Settings come from SAYMASK_... variables, then from"
+    " .saymask/settings.env, which `saymask up` writes."
 )
-app.command()(serve.serve)
-app.command()(serve.status)
-app.command()(up.up)
+app.command()(operate.serve)
+app.command()(operate.status)
+app.command()(operate.up)
 app.command()(project.connect)
 app.command()(project.doctor)
 app.command("preannotate")(project.preannotate_project)
@@ -42,9 +24,9 @@ app.command()(stats.sync)
 app.command()(export.export)
 app.command()(train.train)
 app.command("import")(import_.import_)
-app.command()(decisions.decisions)
-app.command()(backup.backup)
-app.command()(backup.restore)
+app.command()(records.decisions)
+app.command()(operate.backup)
+app.command()(operate.restore)
 app.add_typer(records.app, name="records")
 app.add_typer(train.models, name="models")
 
@@ -57,4 +39,4 @@ def label_config() -> None:
 
 def main() -> None:
     """Run the command line."""
-    run_command_line(app, console)
+    run_command_line(app)

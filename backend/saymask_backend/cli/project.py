@@ -11,20 +11,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from saymask.errors import InvalidRequest
-from saymask.left_out import LeftOut
-from saymask_backend.cli.context import (
+from saymask.command_line import (
     DryRunOption,
     JsonOption,
-    check_address,
     console,
-    log_in,
-    one_at_a_time,
+    finish,
     print_json,
     print_line,
-    print_problems,
-    progress_bar,
+    show_progress,
 )
+from saymask.errors import InvalidRequest
+from saymask.left_out import LeftOut
+from saymask_backend.cli.context import RequiredProject, check_address, log_in, one_at_a_time
 from saymask_backend.config import Settings, load_settings
 from saymask_backend.context import build_fetcher
 from saymask_backend.label_studio.client import LabelStudioClient
@@ -45,14 +43,14 @@ _MARKS = {
 
 UrlOption = Annotated[
     str | None,
-    typer.Option("--label-studio", help="Its address; default SAYMASK_LABEL_STUDIO_URL."),
+    typer.Option("--label-studio", help="Address; default SAYMASK_LABEL_STUDIO_URL."),
 ]
 KeyOption = Annotated[
     str | None, typer.Option("--api-key", help="A token; default SAYMASK_LABEL_STUDIO_API_KEY.")
 ]
 BackendOption = Annotated[
     str | None,
-    typer.Option("--backend-url", help="The backend, as Label Studio reaches it."),
+    typer.Option("--backend-url", help="Address at which Label Studio reaches the backend."),
 ]
 
 
@@ -61,12 +59,12 @@ def connect(
     api_key: KeyOption = None,
     project: Annotated[int | None, typer.Option(help="Connect this project.")] = None,
     create: Annotated[
-        str | None, typer.Option(help="Connect the project of this title, created if missing.")
+        str | None, typer.Option(help="Connect the project of this title; create it if missing.")
     ] = None,
     backend_url: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set a Label Studio project up for saymask, and test it. Can be repeated at any time.
+    """Set up a Label Studio project for saymask and test it. Repeating it is harmless.
 
     Example: saymask connect --label-studio http://localhost:8080 --api-key KEY --create "My photos"
     """
@@ -94,12 +92,12 @@ def doctor(
     api_key: KeyOption = None,
     project: Annotated[
         int | None,
-        typer.Option(help="Only this one; by default every project the backend is attached to."),
+        typer.Option(help="Only this project; by default all that the backend is attached to."),
     ] = None,
     backend_url: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what is wrong; change nothing. Exit status 0 means all is well.
+    """Find problems without changing anything. Exit status 0 means that there are none.
 
     Example: saymask doctor --project 3
     """
@@ -123,20 +121,20 @@ def doctor(
 
 
 def preannotate_project(
-    project: Annotated[int, typer.Option(help="The Label Studio project.")],
+    project: RequiredProject,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict every task whose data holds an expression (SAYMASK_EXPRESSION_FIELDS).
 
-    Tasks with annotations, or with a prediction of this model version, are left out. Repeating it
-    continues where it stopped.
+    Tasks with annotations, or with a prediction of this model version, are skipped, so repeating
+    it continues where it stopped.
 
     Example: saymask preannotate --project 3 --dry-run
     """
     with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
-        with progress_bar("predicting", quiet=as_json or dry_run) as bar:
+        with show_progress("predicting", quiet=as_json or dry_run) as bar:
             report = preannotate(
                 services.client,
                 services.segmenter,
@@ -147,14 +145,11 @@ def preannotate_project(
                 dry_run=dry_run,
             )
         seconds = time.monotonic() - started
-    if as_json:
-        print_json({**asdict(report), "seconds": round(seconds, 2)})
-    else:
-        rate = f" ({report.expressions / seconds:.2f} a second)" if not dry_run else ""
-        fields = ", ".join(services.settings.expression_fields)
-        print_line(_describe(report, "would get" if dry_run else "got", rate, fields))
-        print_problems("failed", report.failed)
-    raise typer.Exit(1 if report.failed else 0)
+    rate = f" ({report.expressions / seconds:.2f} a second)" if not dry_run else ""
+    fields = ", ".join(services.settings.expression_fields)
+    text = _describe(report, "would get" if dry_run else "got", rate, fields)
+    values = {**asdict(report), "seconds": round(seconds, 2)}
+    finish(values, text, as_json=as_json, failed=report.failed)
 
 
 def _describe(report: PreannotateReport, verb: str, rate: str, fields: str) -> str:
@@ -165,25 +160,19 @@ def _describe(report: PreannotateReport, verb: str, rate: str, fields: str) -> s
     )
 
 
-def prepare(
-    project: Annotated[int, typer.Option(help="The Label Studio project.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Prepare every photo of a project, behind all requests of annotators.
+def prepare(project: RequiredProject, as_json: JsonOption = False) -> None:
+    """Prepare every photo of a project while no annotator waits.
 
     Example: saymask prepare --project 3
     """
     with open_services() as services:
         started = time.monotonic()
-        with progress_bar("preparing", quiet=as_json) as bar:
+        with show_progress("preparing", quiet=as_json) as bar:
             report = prepare_project(services.client, services.queue, services.images, project, bar)
         seconds = time.monotonic() - started
-    if as_json:
-        print_json({**asdict(report), "seconds": round(seconds, 2)})
-    else:
-        print_line(f"{report.prepared} photos are prepared ({seconds:.0f} s)")
-        print_problems("failed", report.failed)
-    raise typer.Exit(1 if report.failed else 0)
+    text = f"{report.prepared} photos are prepared ({seconds:.0f} s)"
+    values = {**asdict(report), "seconds": round(seconds, 2)}
+    finish(values, text, as_json=as_json, failed=report.failed)
 
 
 @dataclass(frozen=True)
@@ -247,7 +236,7 @@ def _report(checks: list[Check], *, as_json: bool) -> None:
     else:
         for check in checks:
             line = f"{_MARKS[check.state]}  {escape(check.name)}: {escape(check.text)}"
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=True)
             if check.cure and check.state == "problem":
                 print_line(f"         {check.cure}")
         if not _has_problem(checks):

@@ -8,51 +8,46 @@ from typing import Annotated
 
 import typer
 
-from saymask.contract import MAX_K
-from saymask_backend.cli.context import (
+from saymask.command_line import (
     DryRunOption,
     JsonOption,
-    log_in,
-    one_at_a_time,
-    open_records,
-    print_json,
-    print_line,
+    finish,
     print_problems,
-    progress_bar,
+    show_progress,
 )
+from saymask.contract import MAX_K
+from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time, open_records
 from saymask_backend.cli.project import open_services
 from saymask_backend.services import propose as proposing
 from saymask_backend.services.propose import ProposeOptions
 from saymask_backend.services.verify import ReadReport, Verifier
 
-PROJECT = Annotated[int, typer.Option(help="The Label Studio project.")]
-
 
 def propose(
-    project: PROJECT,
+    project: RequiredProject,
     per_image: Annotated[
-        int, typer.Option(min=1, max=MAX_K, help="At most so many expressions for a photo.")
+        int, typer.Option(min=1, max=MAX_K, help="At most this many expressions for each photo.")
     ] = 2,
     confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Expressions of less confidence are left out.")
+        float, typer.Option(min=0, max=1, help="Leave out expressions below this confidence.")
     ] = 0.6,
     one_per_task: Annotated[
-        bool, typer.Option("--one-per-task", help="A new task for each, for the label stream.")
+        bool, typer.Option("--one-per-task", help="Create a task for each, for the label stream.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed chooses other wordings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of wordings.")] = 0,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Propose expressions with their masks for every photo without annotations, to be confirmed.
+    """Propose expressions and masks for every photo without annotations, to be confirmed.
 
-    Workers do it behind all requests of annotators. Repeating it continues where it stopped.
+    Workers do it while no annotator waits. Repeating it continues where it stopped.
 
     Example: saymask propose --project 3 --per-image 2 --one-per-task
     """
     options = ProposeOptions(per_image, confidence, seed, one_per_task)
     with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
-        with progress_bar("proposing", quiet=as_json) as bar:
+        with show_progress("proposing", quiet=as_json) as bar:
             report = proposing.propose(
                 services.client,
                 services.queue,
@@ -65,29 +60,24 @@ def propose(
                 dry_run=dry_run,
             )
         seconds = time.monotonic() - started
-    if as_json:
-        print_json({**asdict(report), "seconds": round(seconds, 2)})
-    else:
-        rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
-        print_line(proposing.describe(report, dry_run=dry_run) + rate)
-        if report.url and report.expressions:
-            print_line(f"{report.url} shows them: Label Tasks As Displayed")
-        print_problems("failed", report.failed)
-    raise typer.Exit(1 if report.failed else 0)
+    rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
+    text = proposing.describe(report, dry_run=dry_run) + rate
+    if report.url and report.expressions:
+        text += f"\n{report.url} shows them: Label Tasks As Displayed"
+    values = {**asdict(report), "seconds": round(seconds, 2)}
+    finish(values, text, as_json=as_json, failed=report.failed)
 
 
 def verify(
     project: Annotated[int, typer.Option(help="The project whose records are verified.")],
-    sample: Annotated[
-        int, typer.Option(min=0, help="Add so many records, drawn at random, to be verified.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, help="Add this many records, drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --sample.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a second person click what each expression means, and tell the label error rate.
+    """Have second annotators check records, and estimate the label error rate.
 
-    With --sample a project is made, or filled up, in which people see photo and expression alone.
-    Without it, what they said so far is read and summarised.
+    With --sample, records are added to a project in which annotators see only photo and expression
+    and click what it means. Without it, their verdicts so far are summarised.
 
     Example: saymask verify --project 3 --sample 200
     """
@@ -97,32 +87,27 @@ def verify(
         one_at_a_time(opened.settings, project),
     ):
         verifier = Verifier(client, opened.stores)
-        with progress_bar("verification", quiet=as_json) as bar:
+        with show_progress("verification", quiet=as_json) as bar:
             drawn = verifier.draw(project, sample, seed, bar) if sample else None
             report = verifier.read(project, bar)
     failed = drawn.failed if drawn is not None else ()
-    if as_json:
-        added = drawn.added if drawn is not None else 0
-        print_json({**asdict(report), "added": added, "failed": failed})
-    else:
-        if drawn is not None:
-            print_line(
-                f"{drawn.added} of {drawn.records} records with a mask were added:"
-                f" {client.base_url}/projects/{drawn.project_id}/data"
-            )
-        _print_read(report)
-        print_problems("not added", failed)
-    raise typer.Exit(1 if failed or report.problems else 0)
+    text = _describe(report)
+    if drawn is not None:
+        text = (
+            f"{drawn.added} of {drawn.records} records with a mask were added:"
+            f" {client.base_url}/projects/{drawn.project_id}/data\n{text}"
+        )
+    values = {**asdict(report), "added": drawn.added if drawn is not None else 0, "failed": failed}
+    if not as_json:
+        print_problems("not interpreted", report.problems)
+    finish(values, text, as_json=as_json, failed=failed, is_ok=not report.problems)
 
 
-def _print_read(report: ReadReport) -> None:
-    if report.summary is None:
-        print_line("Nothing is verified yet.")
-    else:
-        print_line(report.summary.describe())
+def _describe(report: ReadReport) -> str:
+    text = "Nothing is verified yet." if report.summary is None else report.summary.describe()
     if report.unanswered or report.outdated:
-        print_line(
-            f"Not counted: {report.unanswered} annotations without an answer, {report.outdated}"
+        text += (
+            f"\nNot counted: {report.unanswered} annotations without an answer, {report.outdated}"
             " about records that were changed or deleted since."
         )
-    print_problems("not read", report.problems)
+    return text

@@ -1,4 +1,4 @@
-"""``saymask records``: single decisions."""
+"""``saymask records``: single decisions; ``saymask decisions``: those about a batch's rows."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.errors import InvalidRequest
+from saymask.command_line import (
+    JsonOption,
+    build_app,
+    console,
+    explain_writing,
+    finish,
+    print_json,
+    print_line,
+    show_progress,
+)
+from saymask.errors import ConfigError, InvalidRequest
 from saymask_backend.cli.context import (
     AnnotatorOption,
-    JsonOption,
     OpenRecords,
     OutcomeOption,
     ProjectOption,
     SinceOption,
-    check_outcomes,
-    console,
     open_records,
     parse_since,
-    print_json,
-    print_line,
 )
 from saymask_backend.context import build_fetcher
 from saymask_backend.records.annotations import HistoryEntry
 from saymask_backend.records.types import Offer, RecordFilter, RecordView
 from saymask_backend.services.draw_decision import draw_decision
+from saymask_backend.services.export import Exporter
 
-app = typer.Typer(no_args_is_help=True, help="Look at single decisions.")
+app = build_app("Look at single decisions.")
 
 
 @app.command("list")
@@ -39,7 +45,7 @@ def list_records(
     since: SinceOption = None,
     outcome: OutcomeOption = None,
     annotator: AnnotatorOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List decisions, newest first.
@@ -49,7 +55,7 @@ def list_records(
     record_filter = RecordFilter(
         project_id=project,
         since=parse_since(since),
-        outcomes=check_outcomes(outcome),
+        outcomes=tuple(outcome or ()),
         annotator=annotator,
     )
     with open_records() as opened:
@@ -129,7 +135,7 @@ def _describe_entry(entry: HistoryEntry) -> dict[str, object]:
 @app.command("overlay")
 def overlay_record(
     record_id: int,
-    out: Annotated[Path, typer.Option("-o", "--out", help="PNG or JPEG to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG or JPEG to write.")],
 ) -> None:
     """Draw photo, candidates and final mask.
 
@@ -139,18 +145,14 @@ def overlay_record(
         record, offer = _load(opened, record_id)
         data = build_fetcher(opened.settings).fetch(record.image, record.task_id)
     picture = draw_decision(data, record, offer)
-    try:
+    with explain_writing(out):
         picture.save(out)
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{out} cannot be written: {error}.", "Name a .png or .jpg in a folder that exists."
-        ) from error
     print_line(f"{out} ({picture.width} x {picture.height})")
 
 
 @app.command("problems")
 def list_problems(
-    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List webhooks and synced annotations that could not be interpreted, with the reasons.
@@ -184,6 +186,36 @@ def retry_events() -> None:
         opened.recorder.process_waiting()
         left = events.count_events_by_state().get("problem", 0)
     print_line(f"{count} processed again, {left} still not interpreted")
+
+
+def decisions(
+    rows: Annotated[str, typer.Argument(help="The folder that saymask-worker batch wrote.")],
+    project: Annotated[int, typer.Option(help="The project that the rows were imported into.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write what people decided about the rows of a batch, to be joined with them.
+
+    sha256 and expression are those of the batch's rows.
+
+    Example: saymask decisions rows --project 3 --out decisions.parquet
+    """
+    try:
+        from saymask_backend.services.batch_decisions import write_decisions
+    except ImportError as error:
+        raise ConfigError(f"{error}.", "pip install 'saymask[batch]'") from error
+    record_filter = RecordFilter(project_id=project)
+    with open_records() as opened:
+        records = opened.stores.records
+        image_dir = opened.settings.data_dir / "photos"
+        exporter = Exporter(opened.stores, build_fetcher(opened.settings), image_dir)
+        with show_progress("reading photos", quiet=as_json) as bar:
+            exporter.hash_unread_images(record_filter, bar, skip_missing=True)
+        with explain_writing(out):
+            report = write_decisions(rows, records.iterate_records(record_filter), out)
+    unmatched = f"\n{report.unmatched} records are about other expressions"
+    text = f"{report.decisions} decisions in {out}{unmatched if report.unmatched else ''}"
+    finish(report, text, as_json=as_json)
 
 
 def _load(opened: OpenRecords, record_id: int) -> tuple[RecordView, Offer | None]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.errors import InvalidLabelConfig
-from saymask.left_out import LeftOut
-from saymask_backend.cli.context import (
+from saymask.command_line import (
     JsonOption,
-    ProjectOption,
-    SinceOption,
-    check_choice,
     console,
-    log_in,
-    open_records,
-    parse_since,
     print_json,
     print_line,
     print_problems,
-    progress_bar,
+    show_progress,
+)
+from saymask.errors import InvalidLabelConfig
+from saymask.left_out import LeftOut
+from saymask_backend.cli.context import (
+    ProjectOption,
+    SinceOption,
+    log_in,
+    open_records,
+    parse_since,
 )
 from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
@@ -38,21 +38,16 @@ _COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s
 def stats(
     project: ProjectOption = None,
     since: SinceOption = None,
-    by: Annotated[
-        str | None, typer.Option(help="One line per: annotator, day, model, source or provenance.")
-    ] = None,
+    by: Annotated[GroupBy | None, typer.Option(help="Show one line for each of these.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Quality and cost of what was annotated.
+    """Show quality and cost of the annotations.
 
     Example: saymask stats --project 1 --since 7d --by annotator
     """
-    if by is not None:
-        check_choice("--by", by, get_args(GroupBy))
-    group: GroupBy | None = by  # type: ignore[assignment]
     with open_records() as opened:
         record_filter = RecordFilter(project_id=project, since=parse_since(since))
-        report = Reporter(opened.stores).build_report(record_filter, group)
+        report = Reporter(opened.stores).build_report(record_filter, by)
     if as_json:
         print_json(report.to_json())
         return
@@ -72,8 +67,9 @@ def _build_table(report: QualityReport, by: str | None) -> Table:
 
 def _print_details(report: QualityReport) -> None:
     quality = report.quality
-    for outcome, count in quality.outcomes.items():
-        print_line(f"  {count:6d}  {OUTCOME_LABELS[outcome]}")
+    for outcome, label in OUTCOME_LABELS.items():
+        if outcome in quality.outcomes:
+            print_line(f"  {quality.outcomes[outcome]:6d}  {label}")
     for name, counts in report.sources.items():
         print_line(
             f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
@@ -121,12 +117,12 @@ def _to_cells(quality: Quality) -> list[str]:
 
 
 def sync(
-    project: Annotated[int | None, typer.Option(help="This project; default: all known.")] = None,
+    project: Annotated[int | None, typer.Option(help="Only this project.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare annotations with Label Studio's and fill every gap.
+    """Compare the records with Label Studio's annotations and fill every gap.
 
-    It can be repeated, and interrupted, at any time.
+    It can be interrupted and repeated at any time.
 
     Example: saymask sync --project 1
     """
@@ -137,7 +133,7 @@ def sync(
         known = [project] if project is not None else opened.stores.list_projects()
         for project_id in known:
             name = f"project {project_id}"
-            with failed.guard(name), progress_bar(name, quiet=as_json) as bar:
+            with failed.guard(name), show_progress(name, quiet=as_json) as bar:
                 try:
                     reports.append(synchroniser.sync(project_id, bar))
                 except (NotFound, InvalidLabelConfig) as error:
@@ -146,9 +142,7 @@ def sync(
                     # Deleted, or not for saymask: that is no fault of a project among many.
                     skipped.add(name, error)
     if as_json:
-        others = {"failed": failed.lines, "skipped": skipped.lines}
-        lines = [{kind: line} for kind, lines in others.items() for line in lines]
-        print_json([*map(asdict, reports), *lines])
+        print_json({"projects": reports, "failed": failed.lines, "skipped": skipped.lines})
     else:
         for report in reports:
             _print_report(report)

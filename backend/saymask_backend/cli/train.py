@@ -7,24 +7,24 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from saymask.contract import TrainingStatus
-from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable
-from saymask.model_registry import ModelEntry, ModelRegistry
-from saymask_backend.cli.context import (
+from saymask.command_line import (
     JsonOption,
-    ProjectOption,
+    build_app,
     console,
-    open_records,
     print_json,
     print_line,
     print_problems,
-    progress_bar,
+    show_progress,
+    stderr,
 )
+from saymask.contract import TrainingStatus
+from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable
+from saymask.model_registry import ModelEntry, ModelRegistry
+from saymask_backend.cli.context import ProjectOption, open_records
 from saymask_backend.config import load_settings
 from saymask_backend.context import build_fetcher
 from saymask_backend.queue.job_queue import JobQueue
@@ -33,7 +33,7 @@ from saymask_backend.services.train import StartedRun, TrainingStarter
 
 _POLL_S = 1.0
 
-models = typer.Typer(no_args_is_help=True, help="Models trained from records.")
+models = build_app("Models trained from records.")
 
 
 class TrainingFailed(SaymaskError):
@@ -46,15 +46,15 @@ def train(
         int | None, typer.Option(min=1, max=10_000, help="Passes over the records.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Go on with this run, which failed or was lost.")
+        str | None, typer.Option(help="Continue this run, which failed or was lost.")
     ] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the run that is at work.")] = False,
-    wait: Annotated[bool, typer.Option(help="Stay until it is over.")] = True,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the current run.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the run has ended.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model on the records, and serve it if its answers are better.
+    """Train a model on the records, and serve it if its masks are better.
 
-    A worker with SAYMASK_QUEUES=training does the work; `make up` starts one.
+    This needs a worker with SAYMASK_QUEUES=training; `make up` starts one.
 
     Example: saymask train --project 1
     """
@@ -71,7 +71,7 @@ def train(
             if stop:
                 print_line(f"{starter.stop()} is stopped, at the latest after the step it is at")
                 return
-            with progress_bar("writing records", quiet=as_json) as bar:
+            with show_progress("writing records", quiet=as_json) as bar:
                 started = starter.resume(resume) if resume else starter.start(project, epochs, bar)
             if not as_json:
                 _print_start(started, queue)
@@ -98,7 +98,7 @@ def list_models(as_json: JsonOption = False) -> None:
     except ConfigError as error:
         damaged.append(str(error))
     if as_json:
-        print_json([entry.to_json() for entry in entries])
+        print_json(entries)
     else:
         table = Table("model", "served", "refs", "IoU alone", "first suggestion", "against")
         for entry in entries:
@@ -111,7 +111,7 @@ def list_models(as_json: JsonOption = False) -> None:
 
 @models.command()
 def serve(name: Annotated[str, typer.Argument(help="A model of `saymask models list`.")]) -> None:
-    """Have workers offer a model's candidates, from their next expression on.
+    """Offer a model's candidates, beginning with the next expression.
 
     Example: saymask models serve run-0002
     """
@@ -121,7 +121,7 @@ def serve(name: Annotated[str, typer.Argument(help="A model of `saymask models l
 
 @models.command()
 def rollback() -> None:
-    """Serve what was served before and can still be used.
+    """Serve the newest usable model that was served before.
 
     Example: saymask models rollback
     """
@@ -153,7 +153,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with Progress(*columns, console=stderr, disable=quiet) as progress:
         task = progress.add_task("waiting", total=None, figures="")
         while True:
             # In this order: a run that ends in between is over.

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from saymask.image_files import strip_secrets
-from saymask.private_files import make_private_folder
+from saymask.private_files import make_private_folder, replace_atomically
 from saymask_backend.export.model import ExportImage
 from saymask_backend.export.plan import ExportError, ExportPlan
 from saymask_backend.records.types import RecordView
@@ -62,9 +62,8 @@ class ImageStore:
                 " content changed).",
                 "Restore the old photo.",
             )
-        unfinished = path.with_name(f"{sha256}.writing")
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
+        with replace_atomically(path) as part:
+            part.write_bytes(data)
         return data
 
     def place(self, image: ExportImage, folder: str, data: bytes) -> None:

@@ -15,7 +15,6 @@ from saymask_backend.export.model import Referent, Sentence
 from saymask_backend.records.types import RecordView, to_key
 
 MergeRule = Literal["latest", "majority", "all"]
-MERGE_RULES: tuple[MergeRule, ...] = ("latest", "majority", "all")
 
 # Masks of one image that overlap at least so much are one object.
 SAME_REFERENT_IOU = 0.9

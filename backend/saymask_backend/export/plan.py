@@ -1,20 +1,20 @@
-"""What an export is asked for, and what it gave."""
+"""What an export is asked for, and the counts of what it wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from saymask.errors import SaymaskError
-from saymask_backend.export.merge import NO_REFERENT, MergeRule
-from saymask_backend.export.model import ExportImage
-from saymask_backend.export.splits import SplitRule
+from saymask.errors import InvalidRequest, SaymaskError
+from saymask_backend.export.merge import NO_REFERENT, Conflicts, MergeRule
+from saymask_backend.export.model import SPLITS, ExportImage, Split
 from saymask_backend.records.verifications import VerificationSummary
 
 Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
-FORMATS: tuple[Format, ...] = ("coco", "refcoco", "grefcoco", "huggingface", "yolo")
 IMAGE_FOLDER = "images"
 Images = Literal["copy", "link", "none"]
 
@@ -25,6 +25,45 @@ _FORMATS_WITH_NO_REFERENT = ("grefcoco", "huggingface")
 
 class ExportError(SaymaskError):
     """The export cannot be made as asked; nothing incomplete is left under its name."""
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Shares of train, val and test, adding up to 1; another seed assigns images anew."""
+
+    shares: tuple[float, float, float]
+    seed: int
+
+    def choose(self, sha256: str) -> Split:
+        """Return the split of an image, from its content hash."""
+        digest = hashlib.sha256(f"{self.seed}:{sha256}".encode()).hexdigest()
+        place = int(digest[:13], 16) / 16**13
+        for split, share in zip(SPLITS, self.shares, strict=True):
+            place -= share
+            if place < 0:
+                return split
+        # Rounding at the very end of the last share.
+        return next(
+            s for s, share in reversed(list(zip(SPLITS, self.shares, strict=True))) if share
+        )
+
+
+def parse_split(text: str, seed: int) -> SplitRule:
+    """Parse ``80/10/10`` (train, val, test), any numbers that are not negative.
+
+    Raises:
+        InvalidRequest: not three numbers, one is negative, or all are zero.
+    """
+    try:
+        parts = [float(part) for part in text.split("/")]
+    except ValueError:
+        parts = []
+    total = sum(parts)
+    if len(parts) != len(SPLITS) or min(parts) < 0 or not 0 < total < float("inf"):
+        raise InvalidRequest(
+            f"{text!r} is not a split.", "Write shares of train, val and test: --split 80/10/10."
+        )
+    return SplitRule((parts[0] / total, parts[1] / total, parts[2] / total), seed)
 
 
 @dataclass(frozen=True)
@@ -83,9 +122,64 @@ class ExportSummary:
     contradictions: int
     agreement_iou: float | None
     turned: int
-    left_out: tuple[str, ...]
+    failed: tuple[str, ...]
     model_versions: tuple[str, ...]
     inexact: int = 0
+
+
+class Tally:
+    """Counts of one export; ``failed`` names the photos that are left out."""
+
+    def __init__(self, failed: Sequence[str] = ()) -> None:
+        self.failed = list(failed)
+        self._images = self._referents = self._expressions = self._no_referent = 0
+        self._turned = 0
+        self._splits: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
+        self._versions: set[str] = set()
+        self._shared = self._contradictions = self._compared = 0
+        self._iou_sum = 0.0
+
+    def add_conflicts(self, conflicts: Conflicts) -> None:
+        """Count how annotators agreed on one image."""
+        self._shared += conflicts.shared
+        self._contradictions += conflicts.contradictions
+        self._compared += len(conflicts.ious)
+        self._iou_sum += sum(conflicts.ious)
+
+    def add(self, image: ExportImage) -> None:
+        """Count an image and its referents."""
+        if not image.referents:
+            return
+        self._images += 1
+        self._turned += image.is_turned
+        self._splits[image.split] += 1
+        for referent in image.referents:
+            self._referents += 1
+            self._no_referent += referent.coco_rle is None
+            for sentence in referent.sentences:
+                self._expressions += 1
+                self._outcomes[sentence.outcome] += 1
+                if sentence.model_version:
+                    self._versions.add(sentence.model_version)
+
+    def summarise(self) -> ExportSummary:
+        """Return the counts so far."""
+        mean = round(self._iou_sum / self._compared, 4) if self._compared else None
+        return ExportSummary(
+            photos=self._images,
+            referents=self._referents,
+            expressions=self._expressions,
+            no_referent=self._no_referent,
+            per_split=dict(sorted(self._splits.items())),
+            per_outcome=dict(sorted(self._outcomes.items())),
+            shared=self._shared,
+            contradictions=self._contradictions,
+            agreement_iou=mean,
+            turned=self._turned,
+            failed=tuple(self.failed),
+            model_versions=tuple(sorted(self._versions)),
+        )
 
 
 class Writer(Protocol):

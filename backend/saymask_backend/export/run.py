@@ -18,9 +18,8 @@ from saymask_backend.export.huggingface import HuggingFaceWriter
 from saymask_backend.export.image_store import ImageStore, ReadImage
 from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records
 from saymask_backend.export.model import Categories, ExportImage
-from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Writer
+from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Tally, Writer
 from saymask_backend.export.refcoco import GrefcocoWriter, RefcocoWriter
-from saymask_backend.export.tally import Tally
 from saymask_backend.export.upright import JPEG_QUALITY, Photo, read_upright
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.records.types import RecordView
@@ -38,7 +37,9 @@ def count_export(
     """Count what an export would hold; only records are read, nothing is written."""
     tally = Tally()
     for records in groups:
-        tally.add(_build_image(plan, records, None, tally))
+        image = _build_image(plan, records, None, tally)
+        if image is not None:
+            tally.add(image)
         progress(len(records))
     return tally.summarise()
 
@@ -49,7 +50,7 @@ def run_export(
     read_image: ReadImage,
     image_dir: Path,
     progress: Progress,
-    left_out: Sequence[str] = (),
+    failed: Sequence[str] = (),
 ) -> ExportSummary:
     """Write an export.
 
@@ -59,12 +60,12 @@ def run_export(
         read_image: fetches the bytes of a record's image.
         image_dir: with ``images="link"``, where images are kept once for all exports.
         progress: called after each image.
-        left_out: images that were left out before, for the summary.
+        failed: images that were left out before, for the summary.
 
     Raises:
         ExportError: the directory exists and is not to be replaced, nothing was selected, an image
-            is missing, damaged, changed or of another size than its masks, or the disk is full.
-            What was read so far is kept aside and used by the next try.
+            is missing, damaged or changed, or the disk is full. What was read so far is kept aside
+            and used by the next try.
     """
     categories = Categories(_check_out(plan))
     partial = plan.out.with_name(f".{plan.out.name}.partial")
@@ -74,14 +75,11 @@ def run_export(
         images.clear_partial()
         annotations = AnnotationBuilder(categories, polygons=plan.polygons)
         writer = _open_writer(plan, partial, annotations)
-        export = _Export(plan, images, read_image, Tally(left_out), writer)
+        export = _Export(plan, images, read_image, Tally(failed), writer)
         summary = export.write(groups, progress)
         if summary.referents == 0:
             shutil.rmtree(partial)
-            raise ExportError(
-                "Nothing was selected to export.",
-                "Widen --project, --since, --outcome, --min-iou; see: saymask records list",
-            )
+            raise _explain_empty(summary)
         if plan.polygons:
             summary = replace(summary, inexact=annotations.segmentations["run_lengths"])
         images.forget()
@@ -93,6 +91,15 @@ def run_export(
             f"Make room or name another place. What was read stays in {partial} for the next try.",
         ) from error
     return summary
+
+
+def _explain_empty(summary: ExportSummary) -> ExportError:
+    if summary.failed:
+        return ExportError(f"None of the selected photos can be exported. {summary.failed[0]}")
+    return ExportError(
+        "Nothing was selected to export.",
+        "Widen --project, --since, --outcome, --min-iou; see: saymask records list",
+    )
 
 
 def _check_out(plan: ExportPlan) -> list[str]:
@@ -140,14 +147,16 @@ class _Export:
     def _write_image(self, records: list[RecordView]) -> None:
         try:
             photo = self._read(records)
-            image = _build_image(self._plan, records, photo, self._tally)
         except SaymaskError as error:
             if not self._plan.skip_missing:
                 raise ExportError(
                     f"The photo of record {records[0].id} cannot be exported: {error.cause}",
                     f"{error.cure} Or leave such photos out: --skip-missing".strip(),
                 ) from error
-            self._tally.left_out.append(f"record {records[0].id}: {error.cause}")
+            self._tally.failed.append(f"record {records[0].id}: {error.cause}")
+            return
+        image = _build_image(self._plan, records, photo, self._tally)
+        if image is None:
             return
         self._tally.add(image)
         if image.referents:
@@ -178,11 +187,18 @@ def _open_writer(plan: ExportPlan, folder: Path, annotations: AnnotationBuilder)
 
 def _build_image(
     plan: ExportPlan, records: list[RecordView], photo: Photo | None, tally: Tally
-) -> ExportImage:
-    """Build an image of an export; ``photo`` is None where the photo is not read."""
+) -> ExportImage | None:
+    """Build an image of an export; None, and named in the tally, where sizes contradict each other.
+
+    ``photo`` is None where the photo is not read.
+    """
     first = records[0]
     sha256 = str(first.image_sha256)
-    size_hw = _find_size_hw(records, photo)
+    try:
+        size_hw = _find_size_hw(records, photo)
+    except ExportError as error:
+        tally.failed.append(f"record {first.id}: {error}")
+        return None
     suffix = (find_suffix(photo.data) if photo else None) or _DEFAULT_SUFFIX
     referents, conflicts = merge_records(records, plan.merge, plan.categories or {})
     tally.add_conflicts(conflicts)
@@ -207,15 +223,15 @@ def _find_size_hw(records: list[RecordView], photo: Photo | None) -> tuple[int, 
     sizes = {tuple(r.coco_rle["size"]) for r in records if r.coco_rle is not None}
     if len(sizes) > 1:
         raise ExportError(
-            f"Masks of the photo {str(first.image_sha256)[:12]} have different sizes:"
-            f" {sorted(sizes)}.",
+            f"The masks of its photo have different sizes: {sorted(sizes)}.",
             f"See: saymask records show {first.id}",
         )
     known = photo.size_hw if photo else None
     height, width = next(iter(sizes), known or (first.height_px or 1, first.width_px or 1))
     if known not in (None, (height, width)):
         raise ExportError(
-            f"It is {known[1]} x {known[0]} pixels; its masks were drawn on {width} x {height}.",
+            f"Its photo is {known[1]} x {known[0]} pixels; its masks were drawn on"
+            f" {width} x {height}.",
             f"See: saymask records show {first.id}",
         )
     return int(height), int(width)
@@ -248,7 +264,7 @@ def _write_manifest(
             "mean_iou": summary.agreement_iou,
         },
         "verification": asdict(plan.verification) if plan.verification else None,
-        "left_out": list(summary.left_out),
+        "left_out": list(summary.failed),
         "model_versions": list(summary.model_versions),
         "categories": annotations.categories.names,
         "files": hash_files(folder),

@@ -6,8 +6,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from saymask.errors import ImageTooLarge
 from saymask.masks import MAX_PIXELS
-from saymask_backend.export.plan import ExportError
 
 _ORIENTATION = 0x0112
 # 2 to 8 turn or mirror; 1 and anything else leave the pixels as they are.
@@ -39,24 +39,26 @@ def read_upright(data: bytes) -> Photo:
     everything else as PNG without loss. Colour profiles stay.
 
     Raises:
-        ExportError: the file is damaged.
+        ImageUnreadable: the file is damaged.
+        ImageTooLarge: it has more pixels than a mask may have.
     """
     # Pillow is imported by exports; the server starts without it.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    # It was decoded before it was annotated; our own limit is that of masks.
-    Image.MAX_IMAGE_PIXELS = None
+    from saymask.image_decoding import open_picture
+
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                raise ImageTooLarge(
+                    f"The photo has {image.width} x {image.height} pixels; a mask has at most"
+                    f" {MAX_PIXELS:,}."
+                )
             if image.getexif().get(_ORIENTATION) in _TURNS:
                 return _turn(image)
             return Photo(data, (image.height, image.width))
     except UnidentifiedImageError:
         return Photo(data, None)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ExportError(f"It cannot be decoded: {error}.", "Restore the photo.") from error
 
 
 def _turn(image: Any) -> Photo:

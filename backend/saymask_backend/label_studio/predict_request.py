@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from saymask.contract import normalise_expression
 from saymask.errors import InvalidRequest
-from saymask.expressions import normalise_expression
 from saymask_backend.label_studio.label_config import LabelConfig, load_label_config
 from saymask_backend.label_studio.schema import (
     BoxEntry,

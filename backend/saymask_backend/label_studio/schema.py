@@ -27,9 +27,8 @@ from pydantic import (
     model_validator,
 )
 
-from saymask.contract import MAX_K
+from saymask.contract import MAX_K, normalise_expression
 from saymask.errors import SaymaskError
-from saymask.expressions import normalise_expression
 from saymask_backend.records.types import ProjectKey
 
 MAX_ID = 2**31 - 1

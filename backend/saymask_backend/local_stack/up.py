@@ -16,8 +16,12 @@ from pathlib import Path
 import httpx
 import redis
 
-from saymask.private_files import make_private_folder, open_private_file
-from saymask.settings_file import write_settings_file
+from saymask.private_files import (
+    make_private_folder,
+    open_private_file,
+    replace_atomically,
+    write_settings_file,
+)
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.connect import ConnectOptions, Connector
 from saymask_backend.local_stack.processes import (
@@ -220,7 +224,7 @@ def _load_login(data_dir: Path) -> Login:
     if path.is_file():
         return Login(**json.loads(path.read_text(encoding="utf-8")))
     login = Login(_LOGIN, secrets.token_urlsafe(12), secrets.token_hex(20))
-    with open_private_file(path) as file:
+    with replace_atomically(path) as part, open_private_file(part) as file:
         json.dump(vars(login), file)
     return login
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saymask.datasets.parquet import BatchRows
+from saymask.private_files import replace_atomically
 from saymask_backend.records.types import RecordView
 
 _SCHEMA = pa.schema(
@@ -52,9 +53,11 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
     """
     keys = BatchRows(place).iterate(columns=("image", "sha256", "expression"))
     image_of_row = {(row["sha256"], row["expression"]): row["image"] for row in keys}
-    unfinished = out.with_name(f".{out.name}.partial")
     decisions = unmatched = 0
-    with pq.ParquetWriter(unfinished, _SCHEMA, compression="zstd") as writer:
+    with (
+        replace_atomically(out) as part,
+        pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer,
+    ):
         rows: list[dict[str, Any]] = []
         for record in records:
             expression = next(
@@ -75,7 +78,6 @@ def write_decisions(place: str, records: Iterable[RecordView], out: Path) -> Dec
                 writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
                 rows.clear()
         writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-    unfinished.replace(out)
     return DecisionsReport(decisions, unmatched)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from saymask.datasets import (
     Dataset,
@@ -26,9 +26,9 @@ from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
 from saymask_backend.services.project_tasks import Progress
 
-COCO_FORMAT = "coco"
-PARQUET_FORMAT = "parquet"
-IMPORT_FORMATS = ("refcoco", "refcoco+", "refcocog", "grefcoco", COCO_FORMAT, PARQUET_FORMAT)
+COCO_FORMAT: Final = "coco"
+PARQUET_FORMAT: Final = "parquet"
+ImportFormat = Literal["refcoco", "refcoco+", "refcocog", "grefcoco", "coco", "parquet"]
 MODEL_VERSION = "imported"
 # Label Studio takes and browsers show these.
 _SHOWN_SUFFIXES = (".jpg", ".png", ".gif", ".bmp", ".webp")
@@ -45,7 +45,7 @@ class ImportReport:
     Attributes:
         unannotated: photos without an expression, which have an empty task each.
         existing: tasks of an earlier import.
-        left_out: items of the dataset that could not be used or created, and why.
+        failed: items of the dataset that could not be used or created, and why.
     """
 
     photos: int
@@ -54,7 +54,7 @@ class ImportReport:
     no_referent: int
     unannotated: int
     existing: int
-    left_out: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _NewTask:
 
 
 def read_import(
-    format_: str,
+    format_: ImportFormat,
     place: str,
     split: str | None,
     choice: RowChoice,
@@ -78,7 +78,7 @@ def read_import(
     *,
     with_unannotated: bool = False,
 ) -> Dataset:
-    """Read a dataset in one of ``IMPORT_FORMATS``, or one that ``saymask export`` wrote.
+    """Read a dataset in one of the formats, or one that ``saymask export`` wrote.
 
     ``place`` is a folder or file, or, with ``parquet``, whatever fsspec reads; ``scratch`` is a
     folder for copies of images that are elsewhere. Images are uploaded later, so none may lie
@@ -146,7 +146,7 @@ def import_dataset(
         progress(done, len(dataset.images))
     names = ("photos", "tasks", "expressions", "no_referent", "unannotated", "existing")
     return ImportReport(
-        **{name: counts[name] for name in names}, left_out=(*dataset.left_out, *left_out.lines)
+        **{name: counts[name] for name in names}, failed=(*dataset.left_out, *left_out.lines)
     )
 
 

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from saymask.contract import TrainingStatus, TrainRequest
 from saymask.errors import InvalidRequest, QueueError, SaymaskError, TrainingUnderway
 from saymask.model_registry import ModelRegistry
-from saymask_backend.export.plan import ExportPlan, ExportSummary, select_outcomes
-from saymask_backend.export.splits import parse_split
+from saymask_backend.export.plan import ExportPlan, ExportSummary, parse_split, select_outcomes
 from saymask_backend.queue.training import TrainingQueue
 from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.export import Exporter

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from saymask.command_line import OnProgress
 from saymask.contract import ProposedPair
 from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, SaymaskError
@@ -30,6 +31,7 @@ from saymask.image_files import (
     to_printable,
 )
 from saymask.masks import compute_area, decode_coco_rle
+from saymask.private_files import replace_atomically
 from saymask_worker.images.jsonl_log import ResumableLog
 from saymask_worker.pipeline.opening import open_image
 from saymask_worker.pipeline.pipeline import Pipeline
@@ -38,17 +40,14 @@ LOG_FILE = "proposals.jsonl"
 INSTANCES_FILE = Path("annotations") / "instances_proposed.json"
 _IMAGE_FOLDER = "images"
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
-
 
 @dataclass(frozen=True)
-class FolderOptions:
-    """What is wanted; see ``Pipeline.propose``."""
+class ProposeOptions:
+    """See ``Pipeline.propose``."""
 
-    per_image: int
-    confidence_min: float
-    seed: int
+    per_image: int = 2
+    confidence_min: float = 0.6
+    seed: int = 0
 
 
 class ProposedImage(BaseModel):
@@ -94,7 +93,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def propose_folder(
-    pipeline: Pipeline, folder: Path, out: Path, options: FolderOptions, progress: Progress
+    pipeline: Pipeline, folder: Path, out: Path, options: ProposeOptions, progress: OnProgress
 ) -> FolderReport:
     """Propose expressions for every image of a folder, and write the dataset.
 
@@ -105,8 +104,8 @@ def propose_folder(
         ConfigError: the method gives no probabilities.
     """
     files = list_images(folder)
-    log = ResumableLog(out / LOG_FILE, ProposedImage, _describe_run(pipeline, folder, options))
-    log.drop_incomplete_line()
+    run = {"model_version": pipeline.model_version, "folder": str(folder.resolve())}
+    log = ResumableLog(out / LOG_FILE, ProposedImage, {**run, **vars(options)})
     done = {image.file: image for image in log.read() if not image.failure}
     before = len(done)
     images = []
@@ -127,15 +126,7 @@ def propose_folder(
     )
 
 
-def _describe_run(pipeline: Pipeline, folder: Path, options: FolderOptions) -> dict[str, Any]:
-    return {
-        "model_version": pipeline.model_version,
-        "folder": str(folder.resolve()),
-        **vars(options),
-    }
-
-
-def _propose(pipeline: Pipeline, folder: Path, name: str, options: FolderOptions) -> ProposedImage:
+def _propose(pipeline: Pipeline, folder: Path, name: str, options: ProposeOptions) -> ProposedImage:
     if not is_utf8(name):
         return ProposedImage(file=to_printable(name), failure=NAME_NOT_UTF8)
     path = folder / name
@@ -176,9 +167,8 @@ def _write_dataset(images: Sequence[ProposedImage], folder: Path, out: Path, ver
     }
     path = out / INSTANCES_FILE
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".writing")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with replace_atomically(path) as part:
+        part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _build_image(number: int, image: ProposedImage, file_name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def open_place(place: str) -> tuple[Any, str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFolder:
     """A folder of images.
 
     Attributes:
@@ -78,7 +78,7 @@ class Source:
         return data
 
 
-class Target:
+class PartFolder:
     """A folder of parts, which an interrupted run continues.
 
     Args:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from saymask_worker.batch.folders import Source, Target
-from saymask_worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run, read_image
+from saymask.command_line import OnProgress
+from saymask_worker.batch.folders import ImageFolder, PartFolder
+from saymask_worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run
 from saymask_worker.batch.rows import Failed, ImageRows, Key, build_part
 from saymask_worker.pipeline.pipeline import Pipeline
 
 ReadImages = list[tuple[str, bytes, str]]
 """Name, bytes, and why there are none."""
-Progress = Callable[[int, int], None]
-"""Called with the number of finished images and of all."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,16 @@ class BatchReport:
     failed: tuple[str, ...]
 
 
-def read_chunk(source: Source, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
+def read_chunk(source: ImageFolder, chunk: Chunk, done: frozenset[Key]) -> ReadImages:
     """Read the images of a chunk that are not done."""
     images = []
     for name, _ in chunk.images:
-        data, failure = read_image(source, name)
+        data, failure = b"", ""
+        try:
+            data = source.read(name)
+        except (OSError, ValueError) as error:
+            # No file system has a name with a zero byte, which a table of JSON lines may hold.
+            failure = f"it cannot be read: {error}"
         if failure or (name, hashlib.sha256(data).hexdigest()) not in done:
             images.append((name, data, failure))
     return images
@@ -60,14 +64,14 @@ def answer_chunk(
     ]
 
 
-def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progress) -> BatchReport:
+def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: OnProgress) -> BatchReport:
     """Run a batch, or continue one.
 
     Raises:
         DatasetError: the target belongs to another run, or cannot be read.
         ConfigError: the method gives no probabilities, by which expressions are proposed.
     """
-    source, target = Source(plan.source), Target(plan.out)
+    source, target = ImageFolder(plan.source), PartFolder(plan.out)
     target.begin(describe_run(plan, work, pipeline.model_version))
     done = frozenset(target.read_done())
     collected = Collected(work.refused)
@@ -76,13 +80,13 @@ def run_local(pipeline: Pipeline, plan: BatchPlan, work: Work, progress: Progres
         name, part = build_part(answered)
         if name:
             target.write(name, part)
-        collected.add(report_chunk(chunk, answered))
+        collected.add(**report_chunk(chunk, answered))
         progress(collected.finished, work.images_count)
     return collected.finish(target)
 
 
 def _read_ahead(
-    source: Source, chunks: tuple[Chunk, ...], done: frozenset[Key]
+    source: ImageFolder, chunks: tuple[Chunk, ...], done: frozenset[Key]
 ) -> Iterator[tuple[Chunk, ReadImages]]:
     """Each chunk with its images, which are read while the chunk before is answered."""
     with ThreadPoolExecutor(1, "read") as reader:
@@ -93,34 +97,18 @@ def _read_ahead(
             yield chunk, images
 
 
-@dataclass(frozen=True)
-class ChunkReport:
-    """What came of a chunk: its ``size``, how many images were ``answered`` now, ``rows``."""
-
-    size: int
-    answered: int
-    rows: int
-    failed: tuple[Failed, ...]
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> ChunkReport:
-        """Build one from what ``dataclasses.asdict`` gave."""
-        failed = tuple((str(image), str(why)) for image, why in values["failed"])
-        return ChunkReport(values["size"], values["answered"], values["rows"], failed)
-
-
-def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> ChunkReport:
-    """Count a chunk."""
-    return ChunkReport(
-        size=len(chunk.images),
-        answered=len(answered),
-        rows=sum(len(image.rows) for image in answered),
-        failed=tuple((image.image, image.failure) for image in answered if image.failure),
-    )
+def report_chunk(chunk: Chunk, answered: list[ImageRows]) -> dict[str, Any]:
+    """Return the plain values that ``Collected.add`` counts."""
+    return {
+        "size": len(chunk.images),
+        "answered": len(answered),
+        "rows": sum(len(image.rows) for image in answered),
+        "failed": [(image.image, image.failure) for image in answered if image.failure],
+    }
 
 
 class Collected:
-    """Counts what the chunks of a run came to.
+    """Counts what the chunks of a run gave.
 
     Args:
         refused: images in no chunk, and why.
@@ -131,14 +119,14 @@ class Collected:
         self._before = self._rows = 0
         self._failed = list(refused)
 
-    def add(self, chunk: ChunkReport) -> None:
-        """Count a chunk."""
-        self.finished += chunk.size
-        self._before += chunk.size - chunk.answered
-        self._rows += chunk.rows
-        self._failed += chunk.failed
+    def add(self, *, size: int, answered: int, rows: int, failed: Iterable[Failed]) -> None:
+        """Count a chunk of ``size`` images, of which some are ``answered`` now."""
+        self.finished += size
+        self._before += size - answered
+        self._rows += rows
+        self._failed += failed
 
-    def finish(self, target: Target) -> BatchReport:
+    def finish(self, target: PartFolder) -> BatchReport:
         """Write what failed, and return the report."""
         target.write_failures(self._failed)
         lines = (f"{image}: {why}" for image, why in self._failed)

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from saymask.errors import DatasetError, SaymaskError
 from saymask.image_files import NAME_NOT_UTF8, is_utf8, to_printable
-from saymask_worker.batch.folders import Source
+from saymask_worker.batch.coco_folder import ProposeOptions
+from saymask_worker.batch.folders import ImageFolder
 from saymask_worker.batch.rows import Failed, ImageRows, build_given_row, build_proposed_rows
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.images.types import EncodedImage
 from saymask_worker.pipeline.opening import open_image
 from saymask_worker.pipeline.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class ProposeOptions:
-    """See ``Pipeline.propose``."""
-
-    per_image: int = 2
-    confidence_min: float = 0.6
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class BatchPlan:
     out: str
     expressions: str = ""
     k: int = 3
-    propose: ProposeOptions = ProposeOptions()
+    propose: ProposeOptions = field(default_factory=ProposeOptions)
     images_per_part: int = 16
 
 
@@ -86,7 +78,7 @@ def list_work(plan: BatchPlan) -> Work:
         text = repr(sorted(wanted.items()))
         sha256 = hashlib.sha256(text.encode()).hexdigest()
     else:
-        wanted = dict.fromkeys(Source(plan.source).list_images(), ())
+        wanted = dict.fromkeys(ImageFolder(plan.source).list_images(), ())
         sha256 = ""
     refused = tuple((to_printable(name), NAME_NOT_UTF8) for name in wanted if not is_utf8(name))
     named = {name: texts for name, texts in wanted.items() if is_utf8(name)}
@@ -110,15 +102,6 @@ def describe_run(plan: BatchPlan, work: Work, model_version: str) -> dict[str, A
         "k": plan.k,
         "propose": None if plan.expressions else asdict(plan.propose),
     }
-
-
-def read_image(source: Source, name: str) -> tuple[bytes, str]:
-    """Return an image's bytes and why they could not be read, one of which is empty."""
-    try:
-        return source.read(name), ""
-    except (OSError, ValueError) as error:
-        # No file system has a name with a zero byte, which a table of JSON lines may hold.
-        return b"", f"it cannot be read: {error}"
 
 
 def answer_image(

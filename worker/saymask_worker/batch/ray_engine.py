@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from saymask.command_line import OnProgress
 from saymask.errors import DatasetError, SaymaskError
-from saymask_worker.batch.folders import Source, Target
+from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import (
     BatchReport,
-    ChunkReport,
     Collected,
-    Progress,
     answer_chunk,
     read_chunk,
     report_chunk,
@@ -62,26 +61,22 @@ class _Actor:
         self._pipeline = build_pipeline(WorkerSettings(**settings))
         self._plan = plan
         run = describe_run(plan, Work((), work_sha256), self._pipeline.model_version)
-        Target(plan.out).begin(run)
+        PartFolder(plan.out).begin(run)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = _decode_chunk(row["chunk"])
         images = list(zip(row["names"], row["data"], row["failures"], strict=True))
         answered = answer_chunk(self._pipeline, self._plan, chunk, images)
         name, part = build_part(answered)
-        report = json.dumps(asdict(report_chunk(chunk, answered)))
+        report = json.dumps(report_chunk(chunk, answered))
         return {"name": name, "part": part, "report": report}
-
-
-def _encode_chunk(chunk: Chunk) -> str:
-    return json.dumps(chunk.images)
 
 
 def _decode_chunk(text: str) -> Chunk:
     return Chunk(tuple((str(name), tuple(texts)) for name, texts in json.loads(text)))
 
 
-def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
+def _read(row: dict[str, Any], source: ImageFolder, done: Any) -> dict[str, Any]:
     done_images: frozenset[Key] = ray.get(done)
     images = read_chunk(source, _decode_chunk(row["chunk"]), done_images)
     return {
@@ -95,12 +90,16 @@ def _read(row: dict[str, Any], source: Source, done: Any) -> dict[str, Any]:
 def _write(row: dict[str, Any], out: str) -> dict[str, Any]:
     """Write a part where it was answered; masks do not travel to the driver."""
     if row["name"]:
-        Target(out).write(row["name"], row["part"])
+        PartFolder(out).write(row["name"], row["part"])
     return {"report": row["report"]}
 
 
 def run_ray(
-    settings: WorkerSettings, plan: BatchPlan, work: Work, cluster: Cluster, progress: Progress
+    settings: WorkerSettings,
+    plan: BatchPlan,
+    work: Work,
+    cluster: Cluster,
+    progress: OnProgress,
 ) -> BatchReport:
     """Run a batch, or continue one.
 
@@ -110,12 +109,14 @@ def run_ray(
     """
     _connect(cluster)
     try:
-        target = Target(plan.out)
+        target = PartFolder(plan.out)
         done = ray.put(frozenset(target.read_done()))
-        items = [{"chunk": _encode_chunk(chunk)} for chunk in work.chunks]
+        items = [{"chunk": json.dumps(chunk.images)} for chunk in work.chunks]
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         answered = (
-            rows.map(partial(_read, source=Source(plan.source), done=done), num_cpus=_LIGHT_CPUS)
+            rows.map(
+                partial(_read, source=ImageFolder(plan.source), done=done), num_cpus=_LIGHT_CPUS
+            )
             .map(
                 _Actor,
                 fn_constructor_args=(settings.model_dump(), plan, work.expressions_sha256),
@@ -127,7 +128,7 @@ def run_ray(
         )
         collected = Collected(work.refused)
         for row in answered.iter_rows():
-            collected.add(ChunkReport.from_json(json.loads(row["report"])))
+            collected.add(**json.loads(row["report"]))
             progress(collected.finished, work.images_count)
         return collected.finish(target)
     except RayError as error:

@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saymask.contract import MAX_EXPRESSION_CHARS
+from saymask.contract import MAX_EXPRESSION_CHARS, normalise_expression
 from saymask.errors import DatasetError, InvalidExpression
-from saymask.expressions import normalise_expression
 from saymask_worker.batch.folders import open_place
 from saymask_worker.language import clean_expression
 

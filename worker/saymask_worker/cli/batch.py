@@ -1,62 +1,61 @@
-"""``saymask-worker batch``."""
+"""``saymask-worker batch`` and ``propose``: folders of photos."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, stderr
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError, InvalidRequest
-from saymask.image_files import to_printable
-from saymask_worker.cli.app import app, print_failed, show_progress
 from saymask_worker.config.settings import load_worker_settings
 
+PerImageOption = Annotated[
+    int, typer.Option(min=1, max=MAX_K, help="At most this many proposed objects for each photo.")
+]
+ConfidenceOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Leave out proposals below this confidence.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the choice of proposed wordings.")]
 
-@app.command()
+
 def batch(
     source: Annotated[str, typer.Argument(help="Folder of photos: a path, s3://..., gs://...")],
-    out: Annotated[str, typer.Option(help="Folder of the rows; an interrupted run goes on.")],
+    out: Annotated[str, typer.Option(help="Folder to write rows to; repeat to continue.")],
     expressions: Annotated[
-        str, typer.Option(help="CSV or JSON lines of image (its name below SOURCE), expression.")
+        str, typer.Option(help="CSV or JSON lines with image (its name below SOURCE), expression.")
     ] = "",
     propose: Annotated[
-        bool, typer.Option("--propose", help="Propose expressions, instead of --expressions.")
+        bool, typer.Option("--propose", help="Propose expressions instead.")
     ] = False,
     k: Annotated[
-        int, typer.Option("-k", min=1, max=MAX_K, help="Candidates for an expression.")
+        int, typer.Option("-k", min=1, max=MAX_K, help="Candidates for each expression.")
     ] = 3,
-    per_image: Annotated[
-        int, typer.Option(min=1, max=MAX_K, help="With --propose: objects of a photo, at most.")
-    ] = 2,
-    confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="With --propose: less confident ones are left out.")
-    ] = 0.6,
-    seed: Annotated[int, typer.Option(min=0, help="With --propose: of the wordings.")] = 0,
+    per_image: PerImageOption = 2,
+    confidence: ConfidenceOption = 0.6,
+    seed: SeedOption = 0,
     engine: Annotated[
-        str, typer.Option(help="local: this process; ray: actors on a cluster or this machine.")
+        Literal["local", "ray"],
+        typer.Option(help="This process, or Ray actors on a cluster or this machine."),
     ] = "local",
-    actors: Annotated[int, typer.Option(min=1, help="With ray: each loads the models.")] = 1,
+    actors: Annotated[int, typer.Option(min=1, help="With ray: processes with models.")] = 1,
     gpus_per_actor: Annotated[
-        float, typer.Option(min=0, help="With ray: 0 for the CPU, 0.5 for two on one GPU.")
+        float, typer.Option(min=0, help="With ray: 0 for the CPU; 0.5 puts two on one GPU.")
     ] = 0.0,
-    cpus_per_actor: Annotated[float, typer.Option(min=0.1, help="With ray: set aside.")] = 1.0,
+    cpus_per_actor: Annotated[float, typer.Option(min=0.1, help="With ray: reserved CPUs.")] = 1.0,
     ray_address: Annotated[
-        str, typer.Option(help="With ray: of a cluster; empty starts one on this machine.")
+        str, typer.Option(help="With ray: the cluster; by default one is started here.")
     ] = "",
-    images_per_part: Annotated[
-        int, typer.Option(min=1, help="Photos of a Parquet file; what an interruption costs.")
-    ] = 16,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, do nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+    images_per_part: Annotated[int, typer.Option(min=1, help="Photos in each Parquet file.")] = 16,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Segment expressions about many photos, or propose some, into Parquet files.
+    """Segment or propose expressions for many photos, and write Parquet files.
 
-    Run the same command again to continue. Every process computes on one CPU thread, unless
-    SAYMASK_WORKER_THREADS says otherwise: the masks of both engines are then equal.
+    Run the same command again to continue. Every process uses one CPU thread unless
+    SAYMASK_WORKER_THREADS is set, so that both engines give the same masks.
 
     Example: saymask-worker batch photos --expressions texts.csv --out rows
 
@@ -65,10 +64,9 @@ def batch(
     """
     if bool(expressions) == propose:
         raise InvalidRequest("Give either --expressions FILE or --propose.")
-    if engine not in ("local", "ray"):
-        raise InvalidRequest(f"There is no engine {engine!r}.", "Use local or ray.")
     _require_packages(engine)
-    from saymask_worker.batch.plan import BatchPlan, ProposeOptions, list_work
+    from saymask_worker.batch.coco_folder import ProposeOptions
+    from saymask_worker.batch.plan import BatchPlan, list_work
 
     options = ProposeOptions(per_image, confidence, seed)
     source, out, expressions = map(_to_absolute, (source, out, expressions))
@@ -76,9 +74,7 @@ def batch(
     work = list_work(plan)
     if dry_run:
         count = work.images_count
-        text = f"{count} photos of {to_printable(source)}"
-        print(json.dumps({"photos": count}) if as_json else text)
-        return
+        finish({"photos": count}, f"{count} photos of {source}", as_json=as_json)
     settings = load_worker_settings()
     settings = settings.model_copy(update={"threads": settings.threads or 1})
     with show_progress("photos", quiet=as_json) as update:
@@ -92,15 +88,11 @@ def batch(
             from saymask_worker.pipeline.build import build_pipeline
 
             report = run_local(build_pipeline(settings), plan, work, update)
-    if as_json:
-        print(json.dumps(asdict(report), indent=2))
-    else:
-        print(
-            f"{report.rows} rows of {report.images} photos ({report.before} photos done before) in"
-            f" {to_printable(out)}"
-        )
-        print_failed(report.failed)
-    raise typer.Exit(1 if report.failed else 0)
+    text = (
+        f"{report.rows} rows of {report.images} photos, {report.before} photos done before;"
+        f" in {out}"
+    )
+    finish(report, text, as_json=as_json, failed=report.failed)
 
 
 def _to_absolute(place: str) -> str:
@@ -118,3 +110,37 @@ def _require_packages(engine: str) -> None:
             import ray.data  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{error}.", "pip install 'saymask[batch,ray]'") from error
+
+
+def propose(
+    folder: Annotated[Path, typer.Argument(help="A folder of photos.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset; repeat to continue.")],
+    per_image: PerImageOption = 2,
+    confidence: ConfidenceOption = 0.6,
+    seed: SeedOption = 0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose expressions and masks for a folder of photos, as a COCO dataset to check.
+
+    Import it into Label Studio to have it confirmed: saymask import coco OUT --project N
+
+    Example: saymask-worker propose photos --out proposed
+    """
+    from saymask_worker.batch.coco_folder import ProposeOptions, list_images, propose_folder
+
+    if dry_run:
+        count = len(list_images(folder))
+        finish({"photos": count}, f"{count} photos in {folder}", as_json=as_json)
+    from saymask_worker.pipeline.build import build_pipeline
+
+    with stderr.status("loading models"):
+        pipeline = build_pipeline(load_worker_settings())
+    with show_progress("photos", quiet=as_json) as update:
+        options = ProposeOptions(per_image, confidence, seed)
+        report = propose_folder(pipeline, folder, out, options, update)
+    text = (
+        f"{report.expressions} expressions proposed for {report.photos} photos, none confident"
+        f" enough in {report.empty}; {report.before} photos done before; in {out}"
+    )
+    finish(report, text, as_json=as_json, failed=report.failed)

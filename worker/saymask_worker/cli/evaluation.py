@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from saymask.command_line import JsonOption, console, finish, print_json, print_line, stderr
+from saymask.datasets import DatasetName
 from saymask.errors import InvalidRequest
-from saymask_worker.cli.app import app, console, print_failed
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
     from saymask_worker.evaluation.request import EvaluationRequest
 
 
-@app.command()
 def evaluate(
-    dataset: Annotated[
-        str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, phrasecut or export.")
-    ] = "refcoco",
+    dataset: Annotated[DatasetName, typer.Option(help="Layout of the data.")] = "refcoco",
     root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
@@ -32,27 +28,27 @@ def evaluate(
         typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
     ] = "main",
     proposals: Annotated[
-        str,
-        typer.Option(help="`settings`, or `truth`: the annotated objects themselves."),
+        Literal["settings", "truth"],
+        typer.Option(help="Those of the settings, or the annotated objects themselves."),
     ] = "settings",
     model: Annotated[
-        list[str] | None, typer.Option(help="A trained model too: cris:FOLDER; repeatable.")
+        list[str] | None, typer.Option(help="Also a trained model, cris:FOLDER; can be repeated.")
     ] = None,
     few_sample: Annotated[
         str | None,
-        typer.Option(help="Train CRIS on so many photos of split train too: 1,2,4,8,16,32."),
+        typer.Option(help="Also train CRIS on this many photos of split train: 1,2,4,8,16,32."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models per number of photos.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each.")] = 200,
-    side: Annotated[int, typer.Option(min=64, help="Pixels of the square they see.")] = 416,
+    side: Annotated[int, typer.Option(min=64, help="Side of their input, pixels.")] = 416,
     rate: Annotated[float, typer.Option(min=0, help="Their learning rate.")] = 3e-4,
     first_sentence: Annotated[
-        bool, typer.Option("--first-sentence", help="One sentence a referent, as CRIS validates.")
+        bool, typer.Option("--first-sentence", help="One sentence per referent, as in CRIS.")
     ] = False,
     first_look: Annotated[
-        bool, typer.Option("--first-look", help="The quick answers about photos not yet prepared.")
+        bool, typer.Option("--first-look", help="The quick answers before photos are prepared.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many photos.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
     no_target_below: Annotated[
         float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
@@ -60,11 +56,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("evaluation"),
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Two finished runs, each FOLDER or FOLDER:METHOD; runs nothing."),
+        typer.Option(help="Only compare two finished runs, each FOLDER or FOLDER:METHOD."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure on a dataset with ground truth; continues where a killed run stopped.
+    """Measure methods on a dataset with ground truth. Repeat to continue an interrupted run.
 
     Writes results.json, table.md and report.html (with pictures) to --out.
 
@@ -80,11 +76,6 @@ def evaluate(
         return
     if root is None:
         raise InvalidRequest("--root is missing.", "Give the dataset's folder.")
-    if proposals not in ("settings", "truth"):
-        raise InvalidRequest(
-            f"--proposals must be settings or truth, got {proposals!r}.",
-            "Generators are chosen with SAYMASK_PROPOSALS.",
-        )
     from saymask_worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
     from saymask_worker.evaluation.request import EvaluationRequest
     from saymask_worker.evaluation.run import RESULTS_FILE, run_evaluation
@@ -107,15 +98,13 @@ def evaluate(
             request, few_sample, seeds, steps, side, rate, out, jobs, as_json=as_json
         )
         return
-    results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, console)
+    results, data, images = run_evaluation(request, load_worker_settings(), out, jobs, stderr)
     markdown = to_markdown(results)
     (out / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
     (out / HTML_FILE).write_text(to_html(results, data, images), encoding="utf-8")
-    print(results.model_dump_json(indent=2) if as_json else markdown)
     written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
-    console.print(", ".join(str(path) for path in written), markup=False)
-    print_failed(results.failed)
-    raise typer.Exit(1 if results.failed else 0)
+    stderr.print(", ".join(str(path) for path in written), markup=False)
+    finish(results.model_dump(mode="json"), markdown, as_json=as_json, failed=results.failed)
 
 
 def _compare_few_sample(
@@ -149,18 +138,16 @@ def _compare_few_sample(
         raise InvalidRequest(f"--side must be a multiple of 32, got {side}.")
     few = FewSampleRequest(numbers, seeds, steps, TrainingConfig(side_px=side, rate=rate))
     table, runs, zero_shot, failed = compare_few_sample(
-        request, few, load_worker_settings(), out, jobs, console
+        request, few, load_worker_settings(), out, jobs, stderr
     )
     values = {
         "zero_shot": asdict(zero_shot),
         "runs": [run.model_dump() for run in runs],
         "failed": failed,
     }
-    print(json.dumps(values, indent=2) if as_json else table)
     written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
-    console.print(", ".join(str(path) for path in written), markup=False)
-    print_failed(failed)
-    raise typer.Exit(1 if failed else 0)
+    stderr.print(", ".join(str(path) for path in written), markup=False)
+    finish(values, table, as_json=as_json, failed=failed)
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
@@ -168,12 +155,11 @@ def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
 
     comparison = compare_runs(first, second)
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print_json(comparison.to_json())
         return
     table = Table("metric", "difference", "95 % interval")
     for name, interval in comparison.differences.items():
         table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
-    out = Console()
-    out.print(f"{comparison.first} minus {comparison.second}", markup=False)
-    out.print(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
-    out.print(table)
+    print_line(f"{comparison.first} minus {comparison.second}")
+    print_line(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
+    console.print(table)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,13 +15,26 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from saymask.command_line import run_command_line
+from saymask.command_line import (
+    JsonOption,
+    build_app,
+    console,
+    finish,
+    print_json,
+    print_line,
+    run_command_line,
+    stderr,
+)
 from saymask.logs import configure_logging
-from saymask_worker.cli import batch, evaluation, photos, proposing, training, tuning
-from saymask_worker.cli.app import app, console, models
+from saymask_worker.cli import batch, evaluation, photos, training
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.weights import CHECKPOINTS, DEFAULT, WeightStore, find_checkpoint
 from saymask_worker.weights.hub import HUB_MODELS, HubStore
+
+app = build_app(
+    "saymask-worker: proposals, CLIP and ranking. Settings come from SAYMASK_... variables."
+)
+models = build_app("Weights: list, pull, verify.")
 
 
 @app.command()
@@ -49,25 +59,20 @@ def run(
 
 
 @app.command()
-def health(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
-) -> None:
-    """Tell whether a worker of this machine serves the queue. Exit status 0 means it does.
+def health(as_json: JsonOption = False) -> None:
+    """Check whether a worker on this machine serves the queue. Exit status 0 means that it does.
 
     Example: saymask-worker health --json
     """
     from saymask_worker.serving.health import check_own_worker
 
     status = check_own_worker(load_worker_settings())
-    text = f"{status.name}: {status.state}, {status.encoder}"
-    print(status.model_dump_json(indent=2) if as_json else text)
+    finish(status.model_dump(), f"{status.name}: {status.state}, {status.encoder}", as_json=as_json)
 
 
 @models.command("list")
-def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
-) -> None:
-    """List what can be pulled and what is here.
+def list_models(as_json: JsonOption = False) -> None:
+    """List the weights that can be pulled, and which are here.
 
     Example: saymask-worker models list --json
     """
@@ -100,7 +105,7 @@ def list_models(
         for model in HUB_MODELS.values()
     ]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = Table("name", "here", "MB", "licence", "what", "source")
     for row in rows:
@@ -109,24 +114,23 @@ def list_models(
         table.add_row(
             str(row["name"]), here, size, str(row["licence"]), str(row["what"]), str(row["source"])
         )
-    Console().print(table)
+    console.print(table)
     settings = load_worker_settings()
-    Console().print(
-        f"Encoder in use: {escape(settings.encoder_name)}"
-        f" (SAYMASK_ENCODER={escape(settings.encoder)}). Genuine CLIP pairs come from the model hub"
-        " by name."
+    print_line(
+        f"Encoder in use: {settings.encoder_name} (SAYMASK_ENCODER={settings.encoder}). Genuine"
+        " CLIP pairs come from the model hub by name."
     )
 
 
 @models.command()
 def pull(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: what CPU use needs.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="By default those for a CPU.")] = None,
     accept_licence: Annotated[
         str | None,
-        typer.Option(help="The licence of a model of the hub, which you have read and accept."),
+        typer.Option(help="Name of the model's licence, which you have read and accept."),
     ] = None,
 ) -> None:
-    """Fetch weights once.
+    """Fetch weights.
 
     Example: saymask-worker models pull mobile-sam
 
@@ -138,10 +142,10 @@ def pull(
     for name in wanted:
         find_checkpoint(name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
         for name in wanted:
             if store.is_present(name):
-                console.print(f"{name}: already here")
+                print_line(f"{name}: already here")
                 continue
             task = progress.add_task(name, total=None)
 
@@ -149,17 +153,17 @@ def pull(
                 progress.update(task, completed=done, total=total)
 
             store.pull(name, report)
-            console.print(f"{name}: {store.path(name)}")
+            print_line(f"{name}: {store.path(name)}")
     hub = HubStore(store.directory.parent)
     for model in (HUB_MODELS[name] for name in names or () if name in HUB_MODELS):
-        with console.status(f"fetching {model.repository}"):
+        with stderr.status(f"fetching {model.repository}"):
             folder = hub.pull(model, accept_licence)
-        console.print(f"{model.name}: {folder}")
+        print_line(f"{model.name}: {folder}")
 
 
 @models.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="By default all that are here.")] = None,
 ) -> None:
     """Check stored weights against their hashes.
 
@@ -167,17 +171,23 @@ def verify(
     """
     store = _store()
     for name in names or [name for name in CHECKPOINTS if store.is_present(name)]:
-        console.print(f"{name}: sha256 {store.verify(name)}")
+        print_line(f"{name}: sha256 {store.verify(name)}")
 
 
 def _store() -> WeightStore:
     return WeightStore(load_worker_settings().cache_dir)
 
 
-# Imported for the commands they declare.
-_COMMANDS = (batch, evaluation, photos, proposing, training, tuning)
+app.command()(batch.batch)
+app.command()(evaluation.evaluate)
+app.command()(photos.segment)
+app.command()(photos.explain)
+app.command()(batch.propose)
+app.command()(training.train)
+app.command()(training.tune)
+app.add_typer(models, name="models")
 
 
 def main() -> None:
     """Run the command line."""
-    run_command_line(app, console)
+    run_command_line(app)

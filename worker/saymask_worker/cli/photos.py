@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.contract import MAX_K, SegmentResult
+from saymask.command_line import (
+    JsonOption,
+    console,
+    explain_writing,
+    print_json,
+    print_line,
+    stderr,
+)
+from saymask.contract import MAX_K, SegmentResult, normalise_expression
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
-from saymask.expressions import normalise_expression
-from saymask_worker.cli.app import app, console
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -35,13 +37,12 @@ ExpressionArgument = Annotated[
 ]
 
 
-@app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
     expression: ExpressionArgument,
-    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 3,
-    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
-    masks: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of candidates, 1 to 50.")] = 3,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Picture to write.")] = None,
+    masks: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
 ) -> None:
     """Segment one photo without Label Studio.
 
@@ -51,30 +52,29 @@ def segment(
     from saymask_worker.images.types import EncodedImage
 
     pipeline, prepared, timings, data = _prepare_photo(photo, k)
-    with console.status("segmenting"):
+    with stderr.status("segmenting"):
         result = pipeline.segment(
             prepared, expression, k, preparation=timings, encoded=EncodedImage(lambda: data)
         )
     _print_result(result)
     if masks is not None:
-        with _explain_writing(masks):
+        with explain_writing(masks):
             masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
         picture = draw_candidates(pixels, result.candidates, result.expression)
-        with _explain_writing(overlay):
+        with explain_writing(overlay):
             picture.save(overlay)
 
 
-@app.command()
 def explain(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
     expression: ExpressionArgument,
-    k: Annotated[int, typer.Option("-k", help="How many candidates, 1 to 50.")] = 5,
-    overlay: Annotated[Path | None, typer.Option("-o", help="Write a picture here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
+    k: Annotated[int, typer.Option("-k", help="Number of candidates, 1 to 50.")] = 5,
+    overlay: Annotated[Path | None, typer.Option("-o", help="Picture to write.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show how an expression was read, and what each term gave to the best candidates.
+    """Show how an expression is parsed, and the terms of the best candidates' scores.
 
     Example: saymask-worker explain street.jpg "second car from the left" -o why.png
     """
@@ -84,31 +84,15 @@ def explain(
     pipeline, prepared, _, data = _prepare_photo(photo, k)
     explanation = explain_ranking(pipeline, prepared, expression, k)
     if as_json:
-        print(json.dumps(explanation.to_json(), indent=2))
+        print_json(explanation.to_json())
     else:
         _print_explanation(explanation)
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
         candidates = [ranked.candidate for ranked in explanation.proposals]
         picture = draw_candidates(pixels, candidates, explanation.parsed.text)
-        with _explain_writing(overlay):
+        with explain_writing(overlay):
             picture.save(overlay)
-
-
-@contextmanager
-def _explain_writing(path: Path) -> Iterator[None]:
-    """Say in words that a file cannot be written.
-
-    Raises:
-        InvalidRequest: instead of OSError, and of ValueError, for a picture of an unknown suffix.
-    """
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{path} cannot be written: {error}.",
-            "Name a file in a folder that exists; a picture ends in .png or .jpg.",
-        ) from error
 
 
 def _prepare_photo(
@@ -125,9 +109,9 @@ def _prepare_photo(
         data = photo.read_bytes()
     except OSError as error:
         raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
-    with console.status("loading models"):
+    with stderr.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
-    with console.status("preparing the photo"):
+    with stderr.status("preparing the photo"):
         prepared, timings = open_image(pipeline, data)
     return pipeline, prepared, timings, data
 
@@ -135,20 +119,19 @@ def _prepare_photo(
 def _print_explanation(explanation: Explanation) -> None:
     from saymask_worker.pipeline.explanation import list_parse
 
-    out = Console()
     parse = Table("read", "as", title=escape(explanation.parsed.text))
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
-    out.print(parse)
+    console.print(parse)
     columns = (f"{c.candidate.rank}" for c in explanation.proposals)
     terms = Table("term, in nats", *columns, title="candidates")
     for name in explanation.proposals[0].terms if explanation.proposals else ():
         terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
     total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
     terms.add_row("score", *total, style="bold")
-    out.print(terms)
+    console.print(terms)
     if explanation.confidence is not None:
-        out.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")
+        console.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")
 
 
 def _print_result(result: SegmentResult) -> None:
@@ -158,10 +141,9 @@ def _print_result(result: SegmentResult) -> None:
         box = " ".join(str(side) for side in candidate.box_xywh)
         score, quality = f"{candidate.score:.4f}", f"{candidate.predicted_iou:.3f}"
         table.add_row(str(candidate.rank), score, box, quality, candidate.source)
-    out = Console()
-    out.print(table)
+    console.print(table)
     stages = result.timings.model_dump()
-    out.print("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
-    out.print(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}", markup=False)
+    print_line("  ".join(f"{name[:-3]} {value:.0f} ms" for name, value in stages.items() if value))
+    print_line(f"{result.model_version}; head noun phrase: {result.head_noun_phrase}")
     for notice in result.notices:
-        out.print(notice, style="yellow", markup=False)
+        console.print(notice, style="yellow", markup=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from saymask.errors import ConfigError
+from saymask.private_files import replace_atomically
 from saymask_worker.config.scoring import ScoringConfig
 
 _CURE = "Fit the weights anew: saymask-worker tune --data EXPORT_DIR --out FILE"
@@ -24,11 +24,10 @@ def write_scoring(
         ConfigError: the file cannot be written.
     """
     content = {"encoder": weights_hash, "scoring": asdict(scoring), "fitted": dict(provenance)}
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(part, path)
+        with replace_atomically(path) as part:
+            part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}.", "Name another file.") from error
 

@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from saymask.contract import Queues
 from saymask.errors import ConfigError
 from saymask.logs import LogFormat
+from saymask.private_files import find_settings_file
 from saymask.redaction import SecretAddress, hide_from_now_on
-from saymask.settings_file import find_settings_file
 from saymask_worker.config.pipeline import (
     OFFER_ALL,
     Generator,

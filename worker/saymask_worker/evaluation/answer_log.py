@@ -25,7 +25,7 @@ def load_answers(out: Path) -> tuple[dict[str, Any], list[ImageAnswers]]:
     """
     path = out / ANSWERS_FILE
     provenance = read_provenance(path)
-    if provenance is None:
+    if provenance is None or "photos" not in provenance:
         raise DatasetError(f"{path} holds no evaluation.", "Give the --out of an earlier run.")
     images = open_answers(out, provenance).read()
     if len(images) < provenance["photos"]:

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from saymask.datasets import Dataset
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Counts, Interval, Values, bootstrap_mean
 from saymask.left_out import LeftOut
 from saymask.masks import Mask, compute_iou, decode_coco_rle
+from saymask_worker.images.jsonl_log import ResumableLog
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.samples import Sample, load_pixels, read_samples
 
@@ -48,7 +49,6 @@ class Run(BaseModel):
         seed: which photos those were.
         miou: mean IoU over the expressions of the other split.
         right: share of them above IoU .5.
-        key: what must be equal for a run to be taken over.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +58,6 @@ class Run(BaseModel):
     seed: int
     miou: float
     right: float
-    key: str
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def run_few_sample(
         left_out: gets the photos of the pool that cannot be read.
 
     Raises:
-        DatasetError: there are fewer photos than asked for.
+        DatasetError: there are fewer photos than asked for, or ``out`` belongs to a comparison
+            with other data or settings.
     """
     samples = read_samples(pool, left_out)
     photos = sorted({sample.image for sample in samples})
@@ -135,13 +135,12 @@ def run_few_sample(
             f"There are {len(photos)} photos to train on, fewer than {max(request.sizes)}.",
             "Ask for smaller numbers.",
         )
-    log = out / LOG_FILE
-    finished = {(run.images, run.seed, run.key): run for run in _read(log)}
+    log = ResumableLog(out / LOG_FILE, Run, _describe(request, pool, test))
+    finished = {(run.images, run.seed): run for run in log.read()}
     runs: list[Run] = []
     wanted = [(size, seed) for size in request.sizes for seed in range(request.seeds)]
     for size, seed in wanted:
-        key = _describe(request, pool, test)
-        run = finished.get((size, seed, key))
+        run = finished.get((size, seed))
         if run is None:
             chosen = set(random.Random(seed).sample(photos, len(photos))[:size])
             own = [sample for sample in samples if sample.image in chosen]
@@ -149,11 +148,10 @@ def run_few_sample(
             repeated = _repeat(own, config.batch * _STEPS_PER_EPOCH)
             epochs = math.ceil(request.steps / (len(repeated) // config.batch))
             config = replace(config, epochs=epochs, patience=epochs)
-            digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-            segment = train(repeated, config, out / f"models/{digest}/{size}-{seed}")
+            segment = train(repeated, config, out / f"models/{size}-{seed}")
             miou, right = _measure(segment, test)
-            run = Run(images=size, refs=len(own), seed=seed, miou=miou, right=right, key=key)
-            _append(log, run)
+            run = Run(images=size, refs=len(own), seed=seed, miou=miou, right=right)
+            log.append(run)
         runs.append(run)
         progress(len(runs), len(wanted))
     return runs
@@ -219,28 +217,13 @@ def _measure(segment: Segment, test: Dataset) -> tuple[float, float]:
     return float(np.mean(ious)), float(np.mean([iou > RIGHT_IOU for iou in ious]))
 
 
-def _describe(request: FewSampleRequest, pool: Dataset, test: Dataset) -> str:
-    content = hashlib.sha256(repr((pool.images, test.images)).encode()).hexdigest()[:16]
-    return f"{pool.name} {content} steps={request.steps} {asdict(replace(request.config, seed=0))}"
-
-
-def _read(log: Path) -> list[Run]:
-    if not log.exists():
-        return []
-    runs = []
-    for line in log.read_text("utf-8").splitlines():
-        try:
-            runs.append(Run.model_validate_json(line))
-        except ValidationError:
-            # The last line of a run that was killed while it wrote; it is done again.
-            continue
-    return runs
-
-
-def _append(log: Path, run: Run) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(run.model_dump_json() + "\n")
+def _describe(request: FewSampleRequest, pool: Dataset, test: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": pool.name,
+        "content": hashlib.sha256(repr((pool.images, test.images)).encode()).hexdigest()[:16],
+        "steps": request.steps,
+        "config": asdict(replace(request.config, seed=0)),
+    }
 
 
 def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:

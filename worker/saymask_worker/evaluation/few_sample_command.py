@@ -79,4 +79,4 @@ def compare_few_sample(
             lambda done, total: progress.update(task, completed=done, total=total), left_out,
         )  # fmt: skip
     table = write_few_sample(out, summarise_runs(runs), zero_shot)
-    return table, runs, zero_shot, (*results.failed, *left_out.lines)
+    return table, runs, zero_shot, (*results.failed, *pool.left_out, *left_out.lines)

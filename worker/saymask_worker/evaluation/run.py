@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from saymask.datasets.load import load_dataset
+from saymask.datasets import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
 from saymask_worker.config.pipeline import PipelineConfig
@@ -76,12 +76,11 @@ def run_evaluation(
     with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
         log_file = open_answers(out, provenance)
-        log_file.drop_incomplete_line()
         answered = {image.image: image for image in log_file.read()}
         if answered:
             console.print(f"{len(answered)} photos were done before")
         remaining = [image for image in dataset.images if image.path.name not in answered]
-        failed: list[str] = []
+        failed = list(dataset.left_out)
         started = time.monotonic()
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

@@ -1,8 +1,9 @@
-"""One line of JSON per image, which an interrupted run continues from."""
+"""One line of JSON per finished item, from which an interrupted run continues."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,12 +15,14 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 class ResumableLog(Generic[Line]):
-    """A file with one line per image, behind a line that says what was run.
+    """A file with one line per item, after a first line that says what was run.
+
+    A run may be killed while it writes any line: an incomplete one is removed and written anew.
 
     Args:
         path: of the file.
         line: type of the lines.
-        provenance: of this run; it has a ``model_version``.
+        provenance: of this run, plain values.
 
     Raises:
         DatasetError: the file belongs to another run.
@@ -28,9 +31,12 @@ class ResumableLog(Generic[Line]):
     def __init__(self, path: Path, line: type[Line], provenance: dict[str, Any]) -> None:
         self._path = path
         self._line = line
+        self._is_complete = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps(provenance) + "\n", encoding="utf-8")
+        header = (json.dumps(provenance) + "\n").encode()
+        provenance = json.loads(header)
+        if not path.exists() or header.startswith(path.read_bytes()):
+            path.write_bytes(header)
             return
         before = read_provenance(path)
         if before is None:
@@ -42,12 +48,6 @@ class ResumableLog(Generic[Line]):
                 f"{path} belongs to another run: {', '.join(changed)} differ.",
                 "Choose another --out, or delete that folder.",
             )
-
-    def drop_incomplete_line(self) -> None:
-        """Remove a last line that was cut off; its image is done again."""
-        data = self._path.read_bytes()
-        if not data.endswith(b"\n"):
-            self._path.write_bytes(data[: data.rfind(b"\n") + 1])
 
     def read(self) -> list[Line]:
         """Return what was done before.
@@ -64,9 +64,14 @@ class ResumableLog(Generic[Line]):
         return lines
 
     def append(self, line: Line) -> None:
-        """Keep one more image."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json() + "\n")
+        """Add a line, in place of one that was cut off."""
+        with self._path.open("rb+") as file:
+            if not self._is_complete:
+                data = file.read()
+                file.truncate(data.rfind(b"\n") + 1)
+                self._is_complete = True
+            file.seek(0, os.SEEK_END)
+            file.write(line.model_dump_json().encode() + b"\n")
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
@@ -76,4 +81,4 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
             header = json.loads(file.readline())
     except (OSError, ValueError):
         return None
-    return header if isinstance(header, dict) and "model_version" in header else None
+    return header if isinstance(header, dict) else None

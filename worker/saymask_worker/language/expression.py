@@ -6,8 +6,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from saymask.contract import normalise_expression
 from saymask.errors import InvalidExpression
-from saymask.expressions import normalise_expression
 from saymask_worker.language.lexicon import PEOPLE
 
 Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]

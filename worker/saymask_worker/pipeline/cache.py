@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
@@ -28,7 +27,13 @@ from numpy.typing import NDArray
 
 from saymask.errors import InvalidMask, PreparedNotKept
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
-from saymask.private_files import make_folder_inside, make_private_folder, share_like
+from saymask.private_files import (
+    UNFINISHED_PREFIX,
+    make_folder_inside,
+    make_private_folder,
+    replace_atomically,
+    share_like,
+)
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.patch_map import PlacesMap, quantise_rows, restore_rows
 from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
@@ -38,7 +43,6 @@ log = logging.getLogger(__name__)
 _PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
 _HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
-_UNFINISHED = ".writing-"
 _UNFINISHED_TTL_S = 3600
 _SHARING_CURE = (
     "Let one group own SAYMASK_PREPARED_DIR and all that is in it (mode 2770), or give each user a"
@@ -113,12 +117,10 @@ class PreparedCache:
         try:
             make_private_folder(self._root)
             make_folder_inside(self._root, self._directory.name)
-            with tempfile.TemporaryDirectory(dir=self._root, prefix=_UNFINISHED) as unfinished:
-                entry = Path(unfinished) / "entry"
-                with entry.open("wb") as file:
+            with replace_atomically(path, part_folder=self._root, keeps_mode=False) as part:
+                with part.open("wb") as file:
                     np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
-                share_like(entry, self._root)
-                os.replace(entry, path)
+                share_like(part, self._root)
         except OSError as error:
             raise PreparedNotKept(
                 f"The photo was prepared, but could not be kept: {error}.", _explain(error)
@@ -157,7 +159,7 @@ class PreparedCache:
 
     def _remove_unfinished(self) -> None:
         """Remove what workers that were killed while they wrote left behind."""
-        for path in self._root.glob(f"{_UNFINISHED}*"):
+        for path in self._root.glob(f"{UNFINISHED_PREFIX}*"):
             with contextlib.suppress(OSError):  # just finished, or another user's
                 if time.time() - path.stat().st_mtime > _UNFINISHED_TTL_S:
                     shutil.rmtree(path)

@@ -108,7 +108,7 @@ def run_training(
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
-        "failed": left_out.lines,
+        "failed": (*dataset.left_out, *left_out.lines),
     }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from saymask.private_files import replace_atomically
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -56,12 +58,13 @@ class History:
 
     def _write(self, epochs: list[Epoch]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replace_atomically(self._path) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow([field.name for field in fields(Epoch)])
             writer.writerows(astuple(one) for one in epochs)
-        part.replace(self._path)
 
     def close(self) -> None:
         """Close TensorBoard's file."""

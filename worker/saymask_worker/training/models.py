@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from saymask.errors import ConfigError
+from saymask.private_files import replace_atomically
 from saymask_worker.encoders.build import load_starter_tower, starter_head_path
 from saymask_worker.encoders.starter_text import MiniLm, StarterHead
 from saymask_worker.training.checkpoint import get_trained_state, load_trained_state
@@ -59,13 +60,11 @@ def save_trained(
 ) -> None:
     """Write a model for use; the description last, so that a half-written one is not read."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{_MODEL}.part"
-    save_file(get_trained_state(model), part)
-    part.rename(folder / _MODEL)
+    with replace_atomically(folder / _MODEL) as part:
+        save_file(get_trained_state(model), part)
     described = {"kind": "cris", "training": asdict(config), "metrics": metrics}
-    text = folder / f"{_DESCRIPTION}.part"
-    text.write_text(json.dumps(described, indent=2), "utf-8")
-    text.rename(folder / _DESCRIPTION)
+    with replace_atomically(folder / _DESCRIPTION) as part:
+        part.write_text(json.dumps(described, indent=2), "utf-8")
 
 
 def load_best(folder: Path, model: Cris) -> None:

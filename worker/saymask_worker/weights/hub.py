@@ -6,8 +6,6 @@ Nothing here is fetched unless somebody asks for it by name and accepts its lice
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from saymask.errors import WeightsError
-from saymask.private_files import make_folder_inside
+from saymask.private_files import make_folder_inside, replace_atomically
 from saymask.redaction import explain
 from saymask_worker.weights import default_cache_dir, explain_files
 from saymask_worker.weights.hashing import hash_file
@@ -137,15 +135,13 @@ class HubStore:
 
     def _pull(self, model: HubModel, target: Path) -> None:
         make_folder_inside(self.directory.parent, self.directory.name)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{model.name}-") as scratch:
-            fetched = Path(scratch) / "files"
+        with replace_atomically(target) as fetched:
             self._fetch_or_explain(model, fetched)
             if not _is_complete(fetched):
                 raise WeightsError(
                     f"{model.repository} holds no {_CONFIG} or no *.safetensors.",
                     f"Put such files into {target}.",
                 )
-            os.replace(fetched, target)
 
     def _fetch_or_explain(self, model: HubModel, folder: Path) -> None:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError

@@ -7,7 +7,6 @@ place, so that a file in place is complete. A file with the wrong hash is never 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from saymask.errors import WeightsError
-from saymask.private_files import make_folder_inside
+from saymask.private_files import make_folder_inside, replace_atomically
 from saymask_worker.weights.checkpoints import Checkpoint, find_checkpoint
 from saymask_worker.weights.download import Report, download
 from saymask_worker.weights.hashing import check_file, hash_file
@@ -133,16 +132,10 @@ class WeightStore:
     def _fetch(self, checkpoint: Checkpoint, target: Path, report: Report) -> None:
         name = checkpoint.name
         make_folder_inside(self.directory.parent, self.directory.name)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{name}-") as directory:
-            scratch = Path(directory)
-            published = scratch / "published"
-            download(checkpoint, published, scratch, report)
+        with replace_atomically(self._note(name)) as note, replace_atomically(target) as stored:
+            published = stored if checkpoint.convert is None else stored.with_name("published")
+            download(checkpoint, published, stored.parent, report)
             check_file(published, checkpoint.sha256, str(checkpoint.source))
-            stored = published
             if checkpoint.convert is not None:
-                stored = scratch / "stored"
                 checkpoint.convert(published, stored)
-            note = scratch / "note"
             note.write_text(hash_file(stored) + "\n", encoding="ascii")
-            os.replace(stored, target)
-            os.replace(note, self._note(name))

@@ -122,7 +122,7 @@ def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
             sum(d.ious is not None for d in decisions), sum(d.ious is None for d in decisions),
         ),
         images=len(dataset.images) - len(left_out),
-        failed=left_out.lines,
+        failed=(*dataset.left_out, *left_out.lines),
     )  # fmt: skip
 
 
