@@ -53,7 +53,6 @@ class _Checkout:
         return float(self.read())
 
     def stop(self) -> None:
-        """End the process."""
         self._process.kill()
         self._process.wait()
 

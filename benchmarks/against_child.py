@@ -14,15 +14,14 @@ from typing import Any
 
 
 def _load(directory: Path) -> tuple[Any, Any]:
-    """The pipeline of whichever checkout comes first on the path, and a cache apart from it."""
-    try:
+    """The pipeline of the checkout in the working directory, and a cache apart from it."""
+    # Not by trying: an installed saymask would be found instead of an old checkout's packages.
+    if Path("worker/saymask_worker").is_dir():
         from saymask_worker.config.settings import load_worker_settings
         from saymask_worker.pipeline.build import build_pipeline
-    except ModuleNotFoundError:  # before the packages had names of their own
-        from worker.pipeline.build import build_pipeline  # type: ignore[import-not-found,no-redef]
-        from worker.settings import (  # type: ignore[import-not-found,no-redef]
-            load_worker_settings,
-        )
+    else:
+        from worker.pipeline.build import build_pipeline
+        from worker.settings import load_worker_settings
     pipeline = build_pipeline(load_worker_settings(encoder="starter", first_look="on"))
     cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None

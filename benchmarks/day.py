@@ -75,7 +75,8 @@ class Faults:
     def __init__(self, site: Site, disk: Path | None) -> None:
         self._site = site
         self.done: Counter[str] = Counter()
-        self.survivable: list[tuple[str, Callable[[], None]]] = [
+        # Name and cause.
+        self.survivable: list[tuple[str, Callable[[], object]]] = [
             ("queue killed and restarted", lambda: site.kill_and_restart("queue")),
             ("queue paused", lambda: self._pause("queue", 3)),
             ("queue paused for long", lambda: self._pause("queue", 12)),
@@ -84,7 +85,7 @@ class Faults:
         ]
         if disk is not None:
             self.survivable.append(("disk full", lambda: _fill(disk)))
-        self.deadly = [
+        self.deadly: list[tuple[str, Callable[[], object]]] = [
             (f"{name} killed", partial(site.kill_and_restart, name)) for name in SURVIVORS
         ]
 
@@ -137,7 +138,6 @@ class Annotator:
         self.waits_s: dict[str, list[float]] = {"/predict": [], "/webhook": []}
 
     def work(self, is_over: threading.Event) -> None:
-        """Annotate until the day is over."""
         with httpx.Client() as client:
             turn = 0
             while not is_over.is_set():
@@ -211,7 +211,6 @@ def compare_records(site: Site) -> Cells:
 
 
 def measure(minutes: float) -> Table:
-    """Play the day."""
     with tempfile.TemporaryDirectory(prefix="saymask-day-") as scratch:
         disk = Path(scratch) / "disk"
         with (
@@ -247,18 +246,13 @@ def _play(site: Site, faults: Faults, seconds: float) -> list[Cells]:
 
 
 def _sample_memory(site: Site, start: float, until: float) -> list[dict[str, float]]:
-    """Resident memory every ten seconds from ``start`` on; prints it once a minute."""
+    """Resident memory every ten seconds from ``start`` on."""
     samples: list[dict[str, float]] = []
-    next_line = 0.0
-    while time.monotonic() < until:
+    time.sleep(max(0.0, start - time.monotonic()))
+    while (left_s := until - time.monotonic()) > 0:
+        samples.append(site.read_memory_mb())
+        print(f"  {left_s:5.0f} s left: {samples[-1]}", file=sys.stderr, flush=True)
         time.sleep(10)
-        memory = site.read_memory_mb()
-        if time.monotonic() >= start:
-            samples.append(memory)
-        if time.monotonic() >= next_line:
-            next_line = time.monotonic() + 60
-            shown = ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items())
-            print(f"  {until - time.monotonic():5.0f} s left: {shown}", file=sys.stderr, flush=True)
     return samples
 
 
@@ -289,6 +283,6 @@ def _compare(samples: list[dict[str, float]]) -> Cells:
             percentile([sample[name] for sample in part if name in sample], 0.5)
             for part in (samples[:tenth], samples[-tenth:])
         )
-        title = f"{name}: MB after the first third, at the end (below +100)"
-        cells[title] = f"{early:.0f}, {late:.0f}"
+        if early is not None and late is not None:
+            cells[f"{name}: memory, MB (grows by less than 100)"] = f"{early:.0f} to {late:.0f}"
     return cells

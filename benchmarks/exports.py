@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -56,16 +57,12 @@ def measure(records: int, database: str | None) -> Table:
             for format_ in FORMATS:
                 out = Path(scratch) / f"{format_}-{count}"
                 peak_mb, said = peak_memory.measure(_EXPORT, url, format_, str(out))
-                expressions, seconds = said.split()
-                rows.append(
-                    {"format": format_, "expressions": int(expressions), "s": float(seconds),
-                     "peak MB": peak_mb}
-                )  # fmt: skip
+                rows.append({"format": format_, **json.loads(said), "peak MB": peak_mb})
     return Table("Exports", rows)
 
 
 def export_once(url: str, format_: Format, out: Path) -> str:
-    """One export; returns how many expressions and seconds, for a process that prints it."""
+    """One export; returns what it took as JSON, for the process that measured it."""
     plan = ExportPlan(
         format=format_, out=out, query={"split": "80/10/10"}, split=parse_split("80/10/10", 0),
         images="copy", merge="latest",
@@ -75,7 +72,7 @@ def export_once(url: str, format_: Format, out: Path) -> str:
         summary, seconds = timed(
             lambda: run_export(plan, groups, _read_photo, out.parent, lambda _count: None)
         )
-    return f"{summary.expressions} {seconds}"
+    return json.dumps({"expressions": summary.expressions, "s": seconds})
 
 
 @cache
@@ -109,37 +106,26 @@ def _fill(stores: Stores, first: int, last: int) -> None:
     """Add the records from ``first`` to ``last``."""
     for start in range(first, last + 1, _BATCH):
         numbers = range(start, min(start + _BATCH, last + 1))
+        versions, records = zip(*(_build_rows(number) for number in numbers), strict=True)
         with stores.database.session() as session, session.begin():
-            session.execute(insert(AnnotationVersion), [_build_version(n) for n in numbers])
-            session.execute(insert(RecordRow), [_build_record(n) for n in numbers])
+            session.execute(insert(AnnotationVersion), versions)
+            session.execute(insert(RecordRow), records)
 
 
-def _share(number: int) -> Cells:
-    """The values that a version and its record have in common."""
-    return {
-        "id": number, "annotation_id": number, "project_id": 1, "project_created": 0,
-        "task_id": number // _A_PHOTO,
-    }  # fmt: skip
-
-
-def _find_time(number: int) -> datetime:
-    return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
-
-
-def _build_version(number: int) -> Cells:
-    at = _find_time(number)
-    return _share(number) | {
-        "updated_at": at, "ordered_at": at, "seen_at": _find_time(0), "source": "webhook",
-        "deleted": False, "content_hash": str(number),
-    }  # fmt: skip
-
-
-def _build_record(number: int) -> Cells:
-    photo = number // _A_PHOTO
+def _build_rows(number: int) -> tuple[Cells, Cells]:
+    """A version of an annotation, and its record."""
+    photo, at = number // _A_PHOTO, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
     rle, area_px = _mask(number % _MASKS)
-    return _share(number) | {
-        "version_id": number, "decided_at": _find_time(number),
-        "image": f"/data/upload/1/{photo}.jpg",
+    both = {
+        "id": number, "annotation_id": number, "project_id": 1, "project_created": 0,
+        "task_id": photo,
+    }  # fmt: skip
+    version = {
+        "updated_at": at, "ordered_at": at, "seen_at": at, "source": "webhook", "deleted": False,
+        "content_hash": str(number),
+    }  # fmt: skip
+    record = {
+        "version_id": number, "decided_at": at, "image": f"/data/upload/1/{photo}.jpg",
         "image_sha256": hashlib.sha256(_photo(photo)).hexdigest(),
         "height_px": _HEIGHT, "width_px": _WIDTH, "expression": f"the thing number {number}",
         "outcome": "accepted", "offered": 3, "rank": 1, "score": 0.5, "iou": 1.0,
@@ -147,3 +133,4 @@ def _build_record(number: int) -> Cells:
         "head_noun_phrase": "the thing", "region_ids": [], "dabs": 0, "annotator": "1",
         "seconds": 9.0, "model_version": "bench", "notes": [],
     }  # fmt: skip
+    return both | version, both | record

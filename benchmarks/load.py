@@ -45,22 +45,13 @@ def _measure_one(folder: Path, annotators: int) -> Cells:
             work = [pool.submit(_annotate, site, n, photos) for n in range(annotators)]
             answers = [answer for one in work for answer in one.result()]
         waiting = max(site.read_state()["queues"].values())
-    waits: dict[str, list[float]] = {
-        kind: [s for is_new, s in answers if s is not None and is_new == (kind == "new")]
-        for kind in ("prepared", "new")
-    }
     cells: Cells = {"annotators": annotators, "expressions": len(answers)}
-    for kind, seconds in waits.items():
-        cells |= {f"{kind}: {name}": value for name, value in _describe(seconds).items()}
+    for kind in ("prepared", "new"):
+        waits = [s for is_new, s in answers if s is not None and is_new == (kind == "new")]
+        for name, share in (("median", 0.5), ("95 %", 0.95), ("longest", 1.0)):
+            cells[f"{kind}: {name}"] = percentile(waits, share)
     lost = sum(seconds is None for _, seconds in answers)
     return {**cells, "without an answer": lost, "photos waiting at the end": waiting}
-
-
-def _describe(seconds: list[float]) -> dict[str, float]:
-    return {
-        "median": percentile(seconds, 0.5), "95 %": percentile(seconds, 0.95),
-        "longest": max(seconds, default=float("nan")),
-    }  # fmt: skip
 
 
 def _annotate(site: Site, number: int, photos: count[int]) -> list[tuple[bool, float | None]]:

@@ -32,9 +32,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """Floats have three significant digits."""
-        columns = list(self.rows[0])
-        cells = [[_format(row[name]) for name in columns] for row in self.rows]
-        lines = [columns, ["---"] * len(columns), *cells]
+        lines = [[*self.rows[0]], ["---"] * len(self.rows[0])]
+        lines += [[_format(value) for value in row.values()] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -51,10 +50,10 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - started
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of the values lie (nearest rank); NaN of none."""
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The value below which ``share`` of the values lie (nearest rank); None of none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
 def report(module: str, tables: list[Table], *, as_json: bool) -> None:

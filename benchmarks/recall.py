@@ -6,13 +6,11 @@ import statistics
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks.measure import Table, timed
-from saymask.masks import Masks, compute_iou
+from benchmarks.measure import Cells, Table, timed
+from saymask.masks import Mask, Masks, compute_iou
 from saymask_backend.local_stack.up import sample_images
 from saymask_worker.config.pipeline import FirstLookConfig, ProposalsConfig
 from saymask_worker.images.decode import decode_image
@@ -24,10 +22,9 @@ from saymask_worker.weights.store import WeightStore
 RECALL_IOU = 0.8
 
 
-def count_found(stock: Masks, ours: Masks) -> int:
-    """How many stock masks one of ours meets at IoU 0.8 or more."""
-    best = [max((compute_iou(mask, other) for other in ours), default=0.0) for mask in stock]
-    return int(np.sum(np.array(best) >= RECALL_IOU))
+def count_found(wanted: list[Mask], ours: Masks) -> int:
+    """How many wanted masks one of ours meets at IoU 0.8 or more."""
+    return sum(any(compute_iou(mask, own) >= RECALL_IOU for own in ours) for mask in wanted)
 
 
 def measure(grid: int, folder: Path | None) -> Table:
@@ -57,7 +54,7 @@ def measure(grid: int, folder: Path | None) -> Table:
 
 def _compare(
     stock: SamAutomaticMaskGenerator, proposers: dict[str, SamProposer], photos: list[Path]
-) -> list[dict[str, Any]]:
+) -> list[Cells]:
     stocks = "segment-anything's"
     names = (stocks, *proposers)
     took: dict[str, list[float]] = {name: [] for name in names}
@@ -70,9 +67,8 @@ def _compare(
         for name, proposer in proposers.items():
             proposed, seconds = timed(partial(proposer.propose, photo))
             took[name].append(seconds)
-            if generated:
-                wanted = np.stack([mask["segmentation"] for mask in generated])
-                found[name] += count_found(wanted, proposed.masks)
+            wanted = [mask["segmentation"] for mask in generated]
+            found[name] += count_found(wanted, proposed.masks)
     return [
         {"generator": name, "median s": statistics.median(took[name]),
          f"of its masks at IoU {RECALL_IOU}": found[name],

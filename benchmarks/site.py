@@ -83,7 +83,6 @@ class Site:
         return client.post(f"{self.url}/predict", json=body, timeout=PREDICT_TIMEOUT_S)
 
     def find(self, name: str) -> ManagedProcess:
-        """The managed process of a part."""
         return next(m for m in self.stack.processes if m.name == name)
 
     def kill_and_restart(self, name: str, number: int = signal.SIGKILL) -> None:

@@ -11,26 +11,25 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from saymask_backend.local_stack.up import sample_images
 from tests.backend.label_studio import Answer, LabelStudioServer
+from tests.factories import typed
 
 
 @lru_cache(maxsize=64)
 def derive_photo(originals: Sequence[Path], longer_px: Sequence[int], number: int) -> bytes:
-    """Draw a photo that no other number gives: another part, side and size of an original."""
+    """Draw a photo that no other number gives: another part, shape and size of an original."""
     draw = random.Random(number)
     image = Image.open(originals[number % len(originals)]).convert("RGB")
-    if draw.random() < 0.5:
-        image = ImageOps.mirror(image)
-    left, top = (int(draw.uniform(0, 0.2) * side) for side in image.size)
-    right, bottom = (int(draw.uniform(0.8, 1) * side) for side in image.size)
-    image = image.crop((left, top, right, bottom))
-    scale = draw.choice(longer_px) / max(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    width, height = image.size
+    left, top = draw.uniform(0, 0.2) * width, draw.uniform(0, 0.2) * height
+    right, bottom = draw.uniform(0.8, 1) * width, draw.uniform(0.8, 1) * height
+    scale = draw.choice(longer_px) / max(width, height)
+    size = (round(width * scale), round(height * scale))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
+    image.resize(size, box=(left, top, right, bottom)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
@@ -56,7 +55,6 @@ class FakeStudio(LabelStudioServer):
 
     @property
     def project(self) -> dict[str, Any]:
-        """The project as webhooks show it."""
         return self.objects["projects"][1]
 
     def add_photo_task(self, photo: int) -> int:
@@ -74,10 +72,7 @@ class FakeStudio(LabelStudioServer):
 
         A newer expression of the same ``entry_id`` replaces an older one; by default each is new.
         """
-        entry = {
-            "id": entry_id or f"f{task_id}-{time.monotonic_ns()}", "type": "textarea",
-            "from_name": "expression", "to_name": "image", "value": {"text": [expression]},
-        }  # fmt: skip
+        entry = typed(expression) | {"id": entry_id or f"f{task_id}-{time.monotonic_ns()}"}
         return {
             "tasks": [self.build_task(task_id)], "project": "1.1795224562",
             "label_config": self.project["label_config"],
