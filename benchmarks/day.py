@@ -1,12 +1,8 @@
 """A working day in short: annotators type and submit while one fault after another happens.
 
-Everything is real but Label Studio: the queue keeps its data on disk, PostgreSQL, the backend, and
-two workers with their models. Label Studio is played by ``studio``, which knows the truth.
-
-During the first third of the time workers and the backend are killed too, and started again
-as a service manager would. Afterwards they must survive every fault on their own: a process that
-ends by itself is not started again and fails the run. Their memory is compared between the end of
-the first third and the end.
+Everything is real but Label Studio, which ``studio`` plays: it knows what was submitted. During the
+first third of the time workers and the backend are killed too, and started again as a service
+manager would. Then they must survive every fault on their own, and their memory must not grow.
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,53 +61,49 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", folder], check=False)
 
 
-class Faults:
-    """What happens to the site, one fault after the other.
+def cause_faults(
+    site: Site, disk: Path | None, done: Counter[str], is_over: threading.Event, deadly_until: float
+) -> None:
+    """Cause one fault after the other.
 
     Args:
         site: running.
         disk: a folder whose disk may be filled; None for none.
+        done: counts them by name.
+        is_over: ends it.
+        deadly_until: until then saymask's own processes are killed too.
     """
+    survivable: dict[str, Callable[[], None]] = {
+        "queue killed and restarted": partial(site.kill_and_restart, "queue"),
+        "queue paused": partial(_pause, site, 3),
+        "queue paused for long": partial(_pause, site, 12),
+        "PostgreSQL restarted": partial(site.kill_and_restart, "database", signal.SIGQUIT),
+        "Label Studio down": partial(_stop_label_studio, site),
+    }
+    if disk is not None:
+        survivable["disk full"] = partial(_fill, disk)
+    deadly = {f"{name} killed": partial(site.kill_and_restart, name) for name in SURVIVORS}
+    for number in count():
+        if is_over.wait(FAULT_EVERY_S):
+            return
+        faults = survivable | (deadly if time.monotonic() < deadly_until else {})
+        name = list(faults)[number % len(faults)]
+        with suppress(psutil.NoSuchProcess):
+            faults[name]()
+            done[name] += 1
 
-    def __init__(self, site: Site, disk: Path | None) -> None:
-        self._site = site
-        self.done: Counter[str] = Counter()
-        # Name and cause.
-        self.survivable: list[tuple[str, Callable[[], object]]] = [
-            ("queue killed and restarted", lambda: site.kill_and_restart("queue")),
-            ("queue paused", lambda: self._pause("queue", 3)),
-            ("queue paused for long", lambda: self._pause("queue", 12)),
-            ("PostgreSQL restarted", lambda: site.kill_and_restart("database", signal.SIGQUIT)),
-            ("Label Studio down", self._stop_label_studio),
-        ]
-        if disk is not None:
-            self.survivable.append(("disk full", lambda: _fill(disk)))
-        self.deadly: list[tuple[str, Callable[[], object]]] = [
-            (f"{name} killed", partial(site.kill_and_restart, name)) for name in SURVIVORS
-        ]
 
-    def run(self, is_over: threading.Event, is_deadly_until: float) -> None:
-        """Cause them in turn; those that kill saymask's own processes for a while only."""
-        number = 0
-        while not is_over.wait(FAULT_EVERY_S):
-            is_deadly = time.monotonic() < is_deadly_until
-            all_faults = [*self.survivable, *(self.deadly if is_deadly else [])]
-            name, cause = all_faults[number % len(all_faults)]
-            number += 1
-            with suppress(psutil.NoSuchProcess):
-                cause()
-                self.done[name] += 1
+def _pause(site: Site, seconds: float) -> None:
+    process = psutil.Process(site.find("queue").process.pid)
+    process.suspend()
+    time.sleep(seconds)
+    process.resume()
 
-    def _pause(self, name: str, seconds: float) -> None:
-        process = psutil.Process(self._site.find(name).process.pid)
-        process.suspend()
-        time.sleep(seconds)
-        process.resume()
 
-    def _stop_label_studio(self) -> None:
-        self._site.studio.is_down = True
-        time.sleep(3)
-        self._site.studio.is_down = False
+def _stop_label_studio(site: Site) -> None:
+    site.studio.is_down = True
+    time.sleep(3)
+    site.studio.is_down = False
 
 
 def _fill(disk: Path) -> None:
@@ -139,16 +132,15 @@ class Annotator:
 
     def work(self, is_over: threading.Event) -> None:
         with httpx.Client() as client:
-            turn = 0
-            while not is_over.is_set():
-                turn += 1
+            for turn in count():
+                if is_over.wait(self._chance.random() * 2 * THINK_S):
+                    return
                 is_new = self._chance.random() < NEW_SHARE
                 new_photo = self._number * 100_000 + turn
                 photo = new_photo if is_new else self._chance.randrange(PHOTOS)
                 noun, position = self._chance.choice(NOUNS), self._chance.choice(_POSITIONS)
                 expression = f"the {self._chance.choice(_ADJECTIVES)}{noun}{position}"
                 self._annotate(client, self._site.studio.add_photo_task(photo), expression)
-                is_over.wait(self._chance.random() * 2 * THINK_S)
 
     def _annotate(self, client: httpx.Client, task_id: int, expression: str) -> None:
         studio = self._site.studio
@@ -220,28 +212,29 @@ def measure(minutes: float) -> Table:
             if not is_mounted:
                 print("  disk full is left out: no right to mount a small disk", file=sys.stderr)
             site.prepare_photos(PHOTOS)
-            rows = _play(site, Faults(site, disk if is_mounted else None), minutes * 60)
+            rows = _play(site, disk if is_mounted else None, minutes * 60)
     return Table(f"A day of {minutes:g} minutes with faults; in brackets what is aimed at", rows)
 
 
-def _play(site: Site, faults: Faults, seconds: float) -> list[Cells]:
-    is_over = threading.Event()
+def _play(site: Site, disk: Path | None, seconds: float) -> list[Cells]:
+    is_over, faults = threading.Event(), Counter[str]()
     started = time.monotonic()
-    is_deadly_until = started + seconds / 3
+    deadly_until = started + seconds / 3
     team = [Annotator(number, site) for number in range(1, ANNOTATORS + 1)]
     threads = [threading.Thread(target=one.work, args=(is_over,)) for one in team]
-    threads.append(threading.Thread(target=faults.run, args=(is_over, is_deadly_until)))
+    causing = (site, disk, faults, is_over, deadly_until)
+    threads.append(threading.Thread(target=cause_faults, args=causing))
     for thread in threads:
         thread.start()
-    samples = _sample_memory(site, is_deadly_until, started + seconds)
+    samples = _sample_memory(site, deadly_until, started + seconds)
     is_over.set()
     for thread in threads:
         thread.join()
     ended = site.list_ended()
     if not ended:
         site.wait_until_ready()
-    cells = {"faults": faults.done.total(), "processes that ended (0)": ", ".join(ended) or 0}
-    rows = cells | compare_records(site) | _summarise(team, faults.done) | _compare(samples)
+    cells = {"faults": faults.total(), "processes that ended (0)": ", ".join(ended) or 0}
+    rows = cells | compare_records(site) | _summarise(team, faults) | _compare(samples)
     return [{"what": what, "measured": value} for what, value in rows.items()]
 
 
@@ -259,8 +252,8 @@ def _sample_memory(site: Site, start: float, until: float) -> list[dict[str, flo
 def _summarise(team: list[Annotator], faults: Counter[str]) -> Cells:
     """What annotators saw; each kind of outcome and fault goes to standard error."""
     outcomes = sum((one.outcomes for one in team), Counter[str]())
-    for name, count in sorted((faults + outcomes).items()):
-        print(f"  {count:5d}  {name}", file=sys.stderr)
+    for name, times in sorted((faults + outcomes).items()):
+        print(f"  {times:5d}  {name}", file=sys.stderr)
     predict_s, webhook_s = (
         [seconds for one in team for seconds in one.waits_s[path]] for path in team[0].waits_s
     )

@@ -43,6 +43,7 @@ INTEGRATION = (
 LABEL_STUDIO = ("browser", "stack")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their place; pytest-xdist runs those of a group one after the other.
 

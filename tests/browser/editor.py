@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
+import pytest
+
 from tests.stack.running import Running
+
+SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]  # fmt: skip
+
+
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("Chromium is not installed (Debian package chromium)")
+    return found
+
 
 _STATE = """() => {
   const s = window.Htx?.annotationStore?.selected;

@@ -27,7 +27,7 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.records.views import RecordFilter
 from saymask_worker.batch.folders import Target
 from saymask_worker.batch.rows import ImageRows, build_part
-from tests.browser.chromium import SCREENSHOTS
+from tests.browser.editor import SCREENSHOTS
 from tests.conftest import await_state, free_port
 from tests.factories import brush
 from tests.stack import annotating_day
