@@ -186,7 +186,7 @@ def no_local_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder in a place that every user reaches; pytest's own is not."""
+    """A folder that every user of the machine may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="saymask-shared-"))
     folder.chmod(0o755)
     yield folder

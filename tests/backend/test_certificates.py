@@ -1,4 +1,4 @@
-"""Label Studio behind a certificate of one's own, or a proxy."""
+"""Label Studio behind a self-signed certificate or a proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.backend.test_addresses import build_fetcher, studio_at
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of one's own for this machine, with its key, in one file."""
+    """A self-signed certificate for this machine."""
     folder = tmp_path_factory.mktemp("certificate")
     command = [
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",

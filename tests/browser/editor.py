@@ -91,7 +91,7 @@ class Editor:
         button = self.page.locator("button", has_text="Label All Tasks")
         button.wait_for(timeout=60_000)
         box = button.bounding_box()
-        # The menu opens beside the button.
+        # The menu opens next to the button.
         self.page.mouse.click(box["x"] + box["width"] + 15, box["y"] + box["height"] / 2)
         self.page.locator('text="Label Tasks As Displayed"').first.click()
         self.actions += 3
@@ -207,7 +207,7 @@ class Editor:
         self.page.wait_for_timeout(300)
 
     def pick_smart_box(self) -> None:
-        """In the menu that opens beside the smart tool."""
+        """Choose in the menu that opens next to the smart tool."""
         self.page.locator(".lsf-tool:not([aria-label])").first.hover()
         self.page.wait_for_timeout(300)
         self.page.locator('[aria-label="rectangle-tool"]').first.click()

@@ -27,7 +27,7 @@ Served = tuple[str, psutil.Process]
 
 @contextmanager
 def serve(database: str, seconds: str) -> Iterator[Served]:
-    """The address and process of a backend that gives bodies so many seconds."""
+    """The address and process of a backend with this deadline for bodies."""
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAYMASK_BODY_TIMEOUT_S", seconds)
