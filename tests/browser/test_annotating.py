@@ -146,7 +146,7 @@ def test_no_referent(stack: Running, editor: Editor, new_task: Callable[..., int
 def test_worker_away_while_searching(
     stack: Running, editor: Editor, new_task: Callable[..., int]
 ) -> None:
-    """The notice is seen, what was accepted is not lost, and work continues when the worker is back."""
+    """The notice is seen, nothing accepted is lost, and work continues when the worker is back."""
     task = new_task("flower")
     editor.open(1, task)
     editor.type("the flower")
