@@ -31,7 +31,9 @@ class _Checkout:
     """A process that answers for one revision."""
 
     def __init__(self, root: Path) -> None:
-        folders = [root, root / "backend", root / "worker"]
+        # Before the packages had names of their own, these folders held modules like ``queue``.
+        has_names = (root / "worker" / "saymask_worker").is_dir()
+        folders = [root, root / "backend", root / "worker"] if has_names else [root]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         script = ROOT / "benchmarks" / "against_child.py"
         # Not as a module: the folder of this checkout must not come first on the path.
