@@ -6,7 +6,7 @@ LABEL_STUDIO_VERSION = 1.23.2
 LABEL_STUDIO_ML_VENV ?= .venv-label-studio-ml
 # Tests run in this many processes; 0 is one after the other. More want more than two cores.
 TEST_PROCESSES ?= 2
-PYTEST = -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST = -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 PIP = -m pip install --disable-pip-version-check --quiet
 
 .PHONY: up test test-unit check bench lock clean

@@ -43,20 +43,29 @@ INTEGRATION = (
 LABEL_STUDIO = ("browser", "stack")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their place; pytest-xdist runs those of a group one after the other.
-
-    A module is a group, so that its models are loaded once. So are all tests with a Label Studio:
-    two of them at once would be too much for two cores, and they begin, since they take longest.
-    """
+    """Mark tests by their place; those with a Label Studio begin, since they take longest."""
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).as_posix()
         if place.startswith(INTEGRATION):
             item.add_marker(pytest.mark.integration)
-        group = "label-studio" if item.path.parent.name in LABEL_STUDIO else place
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.path.parent.name not in LABEL_STUDIO)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each module to one process, so that its models are loaded once.
+
+    All tests with a Label Studio are given to one process too: two would be too much for two cores.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return "label-studio" if path.parent.name in LABEL_STUDIO else str(path)
+
+    return Scheduler(config, log)
 
 
 def load_capture(name: str) -> Any:
