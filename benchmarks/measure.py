@@ -39,7 +39,7 @@ class Table:
 
 def _format(value: object) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return "none" if value is None else str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
