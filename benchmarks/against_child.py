@@ -22,7 +22,9 @@ def _load(directory: Path) -> tuple[Any, Any]:
     else:
         from worker.pipeline.build import build_pipeline
         from worker.settings import load_worker_settings
-    pipeline = build_pipeline(load_worker_settings(encoder="starter", first_look="on"))
+    # Other sources are found as installed packages, which belong to one of the two at most.
+    settings = load_worker_settings(encoder="starter", first_look="on", sources="proposals")
+    pipeline = build_pipeline(settings)
     cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None
     return pipeline, cache
