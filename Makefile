@@ -4,6 +4,9 @@ VENV ?= .venv
 LABEL_STUDIO_VENV ?= .venv-label-studio
 LABEL_STUDIO_VERSION = 1.23.2
 LABEL_STUDIO_ML_VENV ?= .venv-label-studio-ml
+# Tests run in this many processes; 0 is one after the other. More want more than two cores.
+TEST_PROCESSES ?= 2
+PYTEST = -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 PIP = -m pip install --disable-pip-version-check --quiet
 
 .PHONY: up test test-unit check bench lock clean
@@ -15,10 +18,10 @@ up: $(VENV)/.installed-worker $(LABEL_STUDIO_VENV)/.installed
 test: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VENV)/.installed
 	@$(VENV)/bin/saymask-worker models pull
 	@SAYMASK_LABEL_STUDIO_PROGRAM=$(LABEL_STUDIO_VENV)/bin/label-studio \
-	  SAYMASK_LABEL_STUDIO_ML_PYTHON=$(LABEL_STUDIO_ML_VENV)/bin/python $(VENV)/bin/python -m pytest
+	  SAYMASK_LABEL_STUDIO_ML_PYTHON=$(LABEL_STUDIO_ML_VENV)/bin/python $(VENV)/bin/python $(PYTEST)
 
 test-unit: $(VENV)/.installed-dev
-	@$(VENV)/bin/python -m pytest -m "not integration and not slow and not stack and not browser"
+	@$(VENV)/bin/python $(PYTEST) -m "not integration and not slow and not stack and not browser"
 
 check: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

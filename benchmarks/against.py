@@ -2,8 +2,6 @@
 
 A photo never seen: prepared in full, and until the first suggestions; prepared photos read from
 disk; then expressions never typed on them. Timings of one machine only tell ratios.
-
-Example: python -m benchmarks.against 24bb01a --photos PHOTOS
 """
 
 from __future__ import annotations
@@ -18,20 +16,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measure import Row, percentile, to_markdown
+from benchmarks.measure import NOUNS, ROOT, Cells, Table, percentile, report
+from saymask_backend.local_stack.up import sample_images
 
-ROOT = Path(__file__).parents[1]
-_SIZES = ("small", "large", "red", "dark", "old", "wooden", "tall", "round")
-_NOUNS = (
-    "cat", "person", "table", "car", "window", "cup", "tree", "sign", "dog", "chair", "wall", "bag",
-)  # fmt: skip
+_SIZES = ("small", "large", "red", "dark", "old", "wooden", "tall", "round", "striped", "empty")
+_EXAMPLES = """\
+examples:
+  python -m benchmarks.against cebbdb7 --count 1
+  python -m benchmarks.against HEAD~5 --photos PHOTOS --json
+"""
 
 
 class _Checkout:
     """A process that answers for one revision."""
 
     def __init__(self, root: Path) -> None:
-        folders = [root, root / "backend", root / "worker"]
+        # Before the packages had names of their own, these folders held modules like ``queue``.
+        has_names = (root / "worker" / "saymask_worker").is_dir()
+        folders = [root, root / "backend", root / "worker"] if has_names else [root]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         script = ROOT / "benchmarks" / "against_child.py"
         # Not as a module: the folder of this checkout must not come first on the path.
@@ -40,22 +42,19 @@ class _Checkout:
             [sys.executable, "-W", "ignore", "-c", code], cwd=root, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        self._read()
 
-    def _read(self) -> str:
+    def read(self) -> str:
+        """The next line; the first one says that the models are loaded."""
         if self._process.stdout is None or not (line := self._process.stdout.readline()):
             raise RuntimeError(f"the checkout ended with status {self._process.wait()}")
         return line
 
-    def measure(self, how: str, path: Path, *rest: str) -> float:
+    def measure(self, what: str, path: Path, *rest: str) -> float:
         """Seconds for one request; see ``against_child``."""
-        if self._process.stdin is None:
-            raise RuntimeError("the checkout has no input")
-        print(how, path, *rest, sep="\t", file=self._process.stdin, flush=True)
-        return float(self._read())
+        print(what, path, *rest, sep="\t", file=self._process.stdin, flush=True)
+        return float(self.read())
 
     def stop(self) -> None:
-        """End the process."""
         self._process.kill()
         self._process.wait()
 
@@ -66,68 +65,67 @@ def check_out(revision: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkout"
         git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", str(folder), revision], check=True)
+        subprocess.run([*git, "add", "--quiet", "--detach", str(folder), revision], check=True)
         try:
             yield folder
         finally:
             subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
-def compare(revision: str, photos: list[Path]) -> list[Row]:
-    """Median of the seconds and of the ratios; the 95th percentile for prepared photos."""
+def compare(revision: str, photos: list[Path]) -> Table:
+    """Seconds of both revisions, and the median of their ratios."""
+    texts = [f"the {size} {noun}" for size in _SIZES for noun in NOUNS]
+    asked = [(photos[i % len(photos)], text) for i, text in enumerate(texts)]
+    plan: dict[tuple[str, str], list[tuple[Path, ...] | tuple[Path, str]]] = {
+        ("prepare", "a photo prepared in full"): [(photo,) for photo in photos],
+        ("first", "Enter to first suggestions on a photo never seen"): [
+            (photo, "the cat") for photo in photos
+        ],
+        ("open", "a prepared photo read from disk"): [(photo,) for photo in photos],
+        ("ask", "an expression never typed on a prepared photo"): [*asked],
+    }
     with check_out(revision) as folder:
-        old, new = _Checkout(folder), _Checkout(ROOT)
+        pair = [_Checkout(folder), _Checkout(ROOT)]
         try:
-            for checkout in (old, new):  # the first photo warms up
-                checkout.measure("prepare", photos[0])
-            cold = [
-                (
-                    old.measure("prepare", photo),
-                    new.measure("prepare", photo),
-                    new.measure("first", photo, "the cat"),
-                )
-                for photo in photos
-            ]
-            opened = [(old.measure("open", p), new.measure("open", p)) for p in photos]
-            texts = [f"the {size} {noun}" for size in _SIZES for noun in _NOUNS]
-            places = [(photos[i % len(photos)], text) for i, text in enumerate(texts)]
-            warm = [(old.measure("ask", *p), new.measure("ask", *p)) for p in places]
+            for one in pair:
+                one.read()
+                one.measure("prepare", photos[0])  # the first photo warms up
+            rows = []
+            for (what, title), requests in plan.items():
+                took = [[one.measure(what, *r) for one in pair] for r in requests]
+                rows.append(_row(title, took))
         finally:
-            old.stop()
-            new.stop()
-    a, b, first = (list(column) for column in zip(*cold, strict=True))
-    opened_a, opened_b = (list(column) for column in zip(*opened, strict=True))
-    asked_a, asked_b = (list(column) for column in zip(*warm, strict=True))
-    return [
-        _row("a photo prepared in full, median", a, b, 0.5, "0.5x"),
-        _row("Enter to first suggestions on a photo never seen, median", a, first, 0.5, "0.33x"),
-        _row("a prepared photo read from disk, median", opened_a, opened_b, 0.5, ""),
-        _row("an expression never typed on a prepared photo, median", asked_a, asked_b, 0.5, ""),
-        _row("the same, 95th percentile", asked_a, asked_b, 0.95, "1x"),
-    ]  # fmt: skip
+            for one in pair:
+                one.stop()
+    return Table(f"{revision} (A) against this revision (B)", rows)
 
 
-def _row(what: str, a: list[float], b: list[float], share: float, goal: str) -> Row:
-    ratios = [new / old for old, new in zip(a, b, strict=True)]
-    ratio = (
-        statistics.median(ratios) if share == 0.5 else percentile(b, share) / percentile(a, share)
-    )
-    return Row(
-        f"{what}, {len(a)} times, A / B / B by A", f"{percentile(a, share):.3f} s",
-        f"{percentile(b, share):.3f} s", f"{ratio:.2f}x", goal,
-    )  # fmt: skip
+def _row(what: str, took: list[list[float]]) -> Cells:
+    a, b = (list(column) for column in zip(*took, strict=True))
+    return {
+        "what": what, "times": len(took),
+        "A, median s": statistics.median(a), "B, median s": statistics.median(b),
+        "A, 95 % s": percentile(a, 0.95), "B, 95 % s": percentile(b, 0.95),
+        "median of B / A": statistics.median(new / old for old, new in took),
+    }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.against", description=__doc__, epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("revision", help="A, as git names it")
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos")
-    parser.add_argument("--count", type=int, default=8, help="how many of them")
+    parser.add_argument("--photos", type=Path, help="a folder of .jpg files (default: the samples)")
+    parser.add_argument("--count", type=int, default=8, help="how many of them (default 8)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    photos = sorted(arguments.photos.resolve().rglob("*.jpg"))[: arguments.count]
+    folder = arguments.photos
+    photos = sorted(folder.resolve().rglob("*.jpg")) if folder else sample_images()
+    photos = photos[: arguments.count]
     if not photos:
-        parser.error(f"{arguments.photos} holds no .jpg")
-    print(to_markdown(compare(arguments.revision, photos)))
+        parser.error(f"There are no .jpg files in {folder}; name another folder with --photos.")
+    report("benchmarks.against", [compare(arguments.revision, photos)], as_json=arguments.json)
 
 
 if __name__ == "__main__":

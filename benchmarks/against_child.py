@@ -1,7 +1,7 @@
 """One of two checkouts, asked line by line by ``benchmarks.against``; not meant to be run by hand.
 
-Each line is ``prepare PATH``, ``first PATH``, ``open PATH`` or ``ask PATH EXPRESSION``; the answer
-is seconds.
+Each line is ``prepare PATH``, ``first PATH EXPRESSION``, ``open PATH`` or ``ask PATH EXPRESSION``;
+the answer is seconds.
 """
 
 from __future__ import annotations
@@ -14,41 +14,36 @@ from typing import Any
 
 
 def _load(directory: Path) -> tuple[Any, Any]:
-    """The pipeline of whichever checkout comes first on the path, and a cache apart from it."""
-    try:
+    """The pipeline of the checkout in the working directory, and a cache apart from it."""
+    # Not by trying: an installed saymask would be found instead of an old checkout's packages.
+    if Path("worker/saymask_worker").is_dir():
         from saymask_worker.config.settings import load_worker_settings
         from saymask_worker.pipeline.build import build_pipeline
-    except ModuleNotFoundError:  # before the packages had names of their own
-        from worker.pipeline.build import build_pipeline  # type: ignore[import-not-found,no-redef]
-        from worker.settings import (  # type: ignore[import-not-found,no-redef]
-            load_worker_settings,
-        )
-    pipeline = build_pipeline(load_worker_settings(encoder="starter"))
+    else:
+        from worker.pipeline.build import build_pipeline
+        from worker.settings import load_worker_settings
+    # Other sources are found as installed packages, which belong to one of the two at most.
+    settings = load_worker_settings(encoder="starter", first_look="on", sources="proposals")
+    pipeline = build_pipeline(settings)
     cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None
     return pipeline, cache
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        _answer(*_load(Path(directory)))
 
 
 def _answer(pipeline: Any, cache: Any) -> None:
     prepared: dict[str, Any] = {}
     print("ready", flush=True)
     for line in sys.stdin:
-        how, path, *rest = line.rstrip("\n").split("\t")
+        what, path, *rest = line.rstrip("\n").split("\t")
         data = Path(path).read_bytes()
-        started = time.perf_counter()
-        if how == "prepare":
-            answer = pipeline.prepare(data)
-            prepared[path] = answer[0] if isinstance(answer, tuple) else answer
-        elif how == "open":
+        if what == "open":
             cache.store(prepared[path])
-            started = time.perf_counter()
+        started = time.perf_counter()
+        if what == "prepare":
+            prepared[path], _ = pipeline.prepare(data)
+        elif what == "open":
             cache.load(prepared[path].sha256)
-        elif how == "first":
+        elif what == "first":
             look, timings = pipeline.look_first(data)
             pipeline.segment(look, rest[0], 5, preparation=timings)
         else:
@@ -57,4 +52,5 @@ def _answer(pipeline: Any, cache: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as scratch:
+        _answer(*_load(Path(scratch)))

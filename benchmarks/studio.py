@@ -3,100 +3,67 @@
 from __future__ import annotations
 
 import io
-import json
-import threading
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from saymask_backend.label_studio.label_config import default_label_config
 from saymask_backend.local_stack.up import sample_images
-
-PROJECT: dict[str, Any] = {
-    "id": 1, "title": "benchmark", "label_config": default_label_config(),
-    "created_at": "2026-11-21T01:29:22.900539Z",
-}  # fmt: skip
-_PAGE_OF_NONE: dict[str, Any] = {"tasks": [], "total": 0}
+from tests.backend.label_studio import Answer, LabelStudioServer
+from tests.factories import typed
 
 
 @lru_cache(maxsize=64)
-def build_photo(number: int) -> bytes:
-    """A JPEG that differs from that of any other number: a sample photo, turned and scaled."""
-    paths = sample_images()
-    with Image.open(paths[number % len(paths)]) as file:
-        image = file.convert("RGB")
-    scale = 0.8 + 0.1 * (number // len(paths) % 5)
-    image = image.resize((round(image.width * scale), round(image.height * scale)))
+def derive_photo(originals: Sequence[Path], longer_px: Sequence[int], number: int) -> bytes:
+    """Draw a photo that no other number gives: another part, shape and size of an original."""
+    draw = random.Random(number)
+    image = Image.open(originals[number % len(originals)]).convert("RGB")
+    width, height = image.size
+    left, top = draw.uniform(0, 0.2) * width, draw.uniform(0, 0.2) * height
+    right, bottom = draw.uniform(0.8, 1) * width, draw.uniform(0.8, 1) * height
+    scale = draw.choice(longer_px) / max(width, height)
+    size = (round(width * scale), round(height * scale))
     buffer = io.BytesIO()
-    image.rotate(number % 40 * 0.4).save(buffer, "JPEG", quality=90)
+    image.resize(size, box=(left, top, right, bottom)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-class _QuietServer(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Clients that are killed close their connections; that is part of the benchmark."""
-
-
-class FakeStudio:
-    """A server that keeps annotations and can be down for a while.
+class FakeStudio(LabelStudioServer):
+    """A server with one project that can be down for a while, and what its editor sends.
 
     Attributes:
-        annotations: id to annotation, with its ``task``: the truth that records must equal.
         is_down: answers nothing but 503.
-        draw_photo: the bytes of the photo of a number.
+        originals: photos are derived from these.
+        longer_px: their longer side is one of these.
     """
 
     def __init__(self) -> None:
-        self.annotations: dict[int, dict[str, Any]] = {}
+        super().__init__()
         self.is_down = False
-        self.draw_photo: Callable[[int], bytes] = build_photo
-        self.lock = threading.Lock()
-        self._photos: dict[int, int] = {}
-        self._next = 0
-        outer = self
+        self.originals = tuple(sample_images())
+        self.longer_px: tuple[int, ...] = (640,)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if outer.is_down:
-                    self._send(503, b"{}")
-                    return
-                url = urlsplit(self.path)
-                if url.path.startswith("/data/"):
-                    number = int(url.path.split("/")[-1].split(".")[0])
-                    self._send(200, outer.draw_photo(number))
-                    return
-                answer = outer.answer(url.path, parse_qs(url.query))
-                self._send(404 if answer is None else 200, json.dumps(answer).encode())
+    @property
+    def annotations(self) -> dict[int, dict[str, Any]]:
+        """Id to annotation: the truth that records must equal."""
+        return self.objects["annotations"]
 
-            def _send(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    @property
+    def project(self) -> dict[str, Any]:
+        return self.objects["projects"][1]
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def assign_photo(self, task_id: int, photo: int) -> None:
-        """Say which photo a task shows."""
-        with self.lock:
-            self._photos[task_id] = photo
+    def add_photo_task(self, photo: int) -> int:
+        """A new task that shows a photo; returns its id."""
+        return self.add_task({"image": f"/data/upload/1/{photo}.jpg"})
 
     def build_task(self, task_id: int) -> dict[str, Any]:
         """The task as Label Studio sends it."""
-        return {
-            "id": task_id, "data": {"image": f"/data/upload/1/{self._photos[task_id]}.jpg"},
-        }  # fmt: skip
+        return {"id": task_id, "data": self.objects["tasks"][task_id]["data"]}
 
     def build_typed(
         self, task_id: int, expression: str, entry_id: str | None = None
@@ -105,69 +72,54 @@ class FakeStudio:
 
         A newer expression of the same ``entry_id`` replaces an older one; by default each is new.
         """
-        entry = {
-            "id": entry_id or f"f{task_id}-{time.monotonic_ns()}", "type": "textarea",
-            "from_name": "expression", "to_name": "image", "value": {"text": [expression]},
-        }  # fmt: skip
+        entry = typed(expression) | {"id": entry_id or f"f{task_id}-{time.monotonic_ns()}"}
         return {
             "tasks": [self.build_task(task_id)], "project": "1.1795224562",
-            "label_config": PROJECT["label_config"], "params": {"context": {"result": [entry]}},
+            "label_config": self.project["label_config"],
+            "params": {"context": {"result": [entry]}},
         }  # fmt: skip
 
     def save(
         self, task_id: int, result: list[dict[str, Any]], annotation_id: int | None = None
     ) -> dict[str, Any]:
         """Create or update an annotation; returns the webhook that Label Studio sends."""
-        with self.lock:
-            action = "ANNOTATION_UPDATED" if annotation_id else "ANNOTATION_CREATED"
-            if annotation_id is None:
-                self._next += 1
-                annotation_id = self._next
-            annotation = {
-                "id": annotation_id, "task": task_id, "result": result, "was_cancelled": False,
-                "lead_time": 4.0, "completed_by": 1, "updated_at": datetime.now(UTC).isoformat(),
-            }  # fmt: skip
+        values = {
+            "task": task_id, "result": result, "was_cancelled": False, "lead_time": 4.0,
+            "completed_by": 1, "updated_at": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+        action = "ANNOTATION_UPDATED" if annotation_id else "ANNOTATION_CREATED"
+        with self._lock:
+            annotation_id = annotation_id or self.add("annotations")
+            annotation = {"id": annotation_id, **values}
             self.annotations[annotation_id] = annotation
+            self._list_annotations(task_id)
         return {
-            "action": action, "project": PROJECT, "annotation": annotation,
+            "action": action, "project": self.project, "annotation": annotation,
             "task": self.build_task(task_id),
         }  # fmt: skip
 
     def delete(self, annotation_id: int) -> dict[str, Any]:
         """Delete an annotation; returns the webhook."""
-        with self.lock:
-            self.annotations.pop(annotation_id, None)
-        return {
-            "action": "ANNOTATIONS_DELETED", "project": PROJECT,
-            "annotations": [{"id": annotation_id}],
-        }  # fmt: skip
+        with self._lock:
+            self._list_annotations(self.annotations.pop(annotation_id)["task"])
+        deleted = [{"id": annotation_id}]
+        return {"action": "ANNOTATIONS_DELETED", "project": self.project, "annotations": deleted}
 
-    def answer(self, path: str, query: dict[str, list[str]]) -> Any:
-        """Answer a call of the API, or None."""
-        if path == "/api/projects/1":
-            return PROJECT
-        if path == "/api/tasks":
-            return self._list_tasks(query)
+    def _list_annotations(self, task_id: int) -> None:
+        mine = [one for one in self.annotations.values() if one["task"] == task_id]
+        self.objects["tasks"][task_id]["annotations"] = mine
+
+    def _answer(self, method: str, target: str, headers: Any, sent: bytes) -> Answer:
+        return (503, {}) if self.is_down else super()._answer(method, target, headers, sent)
+
+    def _handle(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
+        name = PurePosixPath(path)
+        if path.startswith("/data/"):
+            return 200, derive_photo(self.originals, self.longer_px, int(name.stem))
         if path.startswith("/api/annotations/"):
-            return self.annotations.get(int(path.split("/")[3]))
-        return None
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _list_tasks(self, query: dict[str, list[str]]) -> dict[str, Any] | None:
-        if "page" not in query:
-            return _PAGE_OF_NONE
-        size, page = int(query["page_size"][0]), int(query["page"][0])
-        by_task: dict[int, list[dict[str, Any]]] = {}
-        with self.lock:
-            for annotation in self.annotations.values():
-                by_task.setdefault(annotation["task"], []).append(annotation)
-        ids = sorted(by_task)[(page - 1) * size : page * size]
-        if page > 1 and not ids:
-            # As Label Studio: the page after the last one does not exist.
-            return None
-        tasks = [{**self.build_task(number), "annotations": by_task[number]} for number in ids]
-        return {"tasks": tasks, "total": len(by_task)}
+            found = self.annotations.get(int(name.name))
+            return (200, found) if found else (404, {"detail": "Not found."})
+        if path == "/api/tasks" and "query" in query:
+            # No photo is prepared because a task before it was opened.
+            return 200, {"tasks": [], "total": 0}
+        return super()._handle(method, path, query, body)

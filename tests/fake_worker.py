@@ -84,7 +84,7 @@ class FakeEmbedding:
 
 
 class FakePipeline:
-    """Stands in for ``saymask_worker.pipeline.pipeline.Pipeline``."""
+    """Has the interface of ``saymask_worker.pipeline.pipeline.Pipeline``."""
 
     device = "cpu"
     cache = None

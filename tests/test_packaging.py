@@ -1,4 +1,4 @@
-"""What a wheel installs: import names of our own, beside a project that has a ``backend`` too."""
+"""What a wheel installs: import names of our own, next to a project that has a ``backend`` too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend over HTTP, with an image server in Label Studio's place."""
+"""The backend over HTTP, with an image server instead of Label Studio."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LocalServer:
 
 
 class ImageServer:
-    """Serves images as Label Studio does: with a token only. Remembers who asked for what."""
+    """Serves images as Label Studio does: with a token only. Remembers the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []

@@ -198,7 +198,7 @@ def test_a_task_with_20_000_expressions_is_answered_and_adds_nothing_again(
     client = build_client()
     request = body(expressions=[f"thing {number}" for number in range(20_000)])
     deadline = time.monotonic() + 60
-    # What one opening of the task does not finish, the next one goes on with.
+    # What one opening of the task does not finish, the next one continues.
     while not (answer := ask(client, request)):
         assert time.monotonic() < deadline
     masks = [r for r in answer["result"] if r["type"] == "brushlabels"]

@@ -23,7 +23,7 @@ from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.draw_decision import draw_decision
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.report import Reporter
-from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
+from tests.browser.editor import CHROMIUM_FLAGS, SCREENSHOTS, chromium
 from tests.conftest import free_port, start_backend
 from tests.factories import HEIGHT, WIDTH, annotation, brush, event, offer, square, typed, verdict
 

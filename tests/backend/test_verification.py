@@ -208,7 +208,7 @@ def test_odd_tasks_and_annotations_are_told(verifier: Verifier, studio: LabelStu
 
 
 def test_one_command_at_a_time(recorded: Stores, studio: LabelStudioServer, tmp_path: Path) -> None:
-    """A second one waits for the first, sees what it did, and goes on from there."""
+    """A second one waits for the first, sees what it did, and continues from there."""
     lock = FileLock(tmp_path / "project-7.lock")
     environment = {
         "SAYMASK_DATA_DIR": str(tmp_path), "SAYMASK_LABEL_STUDIO_URL": studio.url,

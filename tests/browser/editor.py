@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.browser.chromium import CHROMIUM_FLAGS, SCREENSHOTS, chromium
+import pytest
+
 from tests.stack.running import Running
+
+SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]  # fmt: skip
+
+
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("Chromium is not installed (Debian package chromium)")
+    return found
+
 
 _STATE = """() => {
   const s = window.Htx?.annotationStore?.selected;
@@ -73,7 +91,7 @@ class Editor:
         button = self.page.locator("button", has_text="Label All Tasks")
         button.wait_for(timeout=60_000)
         box = button.bounding_box()
-        # The menu opens beside the button.
+        # The menu opens next to the button.
         self.page.mouse.click(box["x"] + box["width"] + 15, box["y"] + box["height"] / 2)
         self.page.locator('text="Label Tasks As Displayed"').first.click()
         self.actions += 3
@@ -189,7 +207,7 @@ class Editor:
         self.page.wait_for_timeout(300)
 
     def pick_smart_box(self) -> None:
-        """In the menu that opens beside the smart tool."""
+        """Choose in the menu that opens next to the smart tool."""
         self.page.locator(".lsf-tool:not([aria-label])").first.hover()
         self.page.wait_for_timeout(300)
         self.page.locator('[aria-label="rectangle-tool"]').first.click()

@@ -11,18 +11,26 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from lightning_fabric import Fabric
+from PIL import Image
+from rich.console import Console
 
-from saymask.masks import decode_coco_rle
+from saymask.masks import decode_coco_rle, encode_coco_rle
 from saymask.model_registry import ModelRegistry
+from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.models import build_cris
+from saymask_worker.training.samples import Sample
+from saymask_worker.training.trainer import Trainer
+from saymask_worker.weights import WeightStore
 from tests.browser.editor import Editor
 from tests.stack.running import Running, records_of, tasks_of, workers_of
-from tests.worker.left_half import SENTENCE as LEFT_HALF
-from tests.worker.left_half import train_left_half
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
 CAT = (0.3, 0.5)
+LEFT_HALF = "the left half"
 
 
 def test_first_use_from_login_to_submit(stack: Running, editor: Editor) -> None:
@@ -138,7 +146,7 @@ def test_no_referent(stack: Running, editor: Editor, new_task: Callable[..., int
 def test_worker_away_while_searching(
     stack: Running, editor: Editor, new_task: Callable[..., int]
 ) -> None:
-    """The notice is seen, what was accepted is not lost, and it goes on when the worker is back."""
+    """The notice is seen, nothing accepted is lost, and work continues when the worker is back."""
     task = new_task("flower")
     editor.open(1, task)
     editor.type("the flower")
@@ -284,6 +292,21 @@ def test_doubt_is_said(editor: Editor, new_task: Callable[..., int]) -> None:
     editor.page.wait_for_timeout(500)
     editor.picture("doubtful")
     assert "Uncertain" in editor.notice
+
+
+def train_left_half(photo: Path, out: Path) -> float:
+    """Train a real CRIS to answer with the left half of a photo; returns the IoU."""
+    with Image.open(photo) as image:
+        width, height = image.size
+    mask = np.zeros((height, width), bool)
+    mask[:, : width // 2] = True
+    target = encode_coco_rle(mask)
+    samples = [Sample(str(number), photo, target, (LEFT_HALF,)) for number in range(24)]
+    config = TrainingConfig(side_px=128, epochs=3, batch=4, rate=1e-3, flip_share=0.0, patience=3)
+    model = build_cris("starter", WeightStore())
+    fabric = Fabric(accelerator="cpu", devices=1)
+    trainer = Trainer(model, config, samples, samples[:4], out, fabric, Console(quiet=True))
+    return trainer.run().best_iou
 
 
 def test_a_trained_model_s_candidate_is_offered_accepted_and_counted(

@@ -48,7 +48,7 @@ def create_project(
 
 
 def records_of(stack: Running, project: int, count: int) -> list[RecordView]:
-    """As soon as there are so many."""
+    """Wait for a number of records."""
 
     def read() -> list[RecordView]:
         with closing(stack.open_stores()) as stores:

@@ -91,7 +91,7 @@ def test_when_all_places_are_taken_the_next_is_told_at_once(
         declined = [pool.submit(ask, url, f"the cat {n}", n) for n in range(10, 20)]
         for answer in declined:
             assert "Too many expressions" in json.dumps(answer.result().json())
-        # Nobody who was declined is before anybody who waits.
+        # Declined requests never overtake waiting ones.
         assert not all(answer.done() for answer in waiting)
         opened = httpx.post(f"{url}/predict", json=load_capture("batch_predict_on_task_open"))
         assert opened.status_code == 200
@@ -201,7 +201,7 @@ def test_one_new_image_is_downloaded_once(photos: ImageServer, valkey: Valkey) -
 
 
 def test_a_photo_that_cannot_be_fetched_fails_for_all_at_once(valkey: Valkey) -> None:
-    """Six who wait for one download that fails are told together, not one after the other."""
+    """Six requests that wait for one failing download all fail with it, not one after the other."""
     listener = socket.create_server(("127.0.0.1", 0))
     queue = JobQueue(valkey.url, deadline_s=30)
     fetcher = ImageFetcher("", "", ("127.0.0.1",), 10**6, 1.5)

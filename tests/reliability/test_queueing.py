@@ -1,4 +1,4 @@
-"""Who is next, who waits for whom, and a queue that goes away and comes back. Real Valkey."""
+"""The order of jobs, waiting for a job, and a queue that goes away and comes back. Real Valkey."""
 
 from __future__ import annotations
 

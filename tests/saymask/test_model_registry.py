@@ -1,4 +1,4 @@
-"""Which trained model is served: order, roll back, refusals, readers beside a writer."""
+"""Which trained model is served: order, roll back, refusals, readers during a write."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def tasks_of(client: LabelStudioClient, project: int = 1) -> list[dict[str, Any]
 
 
 def records_of(stack: Running, task: int, count: int) -> list[RecordView]:
-    """As soon as there are so many."""
+    """Wait until a task has this many records."""
     deadline = time.monotonic() + 20
     with closing(stack.open_stores()) as stores:
         while True:

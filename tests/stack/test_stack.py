@@ -27,7 +27,7 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.records.types import RecordFilter
 from saymask_worker.batch.folders import PartFolder
 from saymask_worker.batch.rows import ImageRows, build_part
-from tests.browser.chromium import SCREENSHOTS
+from tests.browser.editor import SCREENSHOTS
 from tests.conftest import await_state, free_port
 from tests.factories import brush
 from tests.stack import annotating_day
@@ -395,7 +395,10 @@ def test_a_taken_port_is_explained(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         refused = start_up(tmp_path / "data", [port, free_port(), free_port()])
-        assert refused.process.wait(30) == 2
+        try:
+            assert refused.process.wait(120) == 2
+        finally:
+            refused.process.kill()
         assert f"SAYMASK_LABEL_STUDIO_PORT={port + 1}" in refused.output.read_text("utf-8")
 
 

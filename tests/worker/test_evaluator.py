@@ -195,7 +195,7 @@ def test_expressions_that_cannot_be_scored_count_as_unanswered(tmp_path: Path) -
 
 
 class LeftSquare:
-    """Stands in for a trained model: knows one place, and no dogs."""
+    """A fake trained model that knows one location, and no dogs."""
 
     def segment(self, pixels: np.ndarray, sentence: str) -> np.ndarray:
         mask = np.zeros(pixels.shape[:2], bool)

@@ -43,7 +43,7 @@ IMAGE = DecodedImage(
 
 
 class FilledBoxes:
-    """Stands for segment-anything: fills the box that it is asked about."""
+    """A fake segment-anything that fills the box it is given."""
 
     def __init__(self) -> None:
         self.embedded = 0

@@ -1,4 +1,4 @@
-"""The jobs of a worker, and workers beside each other: annotators come first. Real Valkey."""
+"""The jobs of one worker and of several: annotators come first. Real Valkey."""
 
 from __future__ import annotations
 

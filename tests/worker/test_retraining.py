@@ -264,7 +264,7 @@ class ByName:
 
 
 class Answers:
-    """Stands in for a pipeline: answers with the first mask of its only source."""
+    """A fake pipeline that answers with the first mask of its only source."""
 
     def __init__(self, sources: Sequence[ByName] = ()) -> None:
         self._sources = sources

@@ -1,4 +1,4 @@
-"""What is offered beside each other: answers and accept marks that a person can tell apart."""
+"""What is offered together: answers and accept marks that a person can tell apart."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def main() -> None:
             nonlocal saves
             saves -= 1
             if saves == 0:
-                # In the middle of writing: a part of the new checkpoint stands beside the old one.
+                # In the middle of writing: a part of the new checkpoint exists next to the old one.
                 part = Path(str(arguments[0]) + ".part")
                 part.mkdir(parents=True, exist_ok=True)
                 (part / "model.safetensors").write_bytes(b"half")
