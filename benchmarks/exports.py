@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from saymask_backend.records.views import RecordFilter, RecordView
 from sqlalchemy import insert
 
 from benchmarks.measure import Cells, Table, timed

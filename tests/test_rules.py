@@ -16,6 +16,7 @@ from saymask_backend.config import Settings, load_settings
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _LIGHT = """
 import sys, importlib, pkgutil
@@ -54,11 +55,35 @@ def test_docs_list_every_setting_and_no_other() -> None:
     assert set(re.findall(r"^\| `(SAYMASK_\w+)`", text, re.MULTILINE)) == variables()
 
 
-def test_the_readme_is_short_and_its_links_exist() -> None:
+def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.split()) <= 800
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        assert (ROOT / link).is_file(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_pages_and_headings_that_exist(document: Path) -> None:
+    for page, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text("utf-8")):
+        target = document.parent / page if page else document
+        assert target.is_file(), page
+        titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M) if heading else []
+        anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+        assert not heading or heading in anchors, f"{page}#{heading}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_variables_and_files_that_a_document_names_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    folders = ("backend", "benchmarks", "docker", "saymask", "tests", "worker")
+    code = "".join(
+        path.read_text("utf-8")
+        for folder in folders
+        for suffix in ("py", "yaml")
+        for path in (ROOT / folder).rglob(f"*.{suffix}")
+    )
+    for variable in set(re.findall(r"SAYMASK_[A-Z_]*[A-Z]", text)) - variables():
+        assert variable in code, variable
+    for path in re.findall(rf"`((?:{'|'.join(folders)})/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_commands_of_the_readme_have_these_options() -> None:
