@@ -200,9 +200,10 @@ def test_odd_expressions_parse(parser: LanguageParser, odd: str) -> None:
     assert "\0" not in parsed.text
 
 
-def test_unknown_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="en_core_web_sm"):
-        LanguageParser("xx")
+def test_a_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saymask_worker.language.parser._MODEL", "en_missing")
+    with pytest.raises(ConfigError, match="en_missing is not installed"):
+        LanguageParser()
 
 
 @pytest.mark.parametrize(
@@ -377,11 +378,11 @@ def test_any_text_is_read_or_refused(parser: LanguageParser, raw: str) -> None:
         expression = clean_expression(raw)
     except InvalidExpression:
         return
-    for noun_phrase in ("own", "published"):
-        parsed = parser.parse(expression, noun_phrase)
-        assert parsed.text
-        assert parsed.sentence
-        assert parsed.head_noun_phrase is None or parsed.head_noun_phrase.strip()
+    parsed = parser.parse(expression)
+    assert parsed.text
+    assert parsed.sentence
+    assert parsed.head_noun_phrase is None or parsed.head_noun_phrase.strip()
+    assert parser.find_published_noun_phrase(parsed.text).strip()
 
 
 @pytest.mark.parametrize(

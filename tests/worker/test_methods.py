@@ -134,9 +134,8 @@ def test_the_score_is_free_of_the_encoders_scale() -> None:
             config,
         )
         query = (noun * shrink).astype(np.float32)
-        with_cosines = replace(config, normalise_first=False)
         logits = view.visual @ query / config.temperature
-        negatives = compute_negatives(view, query, replace(with_cosines, negatives_cosine_max=1e9))
+        negatives = compute_negatives(view, query, replace(config, negatives_cosine_max=1e9))
         return np.asarray(logits + negatives)
 
     assert np.allclose(totals(1.0), totals(0.25), rtol=1e-4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ProposingConfig:
+class GenerationConfig:
     """How expressions are proposed for an image; chosen on 25 development images.
 
     Attributes:

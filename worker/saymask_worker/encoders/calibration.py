@@ -19,13 +19,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from saymask.private_files import replace_shared_file
 from saymask_worker.config.scoring import STARTER_SCORING, ScoringConfig
 from saymask_worker.encoders.base import Encoder
-from saymask_worker.encoders.clip_visual import ClipVisual
-from saymask_worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
+from saymask_worker.encoders.crops import resize_whole
 from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns
 
 log = logging.getLogger(__name__)
@@ -76,17 +74,16 @@ def load_calibration(
 def calibrate(encoder: Encoder, vocabulary: EncodedNouns) -> Calibration:
     """Compare views of the sample photos with the nouns of the worker's own vocabulary."""
     visual = encoder.visual
-    wholes, views = [], []
+    views: list[NDArray[np.uint8]] = []
     for name in _SAMPLES:
         path = files("saymask") / "samples" / f"{name}.jpg"
         with path.open("rb") as file, Image.open(file) as image:
-            whole, tiles = _cut(np.asarray(image.convert("RGB")), visual)
-        wholes.append(whole)
-        views += [whole, *tiles]
-    features = F.normalize(visual.encode_images(torch.stack(views)).float(), dim=1).cpu().numpy()
+            views += _cut(np.asarray(image.convert("RGB")))
+    inputs = [resize_whole(view, size_px=visual.image_size_px, device="cpu") for view in views]
+    features = F.normalize(visual.encode_images(torch.cat(inputs)), dim=1).cpu().numpy()
     spread = float((features @ vocabulary.rows.T).std(axis=0).mean())
     own = encode_nouns(encoder, list(_SAMPLES.values()))
-    first = features[:: len(views) // len(wholes)] @ own.T
+    first = features[:: len(views) // len(_SAMPLES)] @ own.T
     named = int((first.argmax(axis=1) == np.arange(len(_SAMPLES))).sum())
     return Calibration(round(spread, 5), named)
 
@@ -113,18 +110,12 @@ def adapt_scoring(encoder: Encoder, found: Calibration) -> ScoringConfig:
     return encoder.scoring
 
 
-def _cut(pixels: NDArray[np.uint8], visual: ClipVisual) -> tuple[Tensor, list[Tensor]]:
-    """The whole image and its quarters, each (3, S, S) and normalised."""
-    image = normalise(to_tensor(pixels), CLIP_MEAN, CLIP_STD)
-    height, width = image.shape[1] // 2, image.shape[2] // 2
+def _cut(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """An image (h, w, 3) and its quarters."""
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     quarters = [
-        image[:, top : top + height, left : left + width]
+        pixels[top : top + height, left : left + width]
         for top in (0, height)
         for left in (0, width)
     ]
-    size = (visual.image_size_px, visual.image_size_px)
-    whole, *parts = (
-        F.interpolate(view[None], size, mode="bicubic", antialias=True)[0]
-        for view in (image, *quarters)
-    )
-    return whole, parts
+    return [pixels, *quarters]

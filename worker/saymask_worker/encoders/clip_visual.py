@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from saymask.errors import ConfigError
-from saymask_worker.config.pipeline import TokenMasking
 from saymask_worker.encoders.vit_blocks import (
     cast_products,
     ends_in_class_token,
@@ -28,9 +27,10 @@ from saymask_worker.encoders.vit_blocks import (
     run_coherent_block,
     run_last_block,
 )
-from saymask_worker.weights.batching import Batched
+from saymask_worker.weights.device import Batched
 
 MASKED_BLOCKS = 3
+TokenMasking = Literal["multiply", "attention"]
 
 
 class ClipVisual(Batched):
@@ -206,10 +206,9 @@ class ClipVisual(Batched):
         if masking == "attention":
             # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
             # token. The class token always sees itself.
-            hidden = masks.clamp(min=1e-6).log()
-            return _read(
-                tower, run_class_tokens(list(blocks), shared_tokens, hidden).transpose(0, 1)
-            )
+            bias = masks.clamp(min=1e-6).log()
+            class_tokens = run_class_tokens(list(blocks), shared_tokens, bias)
+            return _read(tower, class_tokens.transpose(0, 1))
         tokens = shared_tokens.expand(len(masks), -1, -1)
         weights = F.pad(masks, (1, 0), value=1.0)[..., None]
         *others, last = blocks

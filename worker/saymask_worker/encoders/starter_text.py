@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from saymask_worker.encoders.text_cache import CachedTexts
-from saymask_worker.images.types import Floats
+from saymask_worker.encoders.base import TextEncoder
 
 _LAYERS = 6
 _HEADS = 12
@@ -144,7 +143,7 @@ class StarterHead(nn.Module):
         return F.normalize(self.s(x) + self.b(F.gelu(self.a(x))), dim=-1)
 
 
-class StarterText:
+class StarterText(TextEncoder):
     """The starter text tower.
 
     Args:
@@ -158,6 +157,7 @@ class StarterText:
     def __init__(
         self, minilm: Path, tokenizer: Path, head: Path, device: str, dtype: torch.dtype
     ) -> None:
+        super().__init__()
         description = json.loads(head.with_suffix(".json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
@@ -166,11 +166,6 @@ class StarterText:
         self._minilm = MiniLm.load(minilm).to(device)
         self._minilm.cast_products(dtype)
         self._head = StarterHead.load(head).to(device)
-        self._cached = CachedTexts(self._encode_batch)
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Encode n texts: (n, D) float32, unit length."""
-        return self._cached.encode(texts)
 
     def is_truncated(self, text: str) -> bool:
         """Return whether a text has more tokens than the head was trained with."""

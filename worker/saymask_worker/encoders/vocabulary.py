@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from saymask.private_files import replace_shared_file
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.images.types import Floats
+from saymask_worker.images.vectors import normalise_rows, to_float32
 from saymask_worker.language.nouns import Nouns
 
 log = logging.getLogger(__name__)
 
-_TEMPLATE = "a photo of a {}"
+NOUN_TEMPLATE = "a photo of a {}"
+"""A noun is encoded bare and in this sentence, averaged."""
 _BATCH = 256
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,8 @@ def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -
 def encode_nouns(encoder: Encoder, nouns: Sequence[str]) -> Floats:
     """Encode nouns bare and in a sentence, averaged: (V, D), unit length, as kept on disk."""
     bare = _encode(encoder, nouns)
-    framed = _encode(encoder, [_TEMPLATE.format(noun) for noun in nouns])
-    return _to_unit(_to_unit(bare + framed).astype(np.float16))
+    framed = _encode(encoder, [NOUN_TEMPLATE.format(noun) for noun in nouns])
+    return normalise_rows(to_float32(normalise_rows(bare + framed).astype(np.float16)))
 
 
 def _encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
@@ -82,13 +83,7 @@ def _encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
     ]
     rows = np.empty_like(np.concatenate(parts))
     rows[order] = np.concatenate(parts)
-    return _to_unit(rows)
-
-
-def _to_unit(rows: NDArray[np.floating]) -> Floats:
-    wide = rows.astype(np.float32)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(wide / np.maximum(norms, _TINY), dtype=np.float32)
+    return normalise_rows(rows)
 
 
 def _read(path: Path, count: int) -> Floats | None:
@@ -98,7 +93,7 @@ def _read(path: Path, count: int) -> Floats | None:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("%s is damaged (%s), encoding the nouns again", path, error)
         return None
-    return _to_unit(rows) if rows.ndim == 2 and len(rows) == count else None
+    return normalise_rows(to_float32(rows)) if rows.ndim == 2 and len(rows) == count else None
 
 
 def _write(path: Path, rows: Floats) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Mask, Masks
-from saymask_worker.images.patch_map import PlacesMap, round_rows
+from saymask_worker.images.patch_map import PatchMap, round_rows
 
 Floats = NDArray[np.float32]
 """Any float32 array; the docstrings give shapes."""
@@ -210,7 +210,7 @@ class VisualFeatures:
     global_context: Floats
     local_context: Floats
     region: Floats | None = None
-    places: PlacesMap | None = None
+    places: PatchMap | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_context", "local_context"):

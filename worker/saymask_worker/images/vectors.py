@@ -21,16 +21,14 @@ def normalise_rows(features: Floats) -> Floats:
     return to_float32(features / np.maximum(norms, _EPSILON))
 
 
-def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: bool) -> Floats:
-    """Return unit vectors of a weighted sum along the last axis.
+def mix(first: Floats, second: Floats, first_weight: float) -> Floats:
+    """Return unit vectors of a weighted sum of unit vectors along the last axis.
 
     Args:
-        first: features (..., D).
+        first: features (..., D), of any length.
         second: of the same shape.
         first_weight: of ``first``; the rest is ``second``.
-        normalise_first: scale both to unit length before mixing; the published code mixes them
-            as they are.
     """
-    if normalise_first:
-        first, second = normalise_rows(first), normalise_rows(second)
-    return normalise_rows(first_weight * first + (1 - first_weight) * second)
+    return normalise_rows(
+        first_weight * normalise_rows(first) + (1 - first_weight) * normalise_rows(second)
+    )

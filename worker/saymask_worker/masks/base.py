@@ -27,8 +27,8 @@ class Proposer(Protocol):
         """Generate the masks of an image."""
         ...
 
-    def shrink_batch(self) -> bool:
-        """See ``saymask_worker.weights.batching.Batched``."""
+    def halve_batch(self) -> bool:
+        """See ``saymask_worker.weights.device.Batched``."""
         ...
 
 
@@ -49,9 +49,9 @@ class LastImageProposer:
         """Fingerprint of the wrapped proposer."""
         return self._proposer.fingerprint
 
-    def shrink_batch(self) -> bool:
-        """See ``Proposer.shrink_batch``."""
-        return self._proposer.shrink_batch()
+    def halve_batch(self) -> bool:
+        """See ``Proposer.halve_batch``."""
+        return self._proposer.halve_batch()
 
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate the masks of an image, unless it is the last one."""

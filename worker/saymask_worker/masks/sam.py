@@ -39,7 +39,7 @@ from saymask_worker.masks.frame import (
 from saymask_worker.masks.image_tokens import choose_image_tokens
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
 from saymask_worker.masks.point_prompts import PointPrompts, build_grid, choose_points
-from saymask_worker.weights.batching import Batched
+from saymask_worker.weights.device import Batched
 
 # More of them do not fit into a processor's cache.
 _UPSAMPLED_AT_ONCE = 4

@@ -11,7 +11,7 @@ from saymask_worker.images.types import VisualPrompt
 from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
 from saymask_worker.pipeline.candidates import build_clicked
-from saymask_worker.weights.batching import ShrinkingBatches
+from saymask_worker.weights.device import RetryOnOom
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ClickAnswers:
     """
 
     segmenter: ClickSegmenter | None
-    batches: ShrinkingBatches
+    batches: RetryOnOom
     max_megapixels: float
 
     def embed(self, data: bytes) -> EmbeddedImage:

@@ -38,7 +38,7 @@ from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
 from saymask_worker.ranking import build_method
 from saymask_worker.ranking.appearance import describe_image
 from saymask_worker.ranking.confidence import compute_presence_probability
-from saymask_worker.weights.batching import Shrinkable, ShrinkingBatches
+from saymask_worker.weights.device import BatchModel, RetryOnOom
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ class Pipeline:
         self._parser = parser
         self._max_megapixels = max_megapixels
         self._vocabulary = vocabulary
-        models: list[Shrinkable] = [proposer, encoder.visual]
+        models: list[BatchModel] = [proposer, encoder.visual]
         models += [quick_proposer] if quick_proposer is not None else []
-        self._batches = ShrinkingBatches(device, models)
+        self._batches = RetryOnOom(device, models)
         self._clicks = ClickAnswers(clicks, self._batches, max_megapixels)
         self._method = build_method(config, encoder, parser, vocabulary)
         self._sources = AskedSources(
@@ -124,7 +124,7 @@ class Pipeline:
         if not prepared.is_first_look:
             return self.model_version
         quick = to_first_look(self.config)
-        crops = f"{quick.first_look.closer_first}.{quick.first_look.closer_count}"
+        crops = f"{quick.first_look.initial_crops}.{quick.first_look.total_crops}"
         look = f"{quick.preparation_fingerprint()}.{crops}"
         return f"{self.model_version}-first.{look}"
 
@@ -400,4 +400,4 @@ class Pipeline:
         return choose_distinct(prepared, scores, self.config, k, count)
 
     def _parse(self, cleaned: str) -> ParsedExpression:
-        return self._parser.parse(cleaned, self.config.noun_phrase)
+        return self._parser.parse(cleaned)

@@ -37,32 +37,16 @@ class Description:
 
 
 @dataclass(frozen=True, eq=False)
-class DescribedImage:
+class DescribedImage(Description):
     """A prepared image, the V nouns and what its proposals look like among them."""
 
     prepared: PreparedImage
     vocabulary: EncodedNouns
-    description: Description
 
     @property
     def geometry(self) -> Geometry:
         """Of the proposals."""
         return self.prepared.geometry
-
-    @property
-    def visual(self) -> Floats:
-        """See ``Description``."""
-        return self.description.visual
-
-    @property
-    def noun_logits(self) -> Floats:
-        """See ``Description``."""
-        return self.description.noun_logits
-
-    @property
-    def log_thing(self) -> Floats:
-        """See ``Description``."""
-        return self.description.log_thing
 
 
 def describe(
@@ -78,7 +62,14 @@ def describe_image(
     prepared: PreparedImage, vocabulary: EncodedNouns, config: ScoringConfig
 ) -> DescribedImage:
     """Describe the proposals of an image."""
-    return DescribedImage(prepared, vocabulary, describe(prepared.features, vocabulary, config))
+    return add_image(describe(prepared.features, vocabulary, config), prepared, vocabulary)
+
+
+def add_image(
+    description: Description, prepared: PreparedImage, vocabulary: EncodedNouns
+) -> DescribedImage:
+    """Join a description, which an image keeps, with that image and the nouns."""
+    return DescribedImage(**vars(description), prepared=prepared, vocabulary=vocabulary)
 
 
 def compute_noun_logits(visual: Floats, vocabulary: EncodedNouns, config: ScoringConfig) -> Floats:
@@ -95,23 +86,17 @@ def compute_log_thing(logits: Floats, vocabulary: EncodedNouns, config: ScoringC
 
 def mix_views(features: VisualFeatures, config: ScoringConfig) -> Floats:
     """Return the unit vectors (N, D) of the views of each proposal, mixed."""
-    views, share = (features.global_context, features.local_context), config.visual_global_weight
-    if features.region is None or not config.region_weight:
-        return mix(*views, share, normalise_first=config.normalise_first)
-    if config.normalise_first:
-        first, second = map(normalise_rows, views)
-        mixed = share * first + (1 - share) * second
-    else:
-        mixed = mix(*views, share, normalise_first=False)
-    return normalise_rows(
-        to_float32(mixed + config.region_weight * normalise_rows(features.region))
-    )
+    share = config.visual_global_weight
+    mixed = share * normalise_rows(features.global_context)
+    mixed = mixed + (1 - share) * normalise_rows(features.local_context)
+    if features.region is not None:
+        mixed = mixed + config.region_weight * normalise_rows(features.region)
+    return normalise_rows(to_float32(mixed))
 
 
 def compute_appearance(image: DescribedImage, text: TextFeatures, config: ScoringConfig) -> Floats:
     """Return the logit (N,) of the expression: sentence and noun phrase, mixed."""
-    share, first = config.text_global_weight, config.normalise_first
-    query = mix(text.sentence, text.phrase, share, normalise_first=first)
+    query = mix(text.sentence, text.phrase, config.text_global_weight)
     return to_float32(image.visual @ query / config.temperature)
 
 
@@ -188,7 +173,7 @@ def compute_coherence(prepared: PreparedImage, text: TextFeatures, config: Scori
     places, cells = prepared.features.places, prepared.geometry.cells
     if places is None or cells is None or not config.coherence_weight or len(cells) == 0:
         return np.zeros(len(prepared.proposals), dtype=np.float32)
-    query = mix(text.sentence, text.phrase, 0.5, normalise_first=config.normalise_first)
+    query = mix(text.sentence, text.phrase, 0.5)
     heat = _to_grid(places.unit_rows @ query, cells.shape[1])
     heat = heat - heat.min()
     heat = heat / max(float(heat.mean()), _TINY)
@@ -208,5 +193,6 @@ def _to_grid(heat: Floats, side: int) -> Floats:
 
 def _log_sum(logits: NDArray[np.floating]) -> Floats:
     """Log of the sum of the exponentials along the last axis."""
+    # SciPy's function takes about 17 times as long on arrays of this size.
     best = logits.max(axis=-1, keepdims=True)
     return to_float32(best[..., 0] + np.log(np.exp(logits - best).sum(axis=-1)))

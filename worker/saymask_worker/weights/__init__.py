@@ -7,9 +7,9 @@ from saymask_worker.weights.checkpoints import (
     PackageMember,
     Url,
     find_checkpoint,
+    hash_file,
 )
 from saymask_worker.weights.download import Report
-from saymask_worker.weights.hashing import hash_file
 from saymask_worker.weights.store import WeightStore, default_cache_dir, explain_files
 
 __all__ = [

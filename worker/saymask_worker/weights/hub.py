@@ -18,7 +18,7 @@ from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside
 from saymask.redaction import explain
 from saymask_worker.weights import default_cache_dir, explain_files
-from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.checkpoints import hash_file
 
 _FINGERPRINT_CHARS = 8
 # Weights as safetensors, never as pickles; and what tokenizers and processors are described by.

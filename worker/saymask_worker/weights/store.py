@@ -16,9 +16,8 @@ import platformdirs
 
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside
-from saymask_worker.weights.checkpoints import Checkpoint, find_checkpoint
+from saymask_worker.weights.checkpoints import Checkpoint, check_file, find_checkpoint, hash_file
 from saymask_worker.weights.download import Report, download
-from saymask_worker.weights.hashing import check_file, hash_file
 
 CACHE_VARIABLE = "SAYMASK_CACHE_DIR"
 

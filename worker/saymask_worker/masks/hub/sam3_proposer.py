@@ -21,7 +21,7 @@ from saymask_worker.images.types import DecodedImage, Proposals
 from saymask_worker.masks.filters import compute_stability, suppress_duplicates
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
 from saymask_worker.masks.point_prompts import build_grid
-from saymask_worker.weights.batching import Batched
+from saymask_worker.weights.device import Batched
 from saymask_worker.weights.hub import SAM3, compute_fingerprint
 from saymask_worker.weights.transformers import load_pretrained
 

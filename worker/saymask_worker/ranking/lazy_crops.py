@@ -36,7 +36,7 @@ class _Views:
     crops: dict[int, Floats] = field(default_factory=dict)
 
 
-class CloserLook:
+class LazyCrops:
     """Encodes the best proposals of first looks, each once.
 
     Args:
@@ -55,7 +55,7 @@ class CloserLook:
     ) -> None:
         self._encode_context = encode_context
         self._encode_crops = encode_crops
-        self._first, self._count = config.closer_first, config.closer_count
+        self._first, self._count = config.initial_crops, config.total_crops
         self._ridge = ridge
 
     def rank(self, look: PreparedImage, score: ScoreAll) -> Scores:
