@@ -27,7 +27,7 @@ from saymask_worker.language.lexicon import (
     RELATIONS,
     SIDES,
 )
-from saymask_worker.language.numerals import QUANTIFIERS
+from saymask_worker.language.numerals import ORDINALS, QUANTIFIERS
 
 _KINDS: dict[str, RelationKind] = {f"r{i}": kind for i, (_, kind) in enumerate(RELATIONS)}
 _ANY_RELATION = re.compile(
@@ -171,7 +171,7 @@ def _is_attribute(
     kind: RelationKind, match: str, before: Sequence[str], *, has_relation: bool
 ) -> bool:
     """Whether a relation without a noun before it describes its own anchor: "closest car"."""
-    if has_relation or set(before) - DETERMINERS:
+    if has_relation or set(before) - DETERMINERS - ORDINALS.keys():
         return False
     # "Flying bird": a participle that describes its noun.
     return kind in ("on", "in", "with") or match.startswith(("close", "near"))

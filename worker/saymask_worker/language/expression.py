@@ -24,10 +24,23 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 @dataclass(frozen=True)
 class Ordinal:
-    """``second from the left``: ``rank`` counts from 1, starting at ``start``."""
+    """``second from the left``, ``second largest``.
+
+    Attributes:
+        rank: from 1.
+        start: the side where counting starts.
+        size: by which objects are ordered instead, or None.
+    """
 
     rank: int
     start: Side
+    size: Size | None = None
+
+    def __str__(self) -> str:
+        """Return words for people."""
+        return (
+            f"{self.rank} from {self.start}" if self.size is None else f"{self.rank} by {self.size}"
+        )
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,12 @@ def _compute_gains(
         sizes = _measure(expression.size, geometry, instances)
         gains += config.size_weight * _share_surpassed(sizes, weights)
     if expression.ordinal is not None:
-        along = toward(expression.ordinal.start, geometry)[instances]
+        size, start = expression.ordinal.size, expression.ordinal.start
+        along = (
+            toward(start, geometry)[instances]
+            if size is None
+            else _measure(size, geometry, instances)
+        )
         ranks = 1 + ((along[None] > along[:, None]) * weights[None]).sum(axis=1)
         distance = np.abs(ranks - expression.ordinal.rank)
         gains += config.ordinal_weight * np.clip(1 - distance, 0, 1)
