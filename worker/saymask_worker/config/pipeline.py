@@ -33,7 +33,7 @@ class ProposalsConfig:
         points_per_side: side of the regular grid of points.
         points_share: share of these points that become prompts, those that differ most; see
             ``saymask_worker.masks.point_prompts``.
-        points_place_weight: of their place, beside the embedding, when points are compared.
+        points_place_weight: weight of position relative to the embedding when points are compared.
         predicted_iou_min: a mask whose predicted IoU is lower is dropped.
         stability_min: a mask whose stability score is lower is dropped.
         duplicate_iou_max: of two masks that overlap more than this, the better one stays.
@@ -54,8 +54,8 @@ class ProposalsConfig:
             the earlier mask's by more than this.
         outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
             the mask's edge.
-        padding_step: of what pads the image to a square the decoder sees one token in so many,
-            each way; see ``saymask_worker.masks.image_tokens``.
+        padding_step: of the padding to a square the decoder sees every n-th token in both
+            directions; see ``saymask_worker.masks.image_tokens``.
     """
 
     generator: Generator = "mobile-sam"
@@ -80,7 +80,7 @@ class ProposalsConfig:
 
 @dataclass(frozen=True)
 class SuggestionsConfig:
-    """Which masks are offered beside each other; chosen on 25 development images.
+    """Which masks are offered together; chosen on 25 development images.
 
     Attributes:
         same_answer_iou: of two masks that overlap at least this much, the better one is offered.
@@ -104,7 +104,7 @@ class SourcesConfig:
     """How masks of several sources become one list.
 
     Attributes:
-        considered: so many of the best proposals compete with the masks of other sources.
+        considered: number of best proposals that compete with the masks of other sources.
         same_object_iou: masks of two sources that overlap at least this much are one answer.
         piece_share: connected pieces and holes smaller than this share of a mask are removed.
         min_area_share: masks smaller than this share of the image are dropped.
@@ -124,7 +124,8 @@ class ClicksConfig:
 
     Attributes:
         start_logit: magnitude of the logits of a mask to start from.
-        beside_share: a click this share of the box's sides beside it still concerns the mask.
+        beside_share: a click outside the box by up to this share of its sides still concerns the
+            mask.
         duplicate_iou: of two answers that overlap at least this much, the first stays.
         stability_offset: as in ``ProposalsConfig``.
     """
@@ -142,8 +143,8 @@ class FeaturesConfig:
     Attributes:
         token_floor: weight of the best covered token of a small mask.
         crop_margin: surroundings of a crop, as a share of the mask's longer side.
-        region_tiles: scales of the region token, by the image's division into so many tiles a side;
-            a third scale costs as much as two and decides nothing.
+        region_tiles: scales of the region token, as numbers of tiles per side of the image; a third
+             scale costs as much as two and decides nothing.
         crops_max: at most this many proposals are cropped; for the others the feature of the crop
             is predicted, see ``saymask_worker.ranking.crop_budget``. With 0 the region token
             replaces all views of a proposal: one pass over the image and none over its proposals.
@@ -168,14 +169,14 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class FirstLookConfig:
-    """How an image is looked at before it is prepared; chosen on 25 development images.
+    """The quick answer about an image that is not prepared; chosen on 25 development images.
 
     Attributes:
         points_per_side: side of the regular grid of points.
         points_share: as in ``ProposalsConfig``.
         max_count: at most this many proposals.
-        initial_crops: so many of an expression's best proposals are cropped at once, and ...
-        total_crops: ... so many in all, when the features of the other crops are predicted.
+        initial_crops: number of an expression's best proposals that are cropped at once.
+        total_crops: number that are cropped in all; the features of other crops are predicted.
     """
 
     points_per_side: int = 20
@@ -196,11 +197,11 @@ class PipelineConfig:
         features: how proposals are encoded.
         scoring: how features become scores.
         clicks: how clicks and boxes become masks.
-        nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
+        nouns: fingerprint of a custom open vocabulary; empty for the worker's.
         sources: how masks of several sources become one list.
-        suggestions: which masks are offered beside each other.
-        first_look: how an image is looked at before it is prepared.
-        generation: how expressions are proposed.
+        suggestions: which masks are offered together.
+        first_look: the quick answer about an image that is not prepared.
+        generation: how expressions are generated.
     """
 
     method: MethodName = "corrected"

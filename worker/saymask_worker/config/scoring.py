@@ -23,14 +23,14 @@ class ScoringConfig:
     images with the starter encoder, unless a source is named.
 
     Attributes:
-        temperature: of the encoder, in cosine similarity: what makes one nat. For open_clip pairs
+        temperature: of the encoder: the cosine similarity that equals one nat. For open_clip pairs
             it is measured on the sample images, see ``saymask_worker.encoders.calibration``.
         visual_global_weight: alpha of the paper, share of the global-context visual feature.
         text_global_weight: beta of the paper, share of the sentence; the rest is the noun phrase.
-        region_weight: share of the region's token in the visual feature, beside the other two.
+        region_weight: weight of the region token in the visual feature, relative to the other two.
         negatives_weight: how much the log-likelihood of all other nouns counts against a proposal;
             1 would make the appearance a log-probability.
-        negatives_cosine_max: nouns whose text lies this close to the asked one do not compete.
+        negatives_cosine_max: nouns this similar to the asked one do not compete.
         negatives_min: at least this many nouns compete, the most distant ones.
         coherence_weight: weight of the heat map of the expression inside a proposal.
         coherence_outside: share of the heat outside that counts against it.
@@ -71,7 +71,7 @@ class ScoringConfig:
         presence_offset: offset of the logistic curve from a noun's log-odds against others to the
             probability that the image shows it, and ...
         presence_slope: ... its slope, per nat; fitted to 120 expressions.
-        no_referent_below: with a lower probability people are told so; 0 never tells.
+        no_referent_below: with a lower probability a notice says so; 0 disables it.
     """
 
     temperature: float = 0.02

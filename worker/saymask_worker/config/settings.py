@@ -145,7 +145,7 @@ class WorkerSettings(BaseSettings):
 
     @property
     def encoder_name(self) -> str:
-        """The encoder that is loaded: today's score was made for the starter, so ``auto`` is that.
+        """The encoder to load: ``auto`` is the starter, for which the score was made.
 
         It never depends on what the machine has or reaches.
         """

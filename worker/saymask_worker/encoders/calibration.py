@@ -1,8 +1,8 @@
 """The temperature of an encoder, and whether its towers fit together: a self-test on photos.
 
 The weights of the score are log-odds, made with the starter encoder. How far cosines spread
-differs by a factor of four between encoders, so the temperature of another one is measured: how
-much the similarity of a noun varies between views of the sample photos.
+differs by a factor of four between encoders, so the temperature of another encoder is measured by
+how much the similarity of a noun varies between views of the sample photos.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAMED_MIN = 4
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the self-test found.
+    """Results of the self-test.
 
     Attributes:
         spread: mean standard deviation of a noun's cosine between views of the sample photos.
@@ -55,7 +55,7 @@ class Calibration:
 def load_calibration(
     encoder: Encoder, vocabulary: EncodedNouns, directory: Path | None
 ) -> Calibration:
-    """Read what the self-test found for an encoder, or run it; seconds on a CPU."""
+    """Read the results of an encoder's self-test, or run it; seconds on a CPU."""
     path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
     if path and os.path.exists(path):
         try:

@@ -50,7 +50,7 @@ def encode_regions(
         visual: the image tower.
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
-        region_tiles: scales of the regions, each by the image's division into so many tiles a side.
+        region_tiles: scales of the regions, as numbers of tiles per side of the image.
 
     Returns:
         Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.

@@ -23,7 +23,7 @@ from saymask_worker.encoders.base import TextEncoder
 _LAYERS = 6
 _HEADS = 12
 _EPSILON = 1e-12
-# Attention grows with the square of what is encoded at once.
+# The cost of attention grows with the square of the tokens encoded at once.
 _TEXTS_AT_ONCE = 16
 # BERT's names of one layer's parameters, and those of torch's encoder layer.
 _LAYER_NAMES = {
@@ -103,7 +103,7 @@ class MiniLm(nn.Module):
 
 
 def _run_layer(layer: Any, x: Tensor, sees: Tensor) -> Tensor:
-    """Run a ``TransformerEncoderLayer``, whose own way knows one precision for all it does."""
+    """Run a ``TransformerEncoderLayer``, whose own ``forward`` needs a single precision."""
     attention = layer.self_attn
     dtype = attention.in_proj_weight.dtype
     projected = F.linear(x.to(dtype), attention.in_proj_weight, attention.in_proj_bias)
@@ -149,7 +149,7 @@ class StarterText(TextEncoder):
     Args:
         minilm: ``model.safetensors`` of all-MiniLM-L6-v2.
         tokenizer: its ``tokenizer.json``.
-        head: ``starter_head.safetensors``; its ``.json`` lies beside it.
+        head: ``starter_head.safetensors``; its ``.json`` is next to it.
         device: where to run.
         dtype: of the text encoder's products; the head stays float32.
     """

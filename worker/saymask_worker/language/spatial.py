@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saymask_worker.language.expression import Count, Ordinal, Side, Size
+from saymask_worker.language.expression import Count, Ordinal
 from saymask_worker.language.lexicon import (
     COLORS,
     DISTANCES,
@@ -21,6 +21,8 @@ from saymask_worker.language.lexicon import (
     SIDES,
     SINGULARS_IN_S,
     SIZES,
+    Side,
+    Size,
 )
 from saymask_worker.language.numerals import (
     EACH,

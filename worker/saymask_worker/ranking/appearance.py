@@ -1,4 +1,4 @@
-"""What proposals look like: log-odds of nouns, in the units of the encoder's temperature."""
+"""The appearance of proposals: log-odds of nouns, in units of the encoder's temperature."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TINY = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """What N proposals look like, before any expression.
+    """The appearance of N proposals, before any expression.
 
     Attributes:
         visual: (N, D) unit vectors of the mixed views.
@@ -38,7 +38,7 @@ class Description:
 
 @dataclass(frozen=True, eq=False)
 class DescribedImage(Description):
-    """A prepared image, the V nouns and what its proposals look like among them."""
+    """A prepared image, the V nouns and the appearance of its proposals among them."""
 
     prepared: PreparedImage
     vocabulary: EncodedNouns

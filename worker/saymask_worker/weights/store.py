@@ -29,7 +29,7 @@ def default_cache_dir() -> Path:
 
 @contextmanager
 def explain_files(doing: str) -> Iterator[None]:
-    """Say in words that weights cannot be "read" or "kept": a full disk, another user's folder.
+    """Explain why weights cannot be "read" or "kept": a full disk, another user's folder.
 
     Raises:
         WeightsError: instead of OSError.
@@ -39,7 +39,7 @@ def explain_files(doing: str) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(
             f"The weights cannot be {doing}: {error}.",
-            "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of its own.",
+            "Make room, give this user access, or set SAYMASK_CACHE_DIR to another folder.",
         ) from error
 
 
@@ -54,7 +54,7 @@ class WeightStore:
         self.directory = (cache_dir or default_cache_dir()) / "weights"
 
     def path(self, name: str) -> Path:
-        """Return where a checkpoint lies or would lie."""
+        """Return the file of a checkpoint, whether or not it is there."""
         return self.directory / find_checkpoint(name).stored_as
 
     def is_present(self, name: str) -> bool:
