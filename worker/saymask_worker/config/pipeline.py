@@ -174,14 +174,12 @@ class FirstLookConfig:
     Attributes:
         points_per_side: side of the regular grid of points.
         points_share: as in ``ProposalsConfig``.
-        max_count: at most this many proposals.
         initial_crops: number of an expression's best proposals that are cropped at once.
         total_crops: number that are cropped in all; the features of other crops are predicted.
     """
 
     points_per_side: int = 20
     points_share: float = 0.4
-    max_count: int = 100
     initial_crops: int = 8
     total_crops: int = 12
 
@@ -244,7 +242,6 @@ def to_first_look(config: PipelineConfig) -> PipelineConfig:
             full,
             points_per_side=min(full.points_per_side, look.points_per_side),
             points_share=min(full.points_share, look.points_share),
-            max_count=min(full.max_count, look.max_count),
         ),
         features=replace(config.features, crops_max=0),
     )

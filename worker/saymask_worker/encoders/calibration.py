@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,11 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from saymask.private_files import replace_shared_file
 from saymask_worker.config.scoring import STARTER_SCORING, ScoringConfig
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.crops import resize_whole
-from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns
+from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns, load_or_compute
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +54,12 @@ def load_calibration(
     encoder: Encoder, vocabulary: EncodedNouns, directory: Path | None
 ) -> Calibration:
     """Read the results of an encoder's self-test, or run it; seconds on a CPU."""
-    path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
-    if path and os.path.exists(path):
-        try:
-            return Calibration(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            log.warning("%s is damaged (%s), measuring again", path, error)
-    calibration = calibrate(encoder, vocabulary)
-    if path is not None:
-        try:
-            replace_shared_file(path, json.dumps(asdict(calibration)).encode())
-        except OSError as error:
-            log.warning("the self-test of the encoder cannot be kept: %s", error)
-    return calibration
+    return load_or_compute(
+        directory and directory / f"calibration-{encoder.weights_hash}.json",
+        lambda data: Calibration(**json.loads(data)),
+        lambda: calibrate(encoder, vocabulary),
+        lambda calibration: json.dumps(asdict(calibration)).encode(),
+    )
 
 
 def calibrate(encoder: Encoder, vocabulary: EncodedNouns) -> Calibration:

@@ -112,31 +112,20 @@ def compute_unnamed_appearance(image: DescribedImage, config: ScoringConfig) -> 
 
 def compute_negatives(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
     """Return how much each proposal looks like other nouns, below the mean: (N,)."""
-    return _to_negatives(compute_others(image, noun, config), config)
+    return compute_negatives_and_presence(image, noun, config)[0]
 
 
 def compute_negatives_and_presence(
     image: DescribedImage, noun: Floats, config: ScoringConfig
 ) -> tuple[Floats, float | None]:
     """Return the negatives (N,) of a noun (D,), and its presence: see ``Scores.presence``."""
-    others = compute_others(image, noun, config)
-    if len(others) == 0:
-        return others, None
-    own = image.visual @ normalise_rows(noun) / config.temperature
-    return _to_negatives(others, config), float((own - others).max())
-
-
-def compute_others(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
-    """Return the log of the summed likelihoods (N,) of all nouns but a noun (D,)."""
     if len(image.visual) == 0:
-        return np.zeros(0, dtype=np.float32)
-    return _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
-
-
-def _to_negatives(others: Floats, config: ScoringConfig) -> Floats:
-    if not config.negatives_weight or len(others) == 0:
-        return np.zeros_like(others)
-    return to_float32(-config.negatives_weight * (others - others.mean()))
+        return np.zeros(0, dtype=np.float32), None
+    # The log of the summed likelihoods of all other nouns.
+    others = _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
+    own = image.visual @ normalise_rows(noun) / config.temperature
+    negatives = to_float32(-config.negatives_weight * (others - others.mean()))
+    return negatives, float((own - others).max())
 
 
 def _find_competing(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from pathlib import Path
 import httpx
 
 from saymask.errors import WeightsError
-from saymask.private_files import make_folder_inside
 from saymask.redaction import explain
-from saymask_worker.weights import default_cache_dir, explain_files
 from saymask_worker.weights.checkpoints import hash_file
+from saymask_worker.weights.store import default_cache_dir, explain_files, open_scratch
 
 _FINGERPRINT_CHARS = 8
 # Weights as safetensors, never as pickles, and the files of tokenizers and processors.
@@ -131,14 +129,8 @@ class HubStore:
                 " before they are fetched.",
                 f"Read it on the page of {model.repository}, then: {_pull_command(model)}",
             )
-        with explain_files("kept"):
-            self._pull(model, target)
-        return target
-
-    def _pull(self, model: HubModel, target: Path) -> None:
-        make_folder_inside(self.directory.parent, self.directory.name)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{model.name}-") as scratch:
-            fetched = Path(scratch) / "files"
+        with open_scratch(self.directory, model.name) as scratch:
+            fetched = scratch / "files"
             self._fetch_or_explain(model, fetched)
             if not _is_complete(fetched):
                 raise WeightsError(
@@ -146,6 +138,7 @@ class HubStore:
                     f"Put such files into {target}.",
                 )
             os.replace(fetched, target)
+        return target
 
     def _fetch_or_explain(self, model: HubModel, folder: Path) -> None:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
