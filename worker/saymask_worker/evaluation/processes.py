@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import platform
 from collections.abc import Callable, Iterator
@@ -169,7 +170,8 @@ def _describe(evaluator: Evaluator) -> dict[str, Any]:
         "precision": str(pipeline.encoder.visual.dtype),
         "torch": torch.__version__,
         "methods": [*(variant.name for variant in evaluator.variants), *evaluator.models],
-        "config": asdict(pipeline.config),
+        # As it is read again from JSON.
+        "config": json.loads(json.dumps(asdict(pipeline.config))),
     }
 
 
