@@ -216,8 +216,8 @@ def test_objects_are_wholes_of_known_nouns_and_do_not_overlap() -> None:
     image = described(things=[[1.0, 0.0], [0.0, 1.0]], stuff=[[-1.0, -1.0]])
     proposals = image.prepared.proposals
     # The block around the second square is hardly agreed on.
-    consensus = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
-    prepared = replace(image.prepared, proposals=replace(proposals, consensus=consensus))
+    vote_share = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
+    prepared = replace(image.prepared, proposals=replace(proposals, vote_share=vote_share))
     found = find_objects(
         replace(image, prepared=prepared), build_families(("cat", "dog")), CONFIG, ScoringConfig()
     )

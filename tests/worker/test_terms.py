@@ -96,8 +96,8 @@ def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
     image = replace(
         base,
         proposals=replace(
-            base.proposals, masks=masks, predicted_iou=one, stability_score=one, consensus=one,
-            level=one,
+            base.proposals, masks=masks, predicted_iou=one, stability_score=one, vote_share=one,
+            granularity=one,
         ),
         geometry=geometry,
         features=VisualFeatures(looks, looks, None, build_places_map(places)),

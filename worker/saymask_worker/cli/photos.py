@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.contract import MAX_K, SegmentResult
+from saymask.contract import MAX_K, SegmentResult, Timings
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask.expressions import normalise_expression
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from saymask_worker.images.types import PreparedImage
     from saymask_worker.pipeline.explanation import Explanation
     from saymask_worker.pipeline.pipeline import Pipeline
-    from saymask_worker.pipeline.timing import PreparationTimings
 
 
 ExpressionArgument = Annotated[
@@ -111,13 +110,11 @@ def _explain_writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _prepare_photo(
-    photo: Path, k: int
-) -> tuple[Pipeline, PreparedImage, PreparationTimings | None, bytes]:
+def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timings | None, bytes]:
     """Load the models, and a photo from the cache or anew."""
     # PyTorch is imported by those commands that need it.
     from saymask_worker.pipeline.build import build_pipeline
-    from saymask_worker.pipeline.opening import open_image
+    from saymask_worker.pipeline.pipeline import open_image
 
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")

@@ -38,10 +38,11 @@ def tune(
     from saymask_worker.config.scoring_file import write_scoring
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
     from saymask_worker.pipeline.build import build_pipeline
+    from saymask_worker.ranking import find_method
 
     # From the encoder's own weights, not from some that were fitted to the same photos.
     settings = load_worker_settings(scoring=None)
-    if settings.method != "corrected":
+    if not find_method(settings.method).has_confidence:
         raise ConfigError(
             f"The method {settings.method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,7 +107,7 @@ class Evaluator:
         for variant in self.variants:
             config = variant.config or with_every_crop(self.pipeline.config)
             key = config.preparation_fingerprint()
-            pipeline = self.pipeline.with_config(config, proposer)
+            pipeline = replace(self.pipeline, config=config, proposer=proposer, cache=None)
             if key not in prepared:
                 prepared[key], _ = pipeline.prepare(data, image.path.stem)
             if variant.config is None and inputs is None:

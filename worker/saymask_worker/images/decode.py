@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from saymask.image_decoding import decode_picture
-from saymask_worker.images.resize import resize_pixels, shrink_hw
+from saymask_worker.images.resize import cap_longest_side, resize_pixels
 from saymask_worker.images.types import DecodedImage
 
 _EXAMPLE_SIDE_PX = 64
@@ -30,7 +30,7 @@ def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = Non
     sha256 = hashlib.sha256(data).hexdigest()
     if longer_px is None:
         return DecodedImage(picture.pixels, sha256, picture.notices)
-    pixels = resize_pixels(picture.pixels, shrink_hw(picture.size_hw, longer_px))
+    pixels = resize_pixels(picture.pixels, cap_longest_side(picture.size_hw, longer_px))
     return DecodedImage(pixels, sha256, picture.notices, original_hw=picture.size_hw)
 
 

@@ -18,16 +18,16 @@ from saymask_worker.images.types import DecodedImage
 _ROWS_AT_ONCE = 256
 
 
-def fit_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
+def scale_longest_side(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
     """Return height and width, at least 1, scaled so that the longer side has ``longer_px``."""
     height, width = size_hw
     scale = longer_px / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def shrink_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
-    """``fit_hw`` of a larger image; a smaller one keeps its size."""
-    return fit_hw(size_hw, min(longer_px, max(size_hw)))
+def cap_longest_side(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
+    """``scale_longest_side`` of a larger image; a smaller one keeps its size."""
+    return scale_longest_side(size_hw, min(longer_px, max(size_hw)))
 
 
 def to_original_size(mask: Mask, size_hw: tuple[int, int]) -> Mask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,10 @@ Derived = WeakKeyDictionary[Any, Any]
 It lies on the image and ends with it, or with the model. A value never refers to the image it was
 computed from: such a circle would be freed only when Python next searches for circles.
 """
+
+
+# Of masks that were not found by a grid of points.
+UNKNOWN_VOTE_SHARE, UNKNOWN_GRANULARITY = 0.5, 1.0
 
 
 def _require(condition: bool, what: str, got: object) -> None:
@@ -106,26 +110,24 @@ class Proposals:
         masks: (N, h, w) bool at working size: the image's, or smaller with the same aspect.
         predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
         stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
-        consensus: (N,) float32, share of the grid's points inside the mask that yield it, 0 to 1;
-            0.5 when nothing is known.
-        level: (N,) float32, from 0, a subpart, to 2, a whole; 1 when nothing is known.
+        vote_share: (N,) float32, share of the grid's points inside the mask that yield it, 0 to 1.
+        granularity: (N,) float32, from 0, a subpart, to 2, a whole.
         size_hw: original image size, pixels.
     """
 
     masks: Masks
     predicted_iou: Floats
     stability_score: Floats
-    consensus: Floats
-    level: Floats
+    vote_share: Floats
+    granularity: Floats
     size_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
         _require(self.masks.ndim == 3, "masks (N, h, w)", self.masks.shape)
         _require(self.masks.dtype == np.bool_, "bool masks", self.masks.dtype)
         count = len(self.masks)
-        for name in ("predicted_iou", "stability_score", "consensus", "level"):
-            shape = getattr(self, name).shape
-            _require(shape == (count,), f"{name} ({count},)", shape)
+        for name, values in self.columns.items():
+            _require(values.shape == (count,), f"{name} ({count},)", values.shape)
         _require(bool(self.masks.any(axis=(1, 2)).all()), "no empty mask", "an empty one")
 
     def __len__(self) -> int:
@@ -134,14 +136,28 @@ class Proposals:
 
     def take(self, index: NDArray[np.intp]) -> Proposals:
         """Return a selection, or the same in another order."""
-        return Proposals(
-            self.masks[index],
-            self.predicted_iou[index],
-            self.stability_score[index],
-            self.consensus[index],
-            self.level[index],
-            self.size_hw,
-        )
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Proposals(self.masks[index], **columns, size_hw=self.size_hw)
+
+    @staticmethod
+    def join(parts: Sequence[Proposals]) -> Proposals:
+        """Concatenate proposals of one image and one working size."""
+        masks = np.concatenate([part.masks for part in parts])
+        columns = {
+            name: np.concatenate([part.columns[name] for part in parts])
+            for name in parts[0].columns
+        }
+        return Proposals(masks, **columns, size_hw=parts[0].size_hw)
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """The numbers (N,) of each proposal, by name."""
+        return {
+            "predicted_iou": self.predicted_iou,
+            "stability_score": self.stability_score,
+            "vote_share": self.vote_share,
+            "granularity": self.granularity,
+        }
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,13 @@ from PIL import Image
 
 from saymask.errors import ConfigError, GivenMasksError, InvalidMask
 from saymask.masks import Mask, decode_coco_rle
-from saymask_worker.images.resize import shrink_hw
-from saymask_worker.images.types import DecodedImage, Proposals
+from saymask_worker.images.resize import cap_longest_side
+from saymask_worker.images.types import (
+    UNKNOWN_GRANULARITY,
+    UNKNOWN_VOTE_SHARE,
+    DecodedImage,
+    Proposals,
+)
 
 _WORK_SIDE_PX = 1024
 
@@ -105,7 +110,7 @@ def to_proposals(
         work_hw: of the proposals; None means at most 1024 px.
     """
     if work_hw is None:
-        work_hw = shrink_hw(size_hw, _WORK_SIDE_PX)
+        work_hw = cap_longest_side(size_hw, _WORK_SIDE_PX)
     kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]
     kept = [(mask, q) for mask, q in kept if mask.any()]
     stacked = np.stack([m for m, _ in kept]) if kept else np.zeros((0, *work_hw), dtype=bool)
@@ -113,8 +118,8 @@ def to_proposals(
         masks=stacked,
         predicted_iou=np.asarray([q for _, q in kept], dtype=np.float32).clip(0, 1),
         stability_score=np.ones(len(kept), dtype=np.float32),
-        consensus=np.full(len(kept), 0.5, dtype=np.float32),
-        level=np.ones(len(kept), dtype=np.float32),
+        vote_share=np.full(len(kept), UNKNOWN_VOTE_SHARE, dtype=np.float32),
+        granularity=np.full(len(kept), UNKNOWN_GRANULARITY, dtype=np.float32),
         size_hw=size_hw,
     )
 

@@ -35,7 +35,13 @@ from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
 
-_PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+# Name in an entry, by name in the code.
+_PER_PROPOSAL = {
+    "predicted_iou": "predicted_iou",
+    "stability_score": "stability_score",
+    "vote_share": "consensus",
+    "granularity": "level",
+}
 _HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
 _UNFINISHED = ".writing-"
@@ -116,7 +122,7 @@ class PreparedCache:
             with tempfile.TemporaryDirectory(dir=self._root, prefix=_UNFINISHED) as unfinished:
                 entry = Path(unfinished) / "entry"
                 with entry.open("wb") as file:
-                    np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+                    np.savez_compressed(file, allow_pickle=False, **_to_arrays(prepared))
                 share_like(entry, self._root)
                 os.replace(entry, path)
         except OSError as error:
@@ -204,7 +210,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     }
     return {
         "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-        **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
+        **{stored: proposals.columns[name] for name, stored in _PER_PROPOSAL.items()},
         **_pack_features(prepared.features),
     }
 
@@ -217,7 +223,7 @@ def _read(path: Path, sha256: str) -> PreparedImage:
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
             masks=stacked,
-            **{name: arrays[name] for name in _PER_PROPOSAL},
+            **{name: arrays[stored] for name, stored in _PER_PROPOSAL.items()},
             size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
         )
         features = _unpack_features(arrays)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saymask_worker.config.pipeline import PipelineConfig
+from saymask.contract import Timings
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.images.decode import decode_image
 from saymask_worker.images.geometry import compute_geometry
@@ -14,7 +15,6 @@ from saymask_worker.images.resize import resize_to_work
 from saymask_worker.images.types import DecodedImage, PreparedImage, Proposals, VisualFeatures
 from saymask_worker.masks.base import Proposer
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
-from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
 from saymask_worker.ranking import Method
 
 
@@ -27,19 +27,24 @@ class Preparation:
         method: encodes them.
         encoder: of the method.
         max_megapixels: larger images are refused.
-        longer_px: larger images are reduced to this longer side; None for methods that need all.
-        is_first_look: whether what they give is meant for the time until the image is prepared in
-            full.
+        is_first_look: whether the result serves until the image is prepared in full.
     """
 
     proposer: Proposer
     method: Method
     encoder: Encoder
     max_megapixels: float
-    longer_px: int | None
     is_first_look: bool = False
 
-    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
+    @property
+    def longest_px(self) -> int | None:
+        """The longer side to which larger images are reduced; None where all pixels are used.
+
+        SAM, and CLIP's crops with it, see no more than SAM's frame.
+        """
+        return None if self.method.needs_all_pixels else IMAGE_SIZE_PX
+
+    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, Timings]:
         """Prepare an image; returns it with the milliseconds that it took.
 
         Args:
@@ -50,7 +55,7 @@ class Preparation:
             ImageUnreadable, ImageTooLarge.
         """
         stopwatch = Stopwatch()
-        decoded = decode_image(data, self.max_megapixels, self.longer_px)
+        decoded = decode_image(data, self.max_megapixels, self.longest_px)
         image = replace(decoded, name=name)
         decode_ms = stopwatch.lap_ms()
         proposals = self.proposer.propose(image)
@@ -64,7 +69,9 @@ class Preparation:
             is_first_look=self.is_first_look,
             pixels=resize_to_work(image, proposals.masks.shape[1:]) if self.is_first_look else None,
         )
-        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+        return prepared, Timings(
+            decode_ms=decode_ms, proposals_ms=proposals_ms, visual_features_ms=stopwatch.lap_ms()
+        )
 
     def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode as the cache keeps it, so that an image answers alike before and after."""
@@ -75,9 +82,14 @@ class Preparation:
         return self.method.encode_proposals(image, proposals).rounded()
 
 
-def choose_longer_px(config: PipelineConfig) -> int | None:
-    """Return to what longer side images are reduced at once; None where all pixels are looked at.
+class Stopwatch:
+    """Measures consecutive stages."""
 
-    SAM, and CLIP's crops beside it, see no more than SAM's frame.
-    """
-    return IMAGE_SIZE_PX if config.method == "corrected" else None
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        """Return the milliseconds since the last call, or since the start."""
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return round(lap * 1000, 2)

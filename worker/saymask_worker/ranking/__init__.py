@@ -8,7 +8,7 @@ from saymask_worker.ranking.base import Method
 from saymask_worker.ranking.corrected import Corrected
 from saymask_worker.ranking.faithful import Faithful
 
-__all__ = ["Corrected", "Faithful", "Method", "build_method"]
+__all__ = ["Corrected", "Faithful", "Method", "build_method", "find_method"]
 
 _METHODS: dict[MethodName, type[Corrected | Faithful]] = {
     "corrected": Corrected,
@@ -16,8 +16,13 @@ _METHODS: dict[MethodName, type[Corrected | Faithful]] = {
 }
 
 
+def find_method(name: MethodName) -> type[Corrected | Faithful]:
+    """Return the class of a method, which says what it can."""
+    return _METHODS[name]
+
+
 def build_method(
     config: PipelineConfig, encoder: Encoder, parser: LanguageParser, vocabulary: EncodedNouns
 ) -> Method:
     """Build the method that a configuration names."""
-    return _METHODS[config.method](config, encoder, parser, vocabulary)
+    return find_method(config.method)(config, encoder, parser, vocabulary)

@@ -18,7 +18,17 @@ from saymask_worker.language import ParsedExpression
 
 
 class Method(Protocol):
-    """Ranks the proposals of an image against an expression."""
+    """Ranks the proposals of an image against an expression.
+
+    Attributes:
+        supports_first_look: whether proposals can be encoded in a fraction of the time.
+        has_confidence: whether scores are calibrated, and have weights that can be fitted.
+        needs_all_pixels: whether images larger than SAM's frame must not be reduced.
+    """
+
+    supports_first_look: bool
+    has_confidence: bool
+    needs_all_pixels: bool
 
     def encode_proposals(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode N proposals of an image; N is at least 1."""

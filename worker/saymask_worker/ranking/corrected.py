@@ -42,6 +42,10 @@ from saymask_worker.ranking.terms import compute_scores
 class Corrected:
     """Global-Local CLIP with each correction as an option of its own."""
 
+    supports_first_look = True
+    has_confidence = True
+    needs_all_pixels = False
+
     def __init__(
         self,
         config: PipelineConfig,

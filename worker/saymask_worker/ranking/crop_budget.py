@@ -37,8 +37,8 @@ def choose_cropped(
     area = compute_areas(proposals.masks) / np.prod(proposals.masks.shape[1:])
     plausible = (
         config.crop_area_weight * np.log10(np.maximum(area, _SMALLEST_AREA))
-        + config.crop_consensus_weight * proposals.consensus
-        + config.crop_level_weight * proposals.level
+        + config.crop_consensus_weight * proposals.vote_share
+        + config.crop_level_weight * proposals.granularity
         + config.crop_thing_weight * log_thing
     )
     return np.sort(np.argsort(-plausible, kind="stable")[: config.crops_max])

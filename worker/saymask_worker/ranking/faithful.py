@@ -47,6 +47,10 @@ _SHORT_SIDE_PX = 800
 class Faithful:
     """The published method; its noun phrase follows the published rule."""
 
+    supports_first_look = False
+    has_confidence = False
+    needs_all_pixels = True
+
     def __init__(
         self,
         config: PipelineConfig,

@@ -46,8 +46,8 @@ def compute_scores(
         }
     terms["coherence"] = compute_coherence(prepared, text, config)
     terms["area"] = to_float32(config.area_weight * _log_area(geometry))
-    terms["consensus"] = to_float32(config.consensus_weight * proposals.consensus)
-    terms["level"] = to_float32(config.level_weight * proposals.level)
+    terms["consensus"] = to_float32(config.consensus_weight * proposals.vote_share)
+    terms["level"] = to_float32(config.level_weight * proposals.granularity)
     prior = terms["area"] + terms["consensus"] + terms["level"]
     terms.update(_compute_pairs(image, text, expression, config))
     named = to_float32(np.sum(list(terms.values()), axis=0))

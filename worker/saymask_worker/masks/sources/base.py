@@ -1,4 +1,4 @@
-"""What a candidate source is asked, and what it offers."""
+"""What sources of candidates implement, and what they are built with."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ class SourceMask:
     Attributes:
         mask: (H, W) bool, at the image's size.
         probability: that it is the referent, 0 to 1; calibrated by the source, because masks of
-            different sources are ranked by it.
+            different sources are ranked by it. For masks from clicks: the predicted IoU.
+        stability: IoU of the mask at two thresholds, 0 to 1; None where it is not measured.
+        source: name of the source; saymask fills it in.
     """
 
     mask: Mask
     probability: float
+    stability: float | None = None
+    source: str = ""
 
 
 class CandidateSource(Protocol):

@@ -70,15 +70,15 @@ def find_objects(
     best = by_family.argmax(axis=1)
     probability = by_family.max(axis=1)
     prior = (
-        scoring.consensus_weight * proposals.consensus
-        + scoring.level_weight * proposals.level
+        scoring.consensus_weight * proposals.vote_share
+        + scoring.level_weight * proposals.granularity
         + scoring.area_weight * np.log10(np.maximum(geometry.area, _TINY))
     )
     score = to_float32(np.log(np.maximum(probability, _TINY)) + prior)
     is_eligible = (
         (geometry.area >= config.object_area_min)
         & (geometry.area <= scoring.instance_area_max)
-        & (proposals.consensus >= config.consensus_min)
+        & (proposals.vote_share >= config.consensus_min)
     )
     chosen = _choose_apart(score, is_eligible, geometry.containment, config.overlap_max)
     is_beside = _find_beside(geometry, chosen, config)
