@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from saymask_worker.config.pipeline import FeaturesConfig
-from saymask_worker.images.types import Floats, Proposals
-from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.images.types import Floats, Proposals, normalise_rows
 from saymask_worker.ranking.crop_budget import choose_cropped, predict_crops
 
 

@@ -159,8 +159,9 @@ def test_sam3_generates_proposals_over_the_whole_image(tmp_path: Path) -> None:
     smaller = Sam3Proposer(folder, config, "cpu", torch.float32, batch=5)
     assert smaller.shrink_batch()
     np.testing.assert_array_equal(smaller.propose(IMAGE).masks, proposals.masks)
-    none = replace(config, predicted_iou_min=99)
-    assert len(Sam3Proposer(folder, none, "cpu", torch.float32, batch=5).propose(IMAGE)) == 0
+    none = smaller.replace_config(replace(config, predicted_iou_min=99))
+    assert len(none.propose(IMAGE)) == 0
+    assert {**vars(none), "_config": config} == vars(smaller), "all but the configuration stays"
 
 
 def test_sam3s_masks_lie_where_its_points_are(tmp_path: Path) -> None:

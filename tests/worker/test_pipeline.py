@@ -25,8 +25,13 @@ from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.cli import photos
 from saymask_worker.cli.main import app
 from saymask_worker.config.settings import load_worker_settings
-from saymask_worker.images.types import DecodedImage, EncodedImage, PreparedImage, Proposals
-from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.images.types import (
+    DecodedImage,
+    EncodedImage,
+    PreparedImage,
+    Proposals,
+    normalise_rows,
+)
 from saymask_worker.masks.base import LastImageProposer
 from saymask_worker.masks.given import to_proposals
 from saymask_worker.masks.sources.base import SourceMask
@@ -297,9 +302,9 @@ def test_several_are_offered_and_explained(pipeline: Pipeline, samples: dict[str
         result = pipeline.segment(prepared, expression, 1, preparation=None)
         explained = explain(pipeline, prepared, expression, 1)
         assert len(result.candidates) >= least
-        assert [p.candidate for p in explained.proposals] == list(result.candidates)
-        for proposal in explained.proposals:
-            assert sum(proposal.terms.values()) == pytest.approx(proposal.candidate.score, abs=0.02)
+        assert explained.candidates == result.candidates
+        for candidate, terms in zip(explained.candidates, explained.terms, strict=True):
+            assert sum(terms.values()) == pytest.approx(candidate.score, abs=0.02)
 
 
 def test_past_the_last_object_is_said(pipeline: Pipeline, samples: dict[str, Path]) -> None:

@@ -34,9 +34,9 @@ from saymask_worker.pipeline.generation.generation import (
     Landmark,
     Scene,
     describe,
+    word,
 )
 from saymask_worker.pipeline.generation.objects import find_objects
-from saymask_worker.pipeline.generation.wording import word
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
 

@@ -27,8 +27,7 @@ from saymask_worker.evaluation.tuning.fit import (
     observe,
 )
 from saymask_worker.evaluation.tuning.tune import compute_calibration_error, tune
-from saymask_worker.images.types import Scores
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Scores, to_float32
 from tests.refcoco import write_refcoco
 from tests.worker.scenes import prepared_image
 

@@ -88,8 +88,7 @@ def explain(
         _print_explanation(explanation)
     if overlay is not None:
         pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
-        candidates = [ranked.candidate for ranked in explanation.proposals]
-        picture = draw_candidates(pixels, candidates, explanation.parsed.text)
+        picture = draw_candidates(pixels, explanation.candidates, explanation.parsed.text)
         with _explain_writing(overlay):
             picture.save(overlay)
 
@@ -137,11 +136,11 @@ def _print_explanation(explanation: Explanation) -> None:
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     out.print(parse)
-    columns = (f"{c.candidate.rank}" for c in explanation.proposals)
+    columns = (f"{candidate.rank}" for candidate in explanation.candidates)
     terms = Table("term, in nats", *columns, title="candidates")
-    for name in explanation.proposals[0].terms if explanation.proposals else ():
-        terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
-    total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
+    for name in explanation.terms[0] if explanation.terms else ():
+        terms.add_row(name, *(f"{values[name]:+.2f}" for values in explanation.terms))
+    total = (f"{candidate.score:.2f}" for candidate in explanation.candidates)
     terms.add_row("score", *total, style="bold")
     out.print(terms)
     if explanation.confidence is not None:

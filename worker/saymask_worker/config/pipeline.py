@@ -62,7 +62,7 @@ class ProposalsConfig:
         outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
             the mask's edge.
         padding_step: of what pads the image to a square the decoder sees one token in so many,
-            each way; see ``saymask_worker.masks.image_tokens``.
+            each way; see ``saymask_worker.masks.frame``.
     """
 
     generator: Generator = "mobile-sam"

@@ -24,6 +24,7 @@ computed from: such a circle would be freed only when Python next searches for c
 """
 
 
+_EPSILON = 1e-12
 # Of masks that were not found by a grid of points.
 UNKNOWN_VOTE_SHARE, UNKNOWN_GRANULARITY = 0.5, 1.0
 
@@ -235,6 +236,11 @@ class VisualFeatures:
             _require(array.shape == self.local_context.shape, "equal shapes", array.shape)
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
 
+    @staticmethod
+    def from_regions(region: Floats, places: PlacesMap) -> VisualFeatures:
+        """Return the features of a first look, in which the region (N, D) replaces both views."""
+        return VisualFeatures(region, region, region, places)
+
     def rounded(self) -> VisualFeatures:
         """Return the features as the cache keeps them, still float32."""
         return VisualFeatures(
@@ -289,3 +295,29 @@ class Scores:
     terms: dict[str, Floats]
     order: NDArray[np.intp]
     presence: float | None = None
+
+
+def to_float32(values: NDArray[np.generic]) -> Floats:
+    """Convert to float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def normalise_rows(features: Floats) -> Floats:
+    """Scale to unit length along the last axis; zero vectors stay zero."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    return to_float32(features / np.maximum(norms, _EPSILON))
+
+
+def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: bool) -> Floats:
+    """Return unit vectors of a weighted sum along the last axis.
+
+    Args:
+        first: features (..., D).
+        second: of the same shape.
+        first_weight: of ``first``; the rest is ``second``.
+        normalise_first: scale both to unit length before mixing; the published code mixes them
+            as they are.
+    """
+    if normalise_first:
+        first, second = normalise_rows(first), normalise_rows(second)
+    return normalise_rows(first_weight * first + (1 - first_weight) * second)

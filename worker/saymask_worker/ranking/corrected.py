@@ -23,8 +23,8 @@ from saymask_worker.images.types import (
     Scores,
     TextFeatures,
     VisualFeatures,
+    normalise_rows,
 )
-from saymask_worker.images.vectors import normalise_rows
 from saymask_worker.language import LanguageParser, ParsedExpression
 from saymask_worker.ranking.appearance import (
     DescribedImage,
@@ -71,7 +71,7 @@ class Corrected:
         pixels = resize_to_work(image, masks.shape[1:])
         if config.views == "regions":
             places, region = self._encode_regions(pixels, masks)
-            return VisualFeatures(region, region, region, places)
+            return VisualFeatures.from_regions(region, places)
         global_context = self._encode_context(pixels, masks)
         if not config.places:
             return VisualFeatures(global_context, self._encode_crops(pixels, masks))

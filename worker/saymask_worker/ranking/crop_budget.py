@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from saymask.masks import compute_areas
 from saymask_worker.config.pipeline import FeaturesConfig
-from saymask_worker.images.types import Floats, Proposals
-from saymask_worker.images.vectors import normalise_rows, to_float32
+from saymask_worker.images.types import Floats, Proposals, normalise_rows, to_float32
 
 _SMALLEST_AREA = 1e-6
 _SMALLEST_SPREAD = 1e-9

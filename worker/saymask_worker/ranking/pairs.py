@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from saymask_worker.images.types import Floats, Geometry
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, to_float32
 
 # A proposal belongs to another when this share of it lies within a cell of the other.
 _CONTACT_MIN = 0.5

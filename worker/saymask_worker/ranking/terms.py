@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry, Scores, TextFeatures
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, Scores, TextFeatures, to_float32
 from saymask_worker.language import ParsedExpression, Relation, Side
 from saymask_worker.ranking.appearance import (
     DescribedImage,

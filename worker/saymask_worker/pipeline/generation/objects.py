@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from saymask_worker.config.generation import ProposingConfig
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, to_float32
 from saymask_worker.pipeline.generation.families import NounFamilies
 from saymask_worker.ranking.appearance import DescribedImage
 
