@@ -1,12 +1,11 @@
 """Prepared images on disk, keyed by content and configuration, bounded by bytes.
 
 An entry holds packed masks, qualities, features in half precision, and the places of the image as
-a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is
-written aside and renamed, so readers see complete entries only; one that is damaged is removed and
-computed again.
+a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is written to a temporary
+file and renamed, so readers see complete entries only; a damaged one is removed and computed again.
 
 Users of one machine may share a directory: what is written there has the directory's own rights,
-and an entry that another user keeps for himself counts as none.
+and an entry that only another user may read counts as missing.
 """
 
 from __future__ import annotations
@@ -52,17 +51,9 @@ _SHARING_CURE = (
 )
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zlib.error,
-    zipfile.BadZipFile,
-    InvalidMask,
-)
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, NotImplementedError,
+    zlib.error, zipfile.BadZipFile, InvalidMask,
+)  # fmt: skip
 
 
 class PreparedCache:
@@ -89,24 +80,22 @@ class PreparedCache:
         try:
             prepared = _read(path, sha256)
         except FileNotFoundError:
-            self.misses += 1
-            return None
+            pass
         except PermissionError as error:
             self._tell_once(error)
-            self.misses += 1
-            return None
         except _DAMAGE_ERRORS as error:
             log.warning(
                 "cache entry %s is damaged (%s), preparing the image again", path.name, error
             )
             self._remove(path)
-            self.misses += 1
-            return None
-        self.hits += 1
-        # Another worker just evicted it, or another user wrote it.
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return prepared
+        else:
+            self.hits += 1
+            # Another worker just evicted it, or another user wrote it.
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return prepared
+        self.misses += 1
+        return None
 
     def store(self, prepared: PreparedImage) -> None:
         """Keep a prepared image.
@@ -154,15 +143,13 @@ class PreparedCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         entries = []
         for path in self._root.glob("*/*.npz"):
-            try:
+            with contextlib.suppress(OSError):  # evicted meanwhile, or another user's
                 state = path.stat()
-            except OSError:  # evicted meanwhile, or another user's
-                continue
-            entries.append((state.st_mtime, state.st_size, path))
+                entries.append((state.st_mtime, state.st_size, path))
         return sorted(entries, key=lambda entry: entry[0])
 
     def _remove_unfinished(self) -> None:
-        """Remove what workers that were killed while they wrote left behind."""
+        """Remove files of workers that were killed while they wrote."""
         for path in self._root.glob(f"{_UNFINISHED}*"):
             with contextlib.suppress(OSError):  # just finished, or another user's
                 if time.time() - path.stat().st_mtime > _UNFINISHED_TTL_S:
@@ -178,7 +165,7 @@ class PreparedCache:
                 total -= size
 
     def _remove(self, path: Path) -> bool:
-        """Remove an entry; False where another user keeps it."""
+        """Remove an entry; False where it belongs to another user."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

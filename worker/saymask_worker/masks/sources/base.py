@@ -34,8 +34,8 @@ class SourceMask:
     source: str = ""
 
 
-class CandidateSource(Protocol):
-    """Offers masks for an image and an expression; called by one thread at a time."""
+class _AnySource(Protocol):
+    """Called by one thread at a time."""
 
     @property
     def name(self) -> str:
@@ -46,6 +46,10 @@ class CandidateSource(Protocol):
     def fingerprint(self) -> str:
         """Names what its masks depend on; empty while it has nothing to offer."""
         ...
+
+
+class CandidateSource(_AnySource, Protocol):
+    """Offers masks for an image and an expression."""
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return masks for an expression, in any order; none where it finds nothing."""
@@ -53,21 +57,8 @@ class CandidateSource(Protocol):
 
 
 @runtime_checkable
-class InstanceSource(Protocol):
-    """Finds everything that a noun phrase may name; the pipeline's terms choose the referent.
-
-    Called by one thread at a time.
-    """
-
-    @property
-    def name(self) -> str:
-        """A short name, shown to people and kept with every candidate."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Names what its masks depend on; empty while it has nothing to offer."""
-        ...
+class InstanceSource(_AnySource, Protocol):
+    """Finds everything that a noun phrase may name; the pipeline's terms choose the referent."""
 
     def find_instances(self, image: DecodedImage, noun_phrase: str) -> Sequence[SourceMask]:
         """Return masks of the instances, each with the probability that it is one."""
