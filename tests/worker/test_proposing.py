@@ -31,7 +31,6 @@ from saymask_worker.pipeline.generation.generation import (
     FINDERS,
     Attribute,
     Description,
-    Landmark,
     Scene,
     describe,
     word,
@@ -132,7 +131,7 @@ class TestDescribe:
 
     def test_beside_a_landmark(self) -> None:
         masks = box(20, 5), box(90, 40), box(160, 60), box(95, 60)
-        cups = scene(*masks, landmarks=(Landmark(3, "teapot"),))
+        cups = scene(*masks, landmarks={3: "teapot"})
         found = describe(cups, 1, "cup", [0, 2], CONFIG)
         assert attributes(found) == [("landmark", "teapot", 0)]
 
@@ -150,7 +149,7 @@ class TestDescribe:
     def test_what_is_said_holds_of_no_other_object(
         self, boxes: list[tuple[int, int, int, int]]
     ) -> None:
-        many = scene(*(box(*sides) for sides in boxes), landmarks=(Landmark(0, "teapot"),))
+        many = scene(*(box(*sides) for sides in boxes), landmarks={0: "teapot"})
         for target in range(1, len(boxes)):
             others = [i for i in range(1, len(boxes)) if i != target]
             found = describe(many, target, "cup", others, CONFIG)

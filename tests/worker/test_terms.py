@@ -19,7 +19,7 @@ from saymask_worker.encoders.dense import encode_places, encode_regions
 from saymask_worker.images.geometry import GRID_SIDE, compute_geometry
 from saymask_worker.images.patch_map import (
     build_places_map,
-    quantise_rows,
+    quantise,
     restore_rows,
     round_rows,
 )
@@ -231,7 +231,7 @@ def test_rounding_rows_again_changes_nothing() -> None:
     rows[3] = 0
     once = round_rows(rows)
     assert np.array_equal(round_rows(once), once)
-    assert np.array_equal(restore_rows(*quantise_rows(once)), once)
+    assert np.array_equal(restore_rows(*quantise(once)), once)
     assert np.abs(once - rows).max() < 0.02
 
 

@@ -24,6 +24,7 @@ from saymask_worker.images.resize import resize_to_work, to_original_size
 from saymask_worker.images.types import Floats, PreparedImage
 from saymask_worker.masks.base import LastImageProposer
 from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.suggestions import choose_distinct
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ def _rank(
         # It counts as unanswered: nothing of the dataset is left out.
         log.warning("expression %s: %s", expression.id, error)
         return _NOTHING
-    return _Ranked(scores.total, tuple(pipeline.choose_offered(prepared, scores, TOP)))
+    return _Ranked(scores.total, tuple(choose_distinct(prepared, scores, pipeline.config, TOP)))
 
 
 def _find_runner_up(masks: Masks, order: NDArray[np.intp]) -> int | None:

@@ -16,12 +16,7 @@ _EXAMPLE_SIDE_PX = 64
 
 
 def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = None) -> DecodedImage:
-    """Decode the bytes of an image.
-
-    Args:
-        data: the encoded image.
-        max_megapixels: larger ones are refused.
-        longer_px: one whose longer side has more pixels is reduced to so many.
+    """Decode the bytes of an image, reduced to a longer side of ``longer_px`` where it has more.
 
     Raises:
         ImageUnreadable, ImageTooLarge: see ``decode_picture``.

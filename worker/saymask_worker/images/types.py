@@ -42,9 +42,9 @@ class DecodedImage:
         pixels: (h, w, 3) uint8 RGB, EXIF orientation applied.
         sha256: of the encoded bytes.
         notices: conversions to RGB that changed the image, for people.
-        name: of its file, without suffix, where that is known.
-        original_hw: size of the image where the pixels were reduced; None for theirs.
-        derived: by sources that look at the pixels.
+        name: of its file, without suffix, where it is known.
+        original_hw: size of the image where the pixels were reduced, else None.
+        derived: by sources that use the pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -69,12 +69,7 @@ class DecodedImage:
 
 @dataclass(eq=False)
 class EncodedImage:
-    """The bytes of an image, decoded once, when its pixels are first looked at.
-
-    Attributes:
-        read: returns the bytes; raises ImageError.
-        decoded: None until then.
-    """
+    """The bytes of an image, which ``read`` returns; decoded once, when pixels are first needed."""
 
     read: Callable[[], bytes]
     decoded: DecodedImage | None = None

@@ -55,13 +55,7 @@ class EmbeddedImage:
 
 
 class ClickSegmenter:
-    """Answers clicks with one SAM model.
-
-    Args:
-        sam: a loaded model, on its device; its encoder may be of lower precision.
-        dtype: arithmetic of the decoder.
-        config: how clicks become masks.
-    """
+    """Answers clicks with one SAM model, whose encoder may be of lower precision than ``dtype``."""
 
     def __init__(self, sam: Sam, dtype: torch.dtype, config: ClicksConfig) -> None:
         self._sam = sam

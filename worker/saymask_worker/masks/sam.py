@@ -43,7 +43,7 @@ class SamProposer(GridProposer):
         dtype: arithmetic of encoder and decoder.
         batch: prompts decoded at once.
         fingerprint: short hash of the checkpoint.
-        between_batches: called before each batch of prompts; it may wait.
+        between_batches: called before each batch.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from saymask.errors import InvalidMask, PreparedNotKept
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from saymask.private_files import make_folder_inside, make_private_folder, share_like
 from saymask_worker.images.geometry import compute_geometry
-from saymask_worker.images.patch_map import PlacesMap, quantise_rows, restore_rows
+from saymask_worker.images.patch_map import PlacesMap, quantise, restore_rows
 from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
         name: getattr(features, name).astype(np.float16) for name in _HALF_PRECISION
     }
     if features.region is not None:
-        packed["region"], packed["region_scale"] = quantise_rows(features.region)
+        packed["region"], packed["region_scale"] = quantise(features.region)
     if features.places is not None:
         packed |= features.places.to_arrays()
     return packed

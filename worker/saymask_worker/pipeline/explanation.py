@@ -10,7 +10,7 @@ from saymask.contract import Candidate
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.language import ParsedExpression
 from saymask_worker.pipeline.pipeline import Pipeline
-from saymask_worker.pipeline.suggestions import choose_how_many, count_separate
+from saymask_worker.pipeline.suggestions import choose_distinct, choose_how_many, count_separate
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
     result = pipeline.segment(prepared, expression, k, preparation=None)
     separate = count_separate(prepared, scores, pipeline.config)
     many = choose_how_many(k, parsed.count, separate)
-    offered = pipeline.choose_offered(prepared, scores, many, parsed.count)
+    offered = choose_distinct(prepared, scores, pipeline.config, many, parsed.count)
     terms = tuple(
         {name: round(float(values[index]), 3) for name, values in scores.terms.items()}
         for index in offered

@@ -30,7 +30,7 @@ from saymask_worker.pipeline.candidates import (
     rank_proposals,
     rank_with_offers,
 )
-from saymask_worker.pipeline.generation.propose import ProposedExpression, propose_expressions
+from saymask_worker.pipeline.generation.propose import propose_expressions
 from saymask_worker.pipeline.notices import build_notices
 from saymask_worker.pipeline.preparation import Preparation, Stopwatch
 from saymask_worker.pipeline.sources import InstanceChooser, SourceSet
@@ -203,16 +203,16 @@ class Pipeline:
         """
         if not 1 <= k <= MAX_K:
             raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(preparation or Timings())
         cleaned = clean_expression(expression)
         parsed = self._parse(cleaned)
-        language_ms = stopwatch.lap_ms()
+        stopwatch.lap("language_ms")
         text = self._batches.run(lambda: self._method.encode_text(parsed))
-        text_features_ms = stopwatch.lap_ms()
+        stopwatch.lap("text_features_ms")
         scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
-        scoring_ms = stopwatch.lap_ms()
+        stopwatch.lap("scoring_ms")
         offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, encoded))
-        sources_ms = stopwatch.lap_ms()
+        stopwatch.lap("sources_ms")
         separate = count_separate(prepared, scores, self.config)
         k = choose_how_many(k, parsed.count, separate)
         ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
@@ -223,6 +223,7 @@ class Pipeline:
             is_cut=self.encoder.text.is_truncated(parsed.text),
             is_absent=presence < self.config.scoring.no_referent_below,
         )  # fmt: skip
+        stopwatch.lap("refine_ms")
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,
@@ -235,15 +236,7 @@ class Pipeline:
             model_version=self._name_version(prepared),
             is_first_look=prepared.is_first_look,
             from_cache=preparation is None,
-            timings=(preparation or Timings()).model_copy(
-                update={
-                    "language_ms": language_ms,
-                    "text_features_ms": text_features_ms,
-                    "scoring_ms": scoring_ms,
-                    "sources_ms": sources_ms,
-                    "refine_ms": stopwatch.lap_ms(),
-                }
-            ),
+            timings=stopwatch.timings,
         )
 
     def embed(self, data: bytes) -> EmbeddedImage:
@@ -267,20 +260,22 @@ class Pipeline:
             InvalidRequest: nothing was clicked, or outside the image.
             ConfigError: there is no segment-anything model here.
         """
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(Timings())
         check_prompt(prompt, image.size_hw)
         segmenter = self._require_segmenter()
         candidates = build_clicked(self._batches.run(lambda: segmenter.answer(image, prompt))[:k])
+        head_noun_phrase = self._parse(expression).head_noun_phrase if expression else None
+        stopwatch.lap("refine_ms")
         return SegmentResult(
             image_sha256=image.sha256,
             expression=expression,
             size_hw=image.size_hw,
             candidates=candidates,
-            head_noun_phrase=self._parse(expression).head_noun_phrase if expression else None,
+            head_noun_phrase=head_noun_phrase,
             proposals_count=len(candidates),
             model_version=self.model_version,
             from_cache=from_cache,
-            timings=Timings(refine_ms=stopwatch.lap_ms()),
+            timings=stopwatch.timings,
         )
 
     def _require_segmenter(self) -> ClickSegmenter:
@@ -307,24 +302,14 @@ class Pipeline:
 
         Args:
             prepared: of ``prepare`` or ``load_prepared``.
-            data: the encoded image, whose colours are looked at.
-            count: at most so many objects.
+            data: the encoded image, for its colours.
+            count: the largest number of objects.
             confidence_min: an object of less confidence is left out.
             seed: for the choice among usual wordings.
 
         Raises:
             ConfigError: the method gives no probabilities.
         """
-        proposed = self.propose_expressions(prepared, data, seed)
-        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
-        return tuple(
-            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
-        )
-
-    def propose_expressions(
-        self, prepared: PreparedImage, data: bytes, seed: int
-    ) -> tuple[ProposedExpression, ...]:
-        """Propose expressions for all objects of an image; see ``propose``."""
         if not self._method.has_confidence:
             raise ConfigError(
                 f"The method {self.config.method} cannot tell how sure an expression is.",
@@ -336,7 +321,11 @@ class Pipeline:
         decoded = decode_image(data, self.max_megapixels, self._preparation.longest_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
-        return propose_expressions(image, pixels, find_first, self.config, seed)
+        proposed = propose_expressions(image, pixels, find_first, self.config, seed)
+        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
+        return tuple(
+            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+        )
 
     def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
         """The index of the proposal that ranks first, and its probability."""
@@ -358,9 +347,8 @@ class Pipeline:
         k: int,
         count: Count | None,
     ) -> Ranking:
-        distinct = self.choose_offered(
-            prepared, scores, max(k, self.config.sources.considered), count
-        )
+        considered = max(k, self.config.sources.considered)
+        distinct = choose_distinct(prepared, scores, self.config, considered, count)
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)
         # A source gives one mask for all that is meant.
         if offers is None or probabilities is None or count is not None:
@@ -370,12 +358,6 @@ class Pipeline:
             self.config.suggestions,
         )  # fmt: skip
 
-    def choose_offered(
-        self, prepared: PreparedImage, scores: Scores, k: int, count: Count | None = None
-    ) -> list[int]:
-        """Return the indices of the k best proposals that a person can tell apart."""
-        return choose_distinct(prepared, scores, self.config, k, count)
-
     def _parse(self, cleaned: str) -> ParsedExpression:
         return self.parser.parse(cleaned, self.config.noun_phrase)
 
@@ -383,19 +365,6 @@ class Pipeline:
 def open_image(
     pipeline: Pipeline, data: bytes, name: str | None = None
 ) -> tuple[PreparedImage, Timings | None]:
-    """Return an image as prepared before, or prepare it now.
-
-    Args:
-        pipeline: with the cache.
-        data: the encoded image.
-        name: of its file, without suffix, for proposals given by name.
-
-    Returns:
-        The prepared image, and the milliseconds it took; None where it was prepared before.
-
-    Raises:
-        ImageUnreadable, ImageTooLarge.
-        DeviceMemoryExhausted: the device has no room even for the smallest batches.
-    """
+    """Return an image from the cache, without timings, or prepare it now: see ``prepare``."""
     prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
     return (prepared, None) if prepared is not None else pipeline.prepare(data, name)

@@ -54,12 +54,12 @@ class Preparation:
         Raises:
             ImageUnreadable, ImageTooLarge.
         """
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(Timings())
         decoded = decode_image(data, self.max_megapixels, self.longest_px)
         image = replace(decoded, name=name)
-        decode_ms = stopwatch.lap_ms()
+        stopwatch.lap("decode_ms")
         proposals = self.proposer.propose(image)
-        proposals_ms = stopwatch.lap_ms()
+        stopwatch.lap("proposals_ms")
         prepared = PreparedImage(
             sha256=image.sha256,
             proposals=proposals,
@@ -69,9 +69,8 @@ class Preparation:
             is_first_look=self.is_first_look,
             pixels=resize_to_work(image, proposals.masks.shape[1:]) if self.is_first_look else None,
         )
-        return prepared, Timings(
-            decode_ms=decode_ms, proposals_ms=proposals_ms, visual_features_ms=stopwatch.lap_ms()
-        )
+        stopwatch.lap("visual_features_ms")
+        return prepared, stopwatch.timings
 
     def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode as the cache keeps it, so that an image answers alike before and after."""
@@ -83,13 +82,15 @@ class Preparation:
 
 
 class Stopwatch:
-    """Measures consecutive stages."""
+    """Measures consecutive stages; adds their milliseconds to ``timings``."""
 
-    def __init__(self) -> None:
+    def __init__(self, timings: Timings) -> None:
+        self.timings = timings
         self._last = time.perf_counter()
 
-    def lap_ms(self) -> float:
-        """Return the milliseconds since the last call, or since the start."""
+    def lap(self, stage: str) -> None:
+        """End a stage, named as in ``Timings``."""
         now = time.perf_counter()
-        lap, self._last = now - self._last, now
-        return round(lap * 1000, 2)
+        elapsed_ms = round((now - self._last) * 1000, 2)
+        self.timings = self.timings.model_copy(update={stage: elapsed_ms})
+        self._last = now

@@ -25,18 +25,15 @@ from saymask_worker.weights.transformers import load_pretrained
 
 
 class Sam3Proposer(GridProposer):
-    """Proposals from SAM 3.
+    """Proposals from SAM 3, without rounds of boxes; see ``GridProposer``.
 
     Args:
-        folder: with the files of the model and its processor.
-        config: grid, thresholds, budget; rounds with boxes are not made.
+        folder: with the files of the model and its processor; others raise WeightsError.
+        config: grid, thresholds, budget.
         device: where to run.
         dtype: of the weights.
         batch: points decoded at once.
-        between_batches: called before each batch of points; it may wait.
-
-    Raises:
-        WeightsError: the files are those of another model, or damaged.
+        between_batches: called before each batch.
     """
 
     name = SAM3.name

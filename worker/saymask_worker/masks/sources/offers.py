@@ -36,14 +36,7 @@ def collect_offers(
     *,
     strict: bool = False,
 ) -> Offers:
-    """Ask every source that has a model.
-
-    Args:
-        sources: in any order.
-        ask: returns the masks of a source.
-        size_hw: of the image.
-        config: how masks are cleaned.
-        strict: raise what a source raises, instead of going on without it.
+    """Ask every source that has a model; with ``strict``, a source that fails is an error.
 
     Raises:
         torch.OutOfMemoryError, JobTimeoutException: they concern the worker, not the source.
@@ -79,11 +72,7 @@ def collect_offers(
 
 
 def _check(offered: SourceMask, size_hw: tuple[int, int]) -> SourceMask:
-    """Return what a source offered if it is a mask of the image with a probability.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError unless a source offered a mask of the image with a probability."""
     mask = np.asarray(offered.mask)
     if mask.shape != size_hw or mask.dtype != np.bool_:
         raise ValueError(f"expected a bool mask {size_hw}, got {mask.dtype} {mask.shape}")

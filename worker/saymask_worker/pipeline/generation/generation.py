@@ -10,7 +10,7 @@ referring expressions that involve gradable properties", Computational Linguisti
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,14 +37,14 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something that is said about an object beside its noun.
+    """What is said about an object in addition to its noun.
 
     Attributes:
-        kind: of what it is.
+        kind: of attribute.
         value: the colour, the size ("large", "small"), the side, or the landmark's noun.
         rank: of an ordinal, from 1, counted from the side ``value``.
         landmark: index of the landmark, for that kind.
-        among: of how many objects a size or a side singles it out.
+        among: the number of objects among which a size or a side singles it out.
     """
 
     kind: Kind
@@ -62,14 +62,6 @@ class Description:
     attributes: tuple[Attribute, ...] = ()
 
 
-@dataclass(frozen=True)
-class Landmark:
-    """An object that its noun alone singles out."""
-
-    index: int
-    noun: str
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Where the objects of an image are and what colours they have.
@@ -77,24 +69,24 @@ class Scene:
     Attributes:
         geometry: of N objects.
         colors: (N, 11) share of each colour of ``saymask_worker.pipeline.generation.colors``.
-        landmarks: objects that others may be described by.
+        landmarks: the noun of each object that it alone singles out, by index.
     """
 
     geometry: Geometry
     colors: Floats
-    landmarks: tuple[Landmark, ...] = field(default=())
+    landmarks: Mapping[int, str] = field(default_factory=dict)
 
 
 def describe(
     scene: Scene, target: int, noun: str, distractors: Sequence[int], config: ProposingConfig
 ) -> Description | None:
-    """Return the description of an object; None where none singles it out.
+    """Return the description of an object of a scene; None where none singles it out.
 
     Args:
         scene: with the object.
         target: its index.
-        noun: what it is called.
-        distractors: indices of the others that could be called so.
+        noun: the object's name.
+        distractors: indices of the other objects that the noun could mean.
         config: how clearly an attribute must hold.
     """
     remaining = list(distractors)
@@ -180,13 +172,13 @@ def _find_landmark(
     scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
 ) -> Attribute | None:
     """The landmark that the object is next to, and all others are further from."""
-    for landmark in scene.landmarks:
-        if landmark.index == target or landmark.index in others:
+    for landmark, noun in scene.landmarks.items():
+        if landmark == target or landmark in others:
             continue
-        distances = _measure_distances(scene.geometry, [target, *others], landmark.index)
+        distances = _measure_distances(scene.geometry, [target, *others], landmark)
         is_near = distances[0] <= config.near_max
         if is_near and distances[1:].min() >= distances[0] + config.near_gap_min:
-            return Attribute("landmark", landmark.noun, landmark=landmark.index)
+            return Attribute("landmark", noun, landmark=landmark)
     return None
 
 
@@ -210,12 +202,9 @@ FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], ProposingConfig], Attri
 
 
 def word(description: Description, count: int, seed: int) -> tuple[str, ...]:
-    """Return at most ``count`` wordings of a description, different ones, the usual ones first.
+    """Return at most ``count`` different wordings of a description, the usual ones first.
 
-    Args:
-        description: of an object.
-        count: how many.
-        seed: equal seeds give equal wordings; others may begin with another full one.
+    Equal seeds give equal wordings; others may begin with another full one.
     """
     colors = [a.value for a in description.attributes if a.kind == "color"]
     noun = " ".join([*colors, description.noun])

@@ -17,7 +17,6 @@ from saymask_worker.pipeline.generation.colors import measure_colors
 from saymask_worker.pipeline.generation.families import build_families
 from saymask_worker.pipeline.generation.generation import (
     Description,
-    Landmark,
     Scene,
     describe,
     word,
@@ -71,8 +70,8 @@ def propose_expressions(
         return ()
     scene = _build_scene(image.prepared, things, pixels, own)
     proposed = []
-    for place, item in enumerate(things.objects):
-        description = describe(scene, place, item.noun, _find_distractors(things, place, own), own)
+    for index, item in enumerate(things.objects):
+        description = describe(scene, index, item.noun, _find_distractors(things, index, own), own)
         if description is None:
             continue
         is_same = image.geometry.iou[item.index] >= config.suggestions.same_answer_iou
@@ -96,12 +95,12 @@ def _build_scene(
     config: ProposingConfig,
 ) -> Scene:
     masks = prepared.proposals.masks[[item.index for item in things.objects]]
-    landmarks = tuple(
-        Landmark(place, item.noun)
-        for place, item in enumerate(things.objects)
+    landmarks = {
+        index: item.noun
+        for index, item in enumerate(things.objects)
         if item.probability >= config.landmark_probability_min
-        and not _find_distractors(things, place, config)
-    )
+        and not _find_distractors(things, index, config)
+    }
     return Scene(compute_geometry(masks), measure_colors(pixels, masks), landmarks)
 
 
@@ -110,16 +109,13 @@ def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig
     item = things.objects[target]
     could_be = things.families[:, item.family] >= config.distractor_share_min * item.probability
     could_be |= np.array([other.family == item.family for other in things.objects])
-    return [place for place in np.flatnonzero(could_be).tolist() if place != target]
+    return [index for index in np.flatnonzero(could_be).tolist() if index != target]
 
 
 def _compute_confidence(item: FoundObject, ranking: float, config: ProposingConfig) -> float:
     """The probability, 0 to 1, that an expression means its object alone.
 
-    Args:
-        item: the object.
-        ranking: probability that the ranking gives the object for the expression.
-        config: with the logistic curve.
+    ``ranking`` is the probability that the ranking gives the object for the expression.
     """
     probability = min(max(ranking, _TINY), 1 - _TINY)
     logit = (
