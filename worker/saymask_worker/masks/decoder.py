@@ -160,13 +160,13 @@ class PromptDecoder:
     def upscale(
         self, image: ProjectedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
     ) -> Tensor:
-        """Compute low-resolution logits (M, 4 h, 4 w) of selected masks.
+        """Compute low-resolution logits (M, 4 h, 4 w) of masks of decoded prompts.
 
         Args:
             image: from ``project``.
             decoded: from ``decode``.
             prompt: (M,) index into the batch.
-            output: (M,) which of the four masks.
+            output: (M,) which of the prompt's four masks.
         """
         height, width = image.grid_hw
         blocks = self._upscale_masks(decoded, prompt, output, self._upscaling)
@@ -186,12 +186,9 @@ class PromptDecoder:
         return SelectedMasks(prompt, level, multimask[prompt, level], coarse)
 
     def _upscale_masks(
-        self,
-        decoded: DecodedPrompts,
-        prompt: Tensor,
-        output: Tensor,
+        self, decoded: DecodedPrompts, prompt: Tensor, output: Tensor,
         upscale: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Logits (M, pixels) in the order in which tokens are upscaled."""
         used, position = torch.unique(prompt, return_inverse=True)
         is_all = len(used) == len(decoded.image_tokens)
@@ -208,23 +205,14 @@ class PromptDecoder:
 
     @torch.inference_mode()
     def upscale_outlines(
-        self,
-        image: ProjectedImage,
-        decoded: DecodedPrompts,
-        selected: SelectedMasks,
+        self, image: ProjectedImage, decoded: DecodedPrompts, selected: SelectedMasks,
         outline_logit: float,
-    ) -> Tensor:
-        """Compute the logits of ``upscale`` near the outlines of masks only.
+    ) -> Tensor:  # fmt: skip
+        """Compute the logits of ``upscale`` near the outlines of M selected masks only.
 
         Elsewhere all 4 x 4 pixels of a cell have the one logit of the coarse mask; holes and
         specks smaller than a cell are lost there. A GPU upscales everything, which costs it less
         than selecting.
-
-        Args:
-            image: from ``project``.
-            decoded: from ``decode``.
-            selected: M of its masks.
-            outline_logit: see ``is_near_outline``.
 
         Returns:
             (M, 4 h, 4 w).
@@ -238,10 +226,10 @@ class PromptDecoder:
         near = coarse.new_zeros(len(used), height * width)
         near.index_add_(0, position, is_near_outline(coarse, outline_logit).flatten(1).float())
         # A cell is upscaled for all masks of its prompt.
-        place = torch.nonzero(near.flatten())[:, 0]
-        if len(place) > 0:
-            place = F.pad(place, (0, -len(place) % _TOKENS_AT_ONCE))
-            owner, cell = place // (height * width), place % (height * width)
+        index = torch.nonzero(near.flatten())[:, 0]
+        if len(index) > 0:
+            index = F.pad(index, (0, -len(index) % _TOKENS_AT_ONCE))
+            owner, cell = index // (height * width), index % (height * width)
             cells = self._upscale_cells(decoded, used, owner, cell)
             mask, token = torch.nonzero(position[:, None] == owner[None], as_tuple=True)
             pixels = cells[token, :, position[mask], output[mask]].float()

@@ -65,7 +65,7 @@ class ImageTokens:
     """Some of the tokens of a padded image, those of the image itself first.
 
     Attributes:
-        index: (P,) places in the grid of all tokens, row by row.
+        index: (P,) in the grid of all tokens, row by row.
         log_counts: (P,) logarithm of how many tokens each represents, which is added to attention
             scores; None where each represents itself.
         inside_hw: the grid of the image's own tokens; all are among the P.

@@ -37,10 +37,7 @@ def build_clicked(masks: Sequence[SourceMask]) -> tuple[Candidate, ...]:
 
 
 def rank_proposals(
-    proposals: Proposals,
-    scores: Scores,
-    probabilities: Floats | None,
-    chosen: Sequence[int],
+    proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
 ) -> Ranking:
     """Offer the proposals that were chosen, best first."""
     candidates = tuple(
@@ -63,14 +60,14 @@ def rank_with_offers(
 ) -> Ranking:
     """Rank the best proposals and the masks of other sources by probability; take the k best.
 
-    Of masks that are the same answer to a person, only the better one.
+    Of masks that are the same answer to a person, only the better one is taken.
 
     Args:
         proposals: of the image.
         chosen: indices of n proposals that compete, best first.
         probabilities: (n,) of these.
         offers: masks of other sources.
-        k: how many candidates.
+        k: number of candidates.
         config: how they become one list.
         suggestions: which are the same answer.
     """

@@ -91,7 +91,7 @@ class Pipeline:
         self._method = self._build_method(self.config)
         self._sources = SourceSet(
             self.sources, InstanceChooser(self._method), self.config.sources, self.max_megapixels,
-            strict=self.strict_sources,
+            self.strict_sources,
         )  # fmt: skip
         self._preparation = Preparation(
             self.proposer, self._method, self.encoder, self.max_megapixels, self.is_first_look

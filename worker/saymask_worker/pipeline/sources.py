@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -41,10 +41,11 @@ own, which relations need ("the cat on the scooter"); and an image of the instan
 """
 
 
+@dataclass(frozen=True)
 class SourceSet:
     """The sources of one pipeline.
 
-    Args:
+    Attributes:
         sources: in the order in which they are asked.
         chooser: chooses among what instance sources find.
         config: how their masks are cleaned.
@@ -52,25 +53,16 @@ class SourceSet:
         strict: a source that fails is an error, instead of a notice.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        chooser: InstanceChooser,
-        config: SourcesConfig,
-        max_megapixels: float,
-        *,
-        strict: bool,
-    ) -> None:
-        self._sources = sources
-        self._chooser = chooser
-        self._config = config
-        self._max_megapixels = max_megapixels
-        self._strict = strict
+    sources: Sequence[Source]
+    chooser: InstanceChooser
+    config: SourcesConfig
+    max_megapixels: float
+    strict: bool
 
     @property
     def active(self) -> tuple[Source, ...]:
         """Those that have a model."""
-        return tuple(source for source in self._sources if source.fingerprint)
+        return tuple(source for source in self.sources if source.fingerprint)
 
     def ask(
         self,
@@ -79,29 +71,22 @@ class SourceSet:
         parsed: ParsedExpression,
         encoded: EncodedImage | None,
     ) -> Offers | None:
-        """Return what the sources offer; None where there is none to ask.
-
-        Args:
-            prepared: the image.
-            expression: cleaned.
-            parsed: the same.
-            encoded: the same image, for its pixels; with None no source is asked.
-        """
+        """Return what the sources offer; None without a source, or without the image's bytes."""
         sources = self.active
         if not sources or encoded is None:
             return None
         try:
-            image = encoded.decode(partial(decode_image, max_megapixels=self._max_megapixels))
+            image = encoded.decode(partial(decode_image, max_megapixels=self.max_megapixels))
         except SaymaskError as error:
             log.warning("no source but proposals: %s", error)
             return Offers(notices=(f"Only saymask's own proposals were ranked: {error.cause}",))
 
         def ask(source: Source) -> Sequence[SourceMask]:
             if isinstance(source, InstanceSource):
-                return self._chooser.choose(source, image, prepared, parsed)
+                return self.chooser.choose(source, image, prepared, parsed)
             return source.segment(image, expression)
 
-        return collect_offers(sources, ask, image.size_hw, self._config, strict=self._strict)
+        return collect_offers(sources, ask, image.size_hw, self.config, strict=self.strict)
 
 
 class InstanceChooser:
@@ -154,11 +139,7 @@ class InstanceChooser:
         ]
 
     def _find(
-        self,
-        source: InstanceSource,
-        image: DecodedImage,
-        prepared: PreparedImage,
-        noun_phrase: str,
+        self, source: InstanceSource, image: DecodedImage, prepared: PreparedImage, noun_phrase: str
     ) -> _Instances | None:
         def look() -> Sequence[SourceMask]:
             return source.find_instances(image, noun_phrase)

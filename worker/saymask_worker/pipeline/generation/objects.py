@@ -25,8 +25,8 @@ class FoundObject:
         noun: what people call it.
         family: index of the noun's family.
         probability: that the proposal shows one of that family, 0 to 1.
-        rival: the highest probability that a proposal beside all objects shows one of that family:
-            perhaps there is another object of this noun which was not found.
+        rival: the highest probability that a proposal apart from all objects shows one of that
+            family: there may be another object of this noun, which was not found.
     """
 
     index: int
@@ -38,10 +38,10 @@ class FoundObject:
 
 @dataclass(frozen=True, eq=False)
 class ImageObjects:
-    """The objects of an image.
+    """The objects of an image, most certain first, none overlapping another.
 
     Attributes:
-        objects: most certain first; none overlaps another.
+        objects: O of them.
         families: (O, F) probability that each shows one of a family.
     """
 
@@ -52,14 +52,7 @@ class ImageObjects:
 def find_objects(
     image: DescribedImage, families: NounFamilies, config: ProposingConfig, scoring: ScoringConfig
 ) -> ImageObjects:
-    """Choose and name the objects of an image.
-
-    Args:
-        image: with N proposals.
-        families: of the image's vocabulary.
-        config: what counts as an object.
-        scoring: priors of whole objects.
-    """
+    """Choose and name the objects of an image; ``scoring`` has the priors of whole objects."""
     proposals, geometry = image.prepared.proposals, image.geometry
     if len(proposals) == 0:
         return ImageObjects((), np.zeros((0, len(families.heads)), dtype=np.float32))
@@ -123,9 +116,9 @@ def _name(things: Floats, family: int, families: NounFamilies, share_min: float)
     """The kind where it is sure within its family, else the family."""
     members = np.flatnonzero(families.family == family)
     of_members = things[members]
-    place = int(of_members.argmax())
-    is_sure = of_members[place] >= share_min * of_members.sum()
-    return families.names[members[place]] if is_sure else families.heads[family]
+    best = int(of_members.argmax())
+    is_sure = of_members[best] >= share_min * of_members.sum()
+    return families.names[members[best]] if is_sure else families.heads[family]
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -58,7 +58,7 @@ def propose_expressions(
 
     Args:
         image: compared with the vocabulary.
-        pixels: (h, w, 3) of it, at the size of its proposals' masks.
+        pixels: (h, w, 3), at the size of the proposals' masks.
         find_first: ranks the proposals for an expression.
         config: what counts as an object, and how clear a description must be.
         seed: for the choice among usual wordings.
