@@ -49,7 +49,7 @@ def compare(grid: int, folder: Path | None) -> list[Row]:
     ours = SamProposer(
         load_sam("mobile-sam", path), full, device, choose_precision(device), batch, "bench"
     )
-    quick = ours.with_config(
+    quick = ours.replace_config(
         ProposalsConfig(
             points_per_side=grid, max_count=10_000, points_share=FirstLookConfig.points_share
         )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saymask_worker.images.grid import (
+from saymask_worker.images.geometry import (
     count_in_columns,
     cover_cells,
     cover_square_grid,

@@ -88,7 +88,7 @@ def test_equal_to_segment_anything_s_predictor(
     )
     best = int(np.argmax(qualities))
     assert compute_iou(ours[0].mask, masks[best]) > 0.9999
-    assert ours[0].predicted_iou == pytest.approx(min(float(qualities[best]), 1), abs=1e-4)
+    assert ours[0].probability == pytest.approx(min(float(qualities[best]), 1), abs=1e-4)
 
 
 def test_a_mask_to_start_from_is_changed_where_one_clicks(
@@ -143,7 +143,6 @@ def test_prompts_that_fit_no_photo(
 
 
 def test_without_a_model_it_says_so(pipeline: Pipeline, samples: dict[str, Path]) -> None:
-    bare = pipeline.with_config(pipeline.config)
-    bare._clicks = replace(bare._clicks, segmenter=None)
+    bare = replace(pipeline, clicks=None)
     with pytest.raises(ConfigError, match="no segment-anything model"):
         bare.embed(samples["chelsea"].read_bytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,20 @@ def tiny_evaluator(kind: str, methods: str, crops_max: int = 36) -> Evaluator:
     )
     variants = choose_variants(pipeline.config, encoder.scoring, methods)
     return Evaluator(pipeline, variants, None, 1.0, truth)
+
+
+def test_a_replaced_pipeline_keeps_what_is_not_named() -> None:
+    plain = tiny_evaluator("vit", "main").pipeline
+    given: dict[str, Any] = {
+        "cache": object(), "device": "elsewhere", "clicks": object(), "sources": (object(),),
+        "strict_sources": True, "first_look_proposer": TruthProposer(), "is_first_look": True,
+    }  # fmt: skip
+    full = replace(plain, **given)
+    again = replace(full, config=replace(plain.config, scoring=ScoringConfig(area_weight=9)))
+    for argument in fields(Pipeline):
+        name = argument.name
+        assert getattr(full, name) is given.get(name, getattr(plain, name)), name
+        assert (getattr(again, name) is getattr(full, name)) == (name != "config"), name
 
 
 def request_for(root: Path, **changes: Any) -> EvaluationRequest:

@@ -16,7 +16,6 @@ import redis
 
 from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage
-from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.cooperative_yield import mark_answering, wait_while_answering
 from saymask_worker.serving.jobs import JobHandler
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
@@ -40,11 +39,11 @@ class CountingPipeline:
         self.loaded.append(sha256)
         return replace(prepared_image(), sha256=sha256) if sha256 in self._cached else None
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         sha256 = hashlib.sha256(data).hexdigest()
-        return replace(prepared_image(), sha256=sha256), PreparationTimings()
+        return replace(prepared_image(), sha256=sha256), Timings()
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         return None
 
     def segment(
@@ -53,7 +52,7 @@ class CountingPipeline:
         expression: str,
         k: int,
         *,
-        preparation: PreparationTimings | None,
+        preparation: Timings | None,
         encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         return SegmentResult(
@@ -119,7 +118,7 @@ def test_failures_of_images_prepared_in_the_background_are_counted(
 class FullDiskPipeline(CountingPipeline):
     """Prepares, and cannot keep what it prepared."""
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         prepared, timings = super().prepare(data)
         return replace(prepared, not_kept=("The disk is full.", "Make room.")), timings
 
@@ -172,7 +171,7 @@ class SlowPipeline(CountingPipeline):
     def load_prepared(self, sha256: str) -> PreparedImage | None:
         return replace(prepared_image(), sha256=sha256) if sha256 in self._shared else None
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         self.preparations += 1
         self.begun.set()
         assert self.let.wait(20)
@@ -217,11 +216,11 @@ class LookingPipeline(SlowPipeline):
 
     looks = 0
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         self.looks += 1
         sha256 = hashlib.sha256(data).hexdigest()
         prepared = replace(prepared_image(), sha256=sha256, is_first_look=True)
-        return prepared, PreparationTimings()
+        return prepared, Timings()
 
 
 def test_an_image_is_looked_at_until_it_is_prepared(connection: redis.Redis) -> None:

@@ -165,8 +165,8 @@ def test_objects_come_before_their_parts_and_groups() -> None:
         changed = replace(image, proposals=replace(image.proposals, **arrays))
         return int(compute_scores(described(changed), plain, parsed(), ScoringConfig()).order[0])
 
-    assert first(consensus=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
-    assert first(level=[0, 2, 0, 0, 0]) == 1
+    assert first(vote_share=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
+    assert first(granularity=[0, 2, 0, 0, 0]) == 1
 
 
 def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:

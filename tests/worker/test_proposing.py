@@ -31,12 +31,11 @@ from saymask_worker.pipeline.generation.generation import (
     FINDERS,
     Attribute,
     Description,
-    Landmark,
     Scene,
     describe,
+    word,
 )
 from saymask_worker.pipeline.generation.objects import find_objects
-from saymask_worker.pipeline.generation.wording import word
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
 
@@ -132,7 +131,7 @@ class TestDescribe:
 
     def test_beside_a_landmark(self) -> None:
         masks = box(20, 5), box(90, 40), box(160, 60), box(95, 60)
-        cups = scene(*masks, landmarks=(Landmark(3, "teapot"),))
+        cups = scene(*masks, landmarks={3: "teapot"})
         found = describe(cups, 1, "cup", [0, 2], CONFIG)
         assert attributes(found) == [("landmark", "teapot", 0)]
 
@@ -150,7 +149,7 @@ class TestDescribe:
     def test_what_is_said_holds_of_no_other_object(
         self, boxes: list[tuple[int, int, int, int]]
     ) -> None:
-        many = scene(*(box(*sides) for sides in boxes), landmarks=(Landmark(0, "teapot"),))
+        many = scene(*(box(*sides) for sides in boxes), landmarks={0: "teapot"})
         for target in range(1, len(boxes)):
             others = [i for i in range(1, len(boxes)) if i != target]
             found = describe(many, target, "cup", others, CONFIG)
@@ -216,8 +215,8 @@ def test_objects_are_wholes_of_known_nouns_and_do_not_overlap() -> None:
     image = described(things=[[1.0, 0.0], [0.0, 1.0]], stuff=[[-1.0, -1.0]])
     proposals = image.prepared.proposals
     # The block around the second square is hardly agreed on.
-    consensus = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
-    prepared = replace(image.prepared, proposals=replace(proposals, consensus=consensus))
+    vote_share = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
+    prepared = replace(image.prepared, proposals=replace(proposals, vote_share=vote_share))
     found = find_objects(
         replace(image, prepared=prepared), build_families(("cat", "dog")), CONFIG, ScoringConfig()
     )

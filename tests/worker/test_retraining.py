@@ -263,15 +263,12 @@ class ByName:
         return [SourceMask(mask, 0.99)]
 
 
+@dataclass
 class Answers:
     """Stands in for a pipeline: answers with the first mask of its only source."""
 
-    def __init__(self, sources: Sequence[ByName] = ()) -> None:
-        self._sources = sources
-
-    def with_sources(self, sources: Sequence[ByName], *, strict: bool) -> Answers:
-        assert strict, "a source that fails must not count as one that is worse"
-        return Answers(sources)
+    sources: Sequence[ByName] = ()
+    strict_sources: bool = False
 
     def load_prepared(self, sha256: str) -> str:
         return sha256
@@ -282,7 +279,8 @@ class Answers:
         from saymask_worker.images.decode import decode_image
         from saymask_worker.pipeline.candidates import build_candidate
 
-        offered = self._sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
+        assert self.strict_sources, "a source that fails must not count as one that is worse"
+        offered = self.sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
         candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
         assert decode_coco_rle(candidate.mask.as_dict()).any()
         return type("Result", (), {"candidates": (candidate,)})()

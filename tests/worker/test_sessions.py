@@ -17,7 +17,7 @@ import torch
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.pipeline.instances import InstanceChooser
+from saymask_worker.pipeline.sources import InstanceChooser
 from saymask_worker.ranking.global_local_clip import GlobalLocalClip
 from saymask_worker.serving import sessions
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes, count_bytes

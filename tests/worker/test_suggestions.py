@@ -23,7 +23,6 @@ from saymask_worker.images.types import PreparedImage, Proposals, Scores, Visual
 from saymask_worker.language import Count, Ordinal, ParsedExpression
 from saymask_worker.language.expression import Correction
 from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.masks.sources.offers import Offer
 from saymask_worker.pipeline.candidates import rank_with_offers
 from saymask_worker.pipeline.notices import build_notices
 from saymask_worker.pipeline.suggestions import (
@@ -97,7 +96,7 @@ def test_the_next_different_answer_moves_up() -> None:
 
 def test_sources_offer_different_answers_too() -> None:
     masks = (DOG, OTHER_DOG)
-    offers = [Offer("cris", SourceMask(COLLAR_AT_THE_BOTTOM, 0.5))]
+    offers = [SourceMask(COLLAR_AT_THE_BOTTOM, 0.5, source="cris")]
     probabilities = np.array([0.6, 0.2], np.float32)
     ranking = rank_with_offers(
         propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), CONFIG

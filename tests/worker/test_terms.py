@@ -19,7 +19,7 @@ from saymask_worker.encoders.dense import encode_places, encode_regions
 from saymask_worker.images.geometry import GRID_SIDE, compute_geometry
 from saymask_worker.images.patch_map import (
     build_patch_map,
-    quantise_rows,
+    quantise,
     restore_rows,
     round_rows,
 )
@@ -96,8 +96,8 @@ def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
     image = replace(
         base,
         proposals=replace(
-            base.proposals, masks=masks, predicted_iou=one, stability_score=one, consensus=one,
-            level=one,
+            base.proposals, masks=masks, predicted_iou=one, stability_score=one, vote_share=one,
+            granularity=one,
         ),
         geometry=geometry,
         features=VisualFeatures(looks, looks, None, build_patch_map(places)),
@@ -231,7 +231,7 @@ def test_rounding_rows_again_changes_nothing() -> None:
     rows[3] = 0
     once = round_rows(rows)
     assert np.array_equal(round_rows(once), once)
-    assert np.array_equal(restore_rows(*quantise_rows(once)), once)
+    assert np.array_equal(restore_rows(*quantise(once)), once)
     assert np.abs(once - rows).max() < 0.02
 
 

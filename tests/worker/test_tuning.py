@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from saymask_worker.evaluation.tuning.fit import (
     observe,
 )
 from saymask_worker.evaluation.tuning.tune import compute_calibration_error, tune
-from saymask_worker.images.types import Scores
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Scores, to_float32
 from tests.refcoco import write_refcoco
 from tests.worker.scenes import prepared_image
 
@@ -99,15 +98,12 @@ def test_calibration_error_by_hand() -> None:
     )
 
 
+@dataclass
 class Decided:
     """A pipeline whose proposals are right by chance, or where the area says so."""
 
-    def __init__(self, config: PipelineConfig, informative: bool) -> None:
-        self.config = config
-        self._informative = informative
-
-    def with_config(self, config: PipelineConfig) -> Decided:
-        return Decided(config, self._informative)
+    config: PipelineConfig
+    informative: bool
 
     def load_prepared(self, sha256: str) -> Any:
         image = prepared_image()
@@ -122,7 +118,7 @@ class Decided:
     def rank(self, prepared: Any, text: str) -> tuple[None, Scores]:
         chance = np.random.default_rng(int(prepared.sha256[:8], 16) + len(text))
         area = np.full(5, -1.0, np.float32)
-        area[1 if self._informative else chance.integers(5)] = 1.0
+        area[1 if self.informative else chance.integers(5)] = 1.0
         appearance = to_float32(chance.normal(0, 1.2, 5))
         terms = {
             "appearance": appearance,

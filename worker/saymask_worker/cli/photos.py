@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saymask.contract import MAX_K, SegmentResult
+from saymask.contract import MAX_K, SegmentResult, Timings
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask.expressions import normalise_expression
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from saymask_worker.images.types import PreparedImage
     from saymask_worker.pipeline.explanation import Explanation
     from saymask_worker.pipeline.pipeline import Pipeline
-    from saymask_worker.pipeline.timing import PreparationTimings
 
 
 ExpressionArgument = Annotated[
@@ -89,8 +88,7 @@ def explain(
         _print_explanation(explanation)
     if overlay is not None:
         pixels = decode_image(data).pixels
-        candidates = [ranked.candidate for ranked in explanation.proposals]
-        picture = draw_candidates(pixels, candidates, explanation.parsed.text)
+        picture = draw_candidates(pixels, explanation.candidates, explanation.parsed.text)
         with _explain_writing(overlay):
             picture.save(overlay)
 
@@ -111,13 +109,11 @@ def _explain_writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _prepare_photo(
-    photo: Path, k: int
-) -> tuple[Pipeline, PreparedImage, PreparationTimings | None, bytes]:
+def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timings | None, bytes]:
     """Load the models, and a photo from the cache or anew."""
     # PyTorch is imported by those commands that need it.
     from saymask_worker.pipeline.build import build_pipeline
-    from saymask_worker.pipeline.opening import open_image
+    from saymask_worker.pipeline.pipeline import open_image
 
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
@@ -140,11 +136,11 @@ def _print_explanation(explanation: Explanation) -> None:
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     out.print(parse)
-    columns = (f"{c.candidate.rank}" for c in explanation.proposals)
+    columns = (f"{candidate.rank}" for candidate in explanation.candidates)
     terms = Table("term, in nats", *columns, title="candidates")
-    for name in explanation.proposals[0].terms if explanation.proposals else ():
-        terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
-    total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
+    for name in explanation.terms[0] if explanation.terms else ():
+        terms.add_row(name, *(f"{values[name]:+.2f}" for values in explanation.terms))
+    total = (f"{candidate.score:.2f}" for candidate in explanation.candidates)
     terms.add_row("score", *total, style="bold")
     out.print(terms)
     if explanation.confidence is not None:

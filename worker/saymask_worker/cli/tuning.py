@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saymask.errors import ConfigError
 from saymask_worker.cli.app import app, console, print_failed
 from saymask_worker.config.settings import load_worker_settings
 
@@ -36,15 +35,13 @@ def tune(
     """
     from saymask.datasets import load_dataset
     from saymask_worker.config.scoring import write_scoring
+    from saymask_worker.evaluation.tuning.tune import require_tunable
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
     from saymask_worker.pipeline.build import build_pipeline
 
     # From the encoder's own weights, not from some that were fitted to the same photos.
     settings = load_worker_settings(scoring=None)
-    if settings.method != "corrected":
-        raise ConfigError(
-            f"The method {settings.method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."
-        )
+    require_tunable(settings.method)
     read = load_dataset(dataset, data, split)
     with console.status("loading models"):
         pipeline = build_pipeline(settings)

@@ -55,7 +55,7 @@ class ProposalsConfig:
         outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
             the mask's edge.
         padding_step: of the padding to a square the decoder sees every n-th token in both
-            directions; see ``saymask_worker.masks.image_tokens``.
+            directions; see ``saymask_worker.masks.frame``.
     """
 
     generator: Generator = "mobile-sam"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saymask.masks import Masks, compute_box_xywh
-from saymask_worker.images.grid import cover_square_grid
+from saymask_worker.images.geometry import cover_square_grid
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -18,7 +18,7 @@ from torch import Tensor
 from saymask.masks import Masks
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.crops import resize_whole
-from saymask_worker.images.grid import cover_square_grid
+from saymask_worker.images.geometry import cover_square_grid
 
 # Of the heat maps: the finest whose places still see whole objects.
 HEAT_TILES = 2

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from saymask.private_files import replace_shared_file
 from saymask_worker.encoders.base import Encoder
-from saymask_worker.images.types import Floats
-from saymask_worker.images.vectors import normalise_rows, to_float32
+from saymask_worker.images.types import Floats, normalise_rows, to_float32
 from saymask_worker.language.nouns import Nouns
 
 log = logging.getLogger(__name__)

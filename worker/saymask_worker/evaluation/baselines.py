@@ -20,8 +20,7 @@ from saymask_worker.config.pipeline import FeaturesConfig
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.crops import resize_token_masks, resize_whole
 from saymask_worker.evaluation.clip_maps import compute_grad_cam, encode_own_values
-from saymask_worker.images.types import Floats, PreparedImage
-from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.images.types import Floats, PreparedImage, normalise_rows
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from saymask_worker.images.resize import resize_to_work, to_original_size
 from saymask_worker.images.types import Floats, PreparedImage
 from saymask_worker.masks.base import LastImageProposer
 from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.suggestions import choose_distinct
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Evaluator:
         for variant in self.variants:
             config = variant.config or with_every_crop(self.pipeline.config)
             key = config.preparation_fingerprint()
-            pipeline = self.pipeline.with_config(config, proposer)
+            pipeline = replace(self.pipeline, config=config, proposer=proposer, cache=None)
             if key not in prepared:
                 prepared[key], _ = pipeline.prepare(data, image.path.stem)
             if variant.config is None and inputs is None:
@@ -255,7 +256,7 @@ def _rank(
         # It counts as unanswered: nothing of the dataset is left out.
         log.warning("expression %s: %s", expression.id, error)
         return _NOTHING
-    return _Ranked(scores.total, tuple(pipeline.choose_offered(prepared, scores, TOP)))
+    return _Ranked(scores.total, tuple(choose_distinct(prepared, scores, pipeline.config, TOP)))
 
 
 def _find_runner_up(masks: Masks, order: NDArray[np.intp]) -> int | None:

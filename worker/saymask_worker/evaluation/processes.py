@@ -26,7 +26,7 @@ from saymask_worker.evaluation.evaluator import Evaluator, TrainedModel
 from saymask_worker.evaluation.request import EvaluationRequest
 from saymask_worker.evaluation.truth import TruthProposer
 from saymask_worker.evaluation.variants import choose_variants
-from saymask_worker.pipeline.build import build_pipeline
+from saymask_worker.pipeline.build import build_first_look_pipeline, build_pipeline
 from saymask_worker.weights import WeightStore, default_cache_dir
 
 
@@ -69,7 +69,7 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
         ConfigError: first looks are asked for, and the settings allow none.
     """
     if request.first_look:
-        pipeline = build_pipeline(settings.model_copy(update={"first_look": "on"})).as_first_look()
+        pipeline = build_first_look_pipeline(settings)
     else:
         pipeline = build_pipeline(settings)
     return Evaluator(

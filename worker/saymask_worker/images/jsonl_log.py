@@ -1,4 +1,4 @@
-"""One line of JSON per image, which an interrupted run continues from."""
+"""A log with one line of JSON per image, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 class ResumableLog(Generic[Line]):
-    """A file with one line per image, behind a line that says what was run.
+    """A file with one line per image, after a line of provenance.
 
     Args:
         path: of the file.
@@ -70,7 +70,7 @@ class ResumableLog(Generic[Line]):
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """Return what a file's first line says was run; None where it is no such file."""
+    """Return the provenance in a file's first line; None where there is none."""
     try:
         with path.open(encoding="utf-8") as file:
             header = json.loads(file.readline())

@@ -69,28 +69,23 @@ def build_patch_map(places: Floats) -> PatchMap:
     )
     # Columns in reverse are no matrix to NumPy's fast products.
     directions = np.ascontiguousarray(vectors[:, ::-1])
-    codes, code_scale = _quantise(centred @ directions, axis=0)
-    basis, basis_scale = _quantise(directions.T, axis=1)
+    codes, code_scale = quantise(centred @ directions, axis=0)
+    basis, basis_scale = quantise(directions.T, axis=1)
     return PatchMap(codes, code_scale[0], basis, basis_scale, mean)
 
 
 def round_rows(values: Floats) -> Floats:
     """Round each row to 255 levels of its own scale; doing so again changes nothing."""
-    levels, scale = quantise_rows(values)
-    return restore_rows(levels, scale)
-
-
-def quantise_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return levels (N, D) int8 and a scale (N, 1) for each row."""
-    return _quantise(values, axis=1)
+    return restore_rows(*quantise(values))
 
 
 def restore_rows(levels: NDArray[np.int8], scale: Floats) -> Floats:
-    """Undo ``quantise_rows``."""
+    """Undo ``quantise``."""
     return np.asarray(levels * scale, dtype=np.float32)
 
 
-def _quantise(values: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
+def quantise(values: Floats, axis: int = 1) -> tuple[NDArray[np.int8], Floats]:
+    """Return int8 levels of an array (N, D), and a scale for each row, or column with axis 0."""
     scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), _TINY) / _LEVELS
     levels = np.round(values / scale).astype(np.int8)
     return levels, np.asarray(scale, dtype=np.float32)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
+from saymask.errors import ConfigError
 from saymask.image_decoding import MAX_MEGAPIXELS
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
 from saymask_worker.config.scoring import load_scoring
@@ -28,6 +29,7 @@ from saymask_worker.masks.sources.base import Source, SourceContext
 from saymask_worker.masks.sources.load import load_sources
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.ranking import find_method
 from saymask_worker.weights import WeightStore, default_cache_dir, find_checkpoint
 from saymask_worker.weights.device import choose_device, choose_precision, find_device_type
 from saymask_worker.weights.hub import SAM3, HubStore
@@ -103,24 +105,49 @@ def build_pipeline(
         _load_sources(
             settings, SourceContext("", device, cache_dir, settings.models_dir, dtype, clicks)
         ),
-        quick_proposer=_build_quick_proposer(settings, config, proposer, device),
+        first_look_proposer=_build_first_look_proposer(settings, config, proposer, device),
     )
 
 
-def _build_quick_proposer(
+def build_first_look_pipeline(settings: WorkerSettings) -> Pipeline:
+    """Load a pipeline whose ``prepare`` gives first looks, without cache and sources.
+
+    Raises:
+        WeightsError: see ``build_pipeline``.
+        ConfigError: these settings allow no first look.
+    """
+    pipeline = build_pipeline(settings.model_copy(update={"first_look": "on"}))
+    if pipeline.first_look_proposer is None:
+        raise ConfigError(
+            "These settings allow no first look.",
+            "It needs SAYMASK_METHOD=corrected and a segment-anything model.",
+        )
+    return replace(
+        pipeline,
+        proposer=pipeline.first_look_proposer,
+        config=to_first_look(pipeline.config),
+        cache=None,
+        sources=(),
+        first_look_proposer=None,
+        is_first_look=True,
+    )
+
+
+def _build_first_look_proposer(
     settings: WorkerSettings, config: PipelineConfig, proposer: Proposer, device: str
 ) -> Proposer | None:
     """For first looks; None where an image is prepared as quickly, or in no other way."""
     is_wanted = settings.first_look == "on" or (settings.first_look == "auto" and device == "cpu")
-    if not is_wanted or not isinstance(proposer, SamProposer) or config.method != "corrected":
+    is_possible = find_method(config.method).supports_first_look
+    if not is_wanted or not is_possible or not isinstance(proposer, SamProposer):
         return None
-    return proposer.with_config(to_first_look(config).proposals)
+    return proposer.replace_config(to_first_look(config).proposals)
 
 
 def _load_sources(settings: WorkerSettings, context: SourceContext) -> tuple[Source, ...]:
     sources = load_sources(settings.sources, context)
-    if settings.method == "faithful":
-        log.info("the scores of the method faithful are no probabilities: only proposals compete")
+    if not find_method(settings.method).has_confidence:
+        log.info("the method %s gives no probabilities: only proposals compete", settings.method)
         return ()
     return sources
 

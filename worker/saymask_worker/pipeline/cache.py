@@ -1,12 +1,11 @@
 """Prepared images on disk, keyed by content and configuration, bounded by bytes.
 
 An entry holds packed masks, qualities, features in half precision, and the places of the image as
-a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is
-written aside and renamed, so readers see complete entries only; one that is damaged is removed and
-computed again.
+a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is written to a temporary
+file and renamed, so readers see complete entries only; a damaged one is removed and computed again.
 
 Users of one machine may share a directory: what is written there has the directory's own rights,
-and an entry that another user keeps for himself counts as none.
+and an entry that only another user may read counts as missing.
 """
 
 from __future__ import annotations
@@ -30,12 +29,18 @@ from saymask.errors import InvalidMask, PreparedNotKept
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from saymask.private_files import make_folder_inside, make_private_folder, share_like
 from saymask_worker.images.geometry import compute_geometry
-from saymask_worker.images.patch_map import PatchMap, quantise_rows, restore_rows
+from saymask_worker.images.patch_map import PatchMap, quantise, restore_rows
 from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
 
-_PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+# Name in an entry, by name in the code.
+_PER_PROPOSAL = {
+    "predicted_iou": "predicted_iou",
+    "stability_score": "stability_score",
+    "vote_share": "consensus",
+    "granularity": "level",
+}
 _HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
 _UNFINISHED = ".writing-"
@@ -46,17 +51,9 @@ _SHARING_CURE = (
 )
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zlib.error,
-    zipfile.BadZipFile,
-    InvalidMask,
-)
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, NotImplementedError,
+    zlib.error, zipfile.BadZipFile, InvalidMask,
+)  # fmt: skip
 
 
 class PreparedCache:
@@ -83,24 +80,22 @@ class PreparedCache:
         try:
             prepared = _read(path, sha256)
         except FileNotFoundError:
-            self.misses += 1
-            return None
+            pass
         except PermissionError as error:
             self._tell_once(error)
-            self.misses += 1
-            return None
         except _DAMAGE_ERRORS as error:
             log.warning(
                 "cache entry %s is damaged (%s), preparing the image again", path.name, error
             )
             self._remove(path)
-            self.misses += 1
-            return None
-        self.hits += 1
-        # Another worker just evicted it, or another user wrote it.
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return prepared
+        else:
+            self.hits += 1
+            # Another worker just evicted it, or another user wrote it.
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return prepared
+        self.misses += 1
+        return None
 
     def store(self, prepared: PreparedImage) -> None:
         """Keep a prepared image.
@@ -116,7 +111,7 @@ class PreparedCache:
             with tempfile.TemporaryDirectory(dir=self._root, prefix=_UNFINISHED) as unfinished:
                 entry = Path(unfinished) / "entry"
                 with entry.open("wb") as file:
-                    np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+                    np.savez_compressed(file, allow_pickle=False, **_to_arrays(prepared))
                 share_like(entry, self._root)
                 os.replace(entry, path)
         except OSError as error:
@@ -148,15 +143,13 @@ class PreparedCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         entries = []
         for path in self._root.glob("*/*.npz"):
-            try:
+            with contextlib.suppress(OSError):  # evicted meanwhile, or another user's
                 state = path.stat()
-            except OSError:  # evicted meanwhile, or another user's
-                continue
-            entries.append((state.st_mtime, state.st_size, path))
+                entries.append((state.st_mtime, state.st_size, path))
         return sorted(entries, key=lambda entry: entry[0])
 
     def _remove_unfinished(self) -> None:
-        """Remove what workers that were killed while they wrote left behind."""
+        """Remove files of workers that were killed while they wrote."""
         for path in self._root.glob(f"{_UNFINISHED}*"):
             with contextlib.suppress(OSError):  # just finished, or another user's
                 if time.time() - path.stat().st_mtime > _UNFINISHED_TTL_S:
@@ -172,7 +165,7 @@ class PreparedCache:
                 total -= size
 
     def _remove(self, path: Path) -> bool:
-        """Remove an entry; False where another user keeps it."""
+        """Remove an entry; False where it belongs to another user."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -204,7 +197,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     }
     return {
         "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-        **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
+        **{stored: proposals.columns[name] for name, stored in _PER_PROPOSAL.items()},
         **_pack_features(prepared.features),
     }
 
@@ -217,7 +210,7 @@ def _read(path: Path, sha256: str) -> PreparedImage:
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
             masks=stacked,
-            **{name: arrays[name] for name in _PER_PROPOSAL},
+            **{name: arrays[stored] for name, stored in _PER_PROPOSAL.items()},
             size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
         )
         features = _unpack_features(arrays)
@@ -242,7 +235,7 @@ def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
         name: getattr(features, name).astype(np.float16) for name in _HALF_PRECISION
     }
     if features.region is not None:
-        packed["region"], packed["region_scale"] = quantise_rows(features.region)
+        packed["region"], packed["region_scale"] = quantise(features.region)
     if features.places is not None:
         packed |= features.places.to_arrays()
     return packed

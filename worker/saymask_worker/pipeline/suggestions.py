@@ -19,10 +19,10 @@ _OFFERED_OF_ALL = 10
 
 
 def choose_how_many(k: int, count: Count | None, separate: int) -> int:
-    """Return how many suggestions are offered: at least as many as objects are meant.
+    """Return how many suggestions are offered: ``k``, or as many as objects are meant.
 
     Args:
-        k: how many were asked for.
+        k: as requested.
         count: how many objects are meant, where several are.
         separate: how many were found.
     """
@@ -31,17 +31,16 @@ def choose_how_many(k: int, count: Count | None, separate: int) -> int:
 
 
 def choose_distinct(
-    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: Count | None
+    prepared: PreparedImage,
+    scores: Scores,
+    config: PipelineConfig,
+    k: int,
+    count: Count | None = None,
 ) -> list[int]:
     """Return the indices of the k best proposals that a person can tell apart.
 
-    Args:
-        prepared: with the proposals.
-        scores: of them.
-        config: which are the same answer.
-        k: how many.
-        count: where several objects are meant, so many separate ones come first; all that were
-            found, where no number is known.
+    Where several objects are meant, this number of separate ones comes first, or all that were
+    found where no number is known.
     """
     is_same = compare_proposals(prepared.proposals, prepared.geometry, config.suggestions)
     ranked = list(map(int, scores.order))
@@ -61,13 +60,7 @@ def count_separate(prepared: PreparedImage, scores: Scores, config: PipelineConf
 def select_distinct(
     ranked: Iterable[int], is_same: Callable[[int, int], bool], k: int
 ) -> list[int]:
-    """Return the first k of a ranking, without those that are the same as an earlier one.
-
-    Args:
-        ranked: indices, best first.
-        is_same: whether two of them are the same answer to a person.
-        k: at most so many.
-    """
+    """Return the first k indices of a ranking that are not the same answer as an earlier one."""
     kept: list[int] = []
     for index in ranked:
         if len(kept) == k:

@@ -15,8 +15,10 @@ from saymask_worker.images.types import (
     PreparedImage,
     TextFeatures,
     VisualFeatures,
+    mix,
+    normalise_rows,
+    to_float32,
 )
-from saymask_worker.images.vectors import mix, normalise_rows, to_float32
 
 _TINY = 1e-6
 

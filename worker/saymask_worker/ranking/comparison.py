@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, to_float32
 from saymask_worker.language import ParsedExpression, RelationKind, Side, Size
 
 _TINY = 1e-6

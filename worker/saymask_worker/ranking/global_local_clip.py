@@ -23,8 +23,9 @@ from saymask_worker.images.types import (
     Scores,
     TextFeatures,
     VisualFeatures,
+    normalise_rows,
+    to_float32,
 )
-from saymask_worker.images.vectors import normalise_rows, to_float32
 from saymask_worker.language import ParsedExpression
 from saymask_worker.ranking.appearance import (
     Description,
@@ -65,7 +66,7 @@ class GlobalLocalClip:
         grid, region = encode_regions(self._encoder.visual, pixels, masks, config.region_tiles)
         places = build_patch_map(grid)
         if config.crops_max == 0:
-            return VisualFeatures(region, region, region, places)
+            return VisualFeatures.from_regions(region, places)
         global_context = self._encode_context(pixels, masks)
         cropped = choose_cropped(proposals, self._compute_log_thing(region), config)
         crops = self._encode_crops(pixels, masks[cropped])

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry, Scores, TextFeatures
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, Scores, TextFeatures, to_float32
 from saymask_worker.language import ParsedExpression, Relation, Side
 from saymask_worker.ranking.appearance import (
     DescribedImage,
@@ -50,8 +49,8 @@ def compute_scores(
     terms["coherence"] = compute_coherence(prepared, text, config)
     log_area = np.log10(np.maximum(geometry.area, _SMALLEST_AREA))
     terms["area"] = to_float32(config.area_weight * log_area)
-    terms["consensus"] = to_float32(config.consensus_weight * proposals.consensus)
-    terms["level"] = to_float32(config.level_weight * proposals.level)
+    terms["consensus"] = to_float32(config.consensus_weight * proposals.vote_share)
+    terms["level"] = to_float32(config.level_weight * proposals.granularity)
     prior = terms["area"] + terms["consensus"] + terms["level"]
     terms |= _compute_pairs(image, text, expression, config)
     noun_scores = to_float32(np.sum(list(terms.values()), axis=0))

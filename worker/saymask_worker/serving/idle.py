@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from saymask.contract import ProposedPair, SegmentResult
+from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
-from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.served_pipeline import CacheStatistics, ServedPipeline
 
 if TYPE_CHECKING:
@@ -77,12 +76,12 @@ class UnloadingPipeline:
         with self._in_use() as pipeline:
             return pipeline.load_prepared(sha256)
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         """Compute everything about an image that does not depend on an expression."""
         with self._in_use() as pipeline:
             return pipeline.prepare(data)
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         """Prepare an image quickly, for a first answer; None where that is off."""
         with self._in_use() as pipeline:
             return pipeline.look_first(data)
@@ -93,7 +92,7 @@ class UnloadingPipeline:
         expression: str,
         k: int,
         *,
-        preparation: PreparationTimings | None,
+        preparation: Timings | None,
         encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""

@@ -7,10 +7,9 @@ from contextlib import nullcontext
 
 import redis
 
-from saymask.contract import IMAGE_KEY
+from saymask.contract import IMAGE_KEY, Timings
 from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from saymask_worker.images.types import PreparedImage
-from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.cooperative_yield import is_awaited, mark_answering
 from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSession
@@ -32,7 +31,7 @@ class PreparedImages:
 
     def open(
         self, session: ImageSession, sha256: str, *, accepts_first_look: bool, prepares: bool
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
+    ) -> tuple[PreparedImage, Timings | None]:
         """Return the image of an open task, and what preparing it took if it was prepared now.
 
         Args:
@@ -58,7 +57,7 @@ class PreparedImages:
 
     def prepare(
         self, sha256: str, *, prepares: bool = True
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
+    ) -> tuple[PreparedImage, Timings | None]:
         """Prepare an image of no open task, unless it is prepared; it gets no session.
 
         Args:
@@ -92,7 +91,7 @@ class PreparedImages:
 
     def _look_first(
         self, session: ImageSession, sha256: str
-    ) -> tuple[PreparedImage, PreparationTimings | None] | None:
+    ) -> tuple[PreparedImage, Timings | None] | None:
         """Look at an image quickly; None where the pipeline does not.
 
         Background workers pause meanwhile, one that prepares this image too.
@@ -105,9 +104,7 @@ class PreparedImages:
             session.prepared = look[0]
         return look
 
-    def _prepare_now(
-        self, sha256: str, *, prepares: bool
-    ) -> tuple[PreparedImage, PreparationTimings]:
+    def _prepare_now(self, sha256: str, *, prepares: bool) -> tuple[PreparedImage, Timings]:
         """Prepare an image; background workers pause meanwhile if an annotator waits for it."""
         if not prepares:
             raise ImageNotPrepared(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -199,7 +198,7 @@ class JobHandler:
             proposals_count=len(prepared.proposals),
             model_version=self._pipeline.model_version,
             from_cache=timings is None,
-            timings=Timings(**(asdict(timings) if timings else {})),
+            timings=timings or Timings(),
         )
         return JobReply(prepare=result)
 
@@ -220,7 +219,7 @@ class JobHandler:
             pairs=pairs,
             model_version=self._pipeline.model_version,
             from_cache=timings is None,
-            timings=Timings(**(asdict(timings) if timings else {})),
+            timings=timings or Timings(),
         )
         return JobReply(propose=result)
 

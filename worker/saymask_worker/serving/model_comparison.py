@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,8 +13,7 @@ from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import Verdict
 from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.masks.sources.base import CandidateSource
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 from saymask_worker.training.samples import Sample
 
 
@@ -38,7 +38,7 @@ def compare_sources(
         against: name of the model in use; empty for none.
         between_sentences: called between sentences; it may wait.
     """
-    before, after = (pipeline.with_sources(s, strict=True) for s in (old, new))
+    before, after = (replace(pipeline, sources=s, strict_sources=True) for s in (old, new))
     images = {path: index for index, path in enumerate(sorted({s.image for s in samples}))}
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():

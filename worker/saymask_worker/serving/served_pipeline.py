@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from saymask.contract import ProposedPair, SegmentResult
+from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
-from saymask_worker.pipeline.timing import PreparationTimings
 
 if TYPE_CHECKING:
     from saymask_worker.masks.clicks import EmbeddedImage
@@ -51,11 +50,11 @@ class ServedPipeline(Protocol):
         """Return an image that was prepared before, or None."""
         ...
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         """Compute everything about an image that does not depend on an expression."""
         ...
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         """Prepare an image quickly, for a first answer; None where that is off."""
         ...
 
@@ -65,7 +64,7 @@ class ServedPipeline(Protocol):
         expression: str,
         k: int,
         *,
-        preparation: PreparationTimings | None,
+        preparation: Timings | None,
         encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression."""

@@ -15,8 +15,7 @@ from saymask.masks import compute_ious, decode_coco_rle
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, PreparedImage, Scores
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 from saymask_worker.ranking.confidence import compute_lead
 
 MIN_EXPRESSIONS = 40
@@ -129,7 +128,7 @@ def rank_decisions(
     pipeline: Pipeline, decisions: Sequence[Decision], scoring: ScoringConfig
 ) -> list[Ranked | None]:
     """Rank the proposals of every decision; None where the expression cannot be scored."""
-    tuned = pipeline.with_config(replace(pipeline.config, scoring=scoring))
+    tuned = replace(pipeline, config=replace(pipeline.config, scoring=scoring))
     ranked: list[Ranked | None] = []
     for decision in decisions:
         try:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets import Dataset
-from saymask.errors import DatasetError
+from saymask.errors import ConfigError, DatasetError
 from saymask.intervals import Interval, bootstrap_difference
 from saymask.left_out import LeftOut
+from saymask_worker.config.pipeline import MethodName
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.evaluation.tuning.decisions import (
     RIGHT_IOU,
@@ -23,6 +24,7 @@ from saymask_worker.evaluation.tuning.decisions import (
 )
 from saymask_worker.evaluation.tuning.fit import Observation, apply_factors, fit_factors, observe
 from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.ranking import find_method
 from saymask_worker.ranking.confidence import Curve, fit_curve
 
 _FOLDS = 5
@@ -67,6 +69,18 @@ class Tuning:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
+
+
+def require_tunable(method: MethodName) -> None:
+    """Check that a method has weights to fit.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not find_method(method).has_confidence:
+        raise ConfigError(
+            f"The method {method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."
+        )
 
 
 def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:

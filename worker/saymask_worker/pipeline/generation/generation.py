@@ -1,4 +1,4 @@
-"""The shortest description that singles an object out.
+"""The shortest description that singles an object out, and the words that people use for it.
 
 The incremental algorithm of Dale and Reiter ("Computational interpretations of the Gricean maxims
 in the generation of referring expressions", Cognitive Science 1995): attributes are tried in the
@@ -9,7 +9,8 @@ referring expressions that involve gradable properties", Computational Linguisti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,18 +26,25 @@ from saymask_worker.ranking.comparison import toward
 
 Kind = Literal["color", "size", "side", "ordinal", "landmark"]
 _SIDES: tuple[Side, ...] = ("left", "right", "top", "bottom")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_SUPERLATIVES = {"large": ("biggest", "largest"), "small": ("smallest", "small")}
+_COMPARATIVES = {"large": ("bigger", "larger"), "small": ("smaller", "small")}
+_OUTERMOST = {"left": "leftmost", "right": "rightmost", "top": "top", "bottom": "bottom"}
+_PLACES = {
+    "left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something that is said about an object beside its noun.
+    """What is said about an object in addition to its noun.
 
     Attributes:
-        kind: of what it is.
+        kind: of attribute.
         value: the colour, the size ("large", "small"), the side, or the landmark's noun.
         rank: of an ordinal, from 1, counted from the side ``value``.
         landmark: index of the landmark, for that kind.
-        among: of how many objects a size or a side singles it out.
+        among: the number of objects among which a size or a side singles it out.
     """
 
     kind: Kind
@@ -54,14 +62,6 @@ class Description:
     attributes: tuple[Attribute, ...] = ()
 
 
-@dataclass(frozen=True)
-class Landmark:
-    """An object that its noun alone singles out."""
-
-    index: int
-    noun: str
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Where the objects of an image are and what colours they have.
@@ -69,24 +69,24 @@ class Scene:
     Attributes:
         geometry: of N objects.
         colors: (N, 11) share of each colour of ``saymask_worker.pipeline.generation.colors``.
-        landmarks: objects that others may be described by.
+        landmarks: the noun of each object that it alone singles out, by index.
     """
 
     geometry: Geometry
     colors: Floats
-    landmarks: tuple[Landmark, ...] = field(default=())
+    landmarks: Mapping[int, str] = field(default_factory=dict)
 
 
 def describe(
     scene: Scene, target: int, noun: str, distractors: Sequence[int], config: GenerationConfig
 ) -> Description | None:
-    """Return the description of an object; None where none singles it out.
+    """Return the description of an object of a scene; None where none singles it out.
 
     Args:
         scene: with the object.
         target: its index.
-        noun: what it is called.
-        distractors: indices of the others that could be called so.
+        noun: the object's name.
+        distractors: indices of the other objects that the noun could mean.
         config: how clearly an attribute must hold.
     """
     remaining = list(distractors)
@@ -172,13 +172,13 @@ def _find_landmark(
     scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """The landmark that the object is next to, and all others are further from."""
-    for landmark in scene.landmarks:
-        if landmark.index == target or landmark.index in others:
+    for landmark, noun in scene.landmarks.items():
+        if landmark == target or landmark in others:
             continue
-        distances = _measure_distances(scene.geometry, [target, *others], landmark.index)
+        distances = _measure_distances(scene.geometry, [target, *others], landmark)
         is_near = distances[0] <= config.near_max
         if is_near and distances[1:].min() >= distances[0] + config.near_gap_min:
-            return Attribute("landmark", landmark.noun, landmark=landmark.index)
+            return Attribute("landmark", noun, landmark=landmark)
     return None
 
 
@@ -199,3 +199,31 @@ FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], GenerationConfig], Attr
     "landmark": _find_landmark,
 }
 """By kind: what finds an attribute that holds of an object alone, in the order people prefer."""
+
+
+def word(description: Description, count: int, seed: int) -> tuple[str, ...]:
+    """Return at most ``count`` different wordings of a description, the usual ones first.
+
+    Equal seeds give equal wordings; others may begin with another full one.
+    """
+    colors = [a.value for a in description.attributes if a.kind == "color"]
+    noun = " ".join([*colors, description.noun])
+    rest = [a for a in description.attributes if a.kind != "color"]
+    full, brief = _word_attribute(noun, rest[0]) if rest else ([f"the {noun}"], [noun])
+    first = random.Random(f"{seed} {noun} {rest}").choice(full)
+    return tuple(dict.fromkeys([first, *full, *brief]))[:count]
+
+
+def _word_attribute(noun: str, attribute: Attribute) -> tuple[list[str], list[str]]:
+    """Full wordings, with an article, and brief ones."""
+    value = attribute.value
+    if attribute.kind == "size":
+        usual, other = (_COMPARATIVES if attribute.among == 2 else _SUPERLATIVES)[value]
+        return [f"the {usual} {noun}", f"the {other} {noun}"], [f"{usual} {noun}"]
+    if attribute.kind == "side":
+        outermost = value if attribute.among == 2 else _OUTERMOST[value]
+        return [f"the {noun} {_PLACES[value]}", f"the {outermost} {noun}"], [f"{outermost} {noun}"]
+    if attribute.kind == "ordinal":
+        order = _ORDINALS[attribute.rank - 1]
+        return [f"the {order} {noun} from the {value}"], [f"{order} {noun} from {value}"]
+    return [f"the {noun} next to the {value}"], [f"{noun} beside the {value}"]
