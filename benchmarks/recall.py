@@ -67,7 +67,7 @@ def _compare(
     found = dict.fromkeys(proposers, 0)
     seconds: dict[str, list[float]] = {name: [] for name in proposers}
     for path in photos:
-        photo = decode_image(path.read_bytes(), 120)
+        photo = decode_image(path.read_bytes())
         started = time.perf_counter()
         masks = [mask["segmentation"] for mask in stock.generate(photo.pixels)]
         stock_s.append(time.perf_counter() - started)

@@ -38,7 +38,7 @@ def sam() -> Sam:
 
 @pytest.fixture(scope="module")
 def photo(samples: dict[str, Path]) -> DecodedImage:
-    return decode_image(samples["chelsea"].read_bytes(), 100)
+    return decode_image(samples["chelsea"].read_bytes())
 
 
 @pytest.fixture(scope="module")

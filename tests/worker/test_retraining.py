@@ -280,7 +280,7 @@ class Answers:
         from saymask_worker.pipeline.candidates import build_candidate
 
         assert self.strict_sources, "a source that fails must not count as one that is worse"
-        offered = self.sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
+        offered = self.sources[0].segment(decode_image(encoded.read()), expression)[0]
         candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
         assert decode_coco_rle(candidate.mask.as_dict()).any()
         return type("Result", (), {"candidates": (candidate,)})()

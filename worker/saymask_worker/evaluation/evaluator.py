@@ -45,7 +45,6 @@ class Evaluator:
         pipeline: built with the settings in use.
         variants: what to compare; pictures are made of the first.
         no_target_below: an answer with a lower score is withheld; None withholds none.
-        max_megapixels: larger images are refused.
         truth: when set, it replaces the pipeline's proposer.
         models: trained models by name, which answer with one mask of their own.
     """
@@ -53,7 +52,6 @@ class Evaluator:
     pipeline: Pipeline
     variants: Sequence[Variant]
     no_target_below: float | None
-    max_megapixels: float
     truth: TruthProposer | None
     models: Mapping[str, TrainedModel] = field(default_factory=dict)
 
@@ -124,7 +122,7 @@ class Evaluator:
         """The mask of every trained model, by expression."""
         if not self.models:
             return {expression.id: {} for expression in image.expressions}
-        pixels = decode_image(data, self.max_megapixels).pixels
+        pixels = decode_image(data).pixels
         return {
             expression.id: {
                 name: model.segment(pixels, expression.text) for name, model in self.models.items()
@@ -133,7 +131,7 @@ class Evaluator:
         }
 
     def _build_baseline_inputs(self, data: bytes, prepared: PreparedImage) -> BaselineInputs:
-        decoded = decode_image(data, self.max_megapixels)
+        decoded = decode_image(data)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         return BaselineInputs(self.pipeline.encoder.visual, pixels, prepared)
 

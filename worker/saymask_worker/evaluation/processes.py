@@ -19,7 +19,6 @@ import torch
 
 from saymask.datasets.model import DatasetImage
 from saymask.errors import ConfigError, DatasetError
-from saymask.image_decoding import MAX_MEGAPIXELS
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.evaluation.answers import ImageAnswers
 from saymask_worker.evaluation.evaluator import Evaluator, TrainedModel
@@ -76,7 +75,6 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
         pipeline=pipeline,
         variants=choose_variants(pipeline.config, pipeline.encoder.scoring, request.methods),
         no_target_below=request.no_target_below,
-        max_megapixels=MAX_MEGAPIXELS,
         truth=TruthProposer() if request.truth_proposals else None,
         models={name: load_model(name, settings, pipeline.device) for name in request.models},
     )

@@ -27,7 +27,6 @@ _PICTURES = 12
 _PICTURE_PX = 420
 # Of the first answer and of the next that is another object, as the report's legend says.
 _STYLES = ((color_of_rank(1), 0.45), (color_of_rank(3), 0.0))
-_ALL_MEGAPIXELS = 1000.0
 
 
 def to_markdown(results: Results) -> str:
@@ -130,7 +129,7 @@ def to_html(results: Results, dataset: Dataset, images: Sequence[ImageAnswers]) 
         for file_name, expression in selection:
             image = by_name[file_name]
             target = next(e.target for e in image.expressions if e.id == expression.id)
-            pixels = decode_image(image.path.read_bytes(), _ALL_MEGAPIXELS).pixels
+            pixels = decode_image(image.path.read_bytes()).pixels
             pictures.append(_draw(pixels, decode_coco_rle(target), expression, name, file_name))
         drawn.append((title, pictures))
     template = (resources.files("saymask_worker.evaluation") / "report.html").read_text(

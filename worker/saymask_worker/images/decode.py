@@ -15,15 +15,13 @@ from saymask_worker.images.types import DecodedImage
 _EXAMPLE_SIDE_PX = 64
 
 
-def decode_image(
-    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, longer_px: int | None = None
-) -> DecodedImage:
+def decode_image(data: bytes, longer_px: int | None = None) -> DecodedImage:
     """Decode the bytes of an image, reduced to a longer side of ``longer_px`` where it has more.
 
     Raises:
         ImageUnreadable, ImageTooLarge: see ``decode_picture``.
     """
-    picture = decode_picture(data, max_megapixels, longer_px)
+    picture = decode_picture(data, MAX_MEGAPIXELS, longer_px)
     sha256 = hashlib.sha256(data).hexdigest()
     if longer_px is None:
         return DecodedImage(picture.pixels, sha256, picture.notices)
