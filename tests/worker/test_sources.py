@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from saymask.errors import ConfigError, WeightsError
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import ModelRegistry
-from saymask_worker.config.pipeline import OFFER_ALL, SourcesConfig
+from saymask_worker.config.pipeline import NO_DEDUPLICATION, SourcesConfig
 from saymask_worker.images.types import DecodedImage, Proposals, Scores
 from saymask_worker.masks.sources import load as load_module
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
@@ -165,7 +165,9 @@ def test_one_list_of_proposals_and_offers() -> None:
     large = np.repeat(np.repeat(masks[3], 2, axis=0), 2, axis=1)
     agreed = np.repeat(np.repeat(masks[1], 2, axis=0), 2, axis=1)
     offers = [SourceMask(large, 0.7, source="cris"), SourceMask(agreed, 0.5, source="mine")]
-    ranking = rank_with_offers(proposals, [0, 1, 2], probabilities, offers, 3, CONFIG, OFFER_ALL)
+    ranking = rank_with_offers(
+        proposals, [0, 1, 2], probabilities, offers, 3, CONFIG, NO_DEDUPLICATION
+    )
     assert [c.source for c in ranking.candidates] == ["cris", "proposals", "mine"]
     assert [c.rank for c in ranking.candidates] == [1, 2, 3]
     assert ranking.confidence == pytest.approx(0.7)
@@ -179,7 +181,13 @@ def test_one_list_of_proposals_and_offers() -> None:
     assert [c.score for c in alone.candidates] == [3.0, 2.0]
     assert alone.confidence == pytest.approx(0.6)
     nothing = rank_with_offers(
-        proposals.take(np.array([], np.intp)), [], probabilities[:0], [], 3, CONFIG, OFFER_ALL
+        proposals.take(np.array([], np.intp)),
+        [],
+        probabilities[:0],
+        [],
+        3,
+        CONFIG,
+        NO_DEDUPLICATION,
     )
     assert (nothing.candidates, nothing.confidence) == ((), None)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from saymask.contract import MAX_K, NOTHING_MEANT
 from saymask.masks import Mask, compute_iou
 from saymask_worker.config.pipeline import (
-    OFFER_ALL,
+    NO_DEDUPLICATION,
     PipelineConfig,
     SourcesConfig,
     SuggestionsConfig,
@@ -70,7 +70,7 @@ OTHER_DOG = box(120, 10, 180, 70)
 )
 def test_what_is_the_same_to_a_person(mask: Mask, is_same: bool) -> None:
     assert compare(DOG, mask)(0, 1) == compare(mask, DOG)(0, 1) == is_same
-    assert not compare(DOG, mask, config=OFFER_ALL)(0, 1)
+    assert not compare(DOG, mask, config=NO_DEDUPLICATION)(0, 1)
 
 
 def test_marks_are_below_the_middle_of_the_box() -> None:
@@ -106,7 +106,7 @@ def test_sources_offer_different_answers_too() -> None:
     )
     assert [c.source for c in ranking.candidates] == ["proposals", "proposals"]
     every = rank_with_offers(
-        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), OFFER_ALL
+        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), NO_DEDUPLICATION
     )
     assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]
 

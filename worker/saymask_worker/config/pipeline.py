@@ -103,7 +103,7 @@ class SuggestionsConfig:
 
 
 # As published: the best masks, however much alike.
-OFFER_ALL = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+NO_DEDUPLICATION = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from saymask.logs import LogFormat
 from saymask.redaction import SecretAddress, hide_from_now_on
 from saymask.settings_file import find_settings_file
 from saymask_worker.config.pipeline import (
-    OFFER_ALL,
+    NO_DEDUPLICATION,
     Generator,
     MethodName,
     PipelineConfig,
@@ -170,7 +170,7 @@ class WorkerSettings(BaseSettings):
             ),
             scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
             language_model=self.spacy_model,
-            suggestions=SuggestionsConfig() if self.method == "corrected" else OFFER_ALL,
+            suggestions=SuggestionsConfig() if self.method == "corrected" else NO_DEDUPLICATION,
         )
 
 

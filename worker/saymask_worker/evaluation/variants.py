@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saymask.errors import DatasetError
-from saymask_worker.config.pipeline import OFFER_ALL, PipelineConfig, SuggestionsConfig
+from saymask_worker.config.pipeline import NO_DEDUPLICATION, PipelineConfig, SuggestionsConfig
 from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
 from saymask_worker.evaluation.baselines import BASELINES
 
@@ -76,7 +76,9 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
         Variant(
             "faithful",
             "main",
-            replace(config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=OFFER_ALL),
+            replace(
+                config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=NO_DEDUPLICATION
+            ),
         ),
         *_terms(config),
         *_mixing(every_crop),
