@@ -29,13 +29,6 @@ class Ranking:
     confidence: float | None
 
 
-def build_clicked(masks: Sequence[SourceMask]) -> tuple[Candidate, ...]:
-    """Offer the masks of clicks in their order, scored with the decoder's own estimate."""
-    return tuple(
-        build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
-    )
-
-
 def rank_proposals(
     proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
 ) -> Ranking:
