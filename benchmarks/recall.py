@@ -47,7 +47,7 @@ def compare(grid: int, folder: Path | None) -> list[Row]:
     )  # fmt: skip
     batch = 64 if device.startswith("cuda") else 8
     ours = SamProposer(
-        load_sam("mobile-sam", path), full, device, choose_precision("auto", device), batch, "bench"
+        load_sam("mobile-sam", path), full, device, choose_precision(device), batch, "bench"
     )
     quick = ours.replace_config(
         ProposalsConfig(

@@ -110,7 +110,7 @@ def test_a_mask_to_start_from_is_changed_where_one_clicks(
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6, max_proposals=30)
+    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6)
 
 
 def test_the_pipeline_answers_clicks(pipeline: Pipeline, samples: dict[str, Path]) -> None:

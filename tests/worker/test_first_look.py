@@ -37,7 +37,7 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
         result = pipeline.segment(look[0], expression, 5, preparation=look[1])
         hits = [c.rank for c in result.candidates if box_iou(c.box_xywh, box) > 0.5]
         ranks.append(hits[0] if hits else None)
-        assert 0 < sum(encoded) <= FirstLookConfig.closer_count
+        assert 0 < sum(encoded) <= FirstLookConfig.total_crops
     encoded.clear()
     assert sum(rank == 1 for rank in ranks) >= 3, ranks
     assert result.is_first_look

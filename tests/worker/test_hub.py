@@ -157,7 +157,7 @@ def test_sam3_generates_proposals_over_the_whole_image(tmp_path: Path) -> None:
     assert proposals.masks.shape[1:] == SIZE_HW
     assert 1 <= len(proposals) <= 10
     smaller = Sam3Proposer(folder, config, "cpu", torch.float32, batch=5)
-    assert smaller.shrink_batch()
+    assert smaller.halve_batch()
     np.testing.assert_array_equal(smaller.propose(IMAGE).masks, proposals.masks)
     none = smaller.replace_config(replace(config, predicted_iou_min=99))
     assert len(none.propose(IMAGE)) == 0

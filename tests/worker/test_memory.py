@@ -54,7 +54,7 @@ def test_many_photos_leave_nothing_behind(
     without_search_for_circles: None,
     accepts_first_look: bool,
 ) -> None:
-    pipeline = build(tmp_path, points_per_side=4, max_proposals=12)
+    pipeline = build(tmp_path, points_per_side=4)
     image = Image.open(samples["chelsea"]).convert("RGB")
     with redis.Redis.from_url(valkey.url) as connection:
 

@@ -85,7 +85,7 @@ def default_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The same with a coarse grid: what is not about quality need not take its time."""
-    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6, max_proposals=30)
+    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6)
 
 
 def segment(pipeline: Pipeline, data: bytes, expression: str, k: int = 3) -> SegmentResult:
@@ -347,7 +347,7 @@ def test_evaluation_by_command_alone_and_in_two_processes(
         arguments += ["--methods", "largest,corrected,grad-cam", "--out", tmp_path / jobs]
         done = subprocess.run(
             [program, "evaluate", *arguments], capture_output=True, text=True, check=False,
-            env={**os.environ, "SAYMASK_WORKER_THREADS": "1", "SAYMASK_ENCODER": "starter"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SAYMASK_ENCODER": "starter"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout))
@@ -367,7 +367,7 @@ def test_a_full_device_gets_smaller_batches_and_then_an_error(
     tmp_path: Path, samples: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device is said to be full whenever more than a few prompts or crops come at once."""
-    small = build(tmp_path, points_per_side=6, max_proposals=30)
+    small = build(tmp_path, points_per_side=6)
     data = samples["coffee"].read_bytes()
     expected, _ = small.prepare(data)
     sizes: list[int] = []

@@ -72,7 +72,7 @@ def test_every_tensor_is_on_the_device_that_uses_it(samples: dict[str, Path]) ->
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["operations"] > 1000
-    pipeline = load(first_look="on", points_per_side=6, max_proposals=14)
+    pipeline = load(first_look="on", points_per_side=6)
     data = samples["astronaut"].read_bytes()
     click = VisualPrompt(((60.0, 60.0),), (True,), None, None)
     results = {

@@ -20,7 +20,7 @@ from saymask.datasets import load_coco
 from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
 from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.language import LanguageParser
@@ -39,7 +39,7 @@ from saymask_worker.pipeline.generation.objects import find_objects
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
 
-CONFIG = ProposingConfig()
+CONFIG = GenerationConfig()
 HEIGHT, WIDTH = 100, 200
 
 
@@ -164,7 +164,7 @@ class TestDescribe:
 
 @pytest.fixture(scope="module")
 def parser() -> LanguageParser:
-    return LanguageParser("en_core_web_sm", load_nouns().all)
+    return LanguageParser(load_nouns().all)
 
 
 class TestWording:
@@ -186,7 +186,7 @@ class TestWording:
     ) -> None:
         for seed in range(3):
             for text in word(Description("dog", (attribute,)), 9, seed):
-                parsed = parser.parse(text, "own")
+                parsed = parser.parse(text)
                 assert (parsed.appearance or "").split()[-1] == "dog", text
                 relations = [(r.kind, r.anchor.split()[-1]) for r in parsed.relations]
                 ordinal = parsed.ordinal

@@ -24,7 +24,7 @@ from saymask_worker.masks.sources.base import CandidateSource, SourceContext, So
 from saymask_worker.masks.sources.load import load_sources
 from saymask_worker.masks.sources.offers import Offers, clean_mask, collect_offers
 from saymask_worker.pipeline.candidates import rank_proposals, rank_together, rank_with_offers
-from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.ranking.confidence import Curve, fit_curve
 from saymask_worker.training.source import ServedSource
 from saymask_worker.weights import WeightStore
 from tests.worker.scenes import scene

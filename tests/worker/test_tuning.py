@@ -17,8 +17,7 @@ from saymask.datasets import Dataset, load_dataset
 from saymask.errors import ConfigError, DatasetError
 from saymask.masks import encode_coco_rle
 from saymask_worker.config.pipeline import PipelineConfig
-from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.config.scoring_file import load_scoring, write_scoring
+from saymask_worker.config.scoring import ScoringConfig, load_scoring, write_scoring
 from saymask_worker.evaluation.tuning.fit import (
     TERMS,
     Observation,
@@ -195,7 +194,6 @@ def test_too_few_decisions_are_refused(tmp_path: Path) -> None:
     st.builds(
         ScoringConfig,
         area_weight=st.floats(0, 9), lead_slope=st.floats(0, 9), negatives_min=st.integers(1, 99),
-        normalise_first=st.booleans(), noun_template=st.just("one {}"),
     )
 )  # fmt: skip
 def test_a_file_carries_every_weight(tmp_path_factory: Any, scoring: ScoringConfig) -> None:

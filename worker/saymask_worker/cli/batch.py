@@ -55,8 +55,8 @@ def batch(
 ) -> None:
     """Segment expressions about many photos, or propose some, into Parquet files.
 
-    Run the same command again to continue. Every process computes on one CPU thread, unless
-    SAYMASK_WORKER_THREADS says otherwise: the masks of both engines are then equal.
+    Run the same command again to continue. Every process computes on one CPU thread, so
+    that the masks of both engines are equal.
 
     Example: saymask-worker batch photos --expressions texts.csv --out rows
 
@@ -80,7 +80,6 @@ def batch(
         print(json.dumps({"photos": count}) if as_json else text)
         return
     settings = load_worker_settings()
-    settings = settings.model_copy(update={"threads": settings.threads or 1})
     with show_progress("photos", quiet=as_json) as update:
         if engine == "ray":
             from saymask_worker.batch.ray_engine import Cluster, run_ray
@@ -88,9 +87,12 @@ def batch(
             cluster = Cluster(actors, gpus_per_actor, cpus_per_actor, ray_address)
             report = run_ray(settings, plan, work, cluster, update)
         else:
+            import torch
+
             from saymask_worker.batch.local import run_local
             from saymask_worker.pipeline.build import build_pipeline
 
+            torch.set_num_threads(1)
             report = run_local(build_pipeline(settings), plan, work, update)
     if as_json:
         print(json.dumps(asdict(report), indent=2))

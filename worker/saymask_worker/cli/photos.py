@@ -59,7 +59,7 @@ def segment(
         with _explain_writing(masks):
             masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     if overlay is not None:
-        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        pixels = decode_image(data).pixels
         picture = draw_candidates(pixels, result.candidates, result.expression)
         with _explain_writing(overlay):
             picture.save(overlay)
@@ -87,7 +87,7 @@ def explain(
     else:
         _print_explanation(explanation)
     if overlay is not None:
-        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        pixels = decode_image(data).pixels
         picture = draw_candidates(pixels, explanation.candidates, explanation.parsed.text)
         with _explain_writing(overlay):
             picture.save(overlay)

@@ -34,7 +34,7 @@ def tune(
     Example: saymask-worker tune --data export --out scoring.json
     """
     from saymask.datasets import load_dataset
-    from saymask_worker.config.scoring_file import write_scoring
+    from saymask_worker.config.scoring import write_scoring
     from saymask_worker.evaluation.tuning.tune import require_tunable
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
     from saymask_worker.pipeline.build import build_pipeline

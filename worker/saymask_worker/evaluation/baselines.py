@@ -16,14 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saymask_worker.config.pipeline import FeaturesConfig, TokenMasking
+from saymask_worker.config.pipeline import FeaturesConfig
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.crops import resize_token_masks, resize_whole
 from saymask_worker.evaluation.clip_maps import compute_grad_cam, encode_own_values
 from saymask_worker.images.types import Floats, PreparedImage, normalise_rows
-
-# The published maps cover a mask by its share of every place, small masks as they are.
-_PLACES = FeaturesConfig(token_floor=0.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class BaselineInputs:
     def image(self) -> Tensor:
         """(1, 3, S, S), normalised."""
         size_px = self.visual.image_size_px
-        return resize_whole(self.pixels, _PLACES, size_px=size_px, device=self.visual.device)
+        return resize_whole(self.pixels, size_px=size_px, device=self.visual.device)
 
     @cached_property
     def dense(self) -> Floats:
@@ -55,16 +52,16 @@ class BaselineInputs:
     def region_tokens(self) -> Floats:
         """(N, D): the class token that sees only the proposal, in every block."""
         masks = resize_token_masks(
-            self.prepared.proposals.masks, self.visual.grid_side, FeaturesConfig()
+            self.prepared.proposals.masks, self.visual.grid_side, FeaturesConfig.token_floor
         )
-        masking: TokenMasking = "attention" if self.visual.is_vit else "multiply"
         blocks = len(self.visual.blocks)
-        features = self.visual.encode_global(self.image, masks, masking, blocks)
+        features = self.visual.encode_global(self.image, masks, "attention", blocks)
         return np.asarray(features.cpu().numpy(), dtype=np.float32)
 
     def average_over_proposals(self, values: Floats) -> Floats:
         """Mean of a map (g, g) over each proposal: (N,)."""
-        masks = resize_token_masks(self.prepared.proposals.masks, len(values), _PLACES).numpy()
+        # As published: a mask is covered by its share of every place, small masks as they are.
+        masks = resize_token_masks(self.prepared.proposals.masks, len(values), floor=0.0).numpy()
         weights = masks.sum(axis=(1, 2))
         return _f32((masks * values).sum(axis=(1, 2)) / np.maximum(weights, 1e-6))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from saymask.datasets.model import DatasetImage
 from saymask.errors import ConfigError, DatasetError
-from saymask_worker.config.fingerprint import to_values
+from saymask.image_decoding import MAX_MEGAPIXELS
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.evaluation.answers import ImageAnswers
 from saymask_worker.evaluation.evaluator import Evaluator, TrainedModel
@@ -53,8 +54,8 @@ def open_processes(
         yield _ThisProcess(build(request, settings))
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    settings = settings.model_copy(update={"threads": settings.threads or threads})
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,))
     try:
         yield _Pool(pool, _Build(build, request, settings))
     finally:
@@ -75,7 +76,7 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
         pipeline=pipeline,
         variants=choose_variants(pipeline.config, pipeline.encoder.scoring, request.methods),
         no_target_below=request.no_target_below,
-        max_megapixels=settings.photo_max_megapixels,
+        max_megapixels=MAX_MEGAPIXELS,
         truth=TruthProposer() if request.truth_proposals else None,
         models={name: load_model(name, settings, pipeline.device) for name in request.models},
     )
@@ -169,7 +170,8 @@ def _describe(evaluator: Evaluator) -> dict[str, Any]:
         "precision": str(pipeline.encoder.visual.dtype),
         "torch": torch.__version__,
         "methods": [*(variant.name for variant in evaluator.variants), *evaluator.models],
-        "config": to_values(pipeline.config),
+        # As it is read again from JSON.
+        "config": json.loads(json.dumps(asdict(pipeline.config))),
     }
 
 

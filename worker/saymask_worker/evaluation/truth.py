@@ -25,6 +25,6 @@ class TruthProposer:
         """Return the annotated objects."""
         return to_proposals(self._masks, [1.0] * len(self._masks), image.size_hw)
 
-    def shrink_batch(self) -> bool:
+    def halve_batch(self) -> bool:
         """Return False: nothing is computed in batches."""
         return False

@@ -1,4 +1,4 @@
-"""What is compared: the method, its parts switched off, its repairs undone, and the baselines."""
+"""What is compared: the method, its parts switched off, and the baselines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Variant:
 
     Attributes:
         name: of its row.
-        group: ``main``, ``terms``, ``mixing``, ``repairs``, ``crops`` or ``baselines``.
+        group: ``main``, ``terms``, ``mixing``, ``crops`` or ``baselines``.
         config: of the pipeline that ranks; None for a baseline.
     """
 
@@ -55,7 +55,6 @@ GROUPS = {
     "terms": "the default with one term of the score switched off",
     "crops": "the default with every proposal cropped, no feature predicted",
     "mixing": "global against local, sentence against phrase; no other term; all crops",
-    "repairs": "the default with one repair of the published code undone; all crops",
     "baselines": "the published baselines, and three that look at no text",
 }
 
@@ -82,7 +81,6 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
         ),
         *_terms(config),
         *_mixing(every_crop),
-        *_repairs(every_crop),
         Variant("every proposal cropped", "crops", every_crop),
         *(Variant(name, "baselines", None) for name in BASELINES),
     ]
@@ -108,7 +106,7 @@ def choose_variants(config: PipelineConfig, scoring: ScoringConfig, wanted: str)
     return list(selected.values())
 
 
-def _with_scoring(config: PipelineConfig, **changes: float | bool) -> PipelineConfig:
+def _with_scoring(config: PipelineConfig, **changes: float) -> PipelineConfig:
     return replace(config, scoring=replace(config.scoring, **changes))  # type: ignore[arg-type]
 
 
@@ -119,7 +117,7 @@ def without_terms(scoring: ScoringConfig) -> ScoringConfig:
 
 def with_every_crop(config: PipelineConfig) -> PipelineConfig:
     """Return the configuration in which every proposal is cropped."""
-    return _with_features(config, crops_max=_EVERY)
+    return replace(config, features=replace(config.features, crops_max=_EVERY))
 
 
 def _terms(config: PipelineConfig) -> list[Variant]:
@@ -156,19 +154,3 @@ def _mixing(config: PipelineConfig) -> list[Variant]:
         rows[f"visual global {step:g}"] = _with_scoring(plain, visual_global_weight=step)
         rows[f"text global {step:g}"] = _with_scoring(plain, text_global_weight=step)
     return [Variant(name, "mixing", changed) for name, changed in rows.items()]
-
-
-def _with_features(config: PipelineConfig, **changes: str | float) -> PipelineConfig:
-    return replace(config, features=replace(config.features, **changes))  # type: ignore[arg-type]
-
-
-def _repairs(config: PipelineConfig) -> list[Variant]:
-    rows = {
-        "published token masks": _with_features(config, token_mask="point"),
-        "published token masking": _with_features(config, token_masking="multiply"),
-        "published boxes": _with_features(config, crop="published"),
-        "published statistics": _with_features(config, statistics="imagenet"),
-        "published mixing": _with_scoring(config, normalise_first=False),
-        "published noun phrase": replace(config, noun_phrase="published"),
-    }
-    return [Variant(name, "repairs", changed) for name, changed in rows.items()]

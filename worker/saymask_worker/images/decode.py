@@ -8,14 +8,16 @@ import io
 import numpy as np
 from PIL import Image
 
-from saymask.image_decoding import decode_picture
+from saymask.image_decoding import MAX_MEGAPIXELS, decode_picture
 from saymask_worker.images.resize import cap_longest_side, resize_pixels
 from saymask_worker.images.types import DecodedImage
 
 _EXAMPLE_SIDE_PX = 64
 
 
-def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = None) -> DecodedImage:
+def decode_image(
+    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, longer_px: int | None = None
+) -> DecodedImage:
     """Decode the bytes of an image, reduced to a longer side of ``longer_px`` where it has more.
 
     Raises:

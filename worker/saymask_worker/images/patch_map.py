@@ -19,7 +19,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class PlacesMap:
+class PatchMap:
     """Features (G, G, D) as ``codes * code_scale @ (basis * basis_scale) + mean``.
 
     Attributes:
@@ -48,7 +48,7 @@ class PlacesMap:
         return {f"places_{f.name}": getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Any) -> PlacesMap | None:
+    def from_arrays(cls, arrays: Any) -> PatchMap | None:
         """Read the parts from an archive; None where it has none."""
         names = [f.name for f in fields(cls)]
         if f"places_{names[0]}" not in arrays:
@@ -56,7 +56,7 @@ class PlacesMap:
         return cls(**{name: arrays[f"places_{name}"] for name in names})
 
 
-def build_places_map(places: Floats) -> PlacesMap:
+def build_patch_map(places: Floats) -> PatchMap:
     """Reduce features (G, G, D) to their strongest directions."""
     rows = places.reshape(-1, places.shape[-1]).astype(np.float32)
     mean = rows.mean(axis=0)
@@ -71,7 +71,7 @@ def build_places_map(places: Floats) -> PlacesMap:
     directions = np.ascontiguousarray(vectors[:, ::-1])
     codes, code_scale = quantise(centred @ directions, axis=0)
     basis, basis_scale = quantise(directions.T, axis=1)
-    return PlacesMap(codes, code_scale[0], basis, basis_scale, mean)
+    return PatchMap(codes, code_scale[0], basis, basis_scale, mean)
 
 
 def round_rows(values: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Mask, Masks
-from saymask_worker.images.patch_map import PlacesMap, round_rows
+from saymask_worker.images.patch_map import PatchMap, round_rows
 
 Floats = NDArray[np.float32]
 """Any float32 array; the docstrings give shapes."""
@@ -222,7 +222,7 @@ class VisualFeatures:
     global_context: Floats
     local_context: Floats
     region: Floats | None = None
-    places: PlacesMap | None = None
+    places: PatchMap | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_context", "local_context"):
@@ -232,7 +232,7 @@ class VisualFeatures:
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
 
     @staticmethod
-    def from_regions(region: Floats, places: PlacesMap) -> VisualFeatures:
+    def from_regions(region: Floats, places: PatchMap) -> VisualFeatures:
         """Return the features of a first look, in which the region (N, D) replaces both views."""
         return VisualFeatures(region, region, region, places)
 
@@ -303,16 +303,14 @@ def normalise_rows(features: Floats) -> Floats:
     return to_float32(features / np.maximum(norms, _EPSILON))
 
 
-def mix(first: Floats, second: Floats, first_weight: float, *, normalise_first: bool) -> Floats:
-    """Return unit vectors of a weighted sum along the last axis.
+def mix(first: Floats, second: Floats, first_weight: float) -> Floats:
+    """Return unit vectors of a weighted sum of unit vectors along the last axis.
 
     Args:
-        first: features (..., D).
+        first: features (..., D), of any length.
         second: of the same shape.
         first_weight: of ``first``; the rest is ``second``.
-        normalise_first: scale both to unit length before mixing; the published code mixes them
-            as they are.
     """
-    if normalise_first:
-        first, second = normalise_rows(first), normalise_rows(second)
-    return normalise_rows(first_weight * first + (1 - first_weight) * second)
+    return normalise_rows(
+        first_weight * normalise_rows(first) + (1 - first_weight) * normalise_rows(second)
+    )

@@ -23,8 +23,8 @@ class Proposer(Protocol):
         """Generate the masks of an image."""
         ...
 
-    def shrink_batch(self) -> bool:
-        """See ``saymask_worker.weights.batching.Batched``."""
+    def halve_batch(self) -> bool:
+        """See ``saymask_worker.weights.device.Batched``."""
         ...
 
 
@@ -33,7 +33,7 @@ class LastImageProposer:
 
     def __init__(self, proposer: Proposer) -> None:
         self.name, self.fingerprint = proposer.name, proposer.fingerprint
-        self.shrink_batch = proposer.shrink_batch
+        self.halve_batch = proposer.halve_batch
         self._proposer = proposer
         self._last: tuple[str, Proposals] | None = None
 

@@ -58,7 +58,7 @@ class GivenProposer:
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()[:8]
 
-    def shrink_batch(self) -> bool:
+    def halve_batch(self) -> bool:
         """Return False: nothing is computed in batches."""
         return False
 

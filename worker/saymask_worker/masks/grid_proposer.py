@@ -22,7 +22,7 @@ from saymask_worker.images.resize import cap_longest_side
 from saymask_worker.images.types import DecodedImage, Proposals
 from saymask_worker.masks.filters import suppress_duplicates
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
-from saymask_worker.weights.batching import Batched
+from saymask_worker.weights.device import Batched
 
 # More of them do not fit into a processor's cache.
 _UPSAMPLED_AT_ONCE = 4

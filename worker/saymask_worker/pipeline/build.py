@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from saymask.errors import ConfigError
+from saymask.image_decoding import MAX_MEGAPIXELS
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
-from saymask_worker.config.scoring_file import load_scoring
+from saymask_worker.config.scoring import load_scoring
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.encoders.build import load_encoder
 from saymask_worker.encoders.calibration import adapt_scoring, load_calibration
@@ -58,13 +60,11 @@ def build_pipeline(
     Raises:
         WeightsError, ConfigError.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     # PyTorch has threads of its own. NumPy's products are small here: dividing one among processors
     # that have other work costs more than it saves.
     threadpool_limits(1, user_api="blas")
     device = choose_device(settings.device)
-    dtype = choose_precision(settings.precision, device)
+    dtype = choose_precision(device)
     cache_dir = settings.cache_dir or default_cache_dir()
     store = WeightStore(cache_dir)
     batch = _CROPS_PER_BATCH[find_device_type(device)]
@@ -95,11 +95,11 @@ def build_pipeline(
     return Pipeline(
         proposer,
         encoder,
-        LanguageParser(settings.spacy_model, nouns.all),
+        LanguageParser(nouns.all),
         vocabulary,
         config,
         cache,
-        settings.photo_max_megapixels,
+        MAX_MEGAPIXELS,
         device,
         clicks,
         _load_sources(
@@ -160,12 +160,9 @@ def _build_proposer(
     dtype: torch.dtype,
     between_batches: Callable[[], None],
 ) -> tuple[Proposer, ClickSegmenter | None]:
-    if settings.proposals == "given":
-        if settings.proposals_dir is None:
-            raise ConfigError(
-                "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
-            )
-        return GivenProposer(settings.proposals_dir, settings.max_proposals), None
+    if settings.generator == "given":
+        folder = Path(settings.proposals.removeprefix("given:"))
+        return GivenProposer(folder, config.proposals.max_count), None
     batch = _PROMPTS_PER_BATCH[find_device_type(device)]
     if settings.proposals == "sam3":
         return _build_sam3_proposer(settings, config, store, device, dtype, between_batches)

@@ -29,7 +29,7 @@ from saymask.errors import InvalidMask, PreparedNotKept
 from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
 from saymask.private_files import make_folder_inside, make_private_folder, share_like
 from saymask_worker.images.geometry import compute_geometry
-from saymask_worker.images.patch_map import PlacesMap, quantise, restore_rows
+from saymask_worker.images.patch_map import PatchMap, quantise, restore_rows
 from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
@@ -247,5 +247,5 @@ def _unpack_features(arrays: Any) -> VisualFeatures:
     return VisualFeatures(
         **{name: arrays[name].astype(np.float32) for name in _HALF_PRECISION},
         region=restore_rows(arrays["region"], arrays["region_scale"]) if has_region else None,
-        places=PlacesMap.from_arrays(arrays),
+        places=PatchMap.from_arrays(arrays),
     )

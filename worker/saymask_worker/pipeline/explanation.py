@@ -64,14 +64,13 @@ def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
         f"{r.kind.replace('_', ' ')} {r.anchor}" + (f" and {r.second}" if r.second else "")
         for r in parsed.relations
     )
-    ordinal = parsed.ordinal
     rows = {
         "language": None if parsed.is_english else "not English",
         "noun phrase": parsed.head_noun_phrase,
         "looked for": parsed.appearance,
         "sides": ", ".join(parsed.sides),
         "row": parsed.row,
-        "order": f"{ordinal.rank} from {ordinal.start}" if ordinal else None,
+        "order": str(parsed.ordinal) if parsed.ordinal else None,
         "size": parsed.size,
         "number": str(parsed.count) if parsed.count else None,
         "relations": "; ".join(relations),

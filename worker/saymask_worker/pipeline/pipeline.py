@@ -38,7 +38,7 @@ from saymask_worker.pipeline.suggestions import choose_distinct, choose_how_many
 from saymask_worker.ranking import Method, build_method
 from saymask_worker.ranking.appearance import describe_image
 from saymask_worker.ranking.confidence import compute_presence_probability
-from saymask_worker.weights.batching import Shrinkable, ShrinkingBatches
+from saymask_worker.weights.device import BatchModel, RetryOnOom
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,9 @@ class Pipeline:
     is_first_look: bool = False
 
     def __post_init__(self) -> None:
-        models: list[Shrinkable] = [self.proposer, self.encoder.visual]
+        models: list[BatchModel] = [self.proposer, self.encoder.visual]
         models += [self.first_look_proposer] if self.first_look_proposer is not None else []
-        self._batches = ShrinkingBatches(self.device, models)
+        self._batches = RetryOnOom(self.device, models)
         self._method = self._build_method(self.config)
         self._sources = SourceSet(
             self.sources, InstanceChooser(self._method), self.config.sources, self.max_megapixels,
@@ -120,7 +120,7 @@ class Pipeline:
         if not prepared.is_first_look:
             return self.model_version
         quick = to_first_look(self.config)
-        crops = f"{quick.first_look.closer_first}.{quick.first_look.closer_count}"
+        crops = f"{quick.first_look.initial_crops}.{quick.first_look.total_crops}"
         look = f"{quick.preparation_fingerprint()}.{crops}"
         return f"{self.model_version}-first.{look}"
 
@@ -362,7 +362,7 @@ class Pipeline:
         )  # fmt: skip
 
     def _parse(self, cleaned: str) -> ParsedExpression:
-        return self.parser.parse(cleaned, self.config.noun_phrase)
+        return self.parser.parse(cleaned)
 
 
 def open_image(

@@ -101,7 +101,7 @@ class Heartbeat:
             state="loading",
             model_version="",
             encoder=self._settings.encoder_name,
-            proposals=self._settings.proposals,
+            proposals=self._settings.generator,
             device=self._settings.device,
             started_at=self._started_at,
             rss_mb=self._process.memory_info().rss / 1e6,

@@ -96,7 +96,7 @@ def _build_warm(
     settings: WorkerSettings, build_pipeline: BuildPipeline, between_batches: Callable[[], None]
 ) -> ServedPipeline:
     pipeline = build_pipeline(settings, between_batches)
-    if settings.proposals != "given":
+    if settings.generator != "given":
         pipeline.warm_up()
     return pipeline
 

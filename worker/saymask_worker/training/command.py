@@ -131,12 +131,10 @@ def train_and_load(
 
 def build_fabric(settings: WorkerSettings) -> Fabric:
     """Set up the device, its precision, and the processes that ``torchrun`` started."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     is_cuda = device.startswith("cuda")
-    mixes = is_cuda and settings.precision != "float32" and torch.cuda.is_bf16_supported()
+    mixes = is_cuda and torch.cuda.is_bf16_supported()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator="cuda" if is_cuda else "cpu",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from saymask.errors import ConfigError
 from saymask.masks import Mask
 from saymask_worker.images.types import Derived
-from saymask_worker.ranking.logistic import Curve
+from saymask_worker.ranking.confidence import Curve
 from saymask_worker.training.cris.backbone import Maps
 from saymask_worker.training.cris.letterbox import (
     Letterbox,

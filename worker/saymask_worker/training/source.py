@@ -12,7 +12,7 @@ from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
 from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.weights import WeightStore
-from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.checkpoints import hash_file
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from saymask.masks import Mask, compute_iou, decode_coco_rle
-from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.ranking.confidence import Curve, fit_curve
 from saymask_worker.training.checkpoint import Progress as Position
 from saymask_worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from saymask_worker.training.config import TrainingConfig

@@ -16,9 +16,8 @@ import platformdirs
 
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside
-from saymask_worker.weights.checkpoints import Checkpoint, find_checkpoint
+from saymask_worker.weights.checkpoints import check_file, find_checkpoint, hash_file
 from saymask_worker.weights.download import Report, download
-from saymask_worker.weights.hashing import check_file, hash_file
 
 CACHE_VARIABLE = "SAYMASK_CACHE_DIR"
 
@@ -30,7 +29,7 @@ def default_cache_dir() -> Path:
 
 @contextmanager
 def explain_files(doing: str) -> Iterator[None]:
-    """Say in words that weights cannot be "read" or "kept": a full disk, another user's folder.
+    """Explain why weights cannot be "read" or "kept": a full disk, another user's folder.
 
     Raises:
         WeightsError: instead of OSError.
@@ -40,8 +39,21 @@ def explain_files(doing: str) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(
             f"The weights cannot be {doing}: {error}.",
-            "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of its own.",
+            "Make room, give this user access, or set SAYMASK_CACHE_DIR to another folder.",
         ) from error
+
+
+@contextmanager
+def open_scratch(directory: Path, name: str) -> Iterator[Path]:
+    """Open a temporary folder in a directory of weights, which is created where it is missing.
+
+    Raises:
+        WeightsError: see ``explain_files``.
+    """
+    with explain_files("kept"):
+        make_folder_inside(directory.parent, directory.name)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}-") as scratch:
+            yield Path(scratch)
 
 
 class WeightStore:
@@ -55,7 +67,7 @@ class WeightStore:
         self.directory = (cache_dir or default_cache_dir()) / "weights"
 
     def path(self, name: str) -> Path:
-        """Return where a checkpoint lies or would lie."""
+        """Return the file of a checkpoint, whether or not it is there."""
         return self.directory / find_checkpoint(name).stored_as
 
     def is_present(self, name: str) -> bool:
@@ -122,23 +134,13 @@ class WeightStore:
         Raises:
             WeightsError: unreachable, damaged, or not the expected file.
         """
-        checkpoint = find_checkpoint(name)
-        target = self.path(name)
+        checkpoint, target = find_checkpoint(name), self.path(name)
         if self.is_present(name):
             return target
-        with explain_files("kept"):
-            self._fetch(checkpoint, target, report)
-        return target
-
-    def _fetch(self, checkpoint: Checkpoint, target: Path, report: Report) -> None:
-        name = checkpoint.name
-        make_folder_inside(self.directory.parent, self.directory.name)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=f".{name}-") as directory:
-            scratch = Path(directory)
-            published = scratch / "published"
+        with open_scratch(self.directory, name) as scratch:
+            stored = published = scratch / "published"
             download(checkpoint, published, scratch, report)
             check_file(published, checkpoint.sha256, str(checkpoint.source))
-            stored = published
             if checkpoint.convert is not None:
                 stored = scratch / "stored"
                 checkpoint.convert(published, stored)
@@ -146,3 +148,4 @@ class WeightStore:
             note.write_text(hash_file(stored) + "\n", encoding="ascii")
             os.replace(stored, target)
             os.replace(note, self._note(name))
+        return target

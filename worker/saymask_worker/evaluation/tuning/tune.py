@@ -25,7 +25,7 @@ from saymask_worker.evaluation.tuning.decisions import (
 from saymask_worker.evaluation.tuning.fit import Observation, apply_factors, fit_factors, observe
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.ranking import find_method
-from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.ranking.confidence import Curve, fit_curve
 
 _FOLDS = 5
 _BINS = 10

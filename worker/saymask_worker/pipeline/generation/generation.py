@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.images.types import Floats, Geometry
 from saymask_worker.language import Side
 from saymask_worker.language.lexicon import PEOPLE
@@ -78,7 +78,7 @@ class Scene:
 
 
 def describe(
-    scene: Scene, target: int, noun: str, distractors: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, noun: str, distractors: Sequence[int], config: GenerationConfig
 ) -> Description | None:
     """Return the description of an object of a scene; None where none singles it out.
 
@@ -106,20 +106,20 @@ def describe(
     return None if remaining else Description(noun, tuple(attributes))
 
 
-def _find_color(scene: Scene, target: int, config: ProposingConfig) -> str | None:
+def _find_color(scene: Scene, target: int, config: GenerationConfig) -> str | None:
     shares = scene.colors[target]
     best = int(shares.argmax())
     return COLORS[best] if shares[best] >= config.color_share_min else None
 
 
-def _may_have(scene: Scene, index: int, color: str | None, config: ProposingConfig) -> bool:
+def _may_have(scene: Scene, index: int, color: str | None, config: GenerationConfig) -> bool:
     if color is None:
         return True
     return bool(scene.colors[index, COLORS.index(color)] > config.color_share_max)
 
 
 def _find_size(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     area = scene.geometry.area
     values = area[list(others)]
@@ -132,7 +132,7 @@ def _find_size(
 
 
 def _find_side(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """The side to which the object is clearly the nearest."""
     for side in _SIDES:
@@ -144,7 +144,7 @@ def _find_side(
 
 
 def _find_ordinal(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """A place in a row of at least three, counted from the nearer end."""
     indices = [target, *others]
@@ -169,7 +169,7 @@ def _are_in_row(geometry: Geometry, indices: Sequence[int]) -> bool:
 
 
 def _find_landmark(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """The landmark that the object is next to, and all others are further from."""
     for landmark, noun in scene.landmarks.items():
@@ -192,7 +192,7 @@ def _measure_distances(
     return np.asarray(np.hypot(dx, dy))
 
 
-FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], ProposingConfig], Attribute | None]] = {
+FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], GenerationConfig], Attribute | None]] = {
     "size": _find_size,
     "side": _find_side,
     "ordinal": _find_ordinal,

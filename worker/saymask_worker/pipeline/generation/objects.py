@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.types import Floats, Geometry, to_float32
 from saymask_worker.pipeline.generation.families import NounFamilies
@@ -50,7 +50,7 @@ class ImageObjects:
 
 
 def find_objects(
-    image: DescribedImage, families: NounFamilies, config: ProposingConfig, scoring: ScoringConfig
+    image: DescribedImage, families: NounFamilies, config: GenerationConfig, scoring: ScoringConfig
 ) -> ImageObjects:
     """Choose and name the objects of an image; ``scoring`` has the priors of whole objects."""
     proposals, geometry = image.prepared.proposals, image.geometry
@@ -103,7 +103,7 @@ def _choose_apart(
 
 
 def _find_beside(
-    geometry: Geometry, chosen: list[int], config: ProposingConfig
+    geometry: Geometry, chosen: list[int], config: GenerationConfig
 ) -> NDArray[np.bool_]:
     """Which proposals (N,) are neither a chosen object nor largely inside one or around one."""
     inside, around = geometry.containment[:, chosen], geometry.containment[chosen].T

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.types import PreparedImage
@@ -58,7 +58,7 @@ def propose_expressions(
         config: what counts as an object, and how clear a description must be.
         seed: for the choice among usual wordings.
     """
-    own = config.proposing
+    own = config.generation
     families = build_families(image.vocabulary.things)
     things = find_objects(image, families, own, config.scoring)
     if not things.objects:
@@ -87,7 +87,7 @@ def _build_scene(
     prepared: PreparedImage,
     things: ImageObjects,
     pixels: NDArray[np.uint8],
-    config: ProposingConfig,
+    config: GenerationConfig,
 ) -> Scene:
     masks = prepared.proposals.masks[[item.index for item in things.objects]]
     landmarks = {
@@ -99,7 +99,7 @@ def _build_scene(
     return Scene(compute_geometry(masks), measure_colors(pixels, masks), landmarks)
 
 
-def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig) -> Sequence[int]:
+def _find_distractors(things: ImageObjects, target: int, config: GenerationConfig) -> Sequence[int]:
     """The other objects that the target's noun could mean."""
     item = things.objects[target]
     could_be = things.families[:, item.family] >= config.distractor_share_min * item.probability
@@ -107,7 +107,7 @@ def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig
     return [index for index in np.flatnonzero(could_be).tolist() if index != target]
 
 
-def _compute_confidence(item: FoundObject, ranking: float, config: ProposingConfig) -> float:
+def _compute_confidence(item: FoundObject, ranking: float, config: GenerationConfig) -> float:
     """The probability, 0 to 1, that an expression means its object alone.
 
     ``ranking`` is the probability that the ranking gives the object for the expression.
