@@ -55,7 +55,13 @@ class EmbeddedImage:
 
 
 class ClickSegmenter:
-    """Answers clicks with one SAM model, whose encoder may be of lower precision than ``dtype``."""
+    """Answers clicks with one SAM model.
+
+    Args:
+        sam: a loaded model, on its device; its encoder may be of lower precision.
+        dtype: arithmetic of the decoder.
+        config: how clicks become masks.
+    """
 
     def __init__(self, sam: Sam, dtype: torch.dtype, config: ClicksConfig) -> None:
         self._sam = sam
@@ -97,9 +103,9 @@ class ClickSegmenter:
         points = boxes = None
         device = self._decoder.device
         if prompt.points_xy:
-            places = torch.tensor(prompt.points_xy)[None] * scale
+            scaled = torch.tensor(prompt.points_xy)[None] * scale
             labels = torch.tensor(prompt.positive)[None].float()
-            points = (places.to(device), labels.to(device))
+            points = (scaled.to(device), labels.to(device))
         if prompt.box_xyxy is not None:
             boxes = (torch.tensor(prompt.box_xyxy).view(1, 2, 2) * scale).view(1, 4).to(device)
         sparse: Tensor = self._sam.prompt_encoder(points, boxes, None)[0]
@@ -140,11 +146,11 @@ class ClickSegmenter:
     def _is_elsewhere(self, start: Mask, prompt: VisualPrompt) -> bool:
         """Whether a positive click lies outside the mask's box."""
         x, y, width, height = compute_box_xywh(start)
-        beside = self._config.beside_share
+        margin = self._config.beside_share
         return any(
             not (
-                x - beside * width <= px <= x + (1 + beside) * width
-                and y - beside * height <= py <= y + (1 + beside) * height
+                x - margin * width <= px <= x + (1 + margin) * width
+                and y - margin * height <= py <= y + (1 + margin) * height
             )
             for px, py in _positive_points(prompt)
         )

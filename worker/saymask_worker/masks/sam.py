@@ -96,11 +96,7 @@ class SamProposer(GridProposer):
         return MaskBatch.join(parts), SelectedMasks.join(votes)
 
     def _decode_batch(
-        self,
-        image: ProjectedImage,
-        prompts: Tensor,
-        frame_hw: tuple[int, int],
-        seen: SeenMasks,
+        self, image: ProjectedImage, prompts: Tensor, frame_hw: tuple[int, int], seen: SeenMasks
     ) -> tuple[MaskBatch, SelectedMasks]:
         config, decoder = self._config, self._decoder
         decoded = decoder.decode(image, prompts)

@@ -16,7 +16,7 @@ from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, Proposals, Scores
 from saymask_worker.masks.sources.base import SourceMask
 from saymask_worker.pipeline.generation.propose import ProposedExpression
-from saymask_worker.pipeline.suggestions import are_marks_together, find_mark, select_distinct
+from saymask_worker.pipeline.suggestions import compare_masks, select_distinct
 
 _LARGEST_LOGIT = 20.0
 
@@ -27,13 +27,6 @@ class Ranking:
 
     candidates: tuple[Candidate, ...]
     confidence: float | None
-
-
-def build_clicked(masks: Sequence[SourceMask]) -> tuple[Candidate, ...]:
-    """Offer the masks of clicks in their order, scored with the decoder's own estimate."""
-    return tuple(
-        build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
-    )
 
 
 def rank_proposals(
@@ -79,14 +72,7 @@ def rank_with_offers(
     contenders += [replace(offer, mask=_shrink(offer.mask, work_hw)) for offer in offers]
     ranked = rank_together(contenders, config.same_object_iou)
     masks = [contenders[index].mask for index, _ in ranked]
-    marks = [find_mark(mask) for mask in masks]
-
-    def is_same(first: int, second: int) -> bool:
-        iou = compute_iou(masks[first], masks[second])
-        return iou >= suggestions.same_answer_iou or are_marks_together(
-            marks[first], marks[second], suggestions
-        )
-
+    is_same = compare_masks(masks, lambda a, b: compute_iou(masks[a], masks[b]), suggestions)
     candidates = []
     for rank, position in enumerate(select_distinct(range(len(ranked)), is_same, k), start=1):
         index, probability = ranked[position]

@@ -10,7 +10,7 @@ from saymask.contract import Candidate
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.language import ParsedExpression
 from saymask_worker.pipeline.pipeline import Pipeline
-from saymask_worker.pipeline.suggestions import choose_distinct, choose_how_many, count_separate
+from saymask_worker.pipeline.suggestions import choose_distinct
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
     """
     parsed, scores = pipeline.rank(prepared, expression)
     result = pipeline.segment(prepared, expression, k, preparation=None)
-    separate = count_separate(prepared, scores, pipeline.config)
-    many = choose_how_many(k, parsed.count, separate)
-    offered = choose_distinct(prepared, scores, pipeline.config, many, parsed.count)
+    count = len(result.candidates)
+    offered = choose_distinct(prepared, scores, pipeline.config, count, parsed.count)
     terms = tuple(
         {name: round(float(values[index]), 3) for name, values in scores.terms.items()}
         for index in offered

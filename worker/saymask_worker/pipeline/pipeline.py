@@ -25,7 +25,7 @@ from saymask_worker.masks.sources.offers import Offers
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.candidates import (
     Ranking,
-    build_clicked,
+    build_offered,
     build_pair,
     rank_proposals,
     rank_with_offers,
@@ -261,7 +261,10 @@ class Pipeline:
         stopwatch = Stopwatch(Timings())
         check_prompt(prompt, image.size_hw)
         segmenter = self._require_segmenter()
-        candidates = build_clicked(self._batches.run(lambda: segmenter.answer(image, prompt))[:k])
+        masks = self._batches.run(lambda: segmenter.answer(image, prompt))[:k]
+        candidates = tuple(
+            build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
+        )
         head_noun_phrase = self._parse(expression).head_noun_phrase if expression else None
         stopwatch.lap("refine_ms")
         return SegmentResult(

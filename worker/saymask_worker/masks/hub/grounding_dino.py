@@ -82,10 +82,7 @@ class GroundingDinoSource:
 
 
 def read_boxes(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
-    size_hw: tuple[int, int],
-    score_min: float = _SCORE_MIN,
+    logits: Tensor, boxes_cxcywh: Tensor, size_hw: tuple[int, int], score_min: float = _SCORE_MIN
 ) -> tuple[Tensor, Tensor]:
     """Read boxes out of a model's output for one image.
 

@@ -15,12 +15,7 @@ from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.pipeline.generation.colors import measure_colors
 from saymask_worker.pipeline.generation.families import build_families
-from saymask_worker.pipeline.generation.generation import (
-    Description,
-    Scene,
-    describe,
-    word,
-)
+from saymask_worker.pipeline.generation.generation import Description, Scene, describe, word
 from saymask_worker.pipeline.generation.objects import FoundObject, ImageObjects, find_objects
 from saymask_worker.ranking.appearance import DescribedImage
 
