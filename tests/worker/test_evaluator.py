@@ -50,9 +50,7 @@ def tiny_evaluator(kind: str, methods: str, crops_max: int = 36) -> Evaluator:
     encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
     truth = TruthProposer()
     config = PipelineConfig(features=FeaturesConfig(crops_max=crops_max))
-    pipeline = Pipeline(
-        truth, encoder, LanguageParser(), tiny_vocabulary(encoder), config, None, 1.0
-    )
+    pipeline = Pipeline(truth, encoder, LanguageParser(), tiny_vocabulary(encoder), config, None)
     variants = choose_variants(pipeline.config, encoder.scoring, methods)
     return Evaluator(pipeline, variants, None, 1.0, truth)
 

@@ -11,7 +11,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from saymask.errors import ConfigError
-from saymask.image_decoding import MAX_MEGAPIXELS
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
 from saymask_worker.config.scoring import load_scoring
 from saymask_worker.config.settings import WorkerSettings
@@ -99,7 +98,6 @@ def build_pipeline(
         vocabulary,
         config,
         cache,
-        MAX_MEGAPIXELS,
         device,
         clicks,
         _load_sources(

@@ -60,7 +60,6 @@ class Pipeline:
         vocabulary: what an image can show, in the encoder's space.
         config: what they were built with; it names the results.
         cache: where prepared images are kept, or None.
-        max_megapixels: larger images are refused.
         device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, in addition to the proposals.
@@ -75,7 +74,6 @@ class Pipeline:
     vocabulary: EncodedNouns
     config: PipelineConfig
     cache: PreparedCache | None
-    max_megapixels: float
     device: str = "cpu"
     clicks: ClickSegmenter | None = None
     sources: Sequence[Source] = ()
@@ -90,19 +88,17 @@ class Pipeline:
         self._batches = RetryOnOom(self.device, models)
         self._method = self._build_method(self.config)
         self._sources = SourceSet(
-            self.sources, InstanceChooser(self._method), self.config.sources, self.max_megapixels,
-            self.strict_sources,
-        )  # fmt: skip
+            self.sources, InstanceChooser(self._method), self.config.sources, self.strict_sources
+        )
         self._preparation = Preparation(
-            self.proposer, self._method, self.encoder, self.max_megapixels, self.is_first_look
+            self.proposer, self._method, self.encoder, self.is_first_look
         )
         self._first_look: Preparation | None = None
         if self.first_look_proposer is not None:
             quick = self._build_method(to_first_look(self.config))
             self._first_look = Preparation(
-                self.first_look_proposer, quick, self.encoder, self.max_megapixels,
-                is_first_look=True,
-            )  # fmt: skip
+                self.first_look_proposer, quick, self.encoder, is_first_look=True
+            )
 
     def _build_method(self, config: PipelineConfig) -> Method:
         return build_method(config, self.encoder, self.parser, self.vocabulary)
@@ -247,7 +243,7 @@ class Pipeline:
             ConfigError: there is no segment-anything model here.
         """
         segmenter = self._require_segmenter()
-        image = decode_image(data, self.max_megapixels, IMAGE_SIZE_PX)
+        image = decode_image(data, longer_px=IMAGE_SIZE_PX)
         return self._batches.run(lambda: segmenter.embed(image))
 
     def refine(
@@ -321,7 +317,7 @@ class Pipeline:
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self.vocabulary, self.config.scoring)
-        decoded = decode_image(data, self.max_megapixels, self._preparation.longest_px)
+        decoded = decode_image(data, longer_px=self._preparation.longest_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
         proposed = propose_expressions(image, pixels, find_first, self.config, seed)

@@ -26,14 +26,12 @@ class Preparation:
         proposer: generates masks.
         method: encodes them.
         encoder: of the method.
-        max_megapixels: larger images are refused.
         is_first_look: whether the result serves until the image is prepared in full.
     """
 
     proposer: Proposer
     method: Method
     encoder: Encoder
-    max_megapixels: float
     is_first_look: bool = False
 
     @property
@@ -55,7 +53,7 @@ class Preparation:
             ImageUnreadable, ImageTooLarge.
         """
         stopwatch = Stopwatch(Timings())
-        decoded = decode_image(data, self.max_megapixels, self.longest_px)
+        decoded = decode_image(data, longer_px=self.longest_px)
         image = replace(decoded, name=name)
         stopwatch.lap("decode_ms")
         proposals = self.proposer.propose(image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -49,14 +48,12 @@ class SourceSet:
         sources: in the order in which they are asked.
         chooser: chooses among what instance sources find.
         config: how their masks are cleaned.
-        max_megapixels: larger images are refused.
         strict: a source that fails is an error, instead of a notice.
     """
 
     sources: Sequence[Source]
     chooser: InstanceChooser
     config: SourcesConfig
-    max_megapixels: float
     strict: bool
 
     @property
@@ -76,7 +73,7 @@ class SourceSet:
         if not sources or encoded is None:
             return None
         try:
-            image = encoded.decode(partial(decode_image, max_megapixels=self.max_megapixels))
+            image = encoded.decode(decode_image)
         except SaymaskError as error:
             log.warning("no source but proposals: %s", error)
             return Offers(notices=(f"Only saymask's own proposals were ranked: {error.cause}",))
