@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from saymask_worker.config.generation import GenerationConfig
-from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
 
 # Raised when the same configuration prepares images differently, because of other code or other
 # nouns in ``data/nouns.txt``, so that old and new results are not mixed.
@@ -231,6 +231,13 @@ class PipelineConfig:
                 scoring.temperature, scoring.thing_temperature, scoring.thing_floor, self.nouns
             ]  # fmt: skip
         return _hash(values)
+
+
+def to_published(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration of the published method: its own scoring, equal masks offered."""
+    return replace(
+        config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=NO_DEDUPLICATION
+    )
 
 
 def to_first_look(config: PipelineConfig) -> PipelineConfig:

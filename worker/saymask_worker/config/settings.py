@@ -15,14 +15,13 @@ from saymask.logs import LogFormat
 from saymask.redaction import SecretAddress, hide_from_now_on
 from saymask.settings_file import find_settings_file
 from saymask_worker.config.pipeline import (
-    NO_DEDUPLICATION,
     Generator,
     MethodName,
     PipelineConfig,
     ProposalsConfig,
-    SuggestionsConfig,
+    to_published,
 )
-from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
+from saymask_worker.config.scoring import ScoringConfig
 
 # Read by the model hub's own library, whose errors we pass on.
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -156,14 +155,13 @@ class WorkerSettings(BaseSettings):
 
         The faithful method has a scoring of its own.
         """
-        return PipelineConfig(
-            method=self.method,
+        config = PipelineConfig(
             proposals=ProposalsConfig(
                 generator=self.generator, points_per_side=self.points_per_side
             ),
-            scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
-            suggestions=SuggestionsConfig() if self.method == "corrected" else NO_DEDUPLICATION,
+            scoring=scoring,
         )
+        return config if self.method == "corrected" else to_published(config)
 
 
 def load_worker_settings(**overrides: Any) -> WorkerSettings:

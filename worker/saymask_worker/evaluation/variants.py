@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saymask.errors import DatasetError
-from saymask_worker.config.pipeline import NO_DEDUPLICATION, PipelineConfig, SuggestionsConfig
-from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
+from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig, to_published
+from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.evaluation.baselines import BASELINES
 
 _STEPS = (0.25, 0.5, 0.75)
@@ -72,13 +72,7 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
     rows = [
         Variant("corrected", "main", config),
         Variant("without all new terms", "main", _without_new(config)),
-        Variant(
-            "faithful",
-            "main",
-            replace(
-                config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=NO_DEDUPLICATION
-            ),
-        ),
+        Variant("faithful", "main", to_published(config)),
         *_terms(config),
         *_mixing(every_crop),
         Variant("every proposal cropped", "crops", every_crop),

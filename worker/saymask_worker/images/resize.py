@@ -92,7 +92,7 @@ class _Samples:
         return torch.lerp(lower, values.index_select(0, self.upper), self.weight)
 
     def split(self, count: int) -> Iterator[_Samples]:
-        """Yield so many at a time."""
+        """Yield parts of at most ``count`` samples."""
         parts = (torch.split(part, count) for part in (self.lower, self.upper, self.weight))
         start = self.part.start
         for lower, upper, weight in zip(*parts, strict=True):

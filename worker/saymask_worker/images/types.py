@@ -190,8 +190,8 @@ class PreparedImage:
 
     Attributes:
         is_first_look: prepared quickly, for the time until it is prepared in full.
-        pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, which may be
-            looked at more closely.
+        pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, whose best
+            proposals are cropped for each expression.
         not_kept: cause and cure, for people, where the cache could not keep it.
         derived: by methods that score it.
     """

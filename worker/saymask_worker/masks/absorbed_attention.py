@@ -119,7 +119,7 @@ class AbsorbedAttention:
         axis of seven is twenty times slower.
         """
         weights = scores.softmax(dim=2).flatten(1, 2)
-        # The sum within the product: a pass of its own over all image tokens takes as long.
+        # Added within the product: another pass over all image tokens takes as long.
         output: Tensor = torch.baddbmm(image, weights.transpose(1, 2), self._token_values(values))
         return output
 

@@ -62,8 +62,8 @@ def choose_points(
         embedding: (1, C, h, w) of the image, one cell for ``EMBEDDING_STEP`` pixels.
         frame_hw: size of the frame without padding.
         share: of the points that become prompts; at least one does.
-        place_weight: of the squared distance, in shares of the frame's sides, beside the cosine
-            distance of the embedding.
+        place_weight: of the squared distance, in shares of the frame's sides, added to the cosine
+            distance of the embeddings.
     """
     wanted = max(1, round(share * len(grid_xy)))
     if wanted >= len(grid_xy):

@@ -162,31 +162,20 @@ def _build_proposer(
         folder = Path(settings.proposals.removeprefix("given:"))
         return GivenProposer(folder, config.proposals.max_count), None
     batch = _PROMPTS_PER_BATCH[find_device_type(device)]
-    if settings.proposals == "sam3":
-        return _build_sam3_proposer(settings, config, store, device, dtype, between_batches)
-    sam = load_sam(settings.proposals, store.require_verified(settings.proposals))
-    fingerprint = find_checkpoint(settings.proposals).sha256[:8]
-    proposer = SamProposer(
-        sam, config.proposals, device, dtype, batch, fingerprint, between_batches
-    )
-    return proposer, ClickSegmenter(sam, dtype, config.clicks)
+    proposer: Proposer
+    if settings.generator == "sam3":
+        require_transformers("SAYMASK_PROPOSALS=sam3")
+        from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
 
-
-def _build_sam3_proposer(
-    settings: WorkerSettings,
-    config: PipelineConfig,
-    store: WeightStore,
-    device: str,
-    dtype: torch.dtype,
-    between_batches: Callable[[], None],
-) -> tuple[Proposer, ClickSegmenter]:
-    """SAM 3 generates proposals; clicks are answered by MobileSAM."""
-    require_transformers("SAYMASK_PROPOSALS=sam3")
-    from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
-
-    folder = HubStore(settings.cache_dir).require(SAM3)
-    batch = _PROMPTS_PER_BATCH[find_device_type(device)]
-    proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)
-    sam = load_sam("mobile-sam", store.require_verified("mobile-sam")).to(device)
-    sam.image_encoder.to(dtype)
+        folder = HubStore(settings.cache_dir).require(SAM3)
+        proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)
+        # For clicks.
+        sam = load_sam("mobile-sam", store.require_verified("mobile-sam")).to(device)
+        sam.image_encoder.to(dtype)
+    else:
+        sam = load_sam(settings.generator, store.require_verified(settings.generator))
+        fingerprint = find_checkpoint(settings.generator).sha256[:8]
+        proposer = SamProposer(
+            sam, config.proposals, device, dtype, batch, fingerprint, between_batches
+        )
     return proposer, ClickSegmenter(sam, dtype, config.clicks)

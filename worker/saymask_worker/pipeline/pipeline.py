@@ -88,9 +88,8 @@ class Pipeline:
         self._batches = RetryOnOom(self.device, models)
         self._method = self._build_method(self.config)
         self._sources = SourceSet(
-            self.sources, InstanceChooser(self._method), self.config.sources,
-            self.strict_sources,
-        )  # fmt: skip
+            self.sources, InstanceChooser(self._method), self.config.sources, self.strict_sources
+        )
         self._preparation = Preparation(
             self.proposer, self._method, self.encoder, self.is_first_look
         )
@@ -98,9 +97,8 @@ class Pipeline:
         if self.first_look_proposer is not None:
             quick = self._build_method(to_first_look(self.config))
             self._first_look = Preparation(
-                self.first_look_proposer, quick, self.encoder,
-                is_first_look=True,
-            )  # fmt: skip
+                self.first_look_proposer, quick, self.encoder, is_first_look=True
+            )
 
     def _build_method(self, config: PipelineConfig) -> Method:
         return build_method(config, self.encoder, self.parser, self.vocabulary)
@@ -245,7 +243,7 @@ class Pipeline:
             ConfigError: there is no segment-anything model here.
         """
         segmenter = self._require_segmenter()
-        image = decode_image(data, IMAGE_SIZE_PX)
+        image = decode_image(data, longer_px=IMAGE_SIZE_PX)
         return self._batches.run(lambda: segmenter.embed(image))
 
     def refine(
@@ -319,7 +317,7 @@ class Pipeline:
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self.vocabulary, self.config.scoring)
-        decoded = decode_image(data, self._preparation.longest_px)
+        decoded = decode_image(data, longer_px=self._preparation.longest_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
         proposed = propose_expressions(image, pixels, find_first, self.config, seed)

@@ -53,7 +53,7 @@ class Preparation:
             ImageUnreadable, ImageTooLarge.
         """
         stopwatch = Stopwatch(Timings())
-        decoded = decode_image(data, self.longest_px)
+        decoded = decode_image(data, longer_px=self.longest_px)
         image = replace(decoded, name=name)
         stopwatch.lap("decode_ms")
         proposals = self.proposer.propose(image)

@@ -111,8 +111,8 @@ class InstanceChooser:
         by the terms of the score, that it is the one meant among these.
 
         Args:
-            source: is asked for the noun phrase alone, without words of place, order and size; not
-                at all where there is no noun.
+            source: gets the noun phrase alone, without words of place, order and size; it is not
+                asked where there is no noun.
             image: decoded.
             prepared: the same image.
             expression: parsed.

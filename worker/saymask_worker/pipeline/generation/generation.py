@@ -146,7 +146,7 @@ def _find_side(
 def _find_ordinal(
     scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
-    """A place in a row of at least three, counted from the nearer end."""
+    """A position in a row of at least three, counted from the nearer end."""
     indices = [target, *others]
     if not 3 <= len(indices) <= config.row_length_max or not _are_in_row(scene.geometry, indices):
         return None
@@ -155,15 +155,15 @@ def _find_ordinal(
     gaps = np.diff([float(x[index]) for index in order])
     if gaps.min() < config.row_gap_min:
         return None
-    place = order.index(target)
-    from_right = len(order) - 1 - place
-    if place <= from_right:
-        return Attribute("ordinal", "left", rank=place + 1)
+    position = order.index(target)
+    from_right = len(order) - 1 - position
+    if position <= from_right:
+        return Attribute("ordinal", "left", rank=position + 1)
     return Attribute("ordinal", "right", rank=from_right + 1)
 
 
 def _are_in_row(geometry: Geometry, indices: Sequence[int]) -> bool:
-    """Whether the objects stand beside each other: every two of them share a height."""
+    """Whether the objects are in one row: every two of them share a height."""
     rows = list(indices)
     return bool(geometry.top[rows].max() < geometry.bottom[rows].min())
 

@@ -73,14 +73,14 @@ def find_objects(
         & (proposals.vote_share >= config.consensus_min)
     )
     chosen = _choose_apart(score, is_eligible, geometry.containment, config.overlap_max)
-    is_beside = _find_beside(geometry, chosen, config)
+    is_other = _find_others(geometry, chosen, config)
     objects = tuple(
         FoundObject(
             index,
             _name(things[index], int(best[index]), families, config.kind_share_min),
             int(best[index]),
             float(probability[index]),
-            float(by_family[is_beside, best[index]].max(initial=0.0)),
+            float(by_family[is_other, best[index]].max(initial=0.0)),
         )
         for index in chosen
     )
@@ -102,7 +102,7 @@ def _choose_apart(
     return chosen
 
 
-def _find_beside(
+def _find_others(
     geometry: Geometry, chosen: list[int], config: GenerationConfig
 ) -> NDArray[np.bool_]:
     """Which proposals (N,) are neither a chosen object nor largely inside one or around one."""
