@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -331,13 +331,22 @@ class JobFailure(_Message):
 
 
 class JobReply(_Message):
-    """What every job returns: exactly one of the five."""
+    """What every job returns: a result or a failure, exactly one of the five."""
 
     segment: SegmentResult | None = None
     prepare: PrepareResult | None = None
     propose: ProposeResult | None = None
     train: TrainResult | None = None
     failure: JobFailure | None = None
+
+    @model_validator(mode="after")
+    def _require_one_part(self) -> Self:
+        parts = [name for name in JobReply.model_fields if getattr(self, name) is not None]
+        if len(parts) != 1:
+            raise ValueError(
+                f"a reply has exactly one part, this one has: {', '.join(parts) or 'none'}"
+            )
+        return self
 
 
 Queues = Literal["all", "interactive", "background", "training"]
