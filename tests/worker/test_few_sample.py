@@ -16,7 +16,6 @@ from saymask.intervals import Interval
 from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from saymask_worker.evaluation.few_sample import (
-    LOG_FILE,
     PLOT_FILE,
     FewSampleRequest,
     Point,
@@ -72,7 +71,8 @@ def test_every_size_and_seed_is_trained_once_and_resumed(dataset: Dataset, tmp_p
     for _, config, count in learner.trained:
         assert (config.epochs, config.patience) == (3, 3)
         assert count >= 4 * 20, "an epoch has its steps however few photos there are"
-    with (tmp_path / LOG_FILE).open("a") as file:
+    (log,) = tmp_path.glob("models/*/runs.jsonl")
+    with log.open("a") as file:
         file.write('{"images": 1, "se')
     again = Learner()
     assert (

@@ -339,7 +339,7 @@ def test_evaluation_by_command_alone_and_in_two_processes(
     results = []
     for jobs in ("1", "2"):
         arguments = ["--root", root, "--jobs", jobs, "--proposals", "truth", "--json"]
-        arguments += ["--methods", "largest,corrected,grad-cam", "--out", tmp_path / jobs]
+        arguments += ["--methods", "largest,corrected,cropping", "--out", tmp_path / jobs]
         done = subprocess.run(
             [program, "evaluate", *arguments], capture_output=True, text=True, check=False,
             env={**os.environ, "SAYMASK_WORKER_THREADS": "1", "SAYMASK_ENCODER": "starter"},

@@ -72,6 +72,11 @@ def read_status(client: redis.Redis) -> TrainingStatus:
     return TrainingStatus.model_validate(fetch_job(client).meta[TRAINING_META])
 
 
+def read_heartbeats(client: redis.Redis) -> str:
+    keys = client.scan_iter("saymask:worker:*")
+    return b"".join(client.get(key) or b"" for key in keys).decode()
+
+
 def work_off(
     client: redis.Redis, settings: WorkerSettings, learn: FakeLearn, **changed: object
 ) -> dict[str, Any]:
@@ -195,6 +200,7 @@ def test_a_killed_worker_s_run_goes_on_with_the_next(
     await_state(lambda: read_status(client).is_over, "the run did not end", 60)
     assert read_status(client).state == "served"
     await_state(lambda: job.get_status(refresh=True) == "finished", "the job is open")
+    await_state(lambda: '"jobs_done":1' in read_heartbeats(client), "no job is counted", 60)
 
 
 def test_a_worker_that_is_told_to_end_leaves_its_run_to_the_next(

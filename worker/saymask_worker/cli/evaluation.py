@@ -16,7 +16,7 @@ from saymask_worker.cli.app import app, console, print_failed
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
-    from saymask_worker.evaluation.request import EvaluationRequest
+    from saymask_worker.evaluation.processes import EvaluationRequest
 
 
 @app.command()
@@ -29,7 +29,7 @@ def evaluate(
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
     methods: Annotated[
         str,
-        typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
+        typer.Option(help="Names or groups: main, terms, repairs, baselines, all."),
     ] = "main",
     proposals: Annotated[
         str,
@@ -85,8 +85,8 @@ def evaluate(
             f"--proposals must be settings or truth, got {proposals!r}.",
             "Generators are chosen with SAYMASK_PROPOSALS.",
         )
+    from saymask_worker.evaluation.processes import EvaluationRequest
     from saymask_worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
-    from saymask_worker.evaluation.request import EvaluationRequest
     from saymask_worker.evaluation.run import RESULTS_FILE, run_evaluation
 
     request = EvaluationRequest(
@@ -131,12 +131,11 @@ def _compare_few_sample(
     as_json: bool,
 ) -> None:
     from saymask_worker.evaluation.few_sample import (
-        LOG_FILE,
         PLOT_FILE,
         TABLE_FILE,
         FewSampleRequest,
+        compare_few_sample,
     )
-    from saymask_worker.evaluation.few_sample_command import compare_few_sample
     from saymask_worker.training.config import TrainingConfig
 
     try:
@@ -157,7 +156,7 @@ def _compare_few_sample(
         "failed": failed,
     }
     print(json.dumps(values, indent=2) if as_json else table)
-    written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
+    written = (out / name for name in (TABLE_FILE, PLOT_FILE))
     console.print(", ".join(str(path) for path in written), markup=False)
     print_failed(failed)
     raise typer.Exit(1 if failed else 0)

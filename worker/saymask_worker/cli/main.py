@@ -56,7 +56,7 @@ def health(
 
     Example: saymask-worker health --json
     """
-    from saymask_worker.serving.health import check_own_worker
+    from saymask_worker.serving.main import check_own_worker
 
     status = check_own_worker(load_worker_settings())
     text = f"{status.name}: {status.state}, {status.encoder}"

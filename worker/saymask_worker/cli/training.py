@@ -39,8 +39,14 @@ def train(
 
     Example: saymask-worker train --data export --out runs/first --epochs 30
     """
-    from saymask_worker.training.config import BackboneName, TrainingConfig
-    from saymask_worker.training.load import load_training
+    from saymask_worker.training.config import (
+        BackboneName,
+        TrainingConfig,
+        require_training_packages,
+    )
+
+    with require_training_packages():
+        from saymask_worker.training.command import TrainingRequest, run_training
 
     if backbone not in get_args(BackboneName):
         raise InvalidRequest(
@@ -52,9 +58,8 @@ def train(
         backbone=cast(BackboneName, backbone), epochs=epochs, batch=batch, accumulate=accumulate,
         rate=rate, patience=patience, seed=seed,
     )  # fmt: skip
-    command = load_training()
-    request = command.TrainingRequest(dataset, data, split, out, config)
-    summary = command.run_training(request, load_worker_settings(), console)
+    request = TrainingRequest(dataset, data, split, out, config)
+    summary = run_training(request, load_worker_settings(), console)
     print(json.dumps(summary, indent=2) if as_json else _describe_run(summary))
     print_failed(summary["failed"])
     raise typer.Exit(1 if summary["failed"] else 0)

@@ -10,8 +10,7 @@ import numpy as np
 
 from saymask.errors import DatasetError
 from saymask.intervals import Interval, bootstrap_difference
-from saymask_worker.evaluation.answer_log import load_answers
-from saymask_worker.evaluation.answers import ImageAnswers
+from saymask_worker.evaluation.answers import ImageAnswers, load_answers
 from saymask_worker.evaluation.metrics import compute_expression_ious
 from saymask_worker.evaluation.results import AnswerTable
 

@@ -45,7 +45,7 @@ def to_markdown(results: Results) -> str:
         f" {results.oracle['0.5']} / {results.oracle['0.7']} / {results.oracle['0.8']};"
         f" mean best IoU {results.oracle['mean']}.",
         "",
-        *_table(_MAIN, [_main_cells(method) for method in results.methods]),
+        *to_table(_MAIN, [_main_cells(method) for method in results.methods]),
         "",
         "Why the first mask is wrong, share of all expressions:",
         "",
@@ -55,14 +55,14 @@ def to_markdown(results: Results) -> str:
         [method.name, *(f"{method.errors.get(kind, 0):.3f}" for kind in kinds)]
         for method in results.methods
     ]
-    lines += _table(["method", *kinds], cells)
+    lines += to_table(["method", *kinds], cells)
     if groups := results.methods[0].by_kind:
         names = [f"{kind} ({count})" for kind, (count, _) in groups.items()]
         cells = [
             [method.name, *(f"{method.by_kind[kind][1]:.3f}" for kind in groups)]
             for method in results.methods
         ]
-        lines += ["", "Top-1 by kind of expression:", "", *_table(["method", *names], cells)]
+        lines += ["", "Top-1 by kind of expression:", "", *to_table(["method", *names], cells)]
     return "\n".join(lines) + "\n"
 
 
@@ -101,8 +101,8 @@ def _signed(value: Interval) -> str:
     return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    # A column nobody fills says nothing.
+def to_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, without columns that are empty in every row."""
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     body = [[head[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
     return [f"| {' | '.join(cells)} |" for cells in body]

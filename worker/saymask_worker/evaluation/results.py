@@ -18,8 +18,8 @@ from saymask.intervals import (
     bootstrap_ratio,
 )
 from saymask_worker.evaluation.answers import TOP, ImageAnswers
-from saymask_worker.evaluation.error_kinds import KINDS
 from saymask_worker.evaluation.metrics import (
+    KINDS,
     PRECISION_AT,
     Pixels,
     compute_expression_ious,

@@ -24,10 +24,13 @@ from saymask.errors import DatasetError
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.evaluation.answer_log import open_answers
-from saymask_worker.evaluation.answers import ImageAnswers
-from saymask_worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
-from saymask_worker.evaluation.request import EvaluationRequest
+from saymask_worker.evaluation.answers import ImageAnswers, open_answers
+from saymask_worker.evaluation.processes import (
+    BuildEvaluator,
+    EvaluationRequest,
+    build_evaluator,
+    open_processes,
+)
 from saymask_worker.evaluation.results import Results, build_results
 from saymask_worker.evaluation.variants import choose_variants
 

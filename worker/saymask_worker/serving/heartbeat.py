@@ -7,15 +7,13 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 
 import psutil
 import redis
 
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.jobs import AnswersJobs
-from saymask_worker.serving.rq_worker import ServingWorker
+from saymask_worker.serving.rq_worker import RunningWorker
 from saymask_worker.serving.served_pipeline import ServedPipeline
 
 log = logging.getLogger(__name__)
@@ -23,36 +21,22 @@ log = logging.getLogger(__name__)
 _JOIN_TIMEOUT_S = 5
 
 
-@dataclass
-class WorkerState:
-    """What a worker process has so far; each part is None until it exists.
-
-    A worker without ``pipeline`` loads models for each job.
-    """
-
-    pipeline: ServedPipeline | None = None
-    handler: AnswersJobs | None = None
-    rq_worker: ServingWorker | None = None
-
-
 class Heartbeat:
     """A thread that stores the worker's status in Redis.
 
     Args:
         connection: of the queue's Redis.
-        name: of the worker.
         settings: of the worker.
-        state: filled by the process while it starts.
+        running: filled by the process while it starts.
     """
 
     def __init__(
-        self, connection: redis.Redis, name: str, settings: WorkerSettings, state: WorkerState
+        self, connection: redis.Redis, settings: WorkerSettings, running: RunningWorker
     ) -> None:
         self._redis = connection
-        self._key = WORKER_KEY.format(name=name)
-        self._name = name
+        self._key = WORKER_KEY.format(name=running.name)
         self._settings = settings
-        self._state = state
+        self._running = running
         self._process = psutil.Process()
         self._started_at = time.time()
         self._stop = threading.Event()
@@ -85,7 +69,8 @@ class Heartbeat:
             except redis.RedisError as error:
                 log.warning("no heartbeat: %s", error)
             except Exception:
-                # Without heartbeats a working worker would look dead for good.
+                # A source of candidates may be another package's: whatever its fingerprint raises,
+                # a worker without heartbeats would look dead for good.
                 log.exception("no heartbeat")
             self._wake.wait(HEARTBEAT_INTERVAL_S)
             self._wake.clear()
@@ -93,9 +78,9 @@ class Heartbeat:
                 return
 
     def _build_status(self) -> WorkerStatus:
-        pipeline, handler = self._state.pipeline, self._state.handler
+        running = self._running
         status = WorkerStatus(
-            name=self._name,
+            name=running.name,
             pid=os.getpid(),
             host=socket.gethostname(),
             state="loading",
@@ -105,18 +90,15 @@ class Heartbeat:
             device=self._settings.device,
             started_at=self._started_at,
             rss_mb=self._process.memory_info().rss / 1e6,
-            jobs_done=handler.jobs_done if handler else 0,
+            jobs_done=running.jobs_done,
             queues=self._settings.queues,
         )
-        if handler is None:
+        if not running.is_ready:
             return status
-        described = _describe(pipeline) if pipeline else {}
-        return status.model_copy(update={**described, "state": self._find_state()})
-
-    def _find_state(self) -> str:
-        worker = self._state.rq_worker
+        worker = running.rq_worker
         is_busy = worker is not None and worker.get_current_job_id() is not None
-        return "busy" if is_busy else "idle"
+        described = _describe(running.pipeline) if running.pipeline else {}
+        return status.model_copy(update={**described, "state": "busy" if is_busy else "idle"})
 
 
 def _describe(pipeline: ServedPipeline) -> dict[str, object]:

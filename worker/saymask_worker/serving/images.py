@@ -11,7 +11,7 @@ from saymask.contract import IMAGE_KEY
 from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.pipeline.timing import PreparationTimings
-from saymask_worker.serving.cooperative_yield import is_awaited, mark_answering
+from saymask_worker.serving.priority import interactive_section, is_awaited
 from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSession
 
@@ -99,7 +99,7 @@ class PreparedImages:
         """
         if session.prepared is not None:
             return session.prepared, None
-        with mark_answering(self._redis, self._worker_name):
+        with interactive_section(self._redis, self._worker_name):
             look = self._pipeline.look_first(self.read(sha256))
         if look is not None:
             session.prepared = look[0]
@@ -114,6 +114,6 @@ class PreparedImages:
                 f"This worker has not the prepared photo {sha256[:12]}.",
                 "Workers on several machines share what they prepare: SAYMASK_PREPARED_DIR.",
             )
-        answering = mark_answering(self._redis, self._worker_name)
-        with answering if is_awaited() else nullcontext():
+        section = interactive_section(self._redis, self._worker_name)
+        with section if is_awaited() else nullcontext():
             return self._pipeline.prepare(self.read(sha256))

@@ -12,25 +12,33 @@ from functools import partial
 from typing import Protocol
 
 import redis
+from pydantic import ValidationError
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
-from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
-from saymask.errors import QueueUnavailable
+from saymask.contract import (
+    QUEUE_BACKGROUND,
+    QUEUE_INTERACTIVE,
+    QUEUE_PREPARED,
+    WORKER_KEY_PATTERN,
+    WorkerStatus,
+)
+from saymask.errors import QueueUnavailable, WorkerUnavailable
 from saymask.redaction import explain
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.cooperative_yield import wait_while_answering
-from saymask_worker.serving.heartbeat import Heartbeat, WorkerState
+from saymask_worker.serving.heartbeat import Heartbeat
 from saymask_worker.serving.idle import UnloadingPipeline
-from saymask_worker.serving.jobs import (
-    AnswersJobs,
-    JobHandler,
+from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.priority import wait_for_interactive
+from saymask_worker.serving.rq_worker import (
+    JobFunctions,
+    RunningWorker,
+    ServingWorker,
     build_job_class,
 )
-from saymask_worker.serving.rq_worker import ServingWorker
 from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes
 
@@ -70,9 +78,8 @@ def run_worker(
         WeightsError, ConfigError: the models cannot be loaded.
     """
     connection = connect(settings)
-    name = name_worker()
-    state = WorkerState()
-    heartbeat = Heartbeat(connection, name, settings, state)
+    running = RunningWorker(name_worker())
+    heartbeat = Heartbeat(connection, settings, running)
     heartbeat.start()
     try:
         started = time.perf_counter()
@@ -83,11 +90,11 @@ def run_worker(
             if settings.idle_unload_s
             else build()
         )
-        state.pipeline = pipeline
-        handler = state.handler = JobHandler(pipeline, connection, name, sessions)
+        running.pipeline, running.is_ready = pipeline, True
         heartbeat.wake()
         log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
-        serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
+        functions = JobHandler(pipeline, connection, running.name, sessions).functions
+        serve(connection, running, functions, _QUEUES[settings.queues], burst=burst)
     finally:
         heartbeat.stop()
 
@@ -134,14 +141,13 @@ def _choose_yield(settings: WorkerSettings, connection: redis.Redis) -> Callable
     if settings.queues != "background":
         return lambda: None
     os.nice(_BACKGROUND_NICENESS)
-    return partial(wait_while_answering, connection)
+    return partial(wait_for_interactive, connection)
 
 
 def serve(
     connection: redis.Redis,
-    name: str,
-    state: WorkerState,
-    handler: AnswersJobs,
+    running: RunningWorker,
+    functions: JobFunctions,
     queues: tuple[str, ...],
     *,
     burst: bool,
@@ -150,13 +156,12 @@ def serve(
 
     Args:
         connection: of the queue's Redis.
-        name: of this worker.
-        state: of this process; the heartbeat reads it.
-        handler: answers the jobs.
+        running: this process; the heartbeat reports it.
+        functions: answer the jobs.
         queues: names, the most urgent first.
         burst: stop when the queues are empty.
     """
-    job_class = build_job_class(handler)
+    job_class = build_job_class(functions)
     # The queues clean their registries with jobs of this class too, which call nothing.
     opened = [
         Queue(queue, connection=connection, serializer=JSONSerializer, job_class=job_class)
@@ -166,7 +171,7 @@ def serve(
     while worker is None or not worker.is_told_to_end:
         try:
             try:
-                worker = state.rq_worker = ServingWorker(opened, connection, name, job_class)
+                worker = ServingWorker(opened, connection, running, job_class)
                 worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
                 if burst or worker.is_told_to_end:
                     return
@@ -179,3 +184,27 @@ def serve(
         except StopRequested:
             # RQ's way to be told to end between two jobs, here without a queue.
             return
+
+
+def check_own_worker(settings: WorkerSettings) -> WorkerStatus:
+    """Return the status of a worker of this machine whose models are loaded.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached.
+        WorkerUnavailable: none has a recent heartbeat, or all still load their models.
+    """
+    connection = connect(settings)
+    host = socket.gethostname()
+    values = [connection.get(key) for key in connection.scan_iter(WORKER_KEY_PATTERN)]
+    for status in (_read_status(value) for value in values if value):
+        if status is not None and status.host == host and status.state != "loading":
+            return status
+    raise WorkerUnavailable(f"No worker of {host} serves the queue.", "See the worker's log.")
+
+
+def _read_status(value: bytes) -> WorkerStatus | None:
+    """Parse a heartbeat; one of another version says nothing about this machine's worker."""
+    try:
+        return WorkerStatus.model_validate_json(value)
+    except ValidationError:
+        return None

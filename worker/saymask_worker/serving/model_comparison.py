@@ -1,4 +1,4 @@
-"""Is an answer better with the new model? Measured on photos that neither model has seen."""
+"""Compares a new model with the one in use, on photos that neither has seen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def compare_sources(
         against: name of the model in use; empty for none.
         between_sentences: called between sentences; it may wait.
     """
-    before, after = (pipeline.with_sources(s, strict=True) for s in (old, new))
+    before = pipeline.with_sources(old, strict=True)
+    after = pipeline.with_sources(new, strict=True)
     images = {path: index for index, path in enumerate(sorted({s.image for s in samples}))}
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():
@@ -49,16 +50,15 @@ def compare_sources(
             if sample.image == path:
                 for sentence in sample.sentences:
                     between_sentences()
-                    ious = (
-                        _answer(p, prepared, encoded, sample, sentence) for p in (before, after)
-                    )
-                    rows.append((*ious, index))  # type: ignore[arg-type]
+                    old_iou = _measure(before, prepared, encoded, sample, sentence)
+                    new_iou = _measure(after, prepared, encoded, sample, sentence)
+                    rows.append((old_iou, new_iou, index))
     old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
     interval = bootstrap_difference(new_ious, old_ious, groups)
     return Verdict(against, interval.mean, interval.low, interval.high, len(rows), len(images))
 
 
-def _answer(
+def _measure(
     pipeline: Pipeline,
     prepared: PreparedImage,
     encoded: EncodedImage,

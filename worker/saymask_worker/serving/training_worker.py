@@ -1,4 +1,4 @@
-"""A worker of the training queue: no models while it waits, the lowest priority while it works."""
+"""A worker of the training queue: it holds no models while it waits, and has a low priority."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import redis
 
 from saymask.contract import QUEUE_TRAINING
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.cooperative_yield import wait_while_answering
-from saymask_worker.serving.heartbeat import Heartbeat, WorkerState
+from saymask_worker.serving.heartbeat import Heartbeat
 from saymask_worker.serving.main import connect, name_worker, serve
+from saymask_worker.serving.priority import wait_for_interactive
+from saymask_worker.serving.rq_worker import RunningWorker
 from saymask_worker.serving.training_jobs import (
     Learn,
     LearnCris,
@@ -49,32 +50,32 @@ def run_training_worker(
         QueueUnavailable: Redis cannot be reached at start.
     """
     connection = connect(settings)
-    name, state = name_worker(), WorkerState()
+    running = RunningWorker(name_worker(), is_ready=True)
     os.nice(niceness)
-    learn = (build_learn or partial(LearnCris, settings))(partial(pause, connection, state))
-    heartbeat = Heartbeat(connection, name, settings, state)
-    handler = state.handler = TrainingHandler(settings, learn)
+    learn = (build_learn or partial(LearnCris, settings))(partial(pause, connection, running))
+    functions = TrainingHandler(settings, learn).functions
+    heartbeat = Heartbeat(connection, settings, running)
     heartbeat.start()
     try:
         log.info("ready to train")
-        serve(connection, name, state, handler, (QUEUE_TRAINING,), burst=burst)
+        serve(connection, running, functions, (QUEUE_TRAINING,), burst=burst)
     finally:
         heartbeat.stop()
 
 
-def pause(connection: redis.Redis, state: WorkerState) -> None:
-    """Between two steps: stop if told to, and let annotators have the processor.
+def pause(connection: redis.Redis, running: RunningWorker) -> None:
+    """Between two steps: stop if asked to, and give annotators the processor.
 
     Raises:
         TrainingInterrupted: the worker was told to stop.
         TrainingStopped: somebody asked for the run to stop.
     """
-    worker = state.rq_worker
+    worker = running.rq_worker
     if worker is not None and worker.is_told_to_end:
         raise TrainingInterrupted
     if worker is not None and worker.is_job_stopped:
         raise TrainingStopped("It was stopped.")
     try:
-        wait_while_answering(connection)
+        wait_for_interactive(connection)
     except redis.RedisError as error:
-        log.warning("the queue cannot be asked whether to go on: %s", error)
+        log.warning("the queue is away; training continues: %s", error)

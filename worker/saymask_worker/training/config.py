@@ -1,9 +1,13 @@
-"""How a model is trained, as data: it is written beside the model and into every checkpoint."""
+"""How a model is trained, as data, for those who import neither PyTorch nor what trains."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+
+from saymask.errors import ConfigError
 
 BackboneName = Literal["starter", "RN50", "RN101"]
 
@@ -11,6 +15,8 @@ BackboneName = Literal["starter", "RN50", "RN101"]
 @dataclass(frozen=True)
 class TrainingConfig:
     """Numbers of one training run; the defaults are CRIS's, changed for small data.
+
+    They are stored with the model and in every checkpoint.
 
     Attributes:
         backbone: ``starter``, or CLIP's ``RN50`` or ``RN101`` with OpenAI's weights.
@@ -45,3 +51,18 @@ class TrainingConfig:
     patience: int = 10
     freeze_below: int = 2000
     seed: int = 0
+
+
+@contextmanager
+def require_training_packages() -> Iterator[None]:
+    """Surround the import of what trains: a worker can be installed without its packages.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"Training needs the package {error.name}.", "pip install 'saymask[worker,train]'"
+        ) from error

@@ -20,6 +20,7 @@ from saymask_worker.ranking.logistic import Curve, fit_curve
 from saymask_worker.training.checkpoint import Progress as Position
 from saymask_worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.cris.backbone import MapCache, Maps, stack_maps
 from saymask_worker.training.cris.letterbox import (
     Letterbox,
     threshold_probabilities,
@@ -31,7 +32,6 @@ from saymask_worker.training.cris.model import (
     freeze_batch_norms,
     group_parameters,
 )
-from saymask_worker.training.features import MapCache, stack_maps
 from saymask_worker.training.history import Epoch, History
 from saymask_worker.training.models import save_trained
 from saymask_worker.training.predictor import compute_certainty
@@ -262,8 +262,8 @@ class Trainer:
         kept: Tensor = self._run_model(None, tokens, stack_maps(maps, self._fabric.device))
         return kept
 
-    def _encode(self, sample: Sample, cache: MapCache, is_mirrored: bool) -> Any:
-        def encode() -> Any:
+    def _encode(self, sample: Sample, cache: MapCache, is_mirrored: bool) -> Maps:
+        def encode() -> Maps:
             image = self._load(sample, is_mirrored)[None].to(self._fabric.device)
             with torch.no_grad():
                 return self._model.backbone.encode_maps(image)

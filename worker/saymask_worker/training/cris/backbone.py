@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from saymask.errors import WeightsError
 
 Maps = tuple[Tensor, Tensor, Tensor]
+
+_CACHE_BYTES = 3_000_000_000
 
 
 class Backbone(nn.Module):
@@ -173,3 +177,39 @@ def load_resnet_backbone(name: str, pretrained: str) -> ResnetBackbone:
     backbone = ResnetBackbone(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
     backbone.load_state_dict(clip.state_dict(), strict=False)
     return backbone
+
+
+class MapCache:
+    """Keeps the maps of photos and of mirrored photos, most of a step's time on a CPU.
+
+    They are in half precision, whether they were kept or are computed anew, so that evictions do
+    not change a training run.
+    """
+
+    def __init__(self) -> None:
+        self._maps: LRUCache[tuple[Path, bool], Maps] = LRUCache(
+            _CACHE_BYTES, getsizeof=_count_bytes
+        )
+
+    def get(self, image: Path, is_mirrored: bool, encode: Callable[[], Maps]) -> Maps:
+        """Return the maps of one photo, each (1, C, h, w) float16 on the CPU."""
+        key = (image, is_mirrored)
+        kept = self._maps.get(key)
+        if kept is None:
+            first, second, third = (level.detach().cpu().half() for level in encode())
+            kept = (first, second, third)
+            if _count_bytes(kept) < _CACHE_BYTES:
+                self._maps[key] = kept
+        return kept
+
+
+def stack_maps(maps: list[Maps], device: torch.device) -> Maps:
+    """Join the maps of several photos: each (B, C, h, w) float32."""
+    first, second, third = (
+        torch.cat([one[level] for one in maps]).to(device).float() for level in range(3)
+    )
+    return first, second, third
+
+
+def _count_bytes(maps: Maps) -> int:
+    return sum(level.numel() * level.element_size() for level in maps)
