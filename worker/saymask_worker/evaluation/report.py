@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,7 +11,7 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 
 from saymask.datasets.model import Dataset
-from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_data_url
 from saymask.intervals import Interval
 from saymask.masks import Mask, decode_coco_rle
 from saymask_worker.evaluation.answers import ExpressionAnswers, ImageAnswers
@@ -193,13 +191,8 @@ def _draw(
     for mask, (color, opacity) in zip(answer.masks, _STYLES, strict=False):
         draw_mask(canvas, decode_coco_rle(mask), color, opacity=opacity)
     draw_mask(canvas, target, REFERENT_COLOR, opacity=0)
-    image = to_image(canvas)
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
     return _Picture(
-        data_url=f"data:image/jpeg;base64,{encoded}",
+        data_url=to_data_url(canvas, _PICTURE_PX),
         title=expression.text,
         subtitle=f"IoU {_iou(expression, name):.2f}, best possible {expression.oracle_iou:.2f},"
         f" {answer.kind}, gap {answer.gap:.3f}; {file_name}",

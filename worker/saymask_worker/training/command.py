@@ -26,7 +26,7 @@ from saymask_worker.training.models import build_cris, load_best
 from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.training.report import write_report
 from saymask_worker.training.samples import Sample, read_samples, split_samples
-from saymask_worker.training.trainer import Trainer, count_trainable
+from saymask_worker.training.trainer import Trainer
 from saymask_worker.weights import WeightStore, default_cache_dir
 from saymask_worker.weights.device import choose_device
 
@@ -39,7 +39,7 @@ class TrainingRequest:
         dataset: one of ``saymask.datasets.DATASETS``.
         root: its folder.
         split: to train on; None takes all.
-        out: folder of the run; an interrupted run in it goes on.
+        out: folder of the run; an interrupted run in it continues.
         config: numbers of the run.
     """
 
@@ -88,10 +88,11 @@ def run_training(
         between_steps=hooks.between_steps,
     )  # fmt: skip
     if fabric.is_global_zero:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         console.print(
-            f"{len(train)} refs on {_count_photos(train)} photos to learn from, {len(held_out)} on"
-            f" {_count_photos(held_out)} held out; {count_trainable(model) / 1e6:.1f} million"
-            f" numbers to learn on {fabric.device}"
+            f"{len(train)} refs on {_count_photos(train)} photos to train on, {len(held_out)} on"
+            f" {_count_photos(held_out)} held out; {trainable / 1e6:.1f} million parameters,"
+            f" on {fabric.device}"
         )
     outcome = trainer.run()
     if fabric.is_global_zero:

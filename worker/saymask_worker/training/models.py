@@ -14,7 +14,12 @@ from tokenizers import Tokenizer
 from saymask.errors import ConfigError
 from saymask_worker.encoders.build import load_starter_tower, starter_head_path
 from saymask_worker.encoders.starter_text import MiniLm, StarterHead
-from saymask_worker.training.checkpoint import get_trained_state, load_trained_state
+from saymask_worker.ranking.logistic import Curve
+from saymask_worker.training.checkpoint import (
+    get_trained_state,
+    load_trained_state,
+    write_folder,
+)
 from saymask_worker.training.config import BackboneName, TrainingConfig
 from saymask_worker.training.cris import Cris, CrisConfig
 from saymask_worker.training.cris.backbone import load_resnet_backbone
@@ -47,25 +52,24 @@ def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
 
 @dataclass(frozen=True)
 class TrainedCris:
-    """A trained model and what is known of it."""
+    """A trained model; its ``curve`` leads from a mask's certainty to a probability."""
 
     model: Cris
     config: TrainingConfig
-    metrics: dict[str, Any]
+    curve: Curve
 
 
 def save_trained(
     folder: Path, model: Cris, config: TrainingConfig, metrics: dict[str, Any]
 ) -> None:
-    """Write a model for use; the description last, so that a half-written one is not read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{_MODEL}.part"
-    save_file(get_trained_state(model), part)
-    part.rename(folder / _MODEL)
+    """Write a model for use."""
     described = {"kind": "cris", "training": asdict(config), "metrics": metrics}
-    text = folder / f"{_DESCRIPTION}.part"
-    text.write_text(json.dumps(described, indent=2), "utf-8")
-    text.rename(folder / _DESCRIPTION)
+
+    def write(part: Path) -> None:
+        save_file(get_trained_state(model), part / _MODEL)
+        (part / _DESCRIPTION).write_text(json.dumps(described, indent=2), "utf-8")
+
+    write_folder(folder, write)
 
 
 def load_best(folder: Path, model: Cris) -> None:
@@ -84,7 +88,7 @@ def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> Train
         described = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
         training = described["training"]
         config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
-        metrics = dict(described["metrics"])
+        curve = Curve(**described["metrics"]["curve"])
         weights = load_file(folder / _MODEL)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
@@ -93,4 +97,4 @@ def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> Train
         ) from error
     model = build_cris(config.backbone, store)
     load_trained_state(model, weights, folder)
-    return TrainedCris(model.to(torch.device(device)).eval(), config, metrics)
+    return TrainedCris(model.to(torch.device(device)).eval(), config, curve)

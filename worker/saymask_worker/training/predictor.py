@@ -1,4 +1,4 @@
-"""A trained model asked for the mask of one sentence."""
+"""Asks a trained model for the mask of one sentence."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saymask.errors import ConfigError
 from saymask.masks import Mask
 from saymask_worker.images.types import Derived
-from saymask_worker.ranking.logistic import Curve
 from saymask_worker.training.cris.backbone import Maps
-from saymask_worker.training.cris.letterbox import (
-    Letterbox,
-    threshold_probabilities,
-    to_probabilities,
-)
+from saymask_worker.training.cris.letterbox import Letterbox, to_mask
 from saymask_worker.training.models import TrainedCris, load_trained
 from saymask_worker.weights import WeightStore
 
@@ -29,12 +23,10 @@ class Prediction:
 
     Attributes:
         mask: (H, W) bool; it may be empty.
-        certainty: mean probability of the mask's pixels, 0 to 1; 0 for an empty mask.
         probability: that its IoU with the referent is above .5, 0 to 1.
     """
 
     mask: Mask
-    certainty: float
     probability: float
 
 
@@ -44,20 +36,11 @@ class CrisPredictor:
     Args:
         trained: the model.
         device: where it is.
-
-    Raises:
-        ConfigError: the model's description is damaged.
     """
 
     def __init__(self, trained: TrainedCris, device: str) -> None:
         self._trained = trained
         self._device = torch.device(device)
-        try:
-            self._curve = Curve(**trained.metrics["curve"])
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                "The model's description has no curve of its confidence.", "Train it again."
-            ) from error
 
     @classmethod
     def load(cls, folder: Path, store: WeightStore, device: str) -> CrisPredictor:
@@ -93,12 +76,5 @@ class CrisPredictor:
                 derived[self] = maps
         tokens = model.backbone.tokenise([sentence], config.words).to(self._device)
         logits = model(None, tokens, maps)
-        probabilities = to_probabilities(logits[0, 0].cpu(), box)
-        mask = threshold_probabilities(probabilities)
-        certainty = compute_certainty(probabilities.numpy(), mask)
-        return Prediction(mask, certainty, self._curve.apply(certainty) if mask.any() else 0.0)
-
-
-def compute_certainty(probabilities: NDArray[np.float32], mask: Mask) -> float:
-    """Return the mean probability inside a mask, 0 to 1; 0 for an empty mask."""
-    return float(np.clip(probabilities[mask].mean(), 0, 1)) if mask.any() else 0.0
+        mask, certainty = to_mask(logits[0, 0].cpu(), box)
+        return Prediction(mask, self._trained.curve.apply(certainty) if mask.any() else 0.0)

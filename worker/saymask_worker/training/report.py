@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment
 
-from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_data_url
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.history import Epoch
@@ -88,9 +86,4 @@ def _draw(iou: float, sample: Sample, sentence: str, mask: Mask) -> _Picture:
     canvas = load_pixels(sample.image).astype(np.float32)
     draw_mask(canvas, mask, color_of_rank(1))
     draw_mask(canvas, decode_coco_rle(sample.target), REFERENT_COLOR, opacity=0)
-    image = to_image(canvas)
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return _Picture(f"data:image/jpeg;base64,{encoded}", sentence, iou)
+    return _Picture(to_data_url(canvas, _PICTURE_PX), sentence, iou)

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from saymask_worker.ranking.logistic import Curve, fit_curve
-from saymask_worker.training.checkpoint import Progress as Position
-from saymask_worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from saymask_worker.training.checkpoint import (
+    Position,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.cris.backbone import MapCache, Maps, stack_maps
-from saymask_worker.training.cris.letterbox import (
-    Letterbox,
-    threshold_probabilities,
-    to_probabilities,
-)
+from saymask_worker.training.cris.letterbox import Letterbox, to_mask
 from saymask_worker.training.cris.model import (
     Cris,
     compute_loss,
@@ -34,7 +34,6 @@ from saymask_worker.training.cris.model import (
 )
 from saymask_worker.training.history import Epoch, History
 from saymask_worker.training.models import save_trained
-from saymask_worker.training.predictor import compute_certainty
 from saymask_worker.training.samples import (
     Example,
     Sample,
@@ -63,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SentencePrediction:
-    """The mask (H, W) of one sentence about a sample, and its mean probability inside."""
+    """The mask (H, W) of one sentence about a sample; certainty as of ``to_mask``."""
 
     sample: Sample
     sentence: str
@@ -87,7 +86,7 @@ class Measured:
 
 
 class Trainer:
-    """Trains one model in one folder; begins where an earlier run in it stopped.
+    """Trains one model in one folder; continues an earlier run in it.
 
     Args:
         model: untrained.
@@ -300,9 +299,7 @@ class Trainer:
             for sentence in sample.sentences:
                 self._between_steps()
                 logits = self._predict([Example(sample, sentence, is_mirrored=False)])
-                probabilities = to_probabilities(logits[0, 0].cpu(), box)
-                mask = threshold_probabilities(probabilities)
-                certainty = compute_certainty(probabilities.numpy(), mask)
+                mask, certainty = to_mask(logits[0, 0].cpu(), box)
                 yield SentencePrediction(sample, sentence, mask, certainty)
 
     def _resume(self) -> Position:
@@ -345,8 +342,3 @@ class Trainer:
             TimeRemainingColumn(), console=self._console,
             disable=not self._fabric.is_global_zero,
         )  # fmt: skip
-
-
-def count_trainable(model: nn.Module) -> int:
-    """Return how many numbers training can change."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
