@@ -22,12 +22,11 @@ from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.open_clip_text import OpenClipText
 from saymask_worker.encoders.vocabulary import EncodedNouns, load_encoded_nouns
 from saymask_worker.evaluation.answers import ANSWERS_FILE, load_answers, open_answers
-from saymask_worker.evaluation.compare import compare_runs
 from saymask_worker.evaluation.evaluator import Evaluator, TruthProposer
 from saymask_worker.evaluation.processes import EvaluationRequest
 from saymask_worker.evaluation.processes import load_model as load_trained_model
 from saymask_worker.evaluation.report import to_html, to_markdown
-from saymask_worker.evaluation.results import build_results
+from saymask_worker.evaluation.results import build_results, compare_runs
 from saymask_worker.evaluation.run import run_evaluation
 from saymask_worker.evaluation.variants import build_variants, choose_variants
 from saymask_worker.language.nouns import Nouns

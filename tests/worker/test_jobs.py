@@ -18,6 +18,7 @@ from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline
 from saymask_worker.serving.priority import interactive_section, wait_for_interactive
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
 from tests.conftest import Valkey
@@ -30,7 +31,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 class CountingPipeline:
     """Finds some images in its cache, prepares the others, and answers with nothing."""
 
-    model_version = "v"
+    model_version, encoder_description, device, cache = "v", "none", "cpu", None
 
     def __init__(self, *cached: str) -> None:
         self.loaded: list[str] = []
@@ -74,7 +75,8 @@ def build_handler(
     pipeline: CountingPipeline, connection: redis.Redis, name: str, max_bytes: int = 10**9
 ) -> JobHandler:
     served: Any = pipeline
-    return JobHandler(served, connection, name, ImageSessions(max_bytes))
+    loaded = LoadedPipeline(lambda: served, 0, lambda: None)
+    return JobHandler(loaded, connection, name, ImageSessions(max_bytes))
 
 
 def segment(sha256: str, expression: str = "the cat") -> dict[str, object]:

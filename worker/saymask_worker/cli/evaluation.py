@@ -163,11 +163,11 @@ def _compare_few_sample(
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
-    from saymask_worker.evaluation.compare import compare_runs
+    from saymask_worker.evaluation.results import compare_runs
 
     comparison = compare_runs(first, second)
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print(json.dumps(asdict(comparison), indent=2))
         return
     table = Table("metric", "difference", "95 % interval")
     for name, interval in comparison.differences.items():

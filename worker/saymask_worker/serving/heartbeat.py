@@ -14,7 +14,6 @@ import redis
 from saymask.contract import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, WORKER_KEY, WorkerStatus
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.serving.rq_worker import RunningWorker
-from saymask_worker.serving.served_pipeline import ServedPipeline
 
 log = logging.getLogger(__name__)
 
@@ -97,23 +96,5 @@ class Heartbeat:
             return status
         worker = running.rq_worker
         is_busy = worker is not None and worker.get_current_job_id() is not None
-        described = _describe(running.pipeline) if running.pipeline else {}
+        described = running.pipeline.describe() if running.pipeline else {}
         return status.model_copy(update={**described, "state": "busy" if is_busy else "idle"})
-
-
-def _describe(pipeline: ServedPipeline) -> dict[str, object]:
-    described: dict[str, object] = {
-        "model_version": pipeline.model_version,
-        "encoder": pipeline.encoder_description,
-        "device": pipeline.device,
-    }
-    cache = pipeline.cache
-    if cache is not None:
-        entries, megabytes = cache.usage()
-        described |= {
-            "cache_entries": entries,
-            "cache_mb": megabytes,
-            "cache_hits": cache.hits,
-            "cache_misses": cache.misses,
-        }
-    return described

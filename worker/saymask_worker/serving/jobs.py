@@ -34,9 +34,9 @@ from saymask.masks import decode_coco_rle
 from saymask_worker.images.types import VisualPrompt
 from saymask_worker.serving.crash_guard import CrashGuard
 from saymask_worker.serving.images import PreparedImages
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
 from saymask_worker.serving.priority import interactive_section
 from saymask_worker.serving.rq_worker import JobFunctions, Message, to_failure
-from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSessions
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class JobHandler:
     """Answers the jobs of one process.
 
     Args:
-        pipeline: loaded models.
+        pipeline: with the models.
         connection: of the queue's Redis, from which images are read.
         worker_name: of this process.
         sessions: what this process keeps of images.
@@ -54,7 +54,7 @@ class JobHandler:
 
     def __init__(
         self,
-        pipeline: ServedPipeline,
+        pipeline: LoadedPipeline,
         connection: redis.Redis,
         worker_name: str,
         sessions: ImageSessions,
@@ -63,7 +63,7 @@ class JobHandler:
         self._redis = connection
         self._worker_name = worker_name
         self._crashes = CrashGuard(connection, worker_name)
-        self._images = PreparedImages(pipeline, connection, worker_name)
+        self._images = PreparedImages(connection, worker_name)
         self._sessions = sessions
 
     @property
@@ -100,12 +100,15 @@ class JobHandler:
         """Answer ``JOB_PROPOSE``: a ProposeRequest in, a JobReply out."""
         return self._reply(self._propose, message)
 
-    def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
+    def _reply(
+        self, answer: Callable[[ServedPipeline, Message], JobReply], message: Message
+    ) -> Message:
         started = time.perf_counter()
         _adopt_call_id()
         try:
-            with self._crashes.track(str(message.get("photo_sha256"))):
-                reply = answer(message)
+            sha256 = str(message.get("photo_sha256"))
+            with self._crashes.track(sha256), self._pipeline.use() as pipeline:
+                reply = answer(pipeline, message)
         except SaymaskError as error:
             log.warning("%s", error)
             reply = JobReply(failure=to_failure(error))
@@ -122,18 +125,19 @@ class JobHandler:
         _log_reply(reply, started)
         return reply.model_dump(mode="json")
 
-    def _segment(self, message: Message) -> JobReply:
+    def _segment(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
         sha256 = request.image_sha256
         with self._sessions.open(sha256, partial(self._images.read, sha256)) as session:
             prepared, timings = self._images.open(
+                pipeline,
                 session,
                 sha256,
                 accepts_first_look=request.accepts_first_look,
                 prepares=request.prepares,
             )
             with interactive_section(self._redis, self._worker_name):
-                result = self._pipeline.segment(
+                result = pipeline.segment(
                     prepared,
                     request.expression,
                     request.k,
@@ -142,7 +146,7 @@ class JobHandler:
                 )
         return JobReply(segment=result)
 
-    def _refine(self, message: Message) -> JobReply:
+    def _refine(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = RefineRequest.model_validate(message)
         prompt = VisualPrompt(
             points_xy=tuple((click.x, click.y) for click in request.clicks),
@@ -156,31 +160,31 @@ class JobHandler:
             interactive_section(self._redis, self._worker_name),
         ):
             is_known = session.embedded is not None
-            session.embedded = session.embedded or self._pipeline.embed(self._images.read(sha256))
-            result = self._pipeline.refine(
+            session.embedded = session.embedded or pipeline.embed(self._images.read(sha256))
+            result = pipeline.refine(
                 session.embedded, request.expression, prompt, request.k, from_cache=is_known
             )
         return JobReply(segment=result)
 
-    def _prepare(self, message: Message) -> JobReply:
+    def _prepare(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
-        prepared, timings = self._images.prepare(request.image_sha256)
+        prepared, timings = self._images.prepare(pipeline, request.image_sha256)
         if prepared.not_kept is not None:
             raise PreparedNotKept(*prepared.not_kept)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
-            model_version=self._pipeline.model_version,
+            model_version=pipeline.model_version,
             from_cache=timings is None,
             timings=Timings(**(asdict(timings) if timings else {})),
         )
         return JobReply(prepare=result)
 
-    def _propose(self, message: Message) -> JobReply:
+    def _propose(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
-        prepared, timings = self._images.prepare(sha256, prepares=request.prepares)
-        pairs = self._pipeline.propose(
+        prepared, timings = self._images.prepare(pipeline, sha256, prepares=request.prepares)
+        pairs = pipeline.propose(
             prepared,
             self._images.read(sha256),
             request.count,
@@ -191,7 +195,7 @@ class JobHandler:
             image_sha256=sha256,
             size_hw=prepared.proposals.size_hw,
             pairs=pairs,
-            model_version=self._pipeline.model_version,
+            model_version=pipeline.model_version,
             from_cache=timings is None,
             timings=Timings(**(asdict(timings) if timings else {})),
         )

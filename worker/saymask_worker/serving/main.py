@@ -30,8 +30,8 @@ from saymask.errors import QueueUnavailable, WorkerUnavailable
 from saymask.redaction import explain
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.serving.heartbeat import Heartbeat
-from saymask_worker.serving.idle import UnloadingPipeline
 from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
 from saymask_worker.serving.priority import wait_for_interactive
 from saymask_worker.serving.rq_worker import (
     JobFunctions,
@@ -39,7 +39,6 @@ from saymask_worker.serving.rq_worker import (
     ServingWorker,
     build_job_class,
 )
-from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes
 
 log = logging.getLogger(__name__)
@@ -85,14 +84,11 @@ def run_worker(
         started = time.perf_counter()
         build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
         sessions = ImageSessions(choose_max_bytes(settings.open_photos_max_mb))
-        pipeline = (
-            UnloadingPipeline(build, settings.idle_unload_s, sessions.clear)
-            if settings.idle_unload_s
-            else build()
-        )
+        pipeline = LoadedPipeline(build, settings.idle_unload_s, sessions.clear)
         running.pipeline, running.is_ready = pipeline, True
         heartbeat.wake()
-        log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
+        version = pipeline.describe()["model_version"]
+        log.info("ready after %.1f s as %s", time.perf_counter() - started, version)
         functions = JobHandler(pipeline, connection, running.name, sessions).functions
         serve(connection, running, functions, _QUEUES[settings.queues], burst=burst)
     finally:

@@ -20,7 +20,7 @@ from saymask.contract import REPLACE_KEY, REPLACE_S, WORKER_KEY, JobFailure, Job
 from saymask.errors import InvalidRequest, SaymaskError
 
 if TYPE_CHECKING:
-    from saymask_worker.serving.served_pipeline import ServedPipeline
+    from saymask_worker.serving.loaded_pipeline import LoadedPipeline
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ class RunningWorker:
     Attributes:
         name: no other worker has it.
         is_ready: whether it takes jobs; before, it loads its models.
-        pipeline: loaded models; None in a training worker, which loads them for each job.
+        pipeline: its models; None in a training worker, which loads them for each job.
         rq_worker: takes the jobs.
         jobs_done: number of jobs answered, failures included.
     """
 
     name: str
     is_ready: bool = False
-    pipeline: ServedPipeline | None = None
+    pipeline: LoadedPipeline | None = None
     rq_worker: ServingWorker | None = None
     jobs_done: int = 0
 

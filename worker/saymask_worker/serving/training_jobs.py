@@ -30,8 +30,8 @@ from saymask.left_out import LeftOut
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from saymask.redaction import explain
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.idle import free_memory
 from saymask_worker.serving.jobs import refuse_shape
+from saymask_worker.serving.loaded_pipeline import free_memory
 from saymask_worker.serving.rq_worker import JobFunctions, Message, to_failure
 
 if TYPE_CHECKING:
