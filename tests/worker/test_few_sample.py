@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from saymask.intervals import Interval
 from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from saymask_worker.evaluation.few_sample import (
-    PLOT_FILE,
     FewSampleRequest,
     Point,
     Segment,
@@ -127,7 +125,7 @@ def test_where_training_wins() -> None:
     assert find_crossing(points(0.6, 0.7), zero_shot) == 1
 
 
-def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_table_names_where_training_wins(dataset: Dataset, tmp_path: Path) -> None:
     runs = run_few_sample(
         FewSampleRequest((1, 4), 2, 1, CONFIG),
         dataset,
@@ -143,11 +141,6 @@ def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
     table = write_few_sample(tmp_path, summarise_runs(runs), zero_shot)
     assert "| 4 photos | 8 | 0.5" in table
     assert "From 4 photos on the mean of the seeds is above the pipeline's" in table
-    root = ElementTree.parse(tmp_path / PLOT_FILE).getroot()
-    circles = root.findall("{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 2
-    heights = [float(circle.attrib["cy"]) for circle in circles]
-    assert heights[0] > heights[1], "a larger IoU is drawn higher"
 
 
 def test_first_sentences(dataset: Dataset) -> None:

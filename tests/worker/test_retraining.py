@@ -123,7 +123,7 @@ def test_one_worker_at_a_time_is_at_a_run(
 ) -> None:
     with FileLock(tmp_path / "models" / "run-0001" / ".lock"):
         reply = work_off(client, settings, FakeLearn())
-    assert "at work elsewhere" in reply["failure"]["cause"]
+    assert "in progress on another worker" in reply["failure"]["cause"]
     assert TRAINING_META not in fetch_job(client).meta, "the status is the other worker's"
 
 

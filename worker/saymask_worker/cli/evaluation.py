@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     few_sample: Annotated[
         str | None,
-        typer.Option(help="Train CRIS on so many photos of split train too: 1,2,4,8,16,32."),
+        typer.Option(help="Train CRIS too, on these numbers of photos of split train: 1,2,4,8."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models per number of photos.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each.")] = 200,
@@ -52,7 +52,9 @@ def evaluate(
     first_look: Annotated[
         bool, typer.Option("--first-look", help="The quick answers about photos not yet prepared.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of photos; by default all.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
     no_target_below: Annotated[
         float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
@@ -131,7 +133,6 @@ def _compare_few_sample(
     as_json: bool,
 ) -> None:
     from saymask_worker.evaluation.few_sample import (
-        PLOT_FILE,
         TABLE_FILE,
         FewSampleRequest,
         compare_few_sample,
@@ -156,8 +157,7 @@ def _compare_few_sample(
         "failed": failed,
     }
     print(json.dumps(values, indent=2) if as_json else table)
-    written = (out / name for name in (TABLE_FILE, PLOT_FILE))
-    console.print(", ".join(str(path) for path in written), markup=False)
+    console.print(str(out / TABLE_FILE), markup=False)
     print_failed(failed)
     raise typer.Exit(1 if failed else 0)
 

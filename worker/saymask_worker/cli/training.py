@@ -16,7 +16,7 @@ from saymask_worker.config.settings import load_worker_settings
 @app.command()
 def train(
     data: Annotated[Path, typer.Option(help="An export in RefCOCO's layout, or a public set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues.")],
     dataset: Annotated[
         str, typer.Option(help="export, refcoco, refcoco+, refcocog, grefcoco or phrasecut.")
     ] = "export",
@@ -29,7 +29,7 @@ def train(
     accumulate: Annotated[int, typer.Option(min=1, help="Parts a step is computed in.")] = 1,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better IoU.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of everything drawn by chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all random choices.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
 ) -> None:
     """Train CRIS on recorded decisions; a fifth of the photos is held out to measure.

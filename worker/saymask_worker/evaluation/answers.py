@@ -13,7 +13,7 @@ from saymask_worker.images.jsonl_log import ResumableLog, read_provenance
 
 ANSWERS_FILE = "outcomes.jsonl"
 TOP = 5
-"""So many of a variant's best masks are measured."""
+"""Number of a variant's best masks that are measured."""
 
 
 class _Line(BaseModel):

@@ -13,12 +13,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,13 +36,11 @@ from saymask_worker.images.jsonl_log import ResumableLog
 from saymask_worker.training.config import TrainingConfig, require_training_packages
 from saymask_worker.training.samples import Sample, load_pixels, read_samples
 
-PLOT_FILE = "few_sample.svg"
 TABLE_FILE = "few_sample.md"
 _TRAIN_SPLIT = "train"
 _PIPELINE = "corrected"
 # An epoch has this many steps, whatever the number of photos: a checkpoint follows each.
 _STEPS_PER_EPOCH = 20
-_PLOT_WH = (480, 280)
 
 Segment = Callable[[Any, str], Mask]
 """From pixels (H, W, 3) and a sentence to a mask (H, W)."""
@@ -238,10 +234,9 @@ def find_crossing(points: Sequence[Point], zero_shot: ZeroShot) -> int | None:
 
 
 def write_few_sample(out: Path, points: Sequence[Point], zero_shot: ZeroShot) -> str:
-    """Write a table and a plot; returns the table."""
+    """Write the table, and return it."""
     table = _to_table(points, zero_shot)
     (out / TABLE_FILE).write_text(table, encoding="utf-8")
-    (out / PLOT_FILE).write_text(_to_plot(points, zero_shot), encoding="utf-8")
     return table
 
 
@@ -290,28 +285,3 @@ def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:
     else:
         lines += ["", f"From {crossing} photos on the mean of the seeds is above the pipeline's."]
     return "\n".join(lines) + "\n"
-
-
-def _to_plot(points: Sequence[Point], zero_shot: ZeroShot) -> str:
-    """A picture as SVG: number of photos on a logarithmic axis, mIoU from 0 to 1."""
-    width, height = _PLOT_WH
-    last = math.log2(max(points[-1].images, 2))
-
-    def x(images: int) -> float:
-        return round(math.log2(images) / last * width, 1)
-
-    def y(share: float) -> float:
-        return round((1 - share) * height, 1)
-
-    template = (resources.files("saymask_worker.evaluation") / "few_sample.svg").read_text("utf-8")
-    return Environment(autoescape=True).from_string(template).render(
-        width=width, height=height,
-        points=[
-            {"x": x(p.images), "y": y(p.miou), "low": y(p.low), "high": y(p.high),
-             "images": p.images}
-            for p in points
-        ],
-        ticks=[(y(share / 10), f"{share / 10:.1f}") for share in range(0, 11, 2)],
-        zero={"y": y(zero_shot.miou.mean), "low": y(zero_shot.miou.low),
-              "high": y(zero_shot.miou.high)},
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is evaluated, by this process or by several others, each with its own models."""
+"""The processes of an evaluation, each with its own models."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class EvaluationRequest:
         root: folder of the dataset.
         split: for example ``val``.
         split_by: who made the splits, or None.
-        limit: only so many images, or None.
+        limit: number of images, or None for all.
         methods: names or groups of variants, comma separated.
         truth_proposals: take the annotated objects as proposals.
         no_target_below: answers with a lower score are withheld; None withholds none.
-        models: trained models beside the methods, each ``cris:FOLDER``.
+        models: trained models to evaluate too, each ``cris:FOLDER``.
         first_sentence: only the first sentence about each referent.
-        first_look: images are only looked at, as before they are prepared.
+        first_look: evaluate the quick answers about images that are not prepared.
     """
 
     dataset: str

@@ -1,4 +1,4 @@
-"""From an image's hash to the prepared image: kept in memory, cached, or made of its bytes."""
+"""From an image's hash to the prepared image: from memory, from the cache, or prepared now."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class PreparedImages:
     ) -> tuple[PreparedImage, PreparationTimings | None] | None:
         """Look at an image quickly; None where the pipeline does not.
 
-        Background workers pause meanwhile, one that prepares this image too.
+        Background workers pause meanwhile, even one that prepares this image.
         """
         if session.prepared is not None:
             return session.prepared, None

@@ -49,7 +49,7 @@ class JobHandler:
         pipeline: with the models.
         connection: of the queue's Redis, from which images are read.
         worker_name: of this process.
-        sessions: what this process keeps of images.
+        sessions: of the images that this process worked on.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class JobHandler:
         except ValidationError as error:
             reply = refuse_shape(error)
         except redis.RedisError:
-            # The queue went away meanwhile: RQ does the job again.
+            # The queue went away: RQ retries the job.
             raise
         except Exception as error:
-            # A bug in any model or library: the annotator gets an answer, the worker goes on.
+            # A bug in any model or library: the annotator gets an answer, the worker continues.
             log.exception("a job failed")
             cause = f"The worker failed: {type(error).__name__}: {error}"
             reply = JobReply(failure=to_failure(InternalError(cause, "See the worker's log.")))

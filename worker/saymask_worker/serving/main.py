@@ -65,7 +65,7 @@ class BuildPipeline(Protocol):
 def run_worker(
     settings: WorkerSettings, build_pipeline: BuildPipeline, *, burst: bool = False
 ) -> None:
-    """Serve until told to stop (or, with ``burst``, until the queues are empty).
+    """Serve until a signal stops it (or, with ``burst``, until the queues are empty).
 
     Args:
         settings: of the worker.
@@ -148,7 +148,7 @@ def serve(
     *,
     burst: bool,
 ) -> None:
-    """Work until told to stop; when Redis goes away, wait for it and continue.
+    """Work until a signal stops it; when Redis goes away, wait for it and continue.
 
     Args:
         connection: of the queue's Redis.
@@ -158,7 +158,7 @@ def serve(
         burst: stop when the queues are empty.
     """
     job_class = build_job_class(functions)
-    # The queues clean their registries with jobs of this class too, which call nothing.
+    # RQ's maintenance of the registries builds jobs of this class too.
     opened = [
         Queue(queue, connection=connection, serializer=JSONSerializer, job_class=job_class)
         for queue in queues
@@ -178,7 +178,7 @@ def serve(
                 )
             time.sleep(_RECONNECT_S)
         except StopRequested:
-            # RQ's way to be told to end between two jobs, here without a queue.
+            # How RQ reacts to a signal between two jobs.
             return
 
 

@@ -27,16 +27,16 @@ def compare_sources(
 ) -> Verdict:
     """Compare the IoU of rank 1 with old and new sources, sentence by sentence.
 
-    The interval is a paired bootstrap over photos. A source that fails ends the comparison: it
-    would otherwise count as one that is worse.
+    The interval is a paired bootstrap over photos. A source that fails ends the comparison,
+    or it would count as a worse one.
 
     Args:
         pipeline: with the method and proposals in use.
-        samples: reserved: neither model was trained on them, nor was its best epoch chosen by them.
+        samples: neither model was trained on them, or its best epoch chosen by them.
         old: sources in use.
         new: sources that may replace them.
         against: name of the model in use; empty for none.
-        between_sentences: called between sentences; it may wait.
+        between_sentences: called between sentences; may wait.
     """
     before = pipeline.with_sources(old, strict=True)
     after = pipeline.with_sources(new, strict=True)

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _WORKER_TTL_S = 20
 _MAINTENANCE_S = 5
 _RECONNECT_S = 1.0
-# After so much work in a row for the most urgent queue, the next queue has a turn: an overload of
-# quick jobs does not starve the others.
+# After this much work in a row for the most urgent queue, the next queue has a turn: an overload
+# of quick jobs does not starve the others.
 _LONGEST_ROW_S = 5.0
 
 Message = dict[str, Any]
@@ -92,12 +92,12 @@ class ServingWorker(SimpleWorker):
 
     @property
     def is_told_to_end(self) -> bool:
-        """Whether the process was told to end."""
+        """Whether a signal has asked the process to end."""
         return self._shutdown_requested_date is not None
 
     @property
     def is_job_stopped(self) -> bool:
-        """Whether somebody asked for the current job to stop."""
+        """Whether the backend has asked the current job to stop."""
         return (
             self._stopped_job_id is not None and self._stopped_job_id == self.get_current_job_id()
         )
@@ -160,7 +160,7 @@ class ServingWorker(SimpleWorker):
         return name == self.name or not self.connection.exists(WORKER_KEY.format(name=name))
 
     def _take_up(self, queue: Queue, execution: Execution) -> None:
-        """Enqueue a job again whose execution was lost, unless somebody else does."""
+        """Enqueue a job again whose execution was lost, unless another process does."""
         key = REPLACE_KEY.format(job=execution.job_id)
         lock = self.connection.lock(key, timeout=REPLACE_S, blocking=False)
         if not lock.acquire():
@@ -183,7 +183,7 @@ class ServingWorker(SimpleWorker):
         is_popped = status == JobStatus.QUEUED and job.get_position() is None
         if is_popped or status == JobStatus.STARTED:
             log.warning("job %s lost its worker and is enqueued again", job.id)
-            # Before its execution is forgotten: killed in between, it is done twice, not never.
+            # Before its execution is deleted: after a kill in between it is done twice, not never.
             queue.enqueue_job(job)
         execution.delete(job=job, pipeline=self.connection)
 
@@ -191,7 +191,7 @@ class ServingWorker(SimpleWorker):
 def build_job_class(functions: JobFunctions) -> type[Job]:
     """Return an RQ job class whose functions are looked up by name.
 
-    Whoever can write to Redis can enqueue jobs. Nothing that a job names is ever imported: not
+    Anybody with access to Redis can enqueue jobs. Nothing that a job names is ever imported: not
     its function, nor the callbacks that RQ would run after it.
     """
 
@@ -200,7 +200,7 @@ def build_job_class(functions: JobFunctions) -> type[Job]:
 
         @property
         def func(self) -> JobFunction:
-            """Return the function of this name, or one that refuses."""
+            """Return the function of this name; of an unknown name, a refusal."""
             return functions.get(str(self.func_name), _refuse)
 
         @property
@@ -219,7 +219,7 @@ def build_job_class(functions: JobFunctions) -> type[Job]:
 
 
 def _refuse(*_arguments: object, **_named: object) -> Message:
-    log.error("a job with an unknown function was refused; who can write to Redis?")
+    log.error("a job with an unknown function was refused; check who has access to Redis")
     error = InvalidRequest(
         "A worker answers saymask's own jobs only.",
         "Protect Redis with a password, and let only backend and workers reach it.",

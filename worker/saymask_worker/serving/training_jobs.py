@@ -44,16 +44,16 @@ DATA_FOLDER = "data"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELD_OUT_SHARE = 0.15
 _RESERVED_SHARE = 0.2
-# By workers that were told to end, one after the other.
+# Of one run, by the ends of its workers.
 _MAX_INTERRUPTIONS = 1000
 
 
 class TrainingInterrupted(Exception):
-    """The worker was told to stop; the next one continues the run."""
+    """The worker has to end; the next one continues the run."""
 
 
 class TrainingStopped(SaymaskError):
-    """Somebody asked for the run to stop."""
+    """The backend asked for the run to stop."""
 
 
 class Learn(Protocol):
@@ -102,7 +102,7 @@ class TrainingHandler:
         """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out, or a Retry by the next worker.
 
         Raises:
-            TrainingStopped: somebody asked for the run to stop.
+            TrainingStopped: the backend asked for it.
         """
         try:
             reply = self._train(TrainRequest.model_validate(message))
@@ -122,8 +122,8 @@ class TrainingHandler:
             status.report("failed", text=f"{stopped.cause} Continue it: {_resume(request)}")
             raise
         except Timeout:
-            log.warning("run %s is at work elsewhere; it is left to that worker", request.run)
-            elsewhere = InternalError(f"The run {request.run} is at work elsewhere.")
+            log.warning("run %s is in progress on another worker", request.run)
+            elsewhere = InternalError(f"The run {request.run} is in progress on another worker.")
             return JobReply(failure=to_failure(elsewhere))
         except OSError as error:
             # The last checkpoint is complete.
@@ -233,7 +233,7 @@ class LearnCris:
 
     Args:
         settings: of the worker.
-        between_steps: called between steps and sentences; it may wait.
+        between_steps: called between steps and sentences; may wait.
     """
 
     def __init__(self, settings: WorkerSettings, between_steps: Callable[[], None]) -> None:

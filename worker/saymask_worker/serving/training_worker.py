@@ -38,13 +38,13 @@ def run_training_worker(
     build_learn: BuildLearn | None = None,
     niceness: int = _NICENESS,
 ) -> None:
-    """Serve the training queue until told to stop (or, with ``burst``, until it is empty).
+    """Serve the training queue until a signal stops it (or, with ``burst``, until it is empty).
 
     Args:
         settings: of the worker.
         burst: stop when the queue is empty.
         build_learn: builds what trains and compares; by default CRIS.
-        niceness: added to that of the process, which cannot take it back.
+        niceness: added to that of the process, for good.
 
     Raises:
         QueueUnavailable: Redis cannot be reached at start.
@@ -67,8 +67,8 @@ def pause(connection: redis.Redis, running: RunningWorker) -> None:
     """Between two steps: stop if asked to, and give annotators the processor.
 
     Raises:
-        TrainingInterrupted: the worker was told to stop.
-        TrainingStopped: somebody asked for the run to stop.
+        TrainingInterrupted: the worker has to end.
+        TrainingStopped: the backend asked for the run to stop.
     """
     worker = running.rq_worker
     if worker is not None and worker.is_told_to_end:

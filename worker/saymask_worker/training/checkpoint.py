@@ -24,7 +24,7 @@ class Position:
     """Where a run is.
 
     Attributes:
-        epoch: from 0, the one that runs.
+        epoch: the current one, from 0.
         step: steps done in it.
         best: best held-out IoU so far, or None.
         best_epoch: when that was.

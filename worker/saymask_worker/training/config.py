@@ -1,4 +1,4 @@
-"""How a model is trained, as data, for those who import neither PyTorch nor what trains."""
+"""How a model is trained, as data; imports neither PyTorch nor training's packages."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class TrainingConfig:
         words: longest sentence, tokens; CRIS takes 17 for RefCOCO and 22 for RefCOCOg.
         epochs: passes over the training refs.
         batch: refs per step of the optimiser.
-        accumulate: parts a step is computed in, for devices with little memory.
+        accumulate: parts of a step, for devices with little memory.
         rate: learning rate behind the backbone.
         backbone_share: the backbone's learning rate as a share of ``rate``.
         milestones: shares of the epochs after which the rates fall to a tenth.
         flip_share: how many samples are mirrored.
         held_out_share: share of the photos that choose the best epoch and are never trained on.
-        reserved_share: share of the photos that not even this sees, for comparisons afterwards.
+        reserved_share: share of the photos kept for comparisons with other models.
         patience: epochs without a better held-out IoU after which training ends.
         freeze_below: with fewer refs the backbone and its statistics do not change.
-        seed: of everything drawn by chance.
+        seed: of all random choices.
     """
 
     backbone: BackboneName = "starter"
@@ -55,7 +55,7 @@ class TrainingConfig:
 
 @contextmanager
 def require_training_packages() -> Iterator[None]:
-    """Surround the import of what trains: a worker can be installed without its packages.
+    """Surround an import of training code: a worker can be installed without its packages.
 
     Raises:
         ConfigError: a package is missing.

@@ -1,4 +1,4 @@
-"""A trained CRIS as a source of candidates: one that is named, or the one that is served."""
+"""A trained CRIS as a source of candidates: named by its folder, or the served one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ServedSource:
     def __init__(self, registry: ModelRegistry | None, store: WeightStore, device: str) -> None:
         self._registry, self._store, self._device = registry, store, device
         self._loaded: tuple[str, CrisSource] | None = None
-        self._told = ""
+        self._logged = ""
 
     @property
     def fingerprint(self) -> str:
@@ -70,12 +70,12 @@ class ServedSource:
         try:
             served = self._registry.read_served()
         except ConfigError as error:
-            # Read with every heartbeat: proposals are still offered, and it is said once.
-            if str(error) != self._told:
+            # Read with every heartbeat, logged once; proposals are still offered.
+            if str(error) != self._logged:
                 log.error("no trained model is offered: %s", error)
-            self._told = str(error)
+            self._logged = str(error)
             return ""
-        self._told = ""
+        self._logged = ""
         return served
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:

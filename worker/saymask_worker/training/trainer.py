@@ -97,7 +97,7 @@ class Trainer:
         fabric: devices, precision and the processes of ``torchrun``.
         console: for progress.
         on_epoch: called after each epoch.
-        between_steps: called between steps; it may wait.
+        between_steps: called between steps; may wait.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -143,7 +143,7 @@ class Trainer:
                 loss="-", iou="-", rate="-",
             )  # fmt: skip
             for epoch in range(position.epoch, self._config.epochs):
-                # Before the epoch, so that a run which ended early is not begun again.
+                # Before the epoch, so that a run that ended early stays ended.
                 stopped_early = self._has_waited_enough(position, epoch)
                 if stopped_early:
                     break
@@ -203,8 +203,8 @@ class Trainer:
     def _settle_norms(self, epoch: int) -> None:
         """Measure the statistics of batch norms with the weights as they are now.
 
-        In few steps the running ones lag so far behind that a model which has learned its refs
-        finds nothing in them once its statistics are used.
+        After few steps the running ones lag so far behind that a model which has learned its refs
+        finds nothing in them in evaluation mode.
         """
         self._run_model.eval()
         norms = [
@@ -320,7 +320,7 @@ class Trainer:
         self._fabric.barrier()
 
     def _describe(self) -> dict[str, Any]:
-        """What must be equal for a run to go on."""
+        """What must be equal for a run to continue."""
         return {**asdict(self._config), "refs": [sample.id for sample in self._train]}
 
     def _keep(self, measured: Measured, epoch: int) -> None:

@@ -27,7 +27,7 @@ from saymask_worker.ranking.logistic import Curve, fit_curve
 _FOLDS = 5
 _BINS = 10
 MIN_NO_REFERENT = 10
-# As gRefCOCO's comparisons fix it: so many expressions with a referent stay answered.
+# Share of the expressions with a referent that stay answered, as in gRefCOCO's comparisons.
 _ANSWERED_SHARE = 0.9
 _CURVE_DIGITS = 3
 

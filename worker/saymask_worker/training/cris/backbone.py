@@ -21,7 +21,7 @@ _CACHE_BYTES = 3_000_000_000
 
 
 class Backbone(nn.Module):
-    """What CRIS asks of a pair of towers."""
+    """A pair of towers for CRIS."""
 
     def freeze(self) -> None:
         """Let training change only what was never trained before."""
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
 
 class DenseAttentionPool(nn.Module):
-    """CLIP's attention pool asked at every place instead of once, beside a residual path.
+    """CLIP's attention pool asked at every place instead of once, plus a residual path.
 
     The position embeddings lose the class token's and are resized to the map.
 
@@ -128,7 +128,7 @@ class ResnetBackbone(open_clip.CLIP, Backbone):  # type: ignore[misc]
         )
 
     def freeze(self) -> None:
-        """Let training change only the residual path of the attention pool, which CLIP has not."""
+        """Let training change only the residual path of the attention pool, which is not CLIP's."""
         self.requires_grad_(False)
         self.visual.attnpool.connect.requires_grad_(True)
 
