@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import redis
 from pydantic import ValidationError
@@ -52,14 +51,8 @@ _QUEUES = {
 }
 
 
-class BuildPipeline(Protocol):
-    """Loads the models, for example ``saymask_worker.pipeline.build.build_pipeline``."""
-
-    def __call__(
-        self, settings: WorkerSettings, between_batches: Callable[[], None]
-    ) -> ServedPipeline:
-        """Build the pipeline; ``between_batches`` is called between batches and may wait."""
-        ...
+BuildPipeline = Callable[[WorkerSettings, Callable[[], None]], ServedPipeline]
+"""Loads the models; the second argument is called between batches and may wait."""
 
 
 def run_worker(

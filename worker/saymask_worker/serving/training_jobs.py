@@ -6,7 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -218,14 +218,7 @@ class _Status:
 
     def report_epoch(self, report: EpochReport) -> None:
         """Store how far training is."""
-        self.report(
-            "training",
-            epoch=report.epoch,
-            epochs=report.epochs,
-            loss=report.loss,
-            held_out_iou=report.held_out_iou,
-            seconds_left=report.seconds_left,
-        )
+        self.report("training", **asdict(report))
 
 
 class LearnCris:

@@ -1,20 +1,17 @@
-"""Building CRIS for training, and reading a trained one back."""
+"""Building CRIS, and the folder that holds a trained one."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from saymask.errors import ConfigError
 from saymask_worker.encoders.build import load_starter_tower, starter_head_path
 from saymask_worker.encoders.starter_text import MiniLm, StarterHead
-from saymask_worker.ranking.logistic import Curve
 from saymask_worker.training.checkpoint import (
     get_trained_state,
     load_trained_state,
@@ -30,7 +27,7 @@ _RESNETS = {
     "RN50": CrisConfig(),
     "RN101": CrisConfig(maps=(512, 1024, 512), neck=(256, 512, 1024), state=512),
 }
-_MODEL, _DESCRIPTION = "model.safetensors", "model.json"
+MODEL_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
 def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
@@ -50,15 +47,6 @@ def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
     return Cris(towers, STARTER_CRIS)
 
 
-@dataclass(frozen=True)
-class TrainedCris:
-    """A trained model; its ``curve`` leads from a mask's certainty to a probability."""
-
-    model: Cris
-    config: TrainingConfig
-    curve: Curve
-
-
 def save_trained(
     folder: Path, model: Cris, config: TrainingConfig, metrics: dict[str, Any]
 ) -> None:
@@ -66,35 +54,12 @@ def save_trained(
     described = {"kind": "cris", "training": asdict(config), "metrics": metrics}
 
     def write(part: Path) -> None:
-        save_file(get_trained_state(model), part / _MODEL)
-        (part / _DESCRIPTION).write_text(json.dumps(described, indent=2), "utf-8")
+        save_file(get_trained_state(model), part / MODEL_FILE)
+        (part / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2), "utf-8")
 
     write_folder(folder, write)
 
 
 def load_best(folder: Path, model: Cris) -> None:
     """Give a model of the same run the weights of its best epoch."""
-    load_trained_state(model, load_file(folder / _MODEL), folder)
-
-
-def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> TrainedCris:
-    """Read a model that ``saymask-worker train`` wrote.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-        WeightsError: the towers' weights are missing.
-    """
-    try:
-        described = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
-        training = described["training"]
-        config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
-        curve = Curve(**described["metrics"]["curve"])
-        weights = load_file(folder / _MODEL)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"There is no trained model in {folder}: {error}.",
-            "Train one: saymask-worker train --data EXPORT_DIR --out DIR",
-        ) from error
-    model = build_cris(config.backbone, store)
-    load_trained_state(model, weights, folder)
-    return TrainedCris(model.to(torch.device(device)).eval(), config, curve)
+    load_trained_state(model, load_file(folder / MODEL_FILE), folder)

@@ -10,6 +10,7 @@ from saymask.errors import ConfigError
 from saymask.model_registry import ModelRegistry
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
+from saymask_worker.training.models import MODEL_FILE
 from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.weights import WeightStore
 from saymask_worker.weights.hashing import hash_file
@@ -36,7 +37,7 @@ class CrisSource:
     def __init__(self, folder: Path, store: WeightStore, device: str, name: str = "cris") -> None:
         self.name = name
         self._predictor = CrisPredictor.load(folder, store, device)
-        self.fingerprint = hash_file(folder / "model.safetensors")[:_FINGERPRINT_CHARS]
+        self.fingerprint = hash_file(folder / MODEL_FILE)[:_FINGERPRINT_CHARS]
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return the model's mask with the probability that its IoU is above .5."""
