@@ -207,7 +207,9 @@ def test_a_trained_model_is_measured_beside_the_methods(tmp_path: Path) -> None:
     results, _, images = run_evaluation(
         request_for(root, methods="main"), load_worker_settings(), tmp_path / "out", 1,
         Console(quiet=True),
-        lambda *_: replace(tiny_evaluator("vit", "main"), models={"cris:runs/a": LeftSquare()}),
+        lambda *_: replace(
+            tiny_evaluator("vit", "main"), models={"cris:runs/a": LeftSquare().segment}
+        ),
     )  # fmt: skip
     rows = {method.name: method for method in results.methods}
     assert list(rows)[-1] == "cris:runs/a"

@@ -14,10 +14,10 @@ from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Interval
 from saymask.left_out import LeftOut
 from saymask.masks import Mask
+from saymask_worker.evaluation.evaluator import Segment
 from saymask_worker.evaluation.few_sample import (
     FewSampleRequest,
     Point,
-    Segment,
     compute_zero_shot,
     find_crossing,
     run_few_sample,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,9 @@ from saymask_worker.pipeline.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
+Segment = Callable[[NDArray[np.uint8], str], Mask]
+"""A trained model: from an image (H, W, 3) and a sentence to a mask (H, W); it may be empty."""
+
 
 class TruthProposer:
     """Returns the annotated objects of the image it was last given: only ranking can fail then."""
@@ -53,14 +55,6 @@ class TruthProposer:
         return False
 
 
-class TrainedModel(Protocol):
-    """A model that needs no proposals."""
-
-    def segment(self, pixels: NDArray[np.uint8], sentence: str) -> Mask:
-        """Return the mask (H, W) of a sentence in an image (H, W, 3); it may be empty."""
-        ...
-
-
 @dataclass(frozen=True)
 class Evaluator:
     """Models and variants of one process.
@@ -71,7 +65,7 @@ class Evaluator:
         no_target_below: an answer with a lower score is withheld; None withholds none.
         max_megapixels: larger images are refused.
         truth: when set, it replaces the pipeline's proposer.
-        models: trained models by name, which answer with one mask of their own.
+        models: trained models by name, which answer with one mask.
     """
 
     pipeline: Pipeline
@@ -79,7 +73,7 @@ class Evaluator:
     no_target_below: float | None
     max_megapixels: float
     truth: TruthProposer | None
-    models: Mapping[str, TrainedModel] = field(default_factory=dict)
+    models: Mapping[str, Segment] = field(default_factory=dict)
 
     def evaluate(self, image: DatasetImage) -> ImageAnswers:
         """Return every variant's answer to every expression of one image; or its failure.
@@ -111,8 +105,8 @@ class Evaluator:
         for expression in image.expressions:
             truth = _Truth.of(expression, instances, stacked)
             own = {
-                name: _judge_model(model.segment(pixels, expression.text), truth)
-                for name, model in self.models.items()
+                name: _judge_model(segment(pixels, expression.text), truth)
+                for name, segment in self.models.items()
                 if pixels is not None
             }
             answers.append(

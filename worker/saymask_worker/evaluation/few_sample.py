@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -25,8 +24,9 @@ from saymask.datasets import Dataset, load_dataset
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Counts, Interval, Values, bootstrap_mean
 from saymask.left_out import LeftOut
-from saymask.masks import Mask, compute_iou, decode_coco_rle
+from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.config.settings import WorkerSettings
+from saymask_worker.evaluation.evaluator import Segment
 from saymask_worker.evaluation.metrics import HIT_IOU, compute_expression_ious
 from saymask_worker.evaluation.processes import EvaluationRequest
 from saymask_worker.evaluation.report import to_table
@@ -42,8 +42,6 @@ _PIPELINE = "corrected"
 # An epoch has this many steps, whatever the number of photos: a checkpoint follows each.
 _STEPS_PER_EPOCH = 20
 
-Segment = Callable[[Any, str], Mask]
-"""From pixels (H, W, 3) and a sentence to a mask (H, W)."""
 TrainAndLoad = Callable[[Sequence[Sample], TrainingConfig, Path], Segment]
 
 

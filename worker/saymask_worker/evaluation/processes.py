@@ -21,7 +21,7 @@ from saymask.errors import ConfigError, DatasetError
 from saymask_worker.config.fingerprint import to_values
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.evaluation.answers import ImageAnswers
-from saymask_worker.evaluation.evaluator import Evaluator, TrainedModel, TruthProposer
+from saymask_worker.evaluation.evaluator import Evaluator, Segment, TruthProposer
 from saymask_worker.evaluation.variants import choose_variants
 from saymask_worker.pipeline.build import build_pipeline
 from saymask_worker.weights import WeightStore, default_cache_dir
@@ -139,7 +139,7 @@ def build_evaluator(request: EvaluationRequest, settings: WorkerSettings) -> Eva
     )
 
 
-def load_model(name: str, settings: WorkerSettings, device: str) -> TrainedModel:
+def load_model(name: str, settings: WorkerSettings, device: str) -> Segment:
     """Load a trained model by ``cris:FOLDER``.
 
     Raises:
@@ -152,7 +152,7 @@ def load_model(name: str, settings: WorkerSettings, device: str) -> TrainedModel
     from saymask_worker.training.predictor import CrisPredictor
 
     store = WeightStore(settings.cache_dir or default_cache_dir())
-    return CrisPredictor.load(Path(folder), store, device)
+    return CrisPredictor.load(Path(folder), store, device).segment
 
 
 @contextmanager

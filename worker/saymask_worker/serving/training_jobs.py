@@ -247,7 +247,8 @@ class LearnCris:
         from saymask_worker.training.config import require_training_packages
 
         with require_training_packages():
-            from saymask_worker.training.command import Hooks, TrainingRequest, run_training
+            from saymask_worker.training.command import TrainingRequest, run_training
+            from saymask_worker.training.trainer import Hooks
 
         config = _build_config(epochs)
 

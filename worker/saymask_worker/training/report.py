@@ -23,13 +23,6 @@ _CURVE_WH = (340, 180)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    data_url: str
-    title: str
-    iou: float
-
-
-@dataclass(frozen=True)
 class _Curve:
     """A line in SVG's coordinates, and what its ends mean."""
 
@@ -61,9 +54,7 @@ def write_report(
         _to_curve("loss", [one.loss for one in history]),
         _to_curve("held-out IoU", [one.held_out_iou for one in history]),
     ]
-    template = (resources.files("saymask_worker.training") / "report.html").read_text(
-        encoding="utf-8"
-    )
+    template = (resources.files("saymask_worker.training") / "report.html").read_text("utf-8")
     page = Environment(autoescape=True).from_string(template).render(
         config=asdict(config), outcome=outcome, curves=curves, pictures=pictures,
         size=_CURVE_WH,
@@ -82,8 +73,8 @@ def _to_curve(title: str, values: Sequence[float]) -> _Curve:
     return _Curve(title, points, low, high, values[-1] if values else 0.0)
 
 
-def _draw(iou: float, sample: Sample, sentence: str, mask: Mask) -> _Picture:
+def _draw(iou: float, sample: Sample, sentence: str, mask: Mask) -> dict[str, object]:
     canvas = load_pixels(sample.image).astype(np.float32)
     draw_mask(canvas, mask, color_of_rank(1))
     draw_mask(canvas, decode_coco_rle(sample.target), REFERENT_COLOR, opacity=0)
-    return _Picture(to_data_url(canvas, _PICTURE_PX), sentence, iou)
+    return {"data_url": to_data_url(canvas, _PICTURE_PX), "title": sentence, "iou": iou}

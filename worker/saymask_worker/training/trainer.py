@@ -85,6 +85,17 @@ class Measured:
     curve: Curve
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """Called after each epoch, and between steps, where it may wait."""
+
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    between_steps: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
+
+
 class Trainer:
     """Trains one model in one folder; continues an earlier run in it.
 
@@ -96,8 +107,7 @@ class Trainer:
         out: folder of checkpoint, model, logs and report.
         fabric: devices, precision and the processes of ``torchrun``.
         console: for progress.
-        on_epoch: called after each epoch.
-        between_steps: called between steps; may wait.
+        hooks: called on the way.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -110,12 +120,11 @@ class Trainer:
         out: Path,
         fabric: Fabric,
         console: Console,
+        hooks: Hooks = NO_HOOKS,
         *,
-        on_epoch: Callable[[Epoch], None] = lambda _: None,
-        between_steps: Callable[[], None] = lambda: None,
         checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
     ) -> None:
-        self._on_epoch, self._between_steps = on_epoch, between_steps
+        self._hooks = hooks
         self._config, self._out, self._fabric, self._console = config, out, fabric, console
         self._train, self._held_out = list(train), list(held_out)
         self._checkpoint_every_s = checkpoint_every_s
@@ -164,7 +173,7 @@ class Trainer:
                 self._history.add(finished)
                 position = replace(position, epoch=epoch + 1, step=0, loss_sum=0.0)
                 self._save(position)
-                self._on_epoch(finished)
+                self._hooks.on_epoch(finished)
                 progress.update(
                     task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
                     rate=f"{speed:.1f}",
@@ -189,7 +198,7 @@ class Trainer:
         for step, batch in enumerate(self._batches(position.epoch)):
             if step < position.step:
                 continue
-            self._between_steps()
+            self._hooks.between_steps()
             loss_sum, steps = loss_sum + self._step(batch), step + 1
             refs += len(batch) * fabric.world_size
             if time.monotonic() - saved_at > self._checkpoint_every_s:
@@ -222,7 +231,7 @@ class Trainer:
         for index, batch in enumerate(self._batches(epoch)):
             if index * self._config.batch >= _SETTLING_REFS:
                 break
-            self._between_steps()
+            self._hooks.between_steps()
             self._predict(batch)
         for part, momentum in zip(norms, momenta, strict=True):
             part.momentum = momentum
@@ -297,7 +306,7 @@ class Trainer:
             size = decode_coco_rle(sample.target).shape
             box = Letterbox((size[0], size[1]), self._config.side_px)
             for sentence in sample.sentences:
-                self._between_steps()
+                self._hooks.between_steps()
                 logits = self._predict([Example(sample, sentence, is_mirrored=False)])
                 mask, certainty = to_mask(logits[0, 0].cpu(), box)
                 yield SentencePrediction(sample, sentence, mask, certainty)
