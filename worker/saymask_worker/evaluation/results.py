@@ -109,13 +109,7 @@ def build_results(
     provenance: dict[str, Any],
     failed: tuple[str, ...] = (),
 ) -> Results:
-    """Summarise a run.
-
-    Args:
-        answered_images: in the order of the dataset.
-        provenance: what was run on what.
-        failed: why other images of the dataset are not among them.
-    """
+    """Summarise a run."""
     table = AnswerTable(answered_images)
     names = list(answered_images[0].expressions[0].answers)
     first = table.hits(names[0], 1, 0.5)

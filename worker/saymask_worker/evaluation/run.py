@@ -49,14 +49,6 @@ def run_evaluation(
 
     Images that cannot be used are left out; the next run tries them again.
 
-    Args:
-        request: what to evaluate.
-        settings: of the pipeline.
-        out: folder for the results.
-        jobs: number of processes, each with its own models.
-        console: for progress.
-        build: loads the models of one process.
-
     Returns:
         The tables (also in ``out``), the dataset as far as it could be used, and the answers in
         its order.

@@ -19,10 +19,6 @@ class CrashGuard:
 
     A worker adds its name when it begins and removes it when it is done, with or without success.
     A name whose worker has no heartbeat any more is left over from a crash.
-
-    Args:
-        connection: of the queue's Redis.
-        worker_name: of this process.
     """
 
     def __init__(self, connection: redis.Redis, worker_name: str) -> None:

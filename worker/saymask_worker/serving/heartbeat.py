@@ -21,13 +21,7 @@ _JOIN_TIMEOUT_S = 5
 
 
 class Heartbeat:
-    """A thread that stores the worker's status in Redis.
-
-    Args:
-        connection: of the queue's Redis.
-        settings: of the worker.
-        running: filled by the process while it starts.
-    """
+    """A thread that stores the worker's status in Redis."""
 
     def __init__(
         self, connection: redis.Redis, settings: WorkerSettings, running: RunningWorker

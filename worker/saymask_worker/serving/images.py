@@ -17,12 +17,7 @@ from saymask_worker.serving.sessions import ImageSession
 
 
 class PreparedImages:
-    """The prepared images of one process.
-
-    Args:
-        connection: of the queue's Redis, from which images are read.
-        worker_name: of this process.
-    """
+    """The prepared images of one process."""
 
     def __init__(self, connection: redis.Redis, worker_name: str) -> None:
         self._redis = connection
@@ -65,11 +60,6 @@ class PreparedImages:
         self, pipeline: ServedPipeline, sha256: str, *, prepares: bool = True
     ) -> tuple[PreparedImage, PreparationTimings | None]:
         """Prepare an image of no open task, unless it is prepared; it gets no session.
-
-        Args:
-            pipeline: prepares it.
-            sha256: of its bytes.
-            prepares: as in ``open``.
 
         Raises:
             ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.

@@ -43,14 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class JobHandler:
-    """Answers the jobs of one process.
-
-    Args:
-        pipeline: with the models.
-        connection: of the queue's Redis, from which images are read.
-        worker_name: of this process.
-        sessions: of the images that this process worked on.
-    """
+    """Answers the jobs of one process."""
 
     def __init__(
         self,

@@ -60,11 +60,6 @@ def run_worker(
 ) -> None:
     """Serve until a signal stops it (or, with ``burst``, until the queues are empty).
 
-    Args:
-        settings: of the worker.
-        build_pipeline: loads the models.
-        burst: stop when the queues are empty.
-
     Raises:
         QueueUnavailable: Redis cannot be reached at start.
         WeightsError, ConfigError: the models cannot be loaded.
@@ -141,15 +136,7 @@ def serve(
     *,
     burst: bool,
 ) -> None:
-    """Work until a signal stops it; when Redis goes away, wait for it and continue.
-
-    Args:
-        connection: of the queue's Redis.
-        running: this process; the heartbeat reports it.
-        functions: answer the jobs.
-        queues: names, the most urgent first.
-        burst: stop when the queues are empty.
-    """
+    """Work for queues, the most urgent first, until a signal; survive an absence of Redis."""
     job_class = build_job_class(functions)
     # RQ's maintenance of the registries builds jobs of this class too.
     opened = [

@@ -58,14 +58,7 @@ class RunningWorker:
 
 
 class ServingWorker(SimpleWorker):
-    """Does one job after the other, and enqueues those again whose worker was lost.
-
-    Args:
-        queues: the most urgent first.
-        connection: of the queue's Redis.
-        running: this process; its heartbeat tells others that it lives.
-        job_class: of the jobs it does.
-    """
+    """Does one job after the other, and enqueues those again whose worker was lost."""
 
     max_connection_wait_time = _RECONNECT_S
 

@@ -62,12 +62,7 @@ class ImageSessions:
 
     @contextmanager
     def open(self, sha256: str, read: Callable[[], bytes]) -> Iterator[ImageSession]:
-        """Work on an image; what its session holds at the end is kept while there is room.
-
-        Args:
-            sha256: of the image's bytes.
-            read: returns these.
-        """
+        """Work on an image; what its session holds at the end is kept while there is room."""
         with self._lock:
             session = self._kept.pop(sha256, None) or ImageSession(EncodedImage(read))
         try:

@@ -82,12 +82,7 @@ class EpochReport:
 
 
 class TrainingHandler:
-    """Answers the jobs of the training queue.
-
-    Args:
-        settings: of the worker; they name the folder of models.
-        learn: trains and compares.
-    """
+    """Answers the jobs of the training queue."""
 
     def __init__(self, settings: WorkerSettings, learn: Learn) -> None:
         self._models_dir = settings.models_dir
@@ -222,12 +217,7 @@ class _Status:
 
 
 class LearnCris:
-    """Trains CRIS, and compares with the pipeline that the settings describe.
-
-    Args:
-        settings: of the worker.
-        between_steps: called between steps and sentences; may wait.
-    """
+    """Trains CRIS, and compares with the pipeline that the settings describe."""
 
     def __init__(self, settings: WorkerSettings, between_steps: Callable[[], None]) -> None:
         self._settings = settings

@@ -40,12 +40,6 @@ def run_training_worker(
 ) -> None:
     """Serve the training queue until a signal stops it (or, with ``burst``, until it is empty).
 
-    Args:
-        settings: of the worker.
-        burst: stop when the queue is empty.
-        build_learn: builds what trains and compares; by default CRIS.
-        niceness: added to that of the process, for good.
-
     Raises:
         QueueUnavailable: Redis cannot be reached at start.
     """

@@ -33,11 +33,7 @@ class Epoch:
 
 
 class History:
-    """Writes one line per epoch.
-
-    Args:
-        folder: of the run.
-    """
+    """Writes one line per epoch."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "history.csv"

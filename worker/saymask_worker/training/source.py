@@ -23,12 +23,6 @@ _FINGERPRINT_CHARS = 8
 class CrisSource:
     """Offers the one mask of a trained model.
 
-    Args:
-        folder: of the model.
-        store: of the towers' weights.
-        device: where it should be.
-        name: of the source.
-
     Raises:
         ConfigError: there is no model in the folder.
         WeightsError: the towers' weights are missing.
@@ -48,13 +42,7 @@ class CrisSource:
 
 
 class ServedSource:
-    """Offers the mask of whichever model is served, and follows when another one is.
-
-    Args:
-        registry: the folder of trained models, or None where there is none.
-        store: of the towers' weights.
-        device: where models should be.
-    """
+    """Offers the mask of whichever model is served, and follows when another one is."""
 
     name = "trained"
 

@@ -63,12 +63,6 @@ def read_decisions(
 ) -> list[Decision]:
     """Prepare every photo, or find it prepared, and compare its proposals with the masks.
 
-    Args:
-        pipeline: with the scoring in use.
-        dataset: decisions.
-        progress: called with the number of finished photos and of all.
-        left_out: gets the photos that cannot be used.
-
     Raises:
         DatasetError: there are too few decisions.
     """
