@@ -38,9 +38,9 @@ from saymask_backend.queue.training import TrainingQueue
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.serving.main import run_training_worker
 from saymask_worker.serving.model_comparison import compare_sources
 from saymask_worker.serving.training_jobs import TrainingHandler
-from saymask_worker.serving.training_worker import run_training_worker
 from saymask_worker.training.samples import read_samples, split_samples
 from tests.conftest import Valkey, await_state
 from tests.refcoco import write_refcoco

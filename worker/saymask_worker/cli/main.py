@@ -38,7 +38,7 @@ def run(
     settings = load_worker_settings()
     configure_logging(settings.log_format)
     if settings.queues == "training":
-        from saymask_worker.serving.training_worker import run_training_worker
+        from saymask_worker.serving.main import run_training_worker
 
         run_training_worker(settings, burst=burst)
         return

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from typing import Self
 
 import psutil
 import redis
@@ -21,7 +22,7 @@ _JOIN_TIMEOUT_S = 5
 
 
 class Heartbeat:
-    """A thread that stores the worker's status in Redis."""
+    """A thread that stores the worker's status in Redis, and at its end removes it."""
 
     def __init__(
         self, connection: redis.Redis, settings: WorkerSettings, running: RunningWorker
@@ -36,16 +37,15 @@ class Heartbeat:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def wake(self) -> None:
         """Send the status now: it has changed."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """Stop the thread and remove the status."""
+    def __exit__(self, *_error: object) -> None:
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout=_JOIN_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Running a worker: load the models once, then serve the queue, interactive jobs first."""
+"""Running a worker: of annotators' jobs, with models loaded once, or of training jobs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from saymask.contract import (
     QUEUE_BACKGROUND,
     QUEUE_INTERACTIVE,
     QUEUE_PREPARED,
+    QUEUE_TRAINING,
     WORKER_KEY_PATTERN,
     WorkerStatus,
 )
@@ -39,11 +40,18 @@ from saymask_worker.serving.rq_worker import (
     build_job_class,
 )
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes
+from saymask_worker.serving.training_jobs import (
+    Learn,
+    LearnCris,
+    TrainingHandler,
+    TrainingInterrupted,
+    TrainingStopped,
+)
 
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 2.0
-_BACKGROUND_NICENESS = 10
+_BACKGROUND_NICENESS, _TRAINING_NICENESS = 10, 15
 _QUEUES = {
     "all": (QUEUE_PREPARED, QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
     "interactive": (QUEUE_PREPARED, QUEUE_INTERACTIVE),
@@ -53,6 +61,8 @@ _QUEUES = {
 
 BuildPipeline = Callable[[WorkerSettings, Callable[[], None]], ServedPipeline]
 """Loads the models; the second argument is called between batches and may wait."""
+BuildLearn = Callable[[Callable[[], None]], Learn]
+"""Takes what is called between two steps, which may wait and may raise."""
 
 
 def run_worker(
@@ -66,9 +76,7 @@ def run_worker(
     """
     connection = connect(settings)
     running = RunningWorker(name_worker())
-    heartbeat = Heartbeat(connection, settings, running)
-    heartbeat.start()
-    try:
+    with Heartbeat(connection, settings, running) as heartbeat:
         started = time.perf_counter()
         build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
         sessions = ImageSessions(choose_max_bytes(settings.open_photos_max_mb))
@@ -79,8 +87,46 @@ def run_worker(
         log.info("ready after %.1f s as %s", time.perf_counter() - started, version)
         functions = JobHandler(pipeline, connection, running.name, sessions).functions
         serve(connection, running, functions, _QUEUES[settings.queues], burst=burst)
-    finally:
-        heartbeat.stop()
+
+
+def run_training_worker(
+    settings: WorkerSettings,
+    *,
+    burst: bool = False,
+    build_learn: BuildLearn | None = None,
+    niceness: int = _TRAINING_NICENESS,
+) -> None:
+    """Serve the training queue until a signal stops it (or, with ``burst``, until it is empty).
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+    """
+    connection = connect(settings)
+    running = RunningWorker(name_worker(), is_ready=True)
+    os.nice(niceness)
+    learn = (build_learn or partial(LearnCris, settings))(partial(_pause, connection, running))
+    functions = TrainingHandler(settings, learn).functions
+    with Heartbeat(connection, settings, running):
+        log.info("ready to train")
+        serve(connection, running, functions, (QUEUE_TRAINING,), burst=burst)
+
+
+def _pause(connection: redis.Redis, running: RunningWorker) -> None:
+    """Between two steps: stop if asked to, and give annotators the processor.
+
+    Raises:
+        TrainingInterrupted: the worker has to end.
+        TrainingStopped: the backend asked for the run to stop.
+    """
+    worker = running.rq_worker
+    if worker is not None and worker.is_told_to_end:
+        raise TrainingInterrupted
+    if worker is not None and worker.is_job_stopped:
+        raise TrainingStopped("It was stopped.")
+    try:
+        wait_for_interactive(connection)
+    except redis.RedisError as error:
+        log.warning("the queue is away; training continues: %s", error)
 
 
 def _build_warm(
