@@ -38,7 +38,7 @@ class PreparedImages:
             pipeline: prepares it.
             session: of the image, where it is kept.
             sha256: of its bytes.
-            accepts_first_look: whether a quick look at an image that is not prepared is enough.
+            accepts_first_look: whether a first look at an image that is not prepared is enough.
             prepares: whether an image that is not prepared is prepared now.
 
         Raises:
@@ -89,7 +89,7 @@ class PreparedImages:
     def _look_first(
         self, pipeline: ServedPipeline, session: ImageSession, sha256: str
     ) -> tuple[PreparedImage, PreparationTimings | None] | None:
-        """Look at an image quickly; None where the pipeline does not.
+        """Return a first look at an image; None where the pipeline gives none.
 
         Background workers pause meanwhile, even one that prepares this image.
         """
