@@ -39,7 +39,7 @@ from saymask_worker.pipeline.build import build_pipeline
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.explanation import explain
 from saymask_worker.pipeline.pipeline import Pipeline, open_image
-from saymask_worker.serving.idle import UnloadingPipeline
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline
 from tests.fake_worker import build_result
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
@@ -344,7 +344,7 @@ def test_evaluation_by_command_alone_and_in_two_processes(
     results = []
     for jobs in ("1", "2"):
         arguments = ["--root", root, "--jobs", jobs, "--proposals", "truth", "--json"]
-        arguments += ["--methods", "largest,corrected,grad-cam", "--out", tmp_path / jobs]
+        arguments += ["--methods", "largest,corrected,cropping", "--out", tmp_path / jobs]
         done = subprocess.run(
             [program, "evaluate", *arguments], capture_output=True, text=True, check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1", "SAYMASK_ENCODER": "starter"},
@@ -421,14 +421,18 @@ def test_idle_models_leave_the_memory(tmp_path: Path, samples: dict[str, Path]) 
     process = psutil.Process()
     data = samples["coffee"].read_bytes()
     forgotten: list[bool] = []
-    idle = UnloadingPipeline(
+    idle = LoadedPipeline(
         lambda: build(tmp_path, points_per_side=6), 0.5, lambda: forgotten.append(True)
     )
-    prepared, timings = idle.prepare(data)
+    with idle.use() as pipeline:
+        prepared, timings = pipeline.prepare(data)
+    del pipeline
     loaded = process.memory_info().rss
     deadline = time.monotonic() + 30
     while not forgotten or loaded - process.memory_info().rss < 200e6:
         assert time.monotonic() < deadline, process.memory_info()
         time.sleep(0.1)
-    result = idle.segment(prepared, "the spoon", 3, preparation=timings)
-    assert result.model_version == idle.model_version
+    version = idle.describe()["model_version"]
+    with idle.use() as pipeline:
+        result = pipeline.segment(prepared, "the spoon", 3, preparation=timings)
+    assert result.model_version == version

@@ -152,7 +152,7 @@ def test_a_term_that_helps_gains_weight_and_is_measured_elsewhere(decided: Datas
     assert tuning.decisions == (45, 0)
     assert tuning.no_referent is None
     assert tuning.scoring.no_referent_below == ScoringConfig().no_referent_below
-    assert tuning.to_json()["gain"]["mean"] > 0
+    assert tuning.gain.mean > 0
 
 
 def test_a_gain_that_is_not_sure_changes_no_weight(decided: Dataset) -> None:

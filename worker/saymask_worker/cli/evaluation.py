@@ -16,7 +16,7 @@ from saymask_worker.cli.app import app, console, print_failed
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
-    from saymask_worker.evaluation.request import EvaluationRequest
+    from saymask_worker.evaluation.processes import EvaluationRequest
 
 
 @app.command()
@@ -29,7 +29,7 @@ def evaluate(
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
     methods: Annotated[
         str,
-        typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
+        typer.Option(help="Names or groups: main, terms, repairs, baselines, all."),
     ] = "main",
     proposals: Annotated[
         str,
@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     few_sample: Annotated[
         str | None,
-        typer.Option(help="Train CRIS on so many photos of split train too: 1,2,4,8,16,32."),
+        typer.Option(help="Train CRIS too, on these numbers of photos of split train: 1,2,4,8."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models per number of photos.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each.")] = 200,
@@ -52,7 +52,9 @@ def evaluate(
     first_look: Annotated[
         bool, typer.Option("--first-look", help="The quick answers about photos not yet prepared.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of photos; by default all.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its own models.")] = 1,
     no_target_below: Annotated[
         float | None, typer.Option(help="Withhold answers with a lower score (gRefCOCO).")
@@ -85,8 +87,8 @@ def evaluate(
             f"--proposals must be settings or truth, got {proposals!r}.",
             "Generators are chosen with SAYMASK_PROPOSALS.",
         )
+    from saymask_worker.evaluation.processes import EvaluationRequest
     from saymask_worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
-    from saymask_worker.evaluation.request import EvaluationRequest
     from saymask_worker.evaluation.run import RESULTS_FILE, run_evaluation
 
     request = EvaluationRequest(
@@ -131,12 +133,10 @@ def _compare_few_sample(
     as_json: bool,
 ) -> None:
     from saymask_worker.evaluation.few_sample import (
-        LOG_FILE,
-        PLOT_FILE,
         TABLE_FILE,
         FewSampleRequest,
+        compare_few_sample,
     )
-    from saymask_worker.evaluation.few_sample_command import compare_few_sample
     from saymask_worker.training.config import TrainingConfig
 
     try:
@@ -157,18 +157,17 @@ def _compare_few_sample(
         "failed": failed,
     }
     print(json.dumps(values, indent=2) if as_json else table)
-    written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
-    console.print(", ".join(str(path) for path in written), markup=False)
+    console.print(str(out / TABLE_FILE), markup=False)
     print_failed(failed)
     raise typer.Exit(1 if failed else 0)
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
-    from saymask_worker.evaluation.compare import compare_runs
+    from saymask_worker.evaluation.results import compare_runs
 
     comparison = compare_runs(first, second)
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print(json.dumps(asdict(comparison), indent=2))
         return
     table = Table("metric", "difference", "95 % interval")
     for name, interval in comparison.differences.items():

@@ -38,7 +38,7 @@ def run(
     settings = load_worker_settings()
     configure_logging(settings.log_format)
     if settings.queues == "training":
-        from saymask_worker.serving.training_worker import run_training_worker
+        from saymask_worker.serving.main import run_training_worker
 
         run_training_worker(settings, burst=burst)
         return
@@ -56,7 +56,7 @@ def health(
 
     Example: saymask-worker health --json
     """
-    from saymask_worker.serving.health import check_own_worker
+    from saymask_worker.serving.main import check_own_worker
 
     status = check_own_worker(load_worker_settings())
     text = f"{status.name}: {status.state}, {status.encoder}"

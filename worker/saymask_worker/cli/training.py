@@ -16,7 +16,7 @@ from saymask_worker.config.settings import load_worker_settings
 @app.command()
 def train(
     data: Annotated[Path, typer.Option(help="An export in RefCOCO's layout, or a public set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues.")],
     dataset: Annotated[
         str, typer.Option(help="export, refcoco, refcoco+, refcocog, grefcoco or phrasecut.")
     ] = "export",
@@ -29,7 +29,7 @@ def train(
     accumulate: Annotated[int, typer.Option(min=1, help="Parts a step is computed in.")] = 1,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better IoU.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of everything drawn by chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all random choices.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines.")] = False,
 ) -> None:
     """Train CRIS on recorded decisions; a fifth of the photos is held out to measure.
@@ -39,8 +39,14 @@ def train(
 
     Example: saymask-worker train --data export --out runs/first --epochs 30
     """
-    from saymask_worker.training.config import BackboneName, TrainingConfig
-    from saymask_worker.training.load import load_training
+    from saymask_worker.training.config import (
+        BackboneName,
+        TrainingConfig,
+        require_training_packages,
+    )
+
+    with require_training_packages():
+        from saymask_worker.training.command import TrainingRequest, run_training
 
     if backbone not in get_args(BackboneName):
         raise InvalidRequest(
@@ -52,9 +58,8 @@ def train(
         backbone=cast(BackboneName, backbone), epochs=epochs, batch=batch, accumulate=accumulate,
         rate=rate, patience=patience, seed=seed,
     )  # fmt: skip
-    command = load_training()
-    request = command.TrainingRequest(dataset, data, split, out, config)
-    summary = command.run_training(request, load_worker_settings(), console)
+    request = TrainingRequest(dataset, data, split, out, config)
+    summary = run_training(request, load_worker_settings(), console)
     print(json.dumps(summary, indent=2) if as_json else _describe_run(summary))
     print_failed(summary["failed"])
     raise typer.Exit(1 if summary["failed"] else 0)

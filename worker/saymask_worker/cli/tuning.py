@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +52,10 @@ def tune(
         tuning = tune_scoring(
             pipeline, read, lambda done, total: progress.update(task, completed=done, total=total)
         )
-    provenance = {"data": str(data), "split": split or "all", **tuning.to_json()}
+    provenance = {"data": str(data), "split": split or "all", **asdict(tuning)}
     del provenance["scoring"], provenance["failed"]
     write_scoring(out, tuning.scoring, pipeline.encoder.weights_hash, provenance)
-    print(json.dumps(tuning.to_json(), indent=2) if as_json else _describe(tuning, out))
+    print(json.dumps(asdict(tuning), indent=2) if as_json else _describe(tuning, out))
     print_failed(tuning.failed)
     raise typer.Exit(1 if tuning.failed else 0)
 
