@@ -44,7 +44,7 @@ def measure(grid: int, folder: Path | None) -> Table:
     )  # fmt: skip
     batch = 64 if device.startswith("cuda") else 8
     ours = SamProposer(
-        load_sam("mobile-sam", path), full, device, choose_precision("auto", device), batch, "bench"
+        load_sam("mobile-sam", path), full, device, choose_precision(device), batch, "bench"
     )
     quick = ours.with_config(replace(full, points_share=FirstLookConfig.points_share))
     photos = sorted(folder.glob("*.jpg")) if folder else sample_images()

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -24,17 +24,17 @@ JOB_PREPARE = "worker.jobs.prepare"
 JOB_REFINE = "worker.jobs.refine"
 JOB_TRAIN = "saymask.train"
 JOB_PROPOSE = "saymask.propose"
-# RQ would take a run that is still at work for lost after this.
+# RQ would treat a longer run as lost.
 TRAIN_TIMEOUT_S = 14 * 24 * 3600
-# Each is first in, first out. Expressions about prepared images take milliseconds, the others, and
-# the images that somebody waits for, take seconds.
+# Each is first in, first out. Expressions about prepared images take milliseconds; other
+# expressions, and images that an annotator waits for, take seconds.
 QUEUE_PREPARED = "saymask-interactive-prepared"
 QUEUE_INTERACTIVE = "saymask-interactive"
 QUEUE_BACKGROUND = "saymask-background"
 QUEUE_TRAINING = "saymask-training"
 
 IMAGE_KEY = "saymask:photo:{sha256}"
-# Lock: held while a lost job is replaced, so that it is replaced once.
+# Lock, held while a lost job is replaced.
 REPLACE_KEY = "saymask:replace:{job}"
 REPLACE_S = 10
 # Sorted set per host: worker names, each scored with the time until which it may be answering an
@@ -44,25 +44,25 @@ ANSWERING_KEY = "saymask:answering:{host}"
 PREPARED_KEY = "saymask:prepared"
 WORKER_KEY = "saymask:worker:{name}"
 WORKER_KEY_PATTERN = "saymask:worker:*"
-# Hash per image: names of the workers that are at work on it, or ended over it.
+# Hash per image: names of the workers that process it, or crashed on it.
 ATTEMPTS_KEY = "saymask:attempts:{sha256}"
 HEARTBEAT_TTL_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.5
 
 # In a job's meta: the call on whose behalf it was enqueued, for the worker's log.
 CALL_META = "call"
-# In a preparation's meta: there once an annotator waits for it.
+# In a preparation's meta, as soon as an annotator waits for it.
 AWAITED_META = "awaited"
 # In the training job's meta: its ``TrainingStatus``. There is one job, that of the newest run.
 TRAINING_META = "training"
 TRAINING_JOB_ID = "saymask-train"
 
 PROPOSALS_SOURCE = "proposals"
-"""The source of candidates that is always there; ``CLICKS_SOURCE`` that of clicks and boxes."""
+"""The source of candidates that is always available; ``CLICKS_SOURCE`` is clicks and boxes."""
 CLICKS_SOURCE = "clicks"
 
 NOTHING_MEANT = "The photo may not show this. If so, choose 'no referent'."
-"""The notice in a result where probably nothing in the image is meant."""
+"""The notice in a result when the image probably shows no referent."""
 
 MAX_EXPRESSION_CHARS = 2000
 MAX_K = 50
@@ -103,7 +103,7 @@ class SegmentRequest(_Message):
     """One referring expression for one image, whose bytes are in Redis under ``IMAGE_KEY``.
 
     Attributes:
-        accepts_first_look: an image that is not prepared yet may be looked at quickly instead.
+        accepts_first_look: an image that is not prepared yet may get a first look instead.
         prepares: an image that is not prepared yet is prepared by the same job. Otherwise a worker
             that does not have it answers with ``ImageNotPrepared``.
     """
@@ -152,8 +152,8 @@ class ProposeRequest(_Message):
     """Propose expressions for the objects of an image, each with its mask.
 
     Attributes:
-        count: at most so many objects.
-        confidence_min: an object of less confidence is left out.
+        count: maximum number of objects.
+        confidence_min: objects of lower confidence are left out.
         seed: for the choice among usual wordings; equal seeds give equal expressions.
         prepares: as in ``SegmentRequest``.
     """
@@ -191,7 +191,7 @@ class Candidate(_Message):
         mask: at original image size (after EXIF orientation).
         box_xywh: tight box of the mask, pixels.
         predicted_iou, stability_score: the generator's estimate of its own mask, 0 to 1.
-        source: what offered it: proposals, clicks, or a source of ``SAYMASK_SOURCES``.
+        source: proposals, clicks, or a source of ``SAYMASK_SOURCES``.
     """
 
     rank: int = Field(ge=1)
@@ -222,10 +222,10 @@ class SegmentResult(_Message):
     Attributes:
         size_hw: original image size after EXIF orientation.
         confidence: probability, 0 to 1, that rank 1 is the referent; None where it is unknown.
-        head_noun_phrase: the phrase that was scored beside the sentence, or None.
+        head_noun_phrase: the phrase that was scored in addition to the sentence, or None.
         notices: messages for the annotator (expression truncated, no noun found, ...).
         from_cache: whether the image had been prepared before.
-        is_first_look: whether the image was only looked at quickly.
+        is_first_look: whether the answer is a first look.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -244,12 +244,12 @@ class SegmentResult(_Message):
 
 
 class ProposedPair(_Message):
-    """An object, and expressions that mean it.
+    """An object, and expressions that refer to it.
 
     Attributes:
-        expressions: wordings by which the pipeline finds the object, the usual one first.
-        noun: what the object is called.
-        confidence: probability that the first expression means the object, 0 to 1.
+        expressions: wordings with which the pipeline finds the object, the usual one first.
+        noun: the object's name.
+        confidence: probability that the first expression refers to the object, 0 to 1.
         candidate: the object's mask; rank 1 is the object of the highest confidence.
     """
 
@@ -260,7 +260,7 @@ class ProposedPair(_Message):
 
 
 class ProposeResult(_Message):
-    """What was proposed for an image, the most certain first."""
+    """The proposed pairs of an image, the most certain first."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     image_sha256: ImageSha256
@@ -272,7 +272,7 @@ class ProposeResult(_Message):
 
 
 class PrepareResult(_Message):
-    """What preparing an image gave."""
+    """The result of preparing an image."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     image_sha256: ImageSha256
@@ -283,12 +283,12 @@ class PrepareResult(_Message):
 
 
 class TrainResult(_Message):
-    """What a training run ended with.
+    """The result of a training run.
 
     Attributes:
         run: its folder.
         held_out_iou: mean IoU of the model alone on held-out images.
-        is_served: whether its candidates are offered from now on.
+        is_served: whether the model is in use from now on.
         difference: of the mean IoU of rank 1 on held-out images, with the model minus before;
             ``low`` and ``high`` bound its 95 % interval.
     """
@@ -305,11 +305,11 @@ TrainingState = Literal["waiting", "training", "comparing", "served", "not bette
 
 
 class TrainingStatus(_Message):
-    """How far a training run is; kept in its job's meta.
+    """The progress of a training run, in its job's meta.
 
     Attributes:
         state: ``waiting`` for a worker, at work, or how it ended.
-        epoch: finished ones, of ``epochs``.
+        epoch: number of finished epochs, of ``epochs``.
         loss: of the last epoch; ``held_out_iou`` after it.
         seconds_left: of training, estimated.
         text: the outcome or the error, for people.
@@ -342,13 +342,22 @@ class JobFailure(_Message):
 
 
 class JobReply(_Message):
-    """What every job returns: exactly one of the five."""
+    """What every job returns: a result or a failure, exactly one of the five."""
 
     segment: SegmentResult | None = None
     prepare: PrepareResult | None = None
     propose: ProposeResult | None = None
     train: TrainResult | None = None
     failure: JobFailure | None = None
+
+    @model_validator(mode="after")
+    def _require_one_part(self) -> Self:
+        parts = [name for name in JobReply.model_fields if getattr(self, name) is not None]
+        if len(parts) != 1:
+            raise ValueError(
+                f"a reply has exactly one part, this one has: {', '.join(parts) or 'none'}"
+            )
+        return self
 
 
 Queues = Literal["all", "interactive", "background", "training"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,6 +59,15 @@ def to_image(canvas: NDArray[np.float32]) -> Image.Image:
     from PIL import Image
 
     return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def to_data_url(canvas: NDArray[np.float32], side_px: int) -> str:
+    """Convert a canvas (H, W, 3) of 0 to 255 to a JPEG in a URL; no side is longer than that."""
+    image = to_image(canvas)
+    image.thumbnail((side_px, side_px))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def draw_candidates(

@@ -23,6 +23,9 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from saymask.errors import ImageTooLarge, ImageUnreadable
 
 MIN_SIDE_PX = 8
+"""Of the shorter side."""
+MAX_MEGAPIXELS = 120.0
+"""Of a photo that is worked on."""
 # Pillow hands a multi-picture JPEG (MPO), as phones write it, to the JPEG reader.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MEGA = 1_000_000
@@ -128,7 +131,7 @@ def _check_size(image: Image.Image, max_megapixels: float) -> None:
         raise ImageTooLarge(
             f"The photo has {width} x {height} pixels ({width * height / _MEGA:.0f} megapixels);"
             f" the limit is {max_megapixels:g}.",
-            "Shrink it, or raise SAYMASK_PHOTO_MAX_MEGAPIXELS.",
+            "Shrink it.",
         )
     if min(width, height) < MIN_SIDE_PX:
         raise ImageUnreadable(

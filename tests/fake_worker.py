@@ -38,7 +38,6 @@ from saymask_worker.images.types import (
     VisualFeatures,
     VisualPrompt,
 )
-from saymask_worker.pipeline.timing import PreparationTimings
 from saymask_worker.serving.main import run_worker
 
 VERSION = "saymask-fake-1"
@@ -104,7 +103,7 @@ class FakePipeline:
             return build_prepared(sha256)
         return self._prepared.get(sha256)
 
-    def prepare(self, data: bytes) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes) -> tuple[PreparedImage, Timings]:
         sha256 = hashlib.sha256(data).hexdigest()
         self._log(f"prepare {sha256[:8]}")
         if b"poison" in data:
@@ -114,17 +113,17 @@ class FakePipeline:
             self._between_batches()
         if b"unkept" in data:
             prepared = replace(build_prepared(sha256), not_kept=("The disk is full.", "No."))
-            return prepared, PreparationTimings()
+            return prepared, Timings()
         self._prepared[sha256] = build_prepared(sha256)
         self._redis.sadd(SHARED_KEY, sha256)
-        return self._prepared[sha256], PreparationTimings()
+        return self._prepared[sha256], Timings()
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         if b"unseen" not in data:
             return None
         sha256 = hashlib.sha256(data).hexdigest()
         self._log(f"look {sha256[:8]}")
-        return replace(build_prepared(sha256), is_first_look=True), PreparationTimings()
+        return replace(build_prepared(sha256), is_first_look=True), Timings()
 
     def segment(
         self,
@@ -132,7 +131,7 @@ class FakePipeline:
         expression: str,
         k: int,
         *,
-        preparation: PreparationTimings | None,
+        preparation: Timings | None,
         encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         self._log(f"segment {expression}")

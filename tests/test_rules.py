@@ -143,9 +143,20 @@ def test_bad_settings_fail_at_start(
         load_settings()
 
 
-def test_bad_worker_settings_fail_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAYMASK_POINTS_PER_SIDE", "1")
-    with pytest.raises(ConfigError, match="points_per_side"):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SAYMASK_POINTS_PER_SIDE", "1", "points_per_side"),
+        ("SAYMASK_PROPOSALS", "given", "given:FOLDER"),
+        ("SAYMASK_PROPOSALS", "sam3:masks", "given:FOLDER"),
+        ("SAYMASK_PROPOSALS", "fastsam", "mobile-sam, .*given:FOLDER"),
+    ],
+)
+def test_bad_worker_settings_fail_at_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=message):
         load_worker_settings()
 
 

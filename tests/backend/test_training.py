@@ -30,7 +30,7 @@ from saymask_backend.services.export import Exporter
 from saymask_backend.services.record import Recorder
 from saymask_backend.services.train import TrainingStarter
 from saymask_worker.config.settings import load_worker_settings
-from saymask_worker.serving.training_worker import run_training_worker
+from saymask_worker.serving.main import run_training_worker
 from tests import factories
 from tests.backend.test_export_command import data_uri
 from tests.conftest import Valkey, await_state, load_capture

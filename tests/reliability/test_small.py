@@ -173,7 +173,7 @@ file = io.BytesIO()
 Image.fromarray(deep).save(file, "TIFF")
 del deep
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decoded = decode_image(file.getvalue(), 200)
+decoded = decode_image(file.getvalue())
 assert decoded.pixels.shape == (6_000, 10_000, 3)
 assert decoded.pixels.max() == 233
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -189,7 +189,7 @@ def test_deep_images_have_the_values_they_had(mode: str) -> None:
     kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
     file = io.BytesIO()
     Image.fromarray(values.astype(kinds[mode])).save(file, "TIFF")
-    pixels = decode_image(file.getvalue(), 10).pixels[..., 0]
+    pixels = decode_image(file.getvalue()).pixels[..., 0]
     top = 65535.0 if mode == "I;16" else float(values.astype(kinds[mode]).max())
     expected = (values.astype(kinds[mode]).astype(float) / top * 255).round().astype(np.uint8)
     assert (pixels == expected).all()
@@ -206,7 +206,7 @@ def test_strange_texts_become_records(stores: Stores) -> None:
 def test_every_error_has_a_cause(tmp_path: Path) -> None:
     for code in (b"", b"not an image", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 50):
         with pytest.raises(SaymaskError) as caught:
-            decode_image(code, 10)
+            decode_image(code)
         assert caught.value.cause
 
 

@@ -32,7 +32,6 @@ QUICK = {
     "SAYMASK_SYNC_EVERY_S": "0",
     "SAYMASK_ENCODER": "starter",
     "SAYMASK_POINTS_PER_SIDE": "10",
-    "SAYMASK_MAX_PROPOSALS": "40",
 }
 
 

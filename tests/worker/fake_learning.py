@@ -9,8 +9,8 @@ from typing import Any
 
 from saymask.model_registry import ModelRegistry, Verdict
 from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.serving.main import run_training_worker
 from saymask_worker.serving.training_jobs import EpochReport
-from saymask_worker.serving.training_worker import run_training_worker
 
 
 class FakeLearn:

@@ -167,7 +167,7 @@ def _answer(photo: bytes, expression: str) -> dict[str, Any]:
     from saymask_worker.pipeline.build import build_pipeline
 
     settings = load_worker_settings(
-        encoder="starter", device=str(_DEVICE), first_look="on", points_per_side=6, max_proposals=14
+        encoder="starter", device=str(_DEVICE), first_look="on", points_per_side=6
     )
     pipeline = build_pipeline(settings)
     pipeline.cache = None

@@ -9,8 +9,13 @@ import numpy as np
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.encoders.vocabulary import EncodedNouns
 from saymask_worker.images.geometry import compute_geometry
-from saymask_worker.images.types import PreparedImage, Proposals, TextFeatures, VisualFeatures
-from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.images.types import (
+    PreparedImage,
+    Proposals,
+    TextFeatures,
+    VisualFeatures,
+    normalise_rows,
+)
 from saymask_worker.language.expression import ParsedExpression
 from saymask_worker.ranking.appearance import DescribedImage, describe_image
 

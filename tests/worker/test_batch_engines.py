@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 # A coarse grid: what is tested is the same.
 SETTINGS = {
     "SAYMASK_ENCODER": "starter", "SAYMASK_POINTS_PER_SIDE": "4",
-    "SAYMASK_MAX_PROPOSALS": "8", "SAYMASK_FIRST_LOOK": "off", "SAYMASK_DEVICE": "cpu",
+    "SAYMASK_FIRST_LOOK": "off", "SAYMASK_DEVICE": "cpu",
 }  # fmt: skip
 TEXTS = [(f"{number:02}.png", text) for number in range(8) for text in ("cat", "ear")]
 

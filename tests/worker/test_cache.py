@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from saymask.contract import Timings
 from saymask.errors import PreparedNotKept
 from saymask_worker.pipeline import cache as cache_module
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.pipeline import Pipeline
-from saymask_worker.pipeline.timing import PreparationTimings
 from tests.users import FIRST, GROUP, SECOND, acting_as, needs_root
 from tests.worker.scenes import prepared_image
 
@@ -139,9 +139,7 @@ def test_preparing_says_what_was_not_kept(tmp_path: Path) -> None:
     pipeline: Any = SimpleNamespace(
         cache=PreparedCache(tmp_path / "file" / "prepared", "key", 10**9),
         _batches=SimpleNamespace(run=lambda work: work()),
-        _preparation=SimpleNamespace(
-            prepare=lambda _data, _name: (prepared_image(), PreparationTimings())
-        ),
+        _preparation=SimpleNamespace(prepare=lambda _data, _name: (prepared_image(), Timings())),
     )
     prepared, _ = Pipeline.prepare(pipeline, b"")
     assert prepared.not_kept is not None

@@ -79,8 +79,10 @@ def test_what_was_found_is_kept_and_damage_is_mended(
     assert again.is_thing.tolist() == [True] * 3 + [False] * 3
     assert load_calibration(encoder, vocabulary, tmp_path) == found
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
-    for path in tmp_path.iterdir():
-        path.write_bytes(b"damaged")
-    assert np.array_equal(load_encoded_nouns(encoder, NOUNS, tmp_path).rows, vocabulary.rows)
-    assert load_calibration(encoder, vocabulary, tmp_path) == found
-    assert caplog.text.count("is damaged") == 2
+    for content in (b"damaged", b""):
+        for path in tmp_path.iterdir():
+            path.write_bytes(content)
+        caplog.clear()
+        assert np.array_equal(load_encoded_nouns(encoder, NOUNS, tmp_path).rows, vocabulary.rows)
+        assert load_calibration(encoder, vocabulary, tmp_path) == found
+        assert caplog.text.count("is damaged") == 2

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saymask_worker.images.grid import (
+from saymask_worker.images.geometry import (
     count_in_columns,
     cover_cells,
     cover_square_grid,
     divide_by_rounding,
 )
-from saymask_worker.images.patch_map import build_places_map
+from saymask_worker.images.patch_map import build_patch_map
 
 SIDES = st.integers(1, 90)
 
@@ -81,8 +81,8 @@ def test_the_map_of_places_is_the_best_of_its_rank(side: int, width: int) -> Non
     left, strength, right = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     best = (left[:, :48] * strength[:48]) @ right[:48] + rows.mean(axis=0)
     lost = np.linalg.norm(rows - best)
-    places_map = build_places_map(places)
-    codes = places_map.codes * places_map.code_scale
-    ours = codes @ (places_map.basis * places_map.basis_scale) + places_map.mean
+    patch_map = build_patch_map(places)
+    codes = patch_map.codes * patch_map.code_scale
+    ours = codes @ (patch_map.basis * patch_map.basis_scale) + patch_map.mean
     rounding = 0.02 * np.linalg.norm(rows)
     assert np.linalg.norm(rows - ours) <= lost + rounding

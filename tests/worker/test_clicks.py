@@ -38,7 +38,7 @@ def sam() -> Sam:
 
 @pytest.fixture(scope="module")
 def photo(samples: dict[str, Path]) -> DecodedImage:
-    return decode_image(samples["chelsea"].read_bytes(), 100)
+    return decode_image(samples["chelsea"].read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_equal_to_segment_anything_s_predictor(
     )
     best = int(np.argmax(qualities))
     assert compute_iou(ours[0].mask, masks[best]) > 0.9999
-    assert ours[0].predicted_iou == pytest.approx(min(float(qualities[best]), 1), abs=1e-4)
+    assert ours[0].probability == pytest.approx(min(float(qualities[best]), 1), abs=1e-4)
 
 
 def test_a_mask_to_start_from_is_changed_where_one_clicks(
@@ -110,7 +110,7 @@ def test_a_mask_to_start_from_is_changed_where_one_clicks(
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6, max_proposals=30)
+    return build(tmp_path_factory.mktemp("prepared"), points_per_side=6)
 
 
 def test_the_pipeline_answers_clicks(pipeline: Pipeline, samples: dict[str, Path]) -> None:
@@ -143,7 +143,6 @@ def test_prompts_that_fit_no_photo(
 
 
 def test_without_a_model_it_says_so(pipeline: Pipeline, samples: dict[str, Path]) -> None:
-    bare = pipeline.with_config(pipeline.config)
-    bare._clicks = replace(bare._clicks, segmenter=None)
+    bare = replace(pipeline, clicks=None)
     with pytest.raises(ConfigError, match="no segment-anything model"):
         bare.embed(samples["chelsea"].read_bytes())

@@ -145,7 +145,7 @@ def test_from_logits_to_the_mask_of_the_photo(expected: dict[str, NDArray[Any]])
     np.testing.assert_allclose(
         probabilities[::5, ::5], expected["full416/post_prob_stride5"], atol=5e-3
     )
-    differs = to_mask(logits, box) != (expected["full416/post_mask"] > 0)
+    differs = to_mask(logits, box)[0] != (expected["full416/post_mask"] > 0)
     assert differs.sum() <= 50
 
 

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from saymask_worker.config.pipeline import FeaturesConfig
-from saymask_worker.images.types import Floats, Proposals
-from saymask_worker.images.vectors import normalise_rows
+from saymask_worker.images.types import Floats, Proposals, normalise_rows
 from saymask_worker.ranking.crop_budget import choose_cropped, predict_crops
 
 
-def make_proposals(sides: list[int], consensus: list[float], level: list[float]) -> Proposals:
+def make_proposals(
+    sides: list[int], vote_share: list[float], granularity: list[float]
+) -> Proposals:
     masks = np.zeros((len(sides), 100, 100), dtype=bool)
     for mask, side in zip(masks, sides, strict=True):
         mask[:side, :side] = True
     ones = np.ones(len(sides), dtype=np.float32)
     return Proposals(
-        masks, ones, ones, np.float32(consensus), np.float32(level), size_hw=(100, 100)
+        masks, ones, ones, np.float32(vote_share), np.float32(granularity), size_hw=(100, 100)
     )
 
 
@@ -27,7 +28,7 @@ def draw(count: int, width: int, seed: int) -> Floats:
 
 def test_whole_objects_are_cropped_before_parts() -> None:
     proposals = make_proposals(
-        sides=[50, 50, 5, 50, 50], consensus=[0.9, 0.1, 0.9, 0.9, 0.9], level=[2, 2, 2, 1, 2]
+        sides=[50, 50, 5, 50, 50], vote_share=[0.9, 0.1, 0.9, 0.9, 0.9], granularity=[2, 2, 2, 1, 2]
     )
     log_thing = np.float32([-0.1, -0.1, -0.1, -0.1, -2.0])
     order = [

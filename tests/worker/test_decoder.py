@@ -49,7 +49,7 @@ def test_decoder_equals_the_stock_decoder(prompt: str) -> None:
             dense_prompt_embeddings=dense,
             multimask_output=True,
         )
-    image = decoder.attach(embedding)
+    image = decoder.project(embedding)
     decoded = decoder.decode(image, embedded)
     torch.testing.assert_close(decoded.predicted_iou[:, 1:], stock_iou, atol=1e-3, rtol=1e-4)
     prompts = torch.tensor([0, 0, 2, 4, 4])
@@ -57,21 +57,22 @@ def test_decoder_equals_the_stock_decoder(prompt: str) -> None:
     upscaled = decoder.upscale(image, decoded, prompts, outputs)
     expected = stock_masks[prompts, outputs - 1]
     torch.testing.assert_close(upscaled, expected, atol=1e-2, rtol=1e-3)
-    coarse = decoder.upscale_coarse(image, decoded, prompts, outputs)
-    torch.testing.assert_close(coarse, to_coarse(upscaled), atol=1e-5, rtol=1e-5)
+    every = decoder.select(image, decoded, -torch.inf)
+    assert len(every.prompt) == 3 * len(points), "all three masks of each prompt"
+    selected = every.take(prompts * 3 + outputs - 1)
+    assert (selected.prompt == prompts).all()
+    assert (selected.level == outputs - 1).all()
+    torch.testing.assert_close(selected.predicted_iou, stock_iou[prompts, outputs - 1])
+    torch.testing.assert_close(selected.coarse, to_coarse(upscaled), atol=1e-5, rtol=1e-5)
     # Random weights are sure of nothing: everything counts as outline.
-    outlined = decoder.upscale_outlines(image, decoded, prompts, outputs, coarse, OUTLINE_LOGIT)
-    near = to_whole(is_near_outline(coarse, OUTLINE_LOGIT))
+    outlined = decoder.upscale_outlines(image, decoded, selected, OUTLINE_LOGIT)
+    near = to_whole(is_near_outline(selected.coarse, OUTLINE_LOGIT))
     assert near.float().mean() > 0.5
     torch.testing.assert_close(outlined[near], upscaled[near], atol=1e-5, rtol=1e-5)
     none = torch.zeros(0, dtype=torch.long)
     assert decoder.upscale(image, decoded, none, none).shape == (0, 32, 32)
-    nothing = decoder.upscale_coarse(image, decoded, none, none)
-    assert decoder.upscale_outlines(image, decoded, none, none, nothing, OUTLINE_LOGIT).shape == (
-        0,
-        32,
-        32,
-    )
+    nothing = decoder.select(image, decoded, torch.inf)
+    assert decoder.upscale_outlines(image, decoded, nothing, OUTLINE_LOGIT).shape == (0, 32, 32)
 
 
 def to_whole(cells: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from saymask.errors import ConfigError
+from saymask_worker.encoders.base import one_thread
 from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.starter_text import MiniLm
-from saymask_worker.encoders.text_cache import one_thread
 
 
 def test_unsupported_architecture_names_the_supported() -> None:

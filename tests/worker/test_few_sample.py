@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,12 +14,10 @@ from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Interval
 from saymask.left_out import LeftOut
 from saymask.masks import Mask
+from saymask_worker.evaluation.evaluator import Segment
 from saymask_worker.evaluation.few_sample import (
-    LOG_FILE,
-    PLOT_FILE,
     FewSampleRequest,
     Point,
-    Segment,
     compute_zero_shot,
     find_crossing,
     run_few_sample,
@@ -72,7 +69,8 @@ def test_every_size_and_seed_is_trained_once_and_resumed(dataset: Dataset, tmp_p
     for _, config, count in learner.trained:
         assert (config.epochs, config.patience) == (3, 3)
         assert count >= 4 * 20, "an epoch has its steps however few photos there are"
-    with (tmp_path / LOG_FILE).open("a") as file:
+    (log,) = tmp_path.glob("few_sample.jsonl")
+    with log.open("a") as file:
         file.write('{"images": 1, "se')
     again = Learner()
     assert (
@@ -127,7 +125,7 @@ def test_where_training_wins() -> None:
     assert find_crossing(points(0.6, 0.7), zero_shot) == 1
 
 
-def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_table_names_where_training_wins(dataset: Dataset, tmp_path: Path) -> None:
     runs = run_few_sample(
         FewSampleRequest((1, 4), 2, 1, CONFIG),
         dataset,
@@ -143,11 +141,6 @@ def test_table_and_plot(dataset: Dataset, tmp_path: Path) -> None:
     table = write_few_sample(tmp_path, summarise_runs(runs), zero_shot)
     assert "| 4 photos | 8 | 0.5" in table
     assert "From 4 photos on the mean of the seeds is above the pipeline's" in table
-    root = ElementTree.parse(tmp_path / PLOT_FILE).getroot()
-    circles = root.findall("{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 2
-    heights = [float(circle.attrib["cy"]) for circle in circles]
-    assert heights[0] > heights[1], "a larger IoU is drawn higher"
 
 
 def test_first_sentences(dataset: Dataset) -> None:

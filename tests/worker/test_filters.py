@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.resize import draw_at_original_size, to_original_size
-from saymask_worker.masks.consensus import Votes, count_votes
+from saymask_worker.masks.decoder import SelectedMasks
 from saymask_worker.masks.filters import (
     SeenMasks,
     compute_boxes_xyxy,
@@ -23,6 +23,7 @@ from saymask_worker.masks.filters import (
     suppress_duplicates,
 )
 from saymask_worker.masks.point_prompts import PointPrompts, prompt_every
+from saymask_worker.masks.votes import count_votes
 
 
 def test_a_mask_seen_before_is_skipped_unless_it_is_better() -> None:
@@ -125,6 +126,13 @@ def test_resizing_is_bilinear_though_only_a_box_of_it_is_computed(
     assert np.array_equal(drawn[is_clear], (whole > 0.5)[is_clear])
 
 
+def cast_votes(masks: torch.Tensor, prompt: list[int], level: list[int]) -> SelectedMasks:
+    logits = masks.float() - 0.5
+    return SelectedMasks(
+        torch.tensor(prompt, dtype=torch.long), torch.tensor(level), torch.ones(len(masks)), logits
+    )
+
+
 def test_votes_tell_objects_from_groups() -> None:
     masks = torch.zeros(3, 8, 12, dtype=torch.bool)
     masks[0, 2:6, 1:5] = True
@@ -132,16 +140,16 @@ def test_votes_tell_objects_from_groups() -> None:
     masks[2] = masks[0] | masks[1]
     points = torch.tensor([[2.0, 3.0], [4.0, 5.0], [8.0, 3.0], [10.0, 5.0]])
     # Every point finds its own square as a part, one of four the group of both as a whole.
-    votes = Votes(
-        masks[[0, 0, 1, 1, 2]], torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 1, 2])
+    votes = cast_votes(masks[[0, 0, 1, 1, 2]], [0, 1, 2, 3, 3], [1, 1, 1, 1, 2])
+    share, granularity = count_votes(
+        masks, votes, prompt_every(points), (8, 12), CONFIG.vote_iou_min
     )
-    consensus, level = count_votes(masks, votes, prompt_every(points), (8, 12), CONFIG.vote_iou_min)
-    assert consensus.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
-    assert level.tolist() == [1, 1, 2]
-    none = Votes(masks[:0], votes.point[:0], votes.level[:0])
+    assert share.tolist() == pytest.approx([2.5 / 3, 2.5 / 3, 1.5 / 5])
+    assert granularity.tolist() == [1, 1, 2]
+    none = cast_votes(masks[:0], [], [])
     far = prompt_every(points + 100)
-    consensus, level = count_votes(masks, none, far, (8, 12), CONFIG.vote_iou_min)
-    assert level.tolist() == [1, 1, 1]
+    _, granularity = count_votes(masks, none, far, (8, 12), CONFIG.vote_iou_min)
+    assert granularity.tolist() == [1, 1, 1]
 
 
 def test_points_that_are_no_prompts_vote_like_their_representative() -> None:
@@ -149,16 +157,14 @@ def test_points_that_are_no_prompts_vote_like_their_representative() -> None:
     masks[0, 2:6, 1:5] = True
     masks[1, 2:6, 1:11] = True
     points = torch.tensor([[2.0, 3.0], [4.0, 3.0], [4.0, 5.0], [8.0, 3.0], [10.0, 5.0]])
-    every = Votes(masks[[0, 0, 0, 1, 1]], torch.arange(5), torch.tensor([1, 1, 1, 2, 0]))
+    every = cast_votes(masks[[0, 0, 0, 1, 1]], [0, 1, 2, 3, 4], [1, 1, 1, 2, 0])
     part = PointPrompts(points, torch.tensor([0, 3, 4]), torch.tensor([0, 0, 0, 1, 2]))
-    some = Votes(masks[[0, 1, 1]], torch.arange(3), torch.tensor([1, 2, 0]))
+    some = cast_votes(masks[[0, 1, 1]], [0, 1, 2], [1, 2, 0])
     whole = count_votes(masks, every, prompt_every(points), (8, 12), CONFIG.vote_iou_min)
     fewer = count_votes(masks, some, part, (8, 12), CONFIG.vote_iou_min)
     for expected, got in zip(whole, fewer, strict=True):
         assert got.tolist() == pytest.approx(expected.tolist())
     assert fewer[0].tolist() == pytest.approx([3.5 / 4, 2.5 / 6])
     outside = PointPrompts(points, torch.tensor([0, 3, 4]), torch.tensor([0, 0, 1, 1, 2]))
-    consensus, _ = count_votes(masks, some, outside, (8, 12), CONFIG.vote_iou_min)
-    assert consensus[0] == pytest.approx(2.5 / 3), (
-        "one of its points has its representative outside"
-    )
+    share, _ = count_votes(masks, some, outside, (8, 12), CONFIG.vote_iou_min)
+    assert share[0] == pytest.approx(2.5 / 3), "one of its points has its representative outside"

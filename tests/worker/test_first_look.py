@@ -9,6 +9,8 @@ from torch import Tensor
 
 from saymask.errors import ConfigError
 from saymask_worker.config.pipeline import FeaturesConfig, FirstLookConfig
+from saymask_worker.config.settings import load_worker_settings
+from saymask_worker.pipeline.build import build_first_look_pipeline
 from tests.worker.test_pipeline import TEN, box_iou, build, segment
 
 pytestmark = pytest.mark.slow
@@ -35,7 +37,7 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
         result = pipeline.segment(look[0], expression, 5, preparation=look[1])
         hits = [c.rank for c in result.candidates if box_iou(c.box_xywh, box) > 0.5]
         ranks.append(hits[0] if hits else None)
-        assert 0 < sum(encoded) <= FirstLookConfig.closer_count
+        assert 0 < sum(encoded) <= FirstLookConfig.total_crops
     encoded.clear()
     assert sum(rank == 1 for rank in ranks) >= 3, ranks
     assert result.is_first_look
@@ -47,4 +49,4 @@ def test_a_first_look_answers_from_a_fraction_of_the_work(
     assert sum(encoded) == FeaturesConfig.crops_max
     assert build(tmp_path, first_look="off").look_first(data) is None
     with pytest.raises(ConfigError, match="no first look"):
-        build(tmp_path, first_look="off").as_first_look()
+        build_first_look_pipeline(load_worker_settings(method="faithful", encoder="starter"))

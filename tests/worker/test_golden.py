@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from saymask_worker.encoders.clip_visual import ClipVisual
-from saymask_worker.encoders.crops import sample_token_masks
 from saymask_worker.encoders.open_clip_text import OpenClipText
 from saymask_worker.language.parser import LanguageParser
-from saymask_worker.ranking import faithful
+from saymask_worker.ranking import published
 from tests.conftest import DATA
 
 GOLDEN = DATA / "global_local"
@@ -49,12 +48,12 @@ def test_every_step(reference: tuple[str, torch.nn.Module, Any], image: int, box
         want = arrays[f"im{image}_{name}"]
         np.testing.assert_allclose(got, want, atol=tolerance, rtol=0, err_msg=name)
 
-    loaded = faithful.load_image(pixels)
-    check("clip_input", faithful.resize(loaded, (224, 224)).numpy(), 1e-5)
-    check("token_masks", sample_token_masks(masks, tower.grid_side).numpy(), 1e-5)
-    crops = faithful.crop_boxes(loaded, masks, box, size_px=224)
+    loaded = published.load_image(pixels)
+    check("clip_input", published.resize(loaded, (224, 224)).numpy(), 1e-5)
+    check("token_masks", published.sample_token_masks(masks, tower.grid_side).numpy(), 1e-5)
+    crops = published.crop_boxes(loaded, masks, box, size_px=224)
     check(f"crops_stride8_{boxes}", crops[:, :, ::8, ::8].numpy(), 1e-5)
-    features = faithful.encode_proposals(tower, pixels, masks, box)
+    features = published.encode_proposals(tower, pixels, masks, box)
     check("global_features", features.global_context, TOLERANCE[kind])
     check(f"local_features_{boxes}", features.local_context, TOLERANCE[kind])
 
@@ -67,7 +66,7 @@ def test_every_step(reference: tuple[str, torch.nn.Module, Any], image: int, box
         fused = weight * features.global_context + (1 - weight) * features.local_context
         check(f"fused_{name}_{boxes}", fused, TOLERANCE[kind])
         for index in range(len(expressions)):
-            scores = faithful.compute_scores(
+            scores = published.compute_scores(
                 features, sentences[index], phrases[index], weight, 0.5, is_vit=tower.is_vit
             )
             want = arrays[f"im{image}_scores_{name}_{boxes}"][index]

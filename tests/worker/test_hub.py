@@ -25,13 +25,12 @@ from saymask_worker.images.types import (
     DecodedImage,
     VisualPrompt,
 )
-from saymask_worker.masks.clicks import ClickedMask
 from saymask_worker.masks.hub.florence2 import Florence2Source, draw_polygons
 from saymask_worker.masks.hub.grounding_dino import GroundingDinoSource, read_boxes
 from saymask_worker.masks.hub.sam3 import Sam3Source, read_instances
 from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
 from saymask_worker.masks.hub.sources import build_grounding_dino_source, build_sam3_source
-from saymask_worker.masks.sources.base import SourceContext
+from saymask_worker.masks.sources.base import SourceContext, SourceMask
 from saymask_worker.weights.hub import FLORENCE2, HUB_MODELS, SAM3, HubStore, compute_fingerprint
 from tests.worker import tiny_hub
 
@@ -52,12 +51,12 @@ class FilledBoxes:
         self.embedded += 1
         return image.size_hw
 
-    def answer(self, image: Any, prompt: VisualPrompt) -> list[ClickedMask]:
+    def answer(self, image: Any, prompt: VisualPrompt) -> list[SourceMask]:
         assert prompt.box_xyxy is not None
         x0, y0, x1, y1 = (round(side) for side in prompt.box_xyxy)
         mask = np.zeros(image, bool)
         mask[y0:y1, x0:x1] = True
-        return [ClickedMask(mask, 0.9, 0.9)]
+        return [SourceMask(mask, 0.9, 0.9)]
 
 
 def sam3_outputs() -> SimpleNamespace:
@@ -158,10 +157,11 @@ def test_sam3_generates_proposals_over_the_whole_image(tmp_path: Path) -> None:
     assert proposals.masks.shape[1:] == SIZE_HW
     assert 1 <= len(proposals) <= 10
     smaller = Sam3Proposer(folder, config, "cpu", torch.float32, batch=5)
-    assert smaller.shrink_batch()
+    assert smaller.halve_batch()
     np.testing.assert_array_equal(smaller.propose(IMAGE).masks, proposals.masks)
-    none = replace(config, predicted_iou_min=99)
-    assert len(Sam3Proposer(folder, none, "cpu", torch.float32, batch=5).propose(IMAGE)) == 0
+    none = smaller.replace_config(replace(config, predicted_iou_min=99))
+    assert len(none.propose(IMAGE)) == 0
+    assert {**vars(none), "_config": config} == vars(smaller), "all but the configuration stays"
 
 
 def test_sam3s_masks_lie_where_its_points_are(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from segment_anything.modeling.transformer import Attention
 
 from saymask_worker.masks.absorbed_attention import AbsorbedAttention
 from saymask_worker.masks.decoder import PromptDecoder
-from saymask_worker.masks.frame import crop_padding
-from saymask_worker.masks.image_tokens import choose_image_tokens
+from saymask_worker.masks.frame import choose_image_tokens, crop_padding
 from saymask_worker.masks.load import load_sam
 from saymask_worker.masks.point_prompts import build_grid
 from saymask_worker.weights.store import WeightStore
@@ -81,7 +80,7 @@ def test_masks_of_a_photo_hardly_change_with_a_sample_of_its_padding(
         chosen = None
         if padding_step is not None:
             chosen = choose_image_tokens(GRID_HW, frame_hw, padding_step, "cpu")
-        image = decoder.attach(predictor.features, chosen)
+        image = decoder.project(predictor.features, chosen)
         decoded = decoder.decode(image, prompts)
         masks = crop_padding(decoder.upscale(image, decoded, prompt, output), frame_hw) > 0
         return masks.flatten(1), decoded.predicted_iou[:, 1:].flatten(), len(image.keys)

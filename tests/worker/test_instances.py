@@ -19,7 +19,7 @@ from saymask_worker.images.types import (
 )
 from saymask_worker.language import ParsedExpression
 from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.pipeline.instances import InstanceChooser
+from saymask_worker.pipeline.sources import InstanceChooser
 from tests.worker.scenes import parsed, prepared_image
 
 SIZE_HW = (60, 200)

@@ -135,10 +135,30 @@ def test_words_of_place(parser: LanguageParser, expression: str, sides: tuple) -
         ("number eleven from the left", Ordinal(11, "left")),
         ("car number 3 from the left", Ordinal(3, "left")),
         ("car 12 from the left", Ordinal(12, "left")),
+        ("the second biggest dog", Ordinal(2, "left", "large")),
+        ("third-smallest cup from the left", Ordinal(3, "left", "small")),
+        ("2nd tallest", Ordinal(2, "left", "tall")),
+        ("the second big dog", Ordinal(2, "left")),
+        ("second to last car", Ordinal(2, "right")),
+        ("second-to-last car", Ordinal(2, "right")),
+        ("car second to last from the right", Ordinal(2, "left")),
+        ("third last person", Ordinal(3, "right")),
+        ("the 3rd from the end", Ordinal(3, "right")),
+        ("last but one", Ordinal(2, "right")),
+        ("the next to last chair", Ordinal(2, "right")),
+        ("penultimate boat", Ordinal(2, "right")),
+        ("second closest car", Ordinal(2, "front")),
+        ("second furthest right", Ordinal(2, "right")),
     ],
 )
 def test_ordinals(parser: LanguageParser, expression: str, ordinal: Ordinal | None) -> None:
     assert parser.parse(expression).ordinal == ordinal
+
+
+@pytest.mark.parametrize("order", ["second biggest", "second to last", "third-last", "2nd closest"])
+def test_an_order_is_no_part_of_the_noun(parser: LanguageParser, order: str) -> None:
+    parsed = parser.parse(f"the {order} car")
+    assert (parsed.appearance, parsed.size, parsed.relations) == ("car", None, ())
 
 
 @pytest.mark.parametrize(
@@ -200,9 +220,10 @@ def test_odd_expressions_parse(parser: LanguageParser, odd: str) -> None:
     assert "\0" not in parsed.text
 
 
-def test_unknown_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="en_core_web_sm"):
-        LanguageParser("xx")
+def test_a_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saymask_worker.language.parser._MODEL", "en_missing")
+    with pytest.raises(ConfigError, match="en_missing is not installed"):
+        LanguageParser()
 
 
 @pytest.mark.parametrize(
@@ -377,11 +398,11 @@ def test_any_text_is_read_or_refused(parser: LanguageParser, raw: str) -> None:
         expression = clean_expression(raw)
     except InvalidExpression:
         return
-    for noun_phrase in ("own", "published"):
-        parsed = parser.parse(expression, noun_phrase)
-        assert parsed.text
-        assert parsed.sentence
-        assert parsed.head_noun_phrase is None or parsed.head_noun_phrase.strip()
+    parsed = parser.parse(expression)
+    assert parsed.text
+    assert parsed.sentence
+    assert parsed.head_noun_phrase is None or parsed.head_noun_phrase.strip()
+    assert parser.find_published_noun_phrase(parsed.text).strip()
 
 
 @pytest.mark.parametrize(

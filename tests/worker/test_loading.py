@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 
 from saymask.errors import ConfigError, WeightsError
 from saymask_worker.cli.main import app
-from saymask_worker.config.pipeline import ProposalsConfig, TokenMasking
+from saymask_worker.config.pipeline import ProposalsConfig
 from saymask_worker.config.scoring import GENUINE_SCORING
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.encoders.build import load_encoder
-from saymask_worker.encoders.clip_visual import ClipVisual
+from saymask_worker.encoders.clip_visual import ClipVisual, TokenMasking
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks import load
 from saymask_worker.masks.load import load_sam

@@ -15,6 +15,7 @@ from PIL import Image
 from saymask.contract import IMAGE_KEY
 from saymask_worker.images.types import DecodedImage, PreparedImage
 from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
 from tests.conftest import Valkey
 from tests.worker.test_pipeline import build
@@ -54,12 +55,13 @@ def test_many_photos_leave_nothing_behind(
     without_search_for_circles: None,
     accepts_first_look: bool,
 ) -> None:
-    pipeline = build(tmp_path, points_per_side=4, max_proposals=12)
+    pipeline = build(tmp_path, points_per_side=4)
+    loaded = LoadedPipeline(lambda: pipeline, 0, lambda: None)
     image = Image.open(samples["chelsea"]).convert("RGB")
     with redis.Redis.from_url(valkey.url) as connection:
 
         def work(sessions: ImageSessions, number: int) -> str:
-            handler = JobHandler(pipeline, connection, "living", sessions)
+            handler = JobHandler(loaded, connection, "living", sessions)
             sha256 = put_photo(connection, image, number)
             for expression in EXPRESSIONS:
                 message: dict[str, object] = {

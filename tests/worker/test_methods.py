@@ -13,7 +13,7 @@ from saymask_worker.encoders.vocabulary import EncodedNouns
 from saymask_worker.evaluation.variants import without_terms
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.types import Proposals, Scores, TextFeatures, VisualFeatures
-from saymask_worker.language import Side
+from saymask_worker.language import Side, Size
 from saymask_worker.language.expression import Ordinal, ParsedExpression, Relation
 from saymask_worker.ranking.appearance import compute_negatives, describe_image
 from saymask_worker.ranking.comparison import find_instances, find_row
@@ -29,6 +29,7 @@ from tests.worker.scenes import described, parsed, prepared_image, scene
         (parsed(sides=("right",)), 3),
         (parsed(ordinal=Ordinal(2, "left")), 1),
         (parsed(ordinal=Ordinal(2, "right")), 2),
+        (parsed(ordinal=Ordinal(1, "left", "large")), 3),
         (parsed(size="large"), 3),
         (parsed(size="tall"), 3),
         (parsed(relations=(Relation("left_of", "block"),)), 0),
@@ -73,10 +74,13 @@ def test_rows_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "best"),
-    [("tall", 2), ("short", 1), ("wide", 1), ("narrow", 2), ("large", 0), ("small", 2)],
-)
-def test_words_of_size_measure_what_they_say(size: str, best: int) -> None:
+    ("size", "best", "second"),
+    [
+        ("tall", 2, 0), ("short", 1, 0), ("wide", 1, 0), ("narrow", 2, 1), ("large", 0, 1),
+        ("small", 2, 1),
+    ],
+)  # fmt: skip
+def test_words_of_size_measure_what_they_say(size: Size, best: int, second: int) -> None:
     masks = np.zeros((3, 100, 200), bool)
     masks[0, 30:70, 10:60] = True
     masks[1, 40:50, 80:160] = True
@@ -89,8 +93,10 @@ def test_words_of_size_measure_what_they_say(size: str, best: int) -> None:
     )  # fmt: skip
     _, _, text = scene()
     plain = TextFeatures(text.sentence, text.phrase)
-    terms = compute_scores(described(image), plain, parsed(size=size), ScoringConfig()).terms
-    assert terms["comparison"].argmax() == best
+    ranked = parsed(ordinal=Ordinal(2, "left", size))
+    for expression, expected in ((parsed(size=size), best), (ranked, second)):
+        terms = compute_scores(described(image), plain, expression, ScoringConfig()).terms
+        assert terms["comparison"].argmax() == expected, expression
 
 
 def test_what_is_worn_is_looked_for_inside_and_what_is_denied_counts_against() -> None:
@@ -134,9 +140,8 @@ def test_the_score_is_free_of_the_encoders_scale() -> None:
             config,
         )
         query = (noun * shrink).astype(np.float32)
-        with_cosines = replace(config, normalise_first=False)
         logits = view.visual @ query / config.temperature
-        negatives = compute_negatives(view, query, replace(with_cosines, negatives_cosine_max=1e9))
+        negatives = compute_negatives(view, query, replace(config, negatives_cosine_max=1e9))
         return np.asarray(logits + negatives)
 
     assert np.allclose(totals(1.0), totals(0.25), rtol=1e-4)
@@ -160,8 +165,8 @@ def test_objects_come_before_their_parts_and_groups() -> None:
         changed = replace(image, proposals=replace(image.proposals, **arrays))
         return int(compute_scores(described(changed), plain, parsed(), ScoringConfig()).order[0])
 
-    assert first(consensus=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
-    assert first(level=[0, 2, 0, 0, 0]) == 1
+    assert first(vote_share=[0.2, 0.2, 0.9, 0.2, 0.2]) == 2
+    assert first(granularity=[0, 2, 0, 0, 0]) == 1
 
 
 def test_a_face_steps_back_behind_its_person_and_a_window_not() -> None:

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from saymask.intervals import bootstrap_difference, bootstrap_mean
 from saymask.masks import decode_coco_rle
 from saymask_worker.evaluation.answers import ImageAnswers
-from saymask_worker.evaluation.error_kinds import classify_answer, find_category
 from saymask_worker.evaluation.metrics import (
     Pixels,
+    classify_answer,
     compute_expression_ious,
     compute_no_target_accuracy,
     compute_oiou,
     compute_summary,
     count_pixels,
+    find_category,
 )
 from saymask_worker.evaluation.results import build_results
 from tests.conftest import DATA

@@ -14,7 +14,12 @@ import torch
 from saymask.masks import compute_iou, compute_ious, decode_coco_rle
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.images.types import VisualPrompt
-from saymask_worker.masks.decoder import AttachedImage, DecodedPrompts, PromptDecoder
+from saymask_worker.masks.decoder import (
+    DecodedPrompts,
+    ProjectedImage,
+    PromptDecoder,
+    SelectedMasks,
+)
 from saymask_worker.pipeline import build
 from saymask_worker.pipeline.pipeline import Pipeline
 from tests.weights import require_weights
@@ -48,11 +53,11 @@ def test_batches_of_a_gpu_find_the_same_objects(
 
 
 def _upscale_everything(
-    decoder: PromptDecoder, image: AttachedImage, decoded: DecodedPrompts,
-    prompt: torch.Tensor, output: torch.Tensor, _coarse: torch.Tensor, _outline_logit: float,
+    decoder: PromptDecoder, image: ProjectedImage, decoded: DecodedPrompts,
+    selected: SelectedMasks, _outline_logit: float,
 ) -> torch.Tensor:  # fmt: skip
     """What a GPU does instead of selecting outlines."""
-    return decoder.upscale(image, decoded, prompt, output)
+    return decoder.upscale(image, decoded, selected.prompt, selected.level + 1)
 
 
 def test_every_tensor_is_on_the_device_that_uses_it(samples: dict[str, Path]) -> None:
@@ -67,7 +72,7 @@ def test_every_tensor_is_on_the_device_that_uses_it(samples: dict[str, Path]) ->
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["operations"] > 1000
-    pipeline = load(first_look="on", points_per_side=6, max_proposals=14)
+    pipeline = load(first_look="on", points_per_side=6)
     data = samples["astronaut"].read_bytes()
     click = VisualPrompt(((60.0, 60.0),), (True,), None, None)
     results = {

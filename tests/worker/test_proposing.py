@@ -20,7 +20,7 @@ from saymask.datasets import load_coco
 from saymask.errors import DatasetError, ImageUnreadable
 from saymask.masks import decode_coco_rle
 from saymask_worker.batch.coco_folder import ProposeOptions, propose_folder
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.language import LanguageParser
@@ -31,16 +31,15 @@ from saymask_worker.pipeline.generation.generation import (
     FINDERS,
     Attribute,
     Description,
-    Landmark,
     Scene,
     describe,
+    word,
 )
 from saymask_worker.pipeline.generation.objects import find_objects
-from saymask_worker.pipeline.generation.wording import word
 from tests.fake_worker import build_candidate, build_prepared
 from tests.worker.scenes import described
 
-CONFIG = ProposingConfig()
+CONFIG = GenerationConfig()
 HEIGHT, WIDTH = 100, 200
 
 
@@ -132,7 +131,7 @@ class TestDescribe:
 
     def test_beside_a_landmark(self) -> None:
         masks = box(20, 5), box(90, 40), box(160, 60), box(95, 60)
-        cups = scene(*masks, landmarks=(Landmark(3, "teapot"),))
+        cups = scene(*masks, landmarks={3: "teapot"})
         found = describe(cups, 1, "cup", [0, 2], CONFIG)
         assert attributes(found) == [("landmark", "teapot", 0)]
 
@@ -150,7 +149,7 @@ class TestDescribe:
     def test_what_is_said_holds_of_no_other_object(
         self, boxes: list[tuple[int, int, int, int]]
     ) -> None:
-        many = scene(*(box(*sides) for sides in boxes), landmarks=(Landmark(0, "teapot"),))
+        many = scene(*(box(*sides) for sides in boxes), landmarks={0: "teapot"})
         for target in range(1, len(boxes)):
             others = [i for i in range(1, len(boxes)) if i != target]
             found = describe(many, target, "cup", others, CONFIG)
@@ -165,7 +164,7 @@ class TestDescribe:
 
 @pytest.fixture(scope="module")
 def parser() -> LanguageParser:
-    return LanguageParser("en_core_web_sm", load_nouns().all)
+    return LanguageParser(load_nouns().all)
 
 
 class TestWording:
@@ -187,7 +186,7 @@ class TestWording:
     ) -> None:
         for seed in range(3):
             for text in word(Description("dog", (attribute,)), 9, seed):
-                parsed = parser.parse(text, "own")
+                parsed = parser.parse(text)
                 assert (parsed.appearance or "").split()[-1] == "dog", text
                 relations = [(r.kind, r.anchor.split()[-1]) for r in parsed.relations]
                 ordinal = parsed.ordinal
@@ -216,8 +215,8 @@ def test_objects_are_wholes_of_known_nouns_and_do_not_overlap() -> None:
     image = described(things=[[1.0, 0.0], [0.0, 1.0]], stuff=[[-1.0, -1.0]])
     proposals = image.prepared.proposals
     # The block around the second square is hardly agreed on.
-    consensus = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
-    prepared = replace(image.prepared, proposals=replace(proposals, consensus=consensus))
+    vote_share = np.array([0.9, 0.9, 0.9, 0.9, 0.2], np.float32)
+    prepared = replace(image.prepared, proposals=replace(proposals, vote_share=vote_share))
     found = find_objects(
         replace(image, prepared=prepared), build_families(("cat", "dog")), CONFIG, ScoringConfig()
     )

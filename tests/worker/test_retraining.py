@@ -38,9 +38,9 @@ from saymask_backend.queue.training import TrainingQueue
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.serving.main import run_training_worker
 from saymask_worker.serving.model_comparison import compare_sources
 from saymask_worker.serving.training_jobs import TrainingHandler
-from saymask_worker.serving.training_worker import run_training_worker
 from saymask_worker.training.samples import read_samples, split_samples
 from tests.conftest import Valkey, await_state
 from tests.refcoco import write_refcoco
@@ -70,6 +70,11 @@ def fetch_job(client: redis.Redis) -> Job:
 
 def read_status(client: redis.Redis) -> TrainingStatus:
     return TrainingStatus.model_validate(fetch_job(client).meta[TRAINING_META])
+
+
+def read_heartbeats(client: redis.Redis) -> str:
+    keys = client.scan_iter("saymask:worker:*")
+    return b"".join(client.get(key) or b"" for key in keys).decode()
 
 
 def work_off(
@@ -118,7 +123,7 @@ def test_one_worker_at_a_time_is_at_a_run(
 ) -> None:
     with FileLock(tmp_path / "models" / "run-0001" / ".lock"):
         reply = work_off(client, settings, FakeLearn())
-    assert "at work elsewhere" in reply["failure"]["cause"]
+    assert "in progress on another worker" in reply["failure"]["cause"]
     assert TRAINING_META not in fetch_job(client).meta, "the status is the other worker's"
 
 
@@ -195,6 +200,7 @@ def test_a_killed_worker_s_run_goes_on_with_the_next(
     await_state(lambda: read_status(client).is_over, "the run did not end", 60)
     assert read_status(client).state == "served"
     await_state(lambda: job.get_status(refresh=True) == "finished", "the job is open")
+    await_state(lambda: '"jobs_done":1' in read_heartbeats(client), "no job is counted", 60)
 
 
 def test_a_worker_that_is_told_to_end_leaves_its_run_to_the_next(
@@ -263,15 +269,12 @@ class ByName:
         return [SourceMask(mask, 0.99)]
 
 
+@dataclass
 class Answers:
     """A fake pipeline that answers with the first mask of its only source."""
 
-    def __init__(self, sources: Sequence[ByName] = ()) -> None:
-        self._sources = sources
-
-    def with_sources(self, sources: Sequence[ByName], *, strict: bool) -> Answers:
-        assert strict, "a source that fails must not count as one that is worse"
-        return Answers(sources)
+    sources: Sequence[ByName] = ()
+    strict_sources: bool = False
 
     def load_prepared(self, sha256: str) -> str:
         return sha256
@@ -282,7 +285,8 @@ class Answers:
         from saymask_worker.images.decode import decode_image
         from saymask_worker.pipeline.candidates import build_candidate
 
-        offered = self._sources[0].segment(decode_image(encoded.read(), 1.0), expression)[0]
+        assert self.strict_sources, "a source that fails must not count as one that is worse"
+        offered = self.sources[0].segment(decode_image(encoded.read()), expression)[0]
         candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
         assert decode_coco_rle(candidate.mask.as_dict()).any()
         return type("Result", (), {"candidates": (candidate,)})()

@@ -17,21 +17,20 @@ import torch
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.pipeline.instances import InstanceChooser
-from saymask_worker.ranking.corrected import Corrected
+from saymask_worker.pipeline.sources import InstanceChooser
+from saymask_worker.ranking.global_local_clip import GlobalLocalClip
 from saymask_worker.serving import sessions
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes, count_bytes
 from tests.worker.scenes import described, parsed, prepared_image, scene
-from tests.worker.test_closer_look import Eye
-from tests.worker.test_closer_look import score as score_by_crops
 from tests.worker.test_instances import IMAGE, ByPlace, Instances, box
+from tests.worker.test_lazy_crops import Eye
+from tests.worker.test_lazy_crops import score as score_by_crops
 
 
-def build_method() -> Corrected:
+def build_method() -> GlobalLocalClip:
     """The real one, for the made-up image's two-dimensional features."""
-    parser: Any = None
     encoder: Any = SimpleNamespace()
-    return Corrected(PipelineConfig(), encoder, parser, described().vocabulary)
+    return GlobalLocalClip(PipelineConfig(), encoder, described().vocabulary)
 
 
 def build_look() -> PreparedImage:
@@ -62,9 +61,9 @@ def test_a_scored_image_is_freed(without_search_for_circles: None) -> None:
 
 def test_a_first_look_is_freed_with_its_crops(without_search_for_circles: None) -> None:
     eye, look = Eye(), build_look()
-    closer = eye.closer_look(3, 3)
-    closer.rank(look, score_by_crops)
-    ends = [weakref.ref(look), weakref.ref(look.derived[closer])]
+    lazy = eye.lazy_crops(3, 3)
+    lazy.rank(look, score_by_crops)
+    ends = [weakref.ref(look), weakref.ref(look.derived[lazy])]
     del look
     assert [end() for end in ends] == [None, None]
 

@@ -17,16 +17,14 @@ from sklearn.linear_model import LogisticRegression
 from saymask.errors import ConfigError, WeightsError
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import ModelRegistry
-from saymask_worker.config.pipeline import OFFER_ALL, SourcesConfig
+from saymask_worker.config.pipeline import NO_DEDUPLICATION, SourcesConfig
 from saymask_worker.images.types import DecodedImage, Proposals, Scores
 from saymask_worker.masks.sources import load as load_module
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
-from saymask_worker.masks.sources.cleaning import clean_mask
 from saymask_worker.masks.sources.load import load_sources
-from saymask_worker.masks.sources.offers import Offer, collect_offers
-from saymask_worker.masks.sources.ranking import Contender, rank_together
-from saymask_worker.pipeline.candidates import rank_proposals, rank_with_offers
-from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.masks.sources.offers import Offers, clean_mask, collect_offers
+from saymask_worker.pipeline.candidates import rank_proposals, rank_together, rank_with_offers
+from saymask_worker.ranking.confidence import Curve, fit_curve
 from saymask_worker.training.source import ServedSource
 from saymask_worker.weights import WeightStore
 from tests.worker.scenes import scene
@@ -53,25 +51,36 @@ class Fixed:
         return self._offered
 
 
+def collect(*sources: CandidateSource, expression: str = "the box", strict: bool = False) -> Offers:
+    return collect_offers(
+        sources, lambda s: s.segment(IMAGE, expression), IMAGE.size_hw, CONFIG, strict=strict
+    )
+
+
+def contend(source: str, x: int, probability: float) -> SourceMask:
+    return SourceMask(block(x), probability, source=source)
+
+
 def build_nameless(context: SourceContext) -> CandidateSource:
     return Fixed("", [])
 
 
 def test_sources_that_agree_support_each_other() -> None:
     contenders = [
-        Contender("proposals", 0, block(10), 0.5),
-        Contender("proposals", 1, block(60), 0.4),
-        Contender("cris", 0, block(62), 0.3),
+        contend("proposals", 10, 0.5),
+        contend("proposals", 60, 0.4),
+        contend("cris", 62, 0.3),
     ]
-    first, second = rank_together(contenders, 0.7)
-    assert (first.source, first.index) == ("proposals", 1), "the more probable mask stays"
-    assert first.probability == pytest.approx(1 - 0.6 * 0.7)
-    assert (second.index, second.probability) == (0, 0.5)
+    (first, both), (second, alone) = rank_together(contenders, 0.7)
+    assert first == 1, "the more probable mask stays"
+    assert both == pytest.approx(1 - 0.6 * 0.7)
+    assert (second, alone) == (0, 0.5)
 
 
 def test_masks_of_one_source_are_never_taken_together() -> None:
-    contenders = [Contender("proposals", i, block(10 + i), 0.5 - 0.1 * i) for i in range(3)]
-    assert rank_together(contenders, 0.7) == contenders
+    contenders = [contend("proposals", 10 + i, 0.5 - 0.1 * i) for i in range(3)]
+    expected = [(i, contender.probability) for i, contender in enumerate(contenders)]
+    assert rank_together(contenders, 0.7) == expected
 
 
 @given(
@@ -81,16 +90,16 @@ def test_masks_of_one_source_are_never_taken_together() -> None:
     )
 )
 def test_ranking_keeps_every_object_once(drawn: list[tuple[str, int, float]]) -> None:
-    contenders = [Contender(s, i, block(x), p) for i, (s, x, p) in enumerate(drawn)]
+    contenders = [contend(*one) for one in drawn]
     ranked = rank_together(contenders, 0.7)
-    probabilities = [c.probability for c in ranked]
+    probabilities = [p for _, p in ranked]
     assert probabilities == sorted(probabilities, reverse=True)
     assert all(0 <= p <= 1 for p in probabilities)
-    for contender in contenders:
-        kept = [r for r in ranked if r.index == contender.index]
-        same = [r for r in ranked if compute_iou(r.mask, contender.mask) >= 0.7]
+    for index, contender in enumerate(contenders):
+        kept = [p for i, p in ranked if i == index]
+        same = [p for i, p in ranked if compute_iou(contenders[i].mask, contender.mask) >= 0.7]
         assert kept or same, "what is left out is there in another mask"
-        assert max(r.probability for r in kept or same) >= contender.probability
+        assert max(kept or same) >= contender.probability
 
 
 def test_specks_and_pinholes_go_and_small_masks_are_dropped() -> None:
@@ -121,7 +130,7 @@ def test_a_source_that_fails_is_named_and_the_others_answer(
         Fixed("too-sure", [SourceMask(block(10), 1.5)]),
         good,
     ]
-    offers = collect_offers(sources, IMAGE, "the box", CONFIG)
+    offers = collect(*sources)
     assert [offer.source for offer in offers.masks] == ["good"]
     assert (
         offers.notices[0] == "The source without-weights is unavailable: The weights are missing."
@@ -135,15 +144,15 @@ def test_a_source_that_fails_is_named_and_the_others_answer(
 def test_what_concerns_the_worker_is_not_a_source_s_failure() -> None:
     for error in (torch.OutOfMemoryError("full"), JobTimeoutException("late")):
         with pytest.raises(type(error)):
-            collect_offers([Fixed("s", error)], IMAGE, "the box", CONFIG)
+            collect(Fixed("s", error))
     with pytest.raises(ZeroDivisionError):
-        collect_offers([Fixed("s", ZeroDivisionError())], IMAGE, "the box", CONFIG, strict=True)
+        collect(Fixed("s", ZeroDivisionError()), strict=True)
 
 
 def test_a_source_with_nothing_to_offer_is_not_asked() -> None:
     source = Fixed("idle", AssertionError("asked"))
     source.fingerprint = ""
-    assert collect_offers([source], IMAGE, "the box", CONFIG).masks == ()
+    assert collect(source).masks == ()
 
 
 def test_one_list_of_proposals_and_offers() -> None:
@@ -155,8 +164,10 @@ def test_one_list_of_proposals_and_offers() -> None:
     probabilities = np.array([0.6, 0.2, 0.1], np.float32)
     large = np.repeat(np.repeat(masks[3], 2, axis=0), 2, axis=1)
     agreed = np.repeat(np.repeat(masks[1], 2, axis=0), 2, axis=1)
-    offers = [Offer("cris", SourceMask(large, 0.7)), Offer("mine", SourceMask(agreed, 0.5))]
-    ranking = rank_with_offers(proposals, [0, 1, 2], probabilities, offers, 3, CONFIG, OFFER_ALL)
+    offers = [SourceMask(large, 0.7, source="cris"), SourceMask(agreed, 0.5, source="mine")]
+    ranking = rank_with_offers(
+        proposals, [0, 1, 2], probabilities, offers, 3, CONFIG, NO_DEDUPLICATION
+    )
     assert [c.source for c in ranking.candidates] == ["cris", "proposals", "mine"]
     assert [c.rank for c in ranking.candidates] == [1, 2, 3]
     assert ranking.confidence == pytest.approx(0.7)
@@ -170,7 +181,13 @@ def test_one_list_of_proposals_and_offers() -> None:
     assert [c.score for c in alone.candidates] == [3.0, 2.0]
     assert alone.confidence == pytest.approx(0.6)
     nothing = rank_with_offers(
-        proposals.take(np.array([], np.intp)), [], probabilities[:0], [], 3, CONFIG, OFFER_ALL
+        proposals.take(np.array([], np.intp)),
+        [],
+        probabilities[:0],
+        [],
+        3,
+        CONFIG,
+        NO_DEDUPLICATION,
     )
     assert (nothing.candidates, nothing.confidence) == ((), None)
 
@@ -193,7 +210,7 @@ def test_the_documented_example_is_found_through_its_entry_point(
     assert source.segment(IMAGE, "the box") == []
     (offered,) = source.segment(IMAGE, "what is at the left edge")
     assert offered.mask.sum() == 60 * 50
-    offers = collect_offers([source], IMAGE, "what is at the left edge", CONFIG)
+    offers = collect(source, expression="what is at the left edge")
     assert [offer.source for offer in offers.masks] == ["left-edge"]
     assert load_sources(" proposals ", SourceContext("", "cpu", tmp_path)) == ()
     with pytest.raises(ConfigError, match="lacks proposals"):

@@ -49,7 +49,7 @@ def test_stock_segment_anything_agrees_with_our_encoder_and_decoder(
     predictor.set_image(np.asarray(Image.open(samples["coffee"])))
     points = torch.tensor([[300.0, 200.0], [500.0, 400.0], [620.0, 450.0]])
     decoder = PromptDecoder(sam, torch.float32)
-    image = decoder.attach(predictor.features)
+    image = decoder.project(predictor.features)
     decoded = decoder.decode(image, decoder.embed_points(points))
     for index, point in enumerate(points):
         masks, quality, _ = predictor.predict_torch(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saymask.contract import MAX_K, NOTHING_MEANT
-from saymask.masks import Mask
+from saymask.masks import Mask, compute_iou
 from saymask_worker.config.pipeline import (
-    OFFER_ALL,
+    NO_DEDUPLICATION,
     PipelineConfig,
     SourcesConfig,
     SuggestionsConfig,
@@ -23,14 +23,12 @@ from saymask_worker.images.types import PreparedImage, Proposals, Scores, Visual
 from saymask_worker.language import Count, Ordinal, ParsedExpression
 from saymask_worker.language.expression import Correction
 from saymask_worker.masks.sources.base import SourceMask
-from saymask_worker.masks.sources.offers import Offer
 from saymask_worker.pipeline.candidates import rank_with_offers
 from saymask_worker.pipeline.notices import build_notices
 from saymask_worker.pipeline.suggestions import (
-    are_marks_together,
     choose_distinct,
     choose_how_many,
-    compare_proposals,
+    compare_masks,
     count_separate,
     find_mark,
     select_distinct,
@@ -46,7 +44,7 @@ def box(left: int, top: int, right: int, bottom: int) -> Mask:
 
 
 def compare(*masks: Mask, config: SuggestionsConfig = CONFIG) -> Callable[[int, int], bool]:
-    return compare_proposals(propose(*masks), compute_geometry(np.stack(masks)), config)
+    return compare_masks(masks, lambda a, b: compute_iou(masks[a], masks[b]), config)
 
 
 def propose(*masks: Mask) -> Proposals:
@@ -72,14 +70,18 @@ OTHER_DOG = box(120, 10, 180, 70)
 )
 def test_what_is_the_same_to_a_person(mask: Mask, is_same: bool) -> None:
     assert compare(DOG, mask)(0, 1) == compare(mask, DOG)(0, 1) == is_same
-    assert not compare(DOG, mask, config=OFFER_ALL)(0, 1)
+    assert not compare(DOG, mask, config=NO_DEDUPLICATION)(0, 1)
 
 
 def test_marks_are_below_the_middle_of_the_box() -> None:
     assert find_mark(DOG) == (0.25, 0.7)
-    assert are_marks_together((0.5, 0.5), (0.515, 0.515), CONFIG)
-    assert not are_marks_together((0.5, 0.5), (0.53, 0.5), CONFIG)
-    assert not are_marks_together((0.5, 0.5), (0.5, 0.53), CONFIG)
+    bottom = box(96, 0, 104, 50)
+    nested = [bottom, box(98, 45, 106, 51), box(102, 48, 110, 50), box(96, 49, 104, 53)]
+    assert [find_mark(mask) for mask in nested] == [
+        (0.5, 0.5), (0.51, 0.51), (0.53, 0.5), (0.5, 0.53),
+    ]  # fmt: skip
+    is_same = compare(*nested)
+    assert [is_same(0, other) for other in (1, 2, 3)] == [True, False, False]
 
 
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 5))
@@ -97,14 +99,14 @@ def test_the_next_different_answer_moves_up() -> None:
 
 def test_sources_offer_different_answers_too() -> None:
     masks = (DOG, OTHER_DOG)
-    offers = [Offer("cris", SourceMask(COLLAR_AT_THE_BOTTOM, 0.5))]
+    offers = [SourceMask(COLLAR_AT_THE_BOTTOM, 0.5, source="cris")]
     probabilities = np.array([0.6, 0.2], np.float32)
     ranking = rank_with_offers(
         propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), CONFIG
     )
     assert [c.source for c in ranking.candidates] == ["proposals", "proposals"]
     every = rank_with_offers(
-        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), OFFER_ALL
+        propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), NO_DEDUPLICATION
     )
     assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]
 

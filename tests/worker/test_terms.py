@@ -18,8 +18,8 @@ from saymask_worker.encoders.clip_visual import ClipVisual
 from saymask_worker.encoders.dense import encode_places, encode_regions
 from saymask_worker.images.geometry import GRID_SIDE, compute_geometry
 from saymask_worker.images.patch_map import (
-    build_places_map,
-    quantise_rows,
+    build_patch_map,
+    quantise,
     restore_rows,
     round_rows,
 )
@@ -96,11 +96,11 @@ def test_heat_inside_counts_and_heat_outside_counts_against() -> None:
     image = replace(
         base,
         proposals=replace(
-            base.proposals, masks=masks, predicted_iou=one, stability_score=one, consensus=one,
-            level=one,
+            base.proposals, masks=masks, predicted_iou=one, stability_score=one, vote_share=one,
+            granularity=one,
         ),
         geometry=geometry,
-        features=VisualFeatures(looks, looks, None, build_places_map(places)),
+        features=VisualFeatures(looks, looks, None, build_patch_map(places)),
     )  # fmt: skip
     query = unit(1, 0, 0, 0, 0, 0, 0, 0)
     terms = score(image, TextFeatures(query, query)).terms
@@ -220,7 +220,7 @@ def test_regions_are_means_of_their_places() -> None:
 def test_a_map_in_little_room_keeps_its_directions() -> None:
     rng = np.random.default_rng(1)
     places = (rng.normal(size=(28 * 28, 20)) @ rng.normal(size=(20, 512))).astype(np.float32)
-    packed = build_places_map(places.reshape(28, 28, 512))
+    packed = build_patch_map(places.reshape(28, 28, 512))
     exact = places / np.linalg.norm(places, axis=1, keepdims=True)
     assert (packed.unit_rows * exact).sum(axis=1).min() > 0.999
     assert sum(array.nbytes for array in packed.to_arrays().values()) < 70_000
@@ -231,7 +231,7 @@ def test_rounding_rows_again_changes_nothing() -> None:
     rows[3] = 0
     once = round_rows(rows)
     assert np.array_equal(round_rows(once), once)
-    assert np.array_equal(restore_rows(*quantise_rows(once)), once)
+    assert np.array_equal(restore_rows(*quantise(once)), once)
     assert np.abs(once - rows).max() < 0.02
 
 
@@ -240,7 +240,7 @@ def test_an_image_answers_alike_from_the_cache(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     looks = rng.normal(size=(5, 24)).astype(np.float32)
     places = rng.normal(size=(GRID_SIDE, GRID_SIDE, 24)).astype(np.float32)
-    features = VisualFeatures(looks, looks, looks + 1, build_places_map(places)).rounded()
+    features = VisualFeatures(looks, looks, looks + 1, build_patch_map(places)).rounded()
     image = replace(image, features=features)
     cache = PreparedCache(tmp_path, "key", 10**9)
     cache.store(image)
@@ -269,4 +269,4 @@ def test_a_png_of_one_colour_has_finite_places() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), (9, 9, 9)).save(buffer, "PNG")
     pixels = np.asarray(Image.open(buffer))
-    assert np.isfinite(build_places_map(encode_places(visual, pixels, 2).numpy()).unit_rows).all()
+    assert np.isfinite(build_patch_map(encode_places(visual, pixels, 2).numpy()).unit_rows).all()

@@ -24,7 +24,7 @@ from saymask_worker.training.checkpoint import (
 )
 from saymask_worker.training.cris.letterbox import Letterbox
 from saymask_worker.training.history import History
-from saymask_worker.training.models import load_trained
+from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.training.samples import (
     Sample,
     draw_example,
@@ -208,7 +208,7 @@ def test_a_frozen_backbone_is_not_kept_with_the_model(data: Path, tmp_path: Path
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no trained model in"):
-        load_trained(tmp_path, WeightStore(tmp_path))
+        CrisPredictor.load(tmp_path, WeightStore(tmp_path), "cpu")
 
 
 def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:

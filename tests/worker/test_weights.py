@@ -14,8 +14,7 @@ import pytest
 from saymask.errors import WeightsError
 from saymask.private_files import make_private_folder
 from saymask_worker.weights import download
-from saymask_worker.weights.checkpoints import CHECKPOINTS, Checkpoint, PackageMember
-from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.checkpoints import CHECKPOINTS, Checkpoint, PackageMember, hash_file
 from saymask_worker.weights.hub import FLORENCE2, HubStore
 from saymask_worker.weights.store import WeightStore
 from tests.users import FIRST, GROUP, acting_as, needs_root

@@ -68,6 +68,7 @@ class TrainingStarter:
             (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
             self._queue.enqueue(request)
         except BaseException:
+            # An interrupt too must not leave a run that no job is about to train.
             shutil.rmtree(folder, ignore_errors=True)
             raise
         log.info("run %s of project %s: %d referents", run, project_id, summary.referents)

@@ -33,8 +33,7 @@ from saymask.image_files import (
 from saymask.masks import compute_area, decode_coco_rle
 from saymask.private_files import replace_atomically
 from saymask_worker.images.jsonl_log import ResumableLog
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 
 LOG_FILE = "proposals.jsonl"
 INSTANCES_FILE = Path("annotations") / "instances_proposed.json"

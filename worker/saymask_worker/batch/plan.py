@@ -14,8 +14,7 @@ from saymask_worker.batch.folders import ImageFolder
 from saymask_worker.batch.rows import Failed, ImageRows, build_given_row, build_proposed_rows
 from saymask_worker.batch.tables import read_expressions
 from saymask_worker.images.types import EncodedImage
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 
 
 @dataclass(frozen=True)

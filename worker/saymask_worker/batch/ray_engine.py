@@ -56,8 +56,11 @@ class _Actor:
     """Answers chunks with one pipeline."""
 
     def __init__(self, settings: dict[str, Any], plan: BatchPlan, work_sha256: str) -> None:
+        import torch
+
         from saymask_worker.pipeline.build import build_pipeline
 
+        torch.set_num_threads(1)
         self._pipeline = build_pipeline(WorkerSettings(**settings))
         self._plan = plan
         run = describe_run(plan, Work((), work_sha256), self._pipeline.model_version)

@@ -54,8 +54,8 @@ def batch(
 ) -> None:
     """Segment or propose expressions for many photos, and write Parquet files.
 
-    Run the same command again to continue. Every process uses one CPU thread unless
-    SAYMASK_WORKER_THREADS is set, so that both engines give the same masks.
+    Run the same command again to continue. Every process computes on one CPU thread, so
+    that the masks of both engines are equal.
 
     Example: saymask-worker batch photos --expressions texts.csv --out rows
 
@@ -76,7 +76,6 @@ def batch(
         count = work.images_count
         finish({"photos": count}, f"{count} photos of {source}", as_json=as_json)
     settings = load_worker_settings()
-    settings = settings.model_copy(update={"threads": settings.threads or 1})
     with show_progress("photos", quiet=as_json) as update:
         if engine == "ray":
             from saymask_worker.batch.ray_engine import Cluster, run_ray
@@ -84,9 +83,12 @@ def batch(
             cluster = Cluster(actors, gpus_per_actor, cpus_per_actor, ray_address)
             report = run_ray(settings, plan, work, cluster, update)
         else:
+            import torch
+
             from saymask_worker.batch.local import run_local
             from saymask_worker.pipeline.build import build_pipeline
 
+            torch.set_num_threads(1)
             report = run_local(build_pipeline(settings), plan, work, update)
     text = (
         f"{report.rows} rows of {report.images} photos, {report.before} photos done before;"

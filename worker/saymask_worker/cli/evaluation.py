@@ -15,7 +15,7 @@ from saymask.errors import InvalidRequest
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
-    from saymask_worker.evaluation.request import EvaluationRequest
+    from saymask_worker.evaluation.processes import EvaluationRequest
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
     split_by: Annotated[str | None, typer.Option(help="unc, umd or google.")] = None,
     methods: Annotated[
         str,
-        typer.Option(help="Names or groups: main, terms, crops, mixing, repairs, baselines, all."),
+        typer.Option(help="Names or groups: main, terms, crops, baselines, all."),
     ] = "main",
     proposals: Annotated[
         Literal["settings", "truth"],
@@ -76,8 +76,8 @@ def evaluate(
         return
     if root is None:
         raise InvalidRequest("--root is missing.", "Give the dataset's folder.")
+    from saymask_worker.evaluation.processes import EvaluationRequest
     from saymask_worker.evaluation.report import HTML_FILE, MARKDOWN_FILE, to_html, to_markdown
-    from saymask_worker.evaluation.request import EvaluationRequest
     from saymask_worker.evaluation.run import RESULTS_FILE, run_evaluation
 
     request = EvaluationRequest(
@@ -120,12 +120,10 @@ def _compare_few_sample(
     as_json: bool,
 ) -> None:
     from saymask_worker.evaluation.few_sample import (
-        LOG_FILE,
-        PLOT_FILE,
         TABLE_FILE,
         FewSampleRequest,
+        compare_few_sample,
     )
-    from saymask_worker.evaluation.few_sample_command import compare_few_sample
     from saymask_worker.training.config import TrainingConfig
 
     try:
@@ -145,17 +143,16 @@ def _compare_few_sample(
         "runs": [run.model_dump() for run in runs],
         "failed": failed,
     }
-    written = (out / name for name in (LOG_FILE, TABLE_FILE, PLOT_FILE))
-    stderr.print(", ".join(str(path) for path in written), markup=False)
+    stderr.print(str(out / TABLE_FILE), markup=False)
     finish(values, table, as_json=as_json, failed=failed)
 
 
 def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
-    from saymask_worker.evaluation.compare import compare_runs
+    from saymask_worker.evaluation.results import compare_runs
 
     comparison = compare_runs(first, second)
     if as_json:
-        print_json(comparison.to_json())
+        print_json(asdict(comparison))
         return
     table = Table("metric", "difference", "95 % interval")
     for name, interval in comparison.differences.items():

@@ -48,7 +48,7 @@ def run(
     settings = load_worker_settings()
     configure_logging(settings.log_format)
     if settings.queues == "training":
-        from saymask_worker.serving.training_worker import run_training_worker
+        from saymask_worker.serving.main import run_training_worker
 
         run_training_worker(settings, burst=burst)
         return
@@ -64,7 +64,7 @@ def health(as_json: JsonOption = False) -> None:
 
     Example: saymask-worker health --json
     """
-    from saymask_worker.serving.health import check_own_worker
+    from saymask_worker.serving.main import check_own_worker
 
     status = check_own_worker(load_worker_settings())
     finish(status.model_dump(), f"{status.name}: {status.state}, {status.encoder}", as_json=as_json)

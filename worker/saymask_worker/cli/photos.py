@@ -17,7 +17,7 @@ from saymask.command_line import (
     print_line,
     stderr,
 )
-from saymask.contract import MAX_K, SegmentResult, normalise_expression
+from saymask.contract import MAX_K, SegmentResult, Timings, normalise_expression
 from saymask.drawing import draw_candidates
 from saymask.errors import ImageUnreachable, InvalidRequest
 from saymask_worker.config.settings import load_worker_settings
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from saymask_worker.images.types import PreparedImage
     from saymask_worker.pipeline.explanation import Explanation
     from saymask_worker.pipeline.pipeline import Pipeline
-    from saymask_worker.pipeline.timing import PreparationTimings
 
 
 ExpressionArgument = Annotated[
@@ -61,7 +60,7 @@ def segment(
         with explain_writing(masks):
             masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
     if overlay is not None:
-        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
+        pixels = decode_image(data).pixels
         picture = draw_candidates(pixels, result.candidates, result.expression)
         with explain_writing(overlay):
             picture.save(overlay)
@@ -88,20 +87,17 @@ def explain(
     else:
         _print_explanation(explanation)
     if overlay is not None:
-        pixels = decode_image(data, load_worker_settings().photo_max_megapixels).pixels
-        candidates = [ranked.candidate for ranked in explanation.proposals]
-        picture = draw_candidates(pixels, candidates, explanation.parsed.text)
+        pixels = decode_image(data).pixels
+        picture = draw_candidates(pixels, explanation.candidates, explanation.parsed.text)
         with explain_writing(overlay):
             picture.save(overlay)
 
 
-def _prepare_photo(
-    photo: Path, k: int
-) -> tuple[Pipeline, PreparedImage, PreparationTimings | None, bytes]:
+def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timings | None, bytes]:
     """Load the models, and a photo from the cache or anew."""
     # PyTorch is imported by those commands that need it.
     from saymask_worker.pipeline.build import build_pipeline
-    from saymask_worker.pipeline.opening import open_image
+    from saymask_worker.pipeline.pipeline import open_image
 
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
@@ -123,11 +119,11 @@ def _print_explanation(explanation: Explanation) -> None:
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     console.print(parse)
-    columns = (f"{c.candidate.rank}" for c in explanation.proposals)
+    columns = (f"{candidate.rank}" for candidate in explanation.candidates)
     terms = Table("term, in nats", *columns, title="candidates")
-    for name in explanation.proposals[0].terms if explanation.proposals else ():
-        terms.add_row(name, *(f"{ranked.terms[name]:+.2f}" for ranked in explanation.proposals))
-    total = (f"{ranked.candidate.score:.2f}" for ranked in explanation.proposals)
+    for name in explanation.terms[0] if explanation.terms else ():
+        terms.add_row(name, *(f"{values[name]:+.2f}" for values in explanation.terms))
+    total = (f"{candidate.score:.2f}" for candidate in explanation.candidates)
     terms.add_row("score", *total, style="bold")
     console.print(terms)
     if explanation.confidence is not None:

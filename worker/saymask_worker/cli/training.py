@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from saymask.command_line import JsonOption, finish, show_progress, stderr
 from saymask.datasets import DatasetName
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import InvalidRequest
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ def train(
 
     Example: saymask-worker train --data export --out runs/first --epochs 30
     """
-    from saymask_worker.training.config import TrainingConfig
-    from saymask_worker.training.load import load_training
+    from saymask_worker.training.config import TrainingConfig, require_training_packages
+
+    with require_training_packages():
+        from saymask_worker.training.command import TrainingRequest, run_training
 
     if batch < 2 * accumulate:
         raise InvalidRequest("--batch must be at least twice --accumulate: batch norm needs two.")
@@ -54,9 +57,8 @@ def train(
         backbone=backbone, epochs=epochs, batch=batch, accumulate=accumulate,
         rate=rate, patience=patience, seed=seed,
     )  # fmt: skip
-    command = load_training()
-    request = command.TrainingRequest(dataset, data, split, out, config)
-    summary = command.run_training(request, load_worker_settings(), stderr)
+    request = TrainingRequest(dataset, data, split, out, config)
+    summary = run_training(request, load_worker_settings(), stderr)
     text = (
         f"{summary['model']}: held-out IoU {summary['held_out_iou']:.3f} on"
         f" {summary['held_out_refs']} refs, best after epoch {summary['best_epoch'] + 1}"
@@ -79,25 +81,23 @@ def tune(
     Example: saymask-worker tune --data export --out scoring.json
     """
     from saymask.datasets import load_dataset
-    from saymask_worker.config.scoring_file import write_scoring
+    from saymask_worker.config.scoring import write_scoring
+    from saymask_worker.evaluation.tuning.tune import require_tunable
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
     from saymask_worker.pipeline.build import build_pipeline
 
     # From the encoder's own weights, not from some that were fitted to the same photos.
     settings = load_worker_settings(scoring=None)
-    if settings.method != "corrected":
-        raise ConfigError(
-            f"The method {settings.method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."
-        )
+    require_tunable(settings.method)
     read = load_dataset(dataset, data, split)
     with stderr.status("loading models"):
         pipeline = build_pipeline(settings)
     with show_progress("preparing photos", quiet=as_json) as update:
         tuning = tune_scoring(pipeline, read, update)
-    provenance = {"data": str(data), "split": split or "all", **tuning.to_json()}
+    provenance = {"data": str(data), "split": split or "all", **asdict(tuning)}
     del provenance["scoring"], provenance["failed"]
     write_scoring(out, tuning.scoring, pipeline.encoder.weights_hash, provenance)
-    finish(tuning.to_json(), _describe(tuning, out), as_json=as_json, failed=tuning.failed)
+    finish(asdict(tuning), _describe(tuning, out), as_json=as_json, failed=tuning.failed)
 
 
 def _describe(tuning: Tuning, out: Path) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ProposingConfig:
-    """How expressions are proposed for an image; chosen on 25 development images.
+class GenerationConfig:
+    """How expressions are generated for an image; chosen on 25 development images.
 
     Attributes:
         noun_temperature: of the probabilities of nouns, as a share of the encoder's.
@@ -18,7 +18,7 @@ class ProposingConfig:
         overlap_max: of two proposals that share more of one of them than this, one is an object.
         distractor_share_min: an object that shows a noun's family with at least this share of the
             described object's own probability could be meant by the noun too.
-        rival_overlap_max: a proposal that overlaps every object less than this is beside them.
+        rival_overlap_max: a proposal that overlaps every object less than this is a rival.
         rival_area_min: smallest such proposal that counts, as a share of the image's area.
         color_share_min: an object is "red" when this share of its pixels is, and ...
         color_share_max: ... another is certainly not when it has less of it than this.

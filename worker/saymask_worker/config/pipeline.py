@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from saymask_worker.config.fingerprint import OMIT_DEFAULT, constant, to_values
-from saymask_worker.config.generation import ProposingConfig
-from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.config.generation import GenerationConfig
+from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
 
 # Raised when the same configuration prepares images differently, because of other code or other
 # nouns in ``data/nouns.txt``, so that old and new results are not mixed.
@@ -21,12 +20,6 @@ _REVISION = 3
 
 Generator = Literal["mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "sam3", "given"]
 MethodName = Literal["corrected", "faithful"]
-TokenMask = Literal["area", "point"]
-TokenMasking = Literal["multiply", "attention"]
-Crop = Literal["square", "published"]
-PixelStatistics = Literal["clip", "imagenet"]
-NounPhrase = Literal["own", "published"]
-Views = Literal["all", "regions"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class ProposalsConfig:
         points_per_side: side of the regular grid of points.
         points_share: share of these points that become prompts, those that differ most; see
             ``saymask_worker.masks.point_prompts``.
-        points_place_weight: of their place, beside the embedding, when points are compared.
+        points_place_weight: weight of position relative to the embedding when points are compared.
         predicted_iou_min: a mask whose predicted IoU is lower is dropped.
         stability_min: a mask whose stability score is lower is dropped.
         duplicate_iou_max: of two masks that overlap more than this, the better one stays.
@@ -61,8 +54,8 @@ class ProposalsConfig:
             the earlier mask's by more than this.
         outline_logit: a coarse pixel is upscaled when it or a neighbour lies within this logit of
             the mask's edge.
-        padding_step: of what pads the image to a square the decoder sees one token in so many,
-            each way; see ``saymask_worker.masks.image_tokens``.
+        padding_step: of the padding to a square the decoder sees every n-th token in both
+            directions; see ``saymask_worker.masks.frame``.
     """
 
     generator: Generator = "mobile-sam"
@@ -75,19 +68,19 @@ class ProposalsConfig:
     min_area_share: float = 0.0005
     max_count: int = 100
     box_rounds: int = 1
-    stability_offset: float = constant(1.0)
-    voter_predicted_iou_min: float = constant(0.5)
-    vote_iou_min: float = constant(0.8)
-    coarse_duplicate_iou: float = constant(0.98)
-    coarse_min_shared_px: int = constant(40)
-    coarse_quality_tolerance: float = constant(0.02)
-    outline_logit: float = constant(2.0)
+    stability_offset: float = 1.0
+    voter_predicted_iou_min: float = 0.5
+    vote_iou_min: float = 0.8
+    coarse_duplicate_iou: float = 0.98
+    coarse_min_shared_px: int = 40
+    coarse_quality_tolerance: float = 0.02
+    outline_logit: float = 2.0
     padding_step: int = 4
 
 
 @dataclass(frozen=True)
 class SuggestionsConfig:
-    """Which masks are offered beside each other; chosen on 25 development images.
+    """Which masks are offered together; chosen on 25 development images.
 
     Attributes:
         same_answer_iou: of two masks that overlap at least this much, the better one is offered.
@@ -103,7 +96,7 @@ class SuggestionsConfig:
 
 
 # As published: the best masks, however much alike.
-OFFER_ALL = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+NO_DEDUPLICATION = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class SourcesConfig:
     """How masks of several sources become one list.
 
     Attributes:
-        considered: so many of the best proposals compete with the masks of other sources.
+        considered: number of best proposals that compete with the masks of other sources.
         same_object_iou: masks of two sources that overlap at least this much are one answer.
         piece_share: connected pieces and holes smaller than this share of a mask are removed.
         min_area_share: masks smaller than this share of the image are dropped.
@@ -131,7 +124,8 @@ class ClicksConfig:
 
     Attributes:
         start_logit: magnitude of the logits of a mask to start from.
-        beside_share: a click this share of the box's sides beside it still concerns the mask.
+        beside_share: a click outside the box by up to this share of its sides still concerns the
+            mask.
         duplicate_iou: of two answers that overlap at least this much, the first stays.
         stability_offset: as in ``ProposalsConfig``.
     """
@@ -144,44 +138,27 @@ class ClicksConfig:
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """How proposals become features: as published, or as corrected (``docs/method.md``).
-
-    The defaults are the corrections.
+    """How proposals become features (``docs/method.md``).
 
     Attributes:
-        token_mask: ``area``: the share of each token that is covered; ``point``: one sample per
-            token, which misses most small objects.
-        token_floor: with ``area``, weight of the best covered token of a small mask.
-        token_masking: how the proposal enters the ViT; see ``ClipVisual.encode_global``.
-        crop: ``square`` around the mask's extent, antialiased; ``published``: centre of mass plus
-            and minus half the counts of rows and columns, squashed.
-        crop_margin: with ``square``, surroundings as a share of the longer side.
-        places: encode the places of the image too, for heat maps and region tokens.
-        region_tiles: scales of the region token, by the image's division into so many tiles a side;
-            a third scale costs as much as two and decides nothing.
-        views: ``all``; or ``regions``: the region token stands for all views of a proposal, which
-            costs one pass over the image and none over its proposals.
-        crops_max: at most this many proposals, one or more, are cropped, and without ``places``
-            all; for the others the feature of the crop is predicted, see
-            ``saymask_worker.ranking.crop_budget``.
-        crop_area_weight: of a proposal's area, per factor of ten, where it is decided which are
-            cropped, beside ...
+        token_floor: weight of the best covered token of a small mask.
+        crop_margin: surroundings of a crop, as a share of the mask's longer side.
+        region_tiles: scales of the region token, as numbers of tiles per side of the image; a third
+             scale costs as much as two and decides nothing.
+        crops_max: at most this many proposals are cropped; for the others the feature of the crop
+            is predicted, see ``saymask_worker.ranking.crop_budget``. With 0 the region token
+            replaces all views of a proposal: one pass over the image and none over its proposals.
+        crop_area_weight: weight, in the choice of what is cropped, of a proposal's area, per factor
+            of ten, ...
         crop_consensus_weight: ... its consensus, ...
         crop_level_weight: ... its level and ...
-        crop_thing_weight: ... its log-probability of showing a thing, by its region's token.
+        crop_thing_weight: ... its log-probability of showing a thing, by its region token.
         crop_ridge: strength of the penalty of that regression, above 0.
-        statistics: mean and deviation of ``clip``, filled with the mean; or of ``imagenet``.
     """
 
-    token_mask: TokenMask = "area"
     token_floor: float = 0.5
-    token_masking: TokenMasking = "attention"
-    crop: Crop = "square"
     crop_margin: float = 0.1
-    statistics: PixelStatistics = "clip"
-    places: bool = True
     region_tiles: tuple[int, ...] = (1, 2)
-    views: Views = field(default="all", metadata={OMIT_DEFAULT: True})
     crops_max: int = 26
     crop_area_weight: float = 0.75
     crop_consensus_weight: float = 3.0
@@ -192,21 +169,19 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class FirstLookConfig:
-    """How an image is looked at before it is prepared; chosen on 25 development images.
+    """The quick answer about an image that is not prepared; chosen on 25 development images.
 
     Attributes:
         points_per_side: side of the regular grid of points.
         points_share: as in ``ProposalsConfig``.
-        max_count: at most this many proposals.
-        closer_first: so many of an expression's best proposals are cropped at once, and ...
-        closer_count: ... so many in all, when the features of the other crops are predicted.
+        initial_crops: number of an expression's best proposals that are cropped at once.
+        total_crops: number that are cropped in all; the features of other crops are predicted.
     """
 
     points_per_side: int = 20
     points_share: float = 0.4
-    max_count: int = 100
-    closer_first: int = 8
-    closer_count: int = 12
+    initial_crops: int = 8
+    total_crops: int = 12
 
 
 @dataclass(frozen=True)
@@ -219,45 +194,37 @@ class PipelineConfig:
         proposals: how masks are generated.
         features: how proposals are encoded.
         scoring: how features become scores.
-        noun_phrase: saymask's rule for the head noun phrase, or the published one.
-        language_model: the spaCy model.
         clicks: how clicks and boxes become masks.
-        nouns: fingerprint of an open vocabulary of one's own; empty for the worker's.
+        nouns: fingerprint of a custom open vocabulary; empty for the worker's.
         sources: how masks of several sources become one list.
-        suggestions: which masks are offered beside each other.
-        first_look: how an image is looked at before it is prepared.
-        proposing: how expressions are proposed.
+        suggestions: which masks are offered together.
+        first_look: the quick answer about an image that is not prepared.
+        generation: how expressions are generated.
     """
 
     method: MethodName = "corrected"
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    noun_phrase: NounPhrase = "own"
-    language_model: str = "en_core_web_sm"
-    clicks: ClicksConfig = field(default_factory=ClicksConfig, metadata={OMIT_DEFAULT: True})
-    nouns: str = constant("")
-    sources: SourcesConfig = field(default_factory=SourcesConfig, metadata={OMIT_DEFAULT: True})
+    clicks: ClicksConfig = field(default_factory=ClicksConfig)
+    nouns: str = ""
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
     suggestions: SuggestionsConfig = field(default_factory=SuggestionsConfig)
-    first_look: FirstLookConfig = field(
-        default_factory=FirstLookConfig, metadata={OMIT_DEFAULT: True}
-    )
-    proposing: ProposingConfig = field(
-        default_factory=ProposingConfig, metadata={OMIT_DEFAULT: True}
-    )
+    first_look: FirstLookConfig = field(default_factory=FirstLookConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def fingerprint(self) -> str:
         """Return a short hash of everything that changes a result."""
-        return _hash(to_values(self))
+        return _hash(asdict(self))
 
     def preparation_fingerprint(self) -> str:
         """Return a short hash of what a prepared image depends on.
 
         It does not depend on the weights of the score, so that these can be tuned.
         """
-        values: dict[str, Any] = {"proposals": to_values(self.proposals), "method": self.method}
+        values: dict[str, Any] = {"proposals": asdict(self.proposals), "method": self.method}
         if self.method == "corrected":
-            values["features"] = to_values(self.features)
+            values["features"] = asdict(self.features)
             # By these it is decided which proposals are cropped.
             scoring = self.scoring
             values["thing"] = [
@@ -266,21 +233,28 @@ class PipelineConfig:
         return _hash(values)
 
 
+def to_published(config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration of the published method: its own scoring, equal masks offered."""
+    return replace(
+        config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=NO_DEDUPLICATION
+    )
+
+
 def to_first_look(config: PipelineConfig) -> PipelineConfig:
     """Return the configuration of a first look: fewer points, and no view of single proposals."""
-    full, quick = config.proposals, config.first_look
+    full, look = config.proposals, config.first_look
     return replace(
         config,
         proposals=replace(
             full,
-            points_per_side=min(full.points_per_side, quick.points_per_side),
-            points_share=min(full.points_share, quick.points_share),
-            max_count=min(full.max_count, quick.max_count),
+            points_per_side=min(full.points_per_side, look.points_per_side),
+            points_share=min(full.points_share, look.points_share),
         ),
-        features=replace(config.features, views="regions"),
+        features=replace(config.features, crops_max=0),
     )
 
 
 def _hash(values: object) -> str:
+    """Hash canonical JSON: sorted keys."""
     body = json.dumps([_REVISION, values], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:10]

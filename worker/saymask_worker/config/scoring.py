@@ -1,10 +1,17 @@
-"""How features become scores, as data; a part of ``PipelineConfig``."""
+"""How features become scores, as data: the weights, and files of fitted ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
-from saymask_worker.config.fingerprint import constant
+from saymask.errors import ConfigError
+from saymask.private_files import replace_shared_file
+
+_CURE = "Fit the weights anew: saymask-worker tune --data EXPORT_DIR --out FILE"
 
 
 @dataclass(frozen=True)
@@ -16,15 +23,14 @@ class ScoringConfig:
     images with the starter encoder, unless a source is named.
 
     Attributes:
-        temperature: of the encoder, in cosine similarity: what makes one nat. For open_clip pairs
+        temperature: of the encoder: the cosine similarity that equals one nat. For open_clip pairs
             it is measured on the sample images, see ``saymask_worker.encoders.calibration``.
         visual_global_weight: alpha of the paper, share of the global-context visual feature.
         text_global_weight: beta of the paper, share of the sentence; the rest is the noun phrase.
-        normalise_first: features reach unit length before they are mixed; published: after.
-        region_weight: share of the region's token in the visual feature, beside the other two.
+        region_weight: weight of the region token in the visual feature, relative to the other two.
         negatives_weight: how much the log-likelihood of all other nouns counts against a proposal;
             1 would make the appearance a log-probability.
-        negatives_cosine_max: nouns whose text lies this close to the asked one do not compete.
+        negatives_cosine_max: nouns this similar to the asked one do not compete.
         negatives_min: at least this many nouns compete, the most distant ones.
         coherence_weight: weight of the heat map of the expression inside a proposal.
         coherence_outside: share of the heat outside that counts against it.
@@ -65,14 +71,12 @@ class ScoringConfig:
         presence_offset: offset of the logistic curve from a noun's log-odds against others to the
             probability that the image shows it, and ...
         presence_slope: ... its slope, per nat; fitted to 120 expressions.
-        no_referent_below: with a lower probability people are told so; 0 never tells.
-        noun_template: a noun is encoded bare and in this sentence, averaged.
+        no_referent_below: with a lower probability a notice says so; 0 disables it.
     """
 
     temperature: float = 0.02
     visual_global_weight: float = 0.4
     text_global_weight: float = 0.35
-    normalise_first: bool = True
     region_weight: float = 0.4
     negatives_weight: float = 0.5
     negatives_cosine_max: float = 0.7
@@ -100,18 +104,17 @@ class ScoringConfig:
     unnamed_weight: float = 2.0
     unnamed_area_weight: float = 2.0
     instance_area_max: float = 0.6
-    instance_overlap_max: float = constant(0.6)
-    same_object_iou: float = constant(0.5)
-    background_area_min: float = constant(0.75)
-    part_inside_min: float = constant(0.85)
-    part_area_max: float = constant(0.9)
-    lead_offset: float = constant(-0.51)
-    lead_slope: float = constant(1.32)
-    lead_max: float = constant(7.5)
+    instance_overlap_max: float = 0.6
+    same_object_iou: float = 0.5
+    background_area_min: float = 0.75
+    part_inside_min: float = 0.85
+    part_area_max: float = 0.9
+    lead_offset: float = -0.51
+    lead_slope: float = 1.32
+    lead_max: float = 7.5
     presence_offset: float = 4.08
     presence_slope: float = 1.2
     no_referent_below: float = 0.5
-    noun_template: str = constant("a photo of a {}")
 
 
 STARTER_SCORING = ScoringConfig()
@@ -119,3 +122,47 @@ STARTER_SCORING = ScoringConfig()
 FAITHFUL_SCORING = ScoringConfig(visual_global_weight=0.85)
 # Of pairs whose temperature is not measured yet.
 GENUINE_SCORING = ScoringConfig(visual_global_weight=0.5)
+
+
+def write_scoring(
+    path: Path, scoring: ScoringConfig, weights_hash: str, provenance: Mapping[str, Any]
+) -> None:
+    """Write weights with the encoder that they were fitted to, and how.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    content = {"encoder": weights_hash, "scoring": asdict(scoring), "fitted": dict(provenance)}
+    try:
+        replace_shared_file(path.absolute(), f"{json.dumps(content, indent=2)}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}.", "Name another file.") from error
+
+
+def load_scoring(path: Path, weights_hash: str) -> ScoringConfig:
+    """Read weights that were fitted to an encoder.
+
+    Raises:
+        ConfigError: the file is damaged, or of another encoder or version.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        encoder, values = content["encoder"], dict(content["scoring"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"SAYMASK_SCORING={path} cannot be read: {error}.", _CURE) from error
+    if encoder != weights_hash:
+        raise ConfigError(
+            f"The weights in {path} were fitted to another encoder ({encoder}); this one is"
+            f" {weights_hash}.",
+            f"Unset SAYMASK_SCORING, or choose that SAYMASK_ENCODER. {_CURE}",
+        )
+    # Numbers, as told from truth values; a whole number is a real one too.
+    known = {f.name: (int, float) if f.type == "float" else (int,) for f in fields(ScoringConfig)}
+    wrong = [name for name, value in values.items() if type(value) not in known.get(name, ())]
+    if wrong:
+        raise ConfigError(
+            f"{path} holds {', '.join(sorted(wrong))}, which this version does not know or takes in"
+            " another type.",
+            _CURE,
+        )
+    return ScoringConfig(**values)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saymask.contract import Queues
@@ -15,14 +15,13 @@ from saymask.logs import LogFormat
 from saymask.private_files import find_settings_file
 from saymask.redaction import SecretAddress, hide_from_now_on
 from saymask_worker.config.pipeline import (
-    OFFER_ALL,
     Generator,
     MethodName,
     PipelineConfig,
     ProposalsConfig,
-    SuggestionsConfig,
+    to_published,
 )
-from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
+from saymask_worker.config.scoring import ScoringConfig
 
 # Read by the model hub's own library, whose errors we pass on.
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -87,14 +86,10 @@ class WorkerSettings(BaseSettings):
         "corrected",
         description="`corrected`, or `faithful`: the published method step by step.",
     )
-    proposals: Generator = Field(
+    proposals: str = Field(
         "mobile-sam",
-        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h`,"
-        " `sam3` or `given`.",
-    )
-    proposals_dir: Path | None = Field(
-        None,
-        description="With `given`: folder of `<photo's sha256>.json`, each a list of COCO RLE"
+        description="Proposal generator: `mobile-sam`, `sam-vit-b`, `sam-vit-l`, `sam-vit-h` or"
+        " `sam3`; or `given:FOLDER`, a folder of `<photo's sha256>.json`, each a list of COCO RLE"
         " masks.",
     )
     points_per_side: int = Field(
@@ -104,26 +99,12 @@ class WorkerSettings(BaseSettings):
         description="Side of the grid of points; those that differ most become prompts. More finds"
         " smaller things, slower.",
     )
-    max_proposals: int = Field(100, ge=1, le=1000, description="Proposals kept per photo.")
     first_look: Literal["auto", "on", "off"] = Field(
         "auto",
         description="A quick first answer to an expression about a photo that is not prepared yet:"
         " `auto` gives one on a CPU, where preparing takes seconds.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:<n>`.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the networks; `auto` takes bfloat16 where it gains."
-    )
-    threads: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="CPU threads of torch; 0 leaves torch's default.",
-        validation_alias="SAYMASK_WORKER_THREADS",
-    )
-    photo_max_megapixels: float = Field(
-        120.0, gt=0, description="Largest photo that is decoded, megapixels."
-    )
     nouns: Path | None = Field(
         None,
         description="A file of nouns that photos show, under the headings [things], [stuff] and"
@@ -146,11 +127,24 @@ class WorkerSettings(BaseSettings):
         description="A file of `saymask-worker tune`: scoring weights fitted to decisions; empty"
         " means the encoder's own.",
     )
-    spacy_model: str = Field("en_core_web_sm", description="`en_core_web_sm` or `en_core_web_lg`.")
+
+    @field_validator("proposals")
+    @classmethod
+    def _check_proposals(cls, value: str) -> str:
+        generator, _, folder = value.partition(":")
+        if generator not in get_args(Generator) or (generator == "given") != bool(folder):
+            names = ", ".join(name for name in get_args(Generator) if name != "given")
+            raise ValueError(f"use {names} or given:FOLDER")
+        return value
+
+    @property
+    def generator(self) -> Generator:
+        """The kind of ``proposals``, without the folder."""
+        return cast(Generator, self.proposals.partition(":")[0])
 
     @property
     def encoder_name(self) -> str:
-        """The encoder that is loaded: today's score was made for the starter, so ``auto`` is that.
+        """The encoder to load: ``auto`` is the starter, for which the score was made.
 
         It never depends on what the machine has or reaches.
         """
@@ -161,20 +155,16 @@ class WorkerSettings(BaseSettings):
 
         The faithful method has a scoring of its own.
         """
-        return PipelineConfig(
-            method=self.method,
+        config = PipelineConfig(
             proposals=ProposalsConfig(
-                generator=self.proposals,
-                points_per_side=self.points_per_side,
-                max_count=self.max_proposals,
+                generator=self.generator, points_per_side=self.points_per_side
             ),
-            scoring=scoring if self.method == "corrected" else FAITHFUL_SCORING,
-            language_model=self.spacy_model,
-            suggestions=SuggestionsConfig() if self.method == "corrected" else OFFER_ALL,
+            scoring=scoring,
         )
+        return config if self.method == "corrected" else to_published(config)
 
 
-def load_worker_settings(**overrides: object) -> WorkerSettings:
+def load_worker_settings(**overrides: Any) -> WorkerSettings:
     """Read the environment, then the settings file of a local installation, if there is one.
 
     Args:
@@ -186,7 +176,7 @@ def load_worker_settings(**overrides: object) -> WorkerSettings:
     for name in _HUB_TOKENS:
         hide_from_now_on(os.environ.get(name, ""))
     try:
-        return WorkerSettings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
+        return WorkerSettings(_env_file=find_settings_file(), **overrides)
     except ValidationError as error:
         lines = "; ".join(
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"

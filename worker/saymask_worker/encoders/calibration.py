@@ -1,15 +1,14 @@
 """The temperature of an encoder, and whether its towers fit together: a self-test on photos.
 
 The weights of the score are log-odds, made with the starter encoder. How far cosines spread
-differs by a factor of four between encoders, so the temperature of another one is measured: how
-much the similarity of a noun varies between views of the sample photos.
+differs by a factor of four between encoders, so the temperature of another encoder is measured by
+how much the similarity of a noun varies between views of the sample photos.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,14 +18,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from saymask.private_files import replace_shared_file
 from saymask_worker.config.scoring import STARTER_SCORING, ScoringConfig
 from saymask_worker.encoders.base import Encoder
-from saymask_worker.encoders.clip_visual import ClipVisual
-from saymask_worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
-from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns
+from saymask_worker.encoders.crops import resize_whole
+from saymask_worker.encoders.vocabulary import EncodedNouns, encode_nouns, load_or_compute
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ _NAMED_MIN = 4
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the self-test found.
+    """Results of the self-test.
 
     Attributes:
         spread: mean standard deviation of a noun's cosine between views of the sample photos.
@@ -57,36 +53,28 @@ class Calibration:
 def load_calibration(
     encoder: Encoder, vocabulary: EncodedNouns, directory: Path | None
 ) -> Calibration:
-    """Read what the self-test found for an encoder, or run it; seconds on a CPU."""
-    path = directory / f"calibration-{encoder.weights_hash}.json" if directory else None
-    if path and os.path.exists(path):
-        try:
-            return Calibration(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            log.warning("%s is damaged (%s), measuring again", path, error)
-    calibration = calibrate(encoder, vocabulary)
-    if path is not None:
-        try:
-            replace_shared_file(path, json.dumps(asdict(calibration)).encode())
-        except OSError as error:
-            log.warning("the self-test of the encoder cannot be kept: %s", error)
-    return calibration
+    """Read the results of an encoder's self-test, or run it; seconds on a CPU."""
+    return load_or_compute(
+        directory and directory / f"calibration-{encoder.weights_hash}.json",
+        lambda data: Calibration(**json.loads(data)),
+        lambda: calibrate(encoder, vocabulary),
+        lambda calibration: json.dumps(asdict(calibration)).encode(),
+    )
 
 
 def calibrate(encoder: Encoder, vocabulary: EncodedNouns) -> Calibration:
     """Compare views of the sample photos with the nouns of the worker's own vocabulary."""
     visual = encoder.visual
-    wholes, views = [], []
+    views: list[NDArray[np.uint8]] = []
     for name in _SAMPLES:
         path = files("saymask") / "samples" / f"{name}.jpg"
         with path.open("rb") as file, Image.open(file) as image:
-            whole, tiles = _cut(np.asarray(image.convert("RGB")), visual)
-        wholes.append(whole)
-        views += [whole, *tiles]
-    features = F.normalize(visual.encode_images(torch.stack(views)).float(), dim=1).cpu().numpy()
+            views += _cut(np.asarray(image.convert("RGB")))
+    inputs = [resize_whole(view, size_px=visual.image_size_px, device="cpu") for view in views]
+    features = F.normalize(visual.encode_images(torch.cat(inputs)), dim=1).cpu().numpy()
     spread = float((features @ vocabulary.rows.T).std(axis=0).mean())
     own = encode_nouns(encoder, list(_SAMPLES.values()))
-    first = features[:: len(views) // len(wholes)] @ own.T
+    first = features[:: len(views) // len(_SAMPLES)] @ own.T
     named = int((first.argmax(axis=1) == np.arange(len(_SAMPLES))).sum())
     return Calibration(round(spread, 5), named)
 
@@ -113,18 +101,12 @@ def adapt_scoring(encoder: Encoder, found: Calibration) -> ScoringConfig:
     return encoder.scoring
 
 
-def _cut(pixels: NDArray[np.uint8], visual: ClipVisual) -> tuple[Tensor, list[Tensor]]:
-    """The whole image and its quarters, each (3, S, S) and normalised."""
-    image = normalise(to_tensor(pixels), CLIP_MEAN, CLIP_STD)
-    height, width = image.shape[1] // 2, image.shape[2] // 2
+def _cut(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """An image (h, w, 3) and its quarters."""
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     quarters = [
-        image[:, top : top + height, left : left + width]
+        pixels[top : top + height, left : left + width]
         for top in (0, height)
         for left in (0, width)
     ]
-    size = (visual.image_size_px, visual.image_size_px)
-    whole, *parts = (
-        F.interpolate(view[None], size, mode="bicubic", antialias=True)[0]
-        for view in (image, *quarters)
-    )
-    return whole, parts
+    return [pixels, *quarters]

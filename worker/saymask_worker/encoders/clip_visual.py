@@ -9,17 +9,16 @@ ResNet weights its last feature map before attention pooling.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from saymask.errors import ConfigError
-from saymask_worker.config.pipeline import TokenMasking
 from saymask_worker.encoders.vit_blocks import (
     cast_products,
     ends_in_class_token,
@@ -28,9 +27,10 @@ from saymask_worker.encoders.vit_blocks import (
     run_coherent_block,
     run_last_block,
 )
-from saymask_worker.weights.batching import Batched
+from saymask_worker.weights.device import Batched
 
 MASKED_BLOCKS = 3
+TokenMasking = Literal["multiply", "attention"]
 
 
 class ClipVisual(Batched):
@@ -105,23 +105,23 @@ class ClipVisual(Batched):
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode normalised images (B, 3, S, S) as plain CLIP does: (B, D) float32."""
-        parts = [
-            self._encode(chunk.to(self.device, self.input_dtype)).float()
-            for chunk in torch.split(images, self._batch)
-        ]
+        return self._run_in_batches(self._encode, images)
+
+    def _run_in_batches(self, run: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+        """Run items (N, ...) to features (N, ...) float32."""
+        parts = []
+        for chunk in torch.split(items, self._batch):
+            self._between_batches()
+            parts.append(run(chunk.to(self.device)).float())
         return torch.cat(parts)
 
     def _encode(self, images: Tensor) -> Tensor:
-        self._between_batches()
-        tower = self.tower
+        tower, images = self.tower, images.to(self.input_dtype)
         if not isinstance(tower, VisionTransformer):
             features: Tensor = tower(images)
             return features
         *blocks, last = tower.transformer.resblocks
-        tokens = tower._embeds(images)
-        for block in blocks:
-            tokens = block(tokens)
-        return _read(tower, run_last_block(last, tokens))
+        return _read(tower, run_last_block(last, _run_blocks(tower, blocks, images)))
 
     @torch.inference_mode()
     def encode_dense(self, images: Tensor) -> Tensor:
@@ -129,25 +129,17 @@ class ClipVisual(Batched):
 
         Places of one object come out alike; see ``saymask_worker.encoders.dense``.
         """
-        parts = [
-            self._encode_dense(chunk.to(self.device, self.input_dtype))
-            for chunk in torch.split(images, self._batch)
-        ]
-        return torch.cat(parts)
+        return self._run_in_batches(self._encode_dense, images)
 
     def _encode_dense(self, images: Tensor) -> Tensor:
-        self._between_batches()
-        tower = self.tower
+        tower, images = self.tower, images.to(self.input_dtype)
         if isinstance(tower, VisionTransformer):
             *blocks, last = tower.transformer.resblocks
-            tokens = tower._embeds(images)
-            for block in blocks:
-                tokens = block(tokens)
-            return read_places(tower, run_coherent_block(last, tokens))
-        features = run_resnet_trunk(tower, images)
+            return read_places(tower, run_coherent_block(last, _run_blocks(tower, blocks, images)))
         pool: AttentionPool2d = tower.attnpool
-        places: Tensor = pool.c_proj(pool.v_proj(features.permute(0, 2, 3, 1)))
-        return places.float()
+        features = run_resnet_trunk(tower, images).permute(0, 2, 3, 1)
+        places: Tensor = pool.c_proj(pool.v_proj(features))
+        return places
 
     @torch.inference_mode()
     def encode_global(
@@ -163,68 +155,55 @@ class ClipVisual(Batched):
             image: (1, 3, S, S), normalised.
             token_masks: (N, g, g) float32 in 0..1, the proposals on the token grid.
             masking: ``multiply`` weights the patch tokens, as published; ``attention`` hides
-                tokens outside the proposal from a class token of its own instead (ViT only).
+                tokens outside the proposal from a class token of its own instead (ViT only; a
+                ResNet weights its feature map).
             masked_blocks: how many blocks, counted from the last, see the proposal (ViT only).
 
         Returns:
             (N, D) float32.
         """
-        image = image.to(self.device, self.input_dtype)
-        token_masks = token_masks.to(self.device)
-        if isinstance(self.tower, VisionTransformer):
-            return self._global_vit(self.tower, image, token_masks, masking, masked_blocks)
-        return self._global_resnet(self.tower, image, token_masks)
-
-    def _global_vit(
-        self,
-        tower: VisionTransformer,
-        image: Tensor,
-        token_masks: Tensor,
-        masking: TokenMasking,
-        masked_blocks: int,
-    ) -> Tensor:
-        blocks = tower.transformer.resblocks
-        shared = len(blocks) - masked_blocks
-        tokens = tower._embeds(image)
-        for block in blocks[:shared]:
-            tokens = block(tokens)
-        parts = [
-            self._masked_blocks(tower, tokens, masks, blocks[shared:], masking)
-            for masks in torch.split(token_masks.flatten(1), self._batch)
-        ]
-        return torch.cat(parts)
-
-    def _masked_blocks(
-        self,
-        tower: VisionTransformer,
-        shared_tokens: Tensor,
-        masks: Tensor,
-        blocks: nn.ModuleList,
-        masking: TokenMasking,
-    ) -> Tensor:
-        self._between_batches()
-        if masking == "attention":
-            # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the
-            # token. The class token always sees itself.
-            hidden = masks.clamp(min=1e-6).log()
-            return _read(
-                tower, run_class_tokens(list(blocks), shared_tokens, hidden).transpose(0, 1)
+        tower, image = self.tower, image.to(self.device, self.input_dtype)
+        if not isinstance(tower, VisionTransformer):
+            features = F.normalize(run_resnet_trunk(tower, image), dim=1)
+            return self._run_in_batches(
+                lambda masks: tower.attnpool(features * masks[:, None].to(self.dtype)), token_masks
             )
-        tokens = shared_tokens.expand(len(masks), -1, -1)
-        weights = F.pad(masks, (1, 0), value=1.0)[..., None]
-        *others, last = blocks
-        for block in others:
-            tokens = block(tokens * weights)
-        return _read(tower, run_last_block(last, tokens * weights))
+        blocks = list(tower.transformer.resblocks)
+        shared = len(blocks) - masked_blocks
+        tokens = _run_blocks(tower, blocks[:shared], image)
+        run = _mask_attention if masking == "attention" else _mask_tokens
+        return self._run_in_batches(
+            lambda masks: _read(tower, run(blocks[shared:], tokens, masks)), token_masks.flatten(1)
+        )
 
-    def _global_resnet(self, tower: ModifiedResNet, image: Tensor, token_masks: Tensor) -> Tensor:
-        features = run_resnet_trunk(tower, image)
-        features = F.normalize(features, dim=1)
-        parts = [
-            tower.attnpool(features * masks[:, None].to(self.dtype)).float()
-            for masks in torch.split(token_masks, self._batch)
-        ]
-        return torch.cat(parts)
+
+def _mask_attention(
+    blocks: Sequence[ResidualAttentionBlock], tokens: Tensor, masks: Tensor
+) -> Tensor:
+    """Class tokens (N, 1, C) that see tokens (1, L, C) by masks (N, L - 1)."""
+    # A soft weight w as a bias log(w): w = 1 leaves the score alone, w = 0 removes the token. The
+    # class token always sees itself.
+    return run_class_tokens(blocks, tokens, masks.clamp(min=1e-6).log()).transpose(0, 1)
+
+
+def _mask_tokens(blocks: Sequence[ResidualAttentionBlock], tokens: Tensor, masks: Tensor) -> Tensor:
+    """Class tokens (N, 1, C) after blocks over tokens (1, L, C) times masks (N, L - 1)."""
+    tokens = tokens.expand(len(masks), -1, -1)
+    weights = F.pad(masks, (1, 0), value=1.0)[..., None]
+    *others, last = blocks
+    for block in others:
+        tokens = block(tokens * weights)
+    return run_last_block(last, tokens * weights)
+
+
+def _run_blocks(
+    tower: VisionTransformer, blocks: Sequence[ResidualAttentionBlock], images: Tensor
+) -> Tensor:
+    """Tokens (B, L, C) of images after the first blocks."""
+    tokens: Tensor = tower._embeds(images)
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens
 
 
 def run_resnet_trunk(tower: ModifiedResNet, images: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """The image tower's input: the whole image, token masks and crops.
 
 CLIP's own statistics, square boxes with a margin around the mask's extent, antialiased resizing
-and area averaging. Each of these can be replaced by what the published code does, to measure what
-it contributes; ``saymask_worker.ranking.faithful`` does all of it as published, number for number.
+and area averaging. ``saymask_worker.ranking.published`` does the same as published.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saymask.masks import Masks, compute_box_xywh
-from saymask_worker.config.pipeline import FeaturesConfig
-from saymask_worker.images.grid import cover_square_grid
+from saymask_worker.images.geometry import cover_square_grid
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalise(
+    pixels: Tensor, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float, ...] = CLIP_STD
+) -> Tensor:
     """Normalise (..., 3, H, W) in 0..1 to zero mean and unit variance per channel."""
     shift = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
     scale = torch.tensor(std, device=pixels.device).view(3, 1, 1)
@@ -50,93 +48,48 @@ def compute_square_boxes(masks: Masks, margin: float) -> NDArray[np.int64]:
     return boxes
 
 
-def compute_published_boxes(masks: Masks) -> NDArray[np.int64]:
-    """Compute the published boxes (N, 4) xyxy, inside the image.
-
-    Each is the centre of mass plus and minus half the number of occupied columns and rows; a mask
-    in two parts may be cropped to almost nothing.
-    """
-    height, width = masks.shape[1:]
-    boxes = np.zeros((len(masks), 4), dtype=np.int64)
-    for index, mask in enumerate(masks):
-        y, x = np.nonzero(mask)
-        half_w, half_h = mask.any(axis=0).sum() / 2, mask.any(axis=1).sum() / 2
-        x0, y0 = np.clip([x.mean() - half_w, y.mean() - half_h], 0, [width - 1, height - 1])
-        x1, y1 = np.clip([x.mean() + half_w, y.mean() + half_h], 1, [width, height])
-        boxes[index] = [int(x0), int(y0), max(int(x1), int(x0) + 1), max(int(y1), int(y0) + 1)]
-    return boxes
-
-
 def crop_proposals(
-    pixels: NDArray[np.uint8], masks: Masks, config: FeaturesConfig, *, size_px: int, device: str
+    pixels: NDArray[np.uint8], masks: Masks, margin: float, *, size_px: int, device: str
 ) -> Tensor:
     """Crop N masked proposals, normalised.
 
     Args:
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
-        config: kind of crop and statistics.
+        margin: see ``compute_square_boxes``.
         size_px: side S of the crops.
         device: where to compute.
 
     Returns:
-        (N, 3, S, S) float32. Outside the mask and outside the image: the mean colour, with
-        ``imagenet`` statistics the value the published code puts there.
+        (N, 3, S, S) float32, with the mean colour outside the mask and outside the image.
     """
-    image = normalise(to_tensor(pixels).to(device), *_statistics(config))
-    fill = torch.tensor(IMAGENET_MEAN if config.statistics == "imagenet" else (0.0, 0.0, 0.0))
-    fill = fill.to(device).view(3, 1, 1)
-    is_square = config.crop == "square"
-    boxes = (
-        compute_square_boxes(masks, config.crop_margin)
-        if is_square
-        else compute_published_boxes(masks)
-    )
+    image = normalise(to_tensor(pixels).to(device))
     height, width = pixels.shape[:2]
     crops = torch.zeros(len(masks), 3, size_px, size_px, device=device)
-    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+    for index, (x0, y0, x1, y1) in enumerate(compute_square_boxes(masks, margin).tolist()):
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        padding = (left - x0, x1 - right, top - y0, y1 - bottom)
-        region = image[:, top:bottom, left:right]
         inside = torch.from_numpy(masks[index, top:bottom, left:right]).to(device)
-        crop = fill + F.pad((region - fill) * inside, padding)
-        if is_square:
-            crop = F.interpolate(crop[None], (size_px, size_px), mode="bicubic", antialias=True)
-        else:
-            crop = F.interpolate(crop[None], (size_px, size_px), mode="bilinear")
-        crops[index] = crop[0]
+        padding = (left - x0, x1 - right, top - y0, y1 - bottom)
+        crops[index] = _resize(F.pad(image[:, top:bottom, left:right] * inside, padding), size_px)
     return crops
 
 
-def resize_whole(
-    pixels: NDArray[np.uint8], config: FeaturesConfig, *, size_px: int, device: str
-) -> Tensor:
-    """Squash the whole image to (1, 3, S, S), normalised, antialiased."""
-    image = normalise(to_tensor(pixels).to(device), *_statistics(config))[None]
-    return F.interpolate(image, (size_px, size_px), mode="bicubic", antialias=True)
+def resize_whole(pixels: NDArray[np.uint8], *, size_px: int, device: str) -> Tensor:
+    """Squash the whole image (h, w, 3) to (1, 3, S, S), normalised, antialiased."""
+    return _resize(normalise(to_tensor(pixels).to(device)), size_px)[None]
 
 
-def _statistics(config: FeaturesConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if config.statistics == "imagenet":
-        return IMAGENET_MEAN, IMAGENET_STD
-    return CLIP_MEAN, CLIP_STD
+def _resize(image: Tensor, size_px: int) -> Tensor:
+    """Squash (3, h, w) to (3, S, S)."""
+    return F.interpolate(image[None], (size_px, size_px), mode="bicubic", antialias=True)[0]
 
 
-def resize_token_masks(masks: Masks, grid_side: int, config: FeaturesConfig) -> Tensor:
+def resize_token_masks(masks: Masks, grid_side: int, floor: float) -> Tensor:
     """Convert masks (N, h, w) to token weights (N, g, g) in 0..1: the covered share of each cell.
 
-    The published point sampling gives small masks no token at all. Here each mask is scaled so
-    that its best covered cell weighs at least ``token_floor``.
+    Each mask is scaled so that its best covered cell weighs at least ``floor``: the point sampling
+    of the published code gives small masks no token at all.
     """
-    if config.token_mask == "point":
-        return sample_token_masks(masks, grid_side)
     area = torch.from_numpy(cover_square_grid(masks, grid_side))
     best = area.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    return (area * (config.token_floor / best).clamp(min=1)).clamp(max=1)
-
-
-def sample_token_masks(masks: Masks, grid_side: int) -> Tensor:
-    """Sample token weights (N, g, g) at points; zero for most small masks, as published."""
-    soft = torch.from_numpy(masks).float()[:, None]
-    size = (grid_side, grid_side)
-    return F.interpolate(soft, size, mode="bilinear", align_corners=False, antialias=False)[:, 0]
+    return (area * (floor / best).clamp(min=1)).clamp(max=1)

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saymask.masks import Masks
 from saymask_worker.encoders.clip_visual import ClipVisual
-from saymask_worker.encoders.crops import CLIP_MEAN, CLIP_STD, normalise, to_tensor
-from saymask_worker.images.grid import cover_square_grid
+from saymask_worker.encoders.crops import resize_whole
+from saymask_worker.images.geometry import cover_square_grid
 
 # Of the heat maps: the finest whose places still see whole objects.
 HEAT_TILES = 2
@@ -32,10 +31,8 @@ def encode_places(visual: ClipVisual, pixels: NDArray[np.uint8], tiles: int) -> 
     Returns:
         (tiles * g, tiles * g, D) float32, not normalised; g is the tower's grid.
     """
-    side = visual.image_size_px * tiles
-    image = normalise(to_tensor(pixels).to(visual.device), CLIP_MEAN, CLIP_STD)[None]
-    image = F.interpolate(image, (side, side), mode="bicubic", antialias=True)
     size = visual.image_size_px
+    image = resize_whole(pixels, size_px=size * tiles, device=visual.device)
     cut = image.unfold(2, size, size).unfold(3, size, size)[0]
     stacked = cut.permute(1, 2, 0, 3, 4).reshape(tiles * tiles, 3, size, size)
     grids = visual.encode_dense(stacked)
@@ -53,7 +50,7 @@ def encode_regions(
         visual: the image tower.
         pixels: (h, w, 3) uint8 at the masks' size.
         masks: (N, h, w) bool.
-        region_tiles: scales of the regions, each by the image's division into so many tiles a side.
+        region_tiles: scales of the regions, as numbers of tiles per side of the image.
 
     Returns:
         Places (G, G, D) at ``HEAT_TILES``, and regions (N, D), both float32.

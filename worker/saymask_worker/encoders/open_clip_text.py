@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from saymask_worker.encoders.text_cache import CachedTexts
-from saymask_worker.images.types import Floats
+from saymask_worker.encoders.base import TextEncoder
 
 
-class OpenClipText:
+class OpenClipText(TextEncoder):
     """The text tower of an open_clip model.
 
     Args:
@@ -23,14 +21,10 @@ class OpenClipText:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, device: str) -> None:
+        super().__init__()
         self._model = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device = device
-        self._cached = CachedTexts(self._encode_batch)
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Encode n texts: (n, D) float32, not normalised."""
-        return self._cached.encode(texts)
 
     def is_truncated(self, text: str) -> bool:
         """Return whether a text is longer than the context.

@@ -18,13 +18,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from saymask_worker.encoders.text_cache import CachedTexts
-from saymask_worker.images.types import Floats
+from saymask_worker.encoders.base import TextEncoder
 
 _LAYERS = 6
 _HEADS = 12
 _EPSILON = 1e-12
-# Attention grows with the square of what is encoded at once.
+# The cost of attention grows with the square of the tokens encoded at once.
 _TEXTS_AT_ONCE = 16
 # BERT's names of one layer's parameters, and those of torch's encoder layer.
 _LAYER_NAMES = {
@@ -104,7 +103,7 @@ class MiniLm(nn.Module):
 
 
 def _run_layer(layer: Any, x: Tensor, sees: Tensor) -> Tensor:
-    """Run a ``TransformerEncoderLayer``, whose own way knows one precision for all it does."""
+    """Run a ``TransformerEncoderLayer``, whose own ``forward`` needs a single precision."""
     attention = layer.self_attn
     dtype = attention.in_proj_weight.dtype
     projected = F.linear(x.to(dtype), attention.in_proj_weight, attention.in_proj_bias)
@@ -144,13 +143,13 @@ class StarterHead(nn.Module):
         return F.normalize(self.s(x) + self.b(F.gelu(self.a(x))), dim=-1)
 
 
-class StarterText:
+class StarterText(TextEncoder):
     """The starter text tower.
 
     Args:
         minilm: ``model.safetensors`` of all-MiniLM-L6-v2.
         tokenizer: its ``tokenizer.json``.
-        head: ``starter_head.safetensors``; its ``.json`` lies beside it.
+        head: ``starter_head.safetensors``; its ``.json`` is next to it.
         device: where to run.
         dtype: of the text encoder's products; the head stays float32.
     """
@@ -158,6 +157,7 @@ class StarterText:
     def __init__(
         self, minilm: Path, tokenizer: Path, head: Path, device: str, dtype: torch.dtype
     ) -> None:
+        super().__init__()
         description = json.loads(head.with_suffix(".json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
@@ -166,11 +166,6 @@ class StarterText:
         self._minilm = MiniLm.load(minilm).to(device)
         self._minilm.cast_products(dtype)
         self._head = StarterHead.load(head).to(device)
-        self._cached = CachedTexts(self._encode_batch)
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Encode n texts: (n, D) float32, unit length."""
-        return self._cached.encode(texts)
 
     def is_truncated(self, text: str) -> bool:
         """Return whether a text has more tokens than the head was trained with."""

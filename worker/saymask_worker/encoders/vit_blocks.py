@@ -6,12 +6,12 @@ which is no approximation: only the order of sums differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def ends_in_class_token(tower: VisionTransformer) -> bool:
@@ -19,7 +19,7 @@ def ends_in_class_token(tower: VisionTransformer) -> bool:
     return tower.attn_pool is None and tower.pool_type == "tok"
 
 
-def cast_products(blocks: nn.ModuleList, dtype: torch.dtype) -> None:
+def cast_products(blocks: Iterable[ResidualAttentionBlock], dtype: torch.dtype) -> None:
     """Let the blocks' matrix products run in ``dtype``; norms and the residual sum stay float32.
 
     That costs almost no time, while rounding the residual sum costs most of the accuracy.
@@ -27,8 +27,7 @@ def cast_products(blocks: nn.ModuleList, dtype: torch.dtype) -> None:
     for block in blocks:
         for part in (block.attn, block.mlp):
             part.to(dtype)
-        norms: tuple[nn.Module, nn.Module] = (block.ln_1, block.ln_2)  # type: ignore[assignment]
-        for norm in norms:
+        for norm in (block.ln_1, block.ln_2):
             norm.register_forward_hook(lambda _norm, _inputs, output: output.to(dtype))
 
 
@@ -59,25 +58,25 @@ def run_last_block(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
 
 
 def run_class_tokens(
-    blocks: Sequence[ResidualAttentionBlock], tokens: Tensor, hidden: Tensor
+    blocks: Sequence[ResidualAttentionBlock], tokens: Tensor, attention_bias: Tensor
 ) -> Tensor:
     """Run the last blocks with a class token for every proposal, which sees little outside it.
 
-    A proposal's class token attends to itself and to the patches. These go on as in the image
-    without proposals, so that all proposals share them: one pass over the image serves them all.
+    A proposal's class token attends to itself and to the patches. The patches are computed as
+    without proposals, so one pass over the image serves all proposals.
 
     Args:
         blocks: to the last.
         tokens: (1, L, C) before these blocks, the class token first.
-        hidden: (N, L - 1) added to the attention scores of the patches; 0 hides nothing.
+        attention_bias: (N, L - 1) added to the attention scores of the patches; 0 hides nothing.
 
     Returns:
         (1, N, C), the class tokens.
     """
-    count = len(hidden)
+    count = len(attention_bias)
     class_tokens = tokens[:, :1].expand(1, count, -1)
     not_itself = torch.full((count, count), -torch.inf, device=tokens.device).fill_diagonal_(0)
-    bias = torch.cat([not_itself, hidden], dim=1)
+    bias = torch.cat([not_itself, attention_bias], dim=1)
     for index, block in enumerate(blocks):
         seen = torch.cat([class_tokens, tokens[:, 1:]], dim=1)
         class_tokens = run_queries(block, class_tokens, seen, bias)

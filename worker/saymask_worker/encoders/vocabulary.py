@@ -6,23 +6,26 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saymask.private_files import replace_shared_file
 from saymask_worker.encoders.base import Encoder
-from saymask_worker.images.types import Floats
+from saymask_worker.images.types import Floats, normalise_rows, to_float32
 from saymask_worker.language.nouns import Nouns
 
 log = logging.getLogger(__name__)
 
-_TEMPLATE = "a photo of a {}"
+NOUN_TEMPLATE = "a photo of a {}"
+"""A noun is encoded bare and in this sentence, averaged."""
 _BATCH = 256
-_TINY = 1e-12
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +56,61 @@ def load_encoded_nouns(encoder: Encoder, nouns: Nouns, directory: Path | None) -
         nouns: the vocabulary.
         directory: where it is kept, or None.
     """
-    is_thing = np.arange(len(nouns.all)) < len(nouns.things)
-    path = (
-        directory / f"nouns-{encoder.weights_hash}-{nouns.fingerprint}.npz" if directory else None
-    )
-    rows = _read(path, len(nouns.all)) if path and os.path.exists(path) else None
-    if rows is None:
+
+    def read(data: bytes) -> Floats:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            rows = archive["rows"]
+        if rows.ndim != 2 or len(rows) != len(nouns.all):
+            raise ValueError(f"an array of shape {rows.shape}")
+        return normalise_rows(to_float32(rows))
+
+    def write(rows: Floats) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, rows=rows.astype(np.float16))
+        return buffer.getvalue()
+
+    def encode() -> Floats:
         log.info("encoding %d nouns, once for this encoder", len(nouns.all))
-        rows = encode_nouns(encoder, nouns.all)
-        if path is not None:
-            _write(path, rows)
-    return EncodedNouns(rows, is_thing, nouns.all)
+        return encode_nouns(encoder, nouns.all)
+
+    name = f"nouns-{encoder.weights_hash}-{nouns.fingerprint}.npz"
+    rows = load_or_compute(directory and directory / name, read, encode, write)
+    return EncodedNouns(rows, np.arange(len(nouns.all)) < len(nouns.things), nouns.all)
+
+
+def load_or_compute(
+    path: Path | None,
+    read: Callable[[bytes], Result],
+    compute: Callable[[], Result],
+    write: Callable[[Result], bytes],
+) -> Result:
+    """Read a result from a file, or compute and keep it; a damaged file is replaced.
+
+    Args:
+        path: of the file, or None to keep nothing.
+        read: from the file's content.
+        compute: where there is no file.
+        write: to the file's content.
+    """
+    if path is not None and os.path.exists(path):
+        try:
+            return read(path.read_bytes())
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s), computing it again", path, error)
+    result = compute()
+    if path is not None:
+        try:
+            replace_shared_file(path, write(result))
+        except OSError as error:
+            log.warning("%s cannot be kept: %s", path, error)
+    return result
 
 
 def encode_nouns(encoder: Encoder, nouns: Sequence[str]) -> Floats:
     """Encode nouns bare and in a sentence, averaged: (V, D), unit length, as kept on disk."""
     bare = _encode(encoder, nouns)
-    framed = _encode(encoder, [_TEMPLATE.format(noun) for noun in nouns])
-    return _to_unit(_to_unit(bare + framed).astype(np.float16))
+    framed = _encode(encoder, [NOUN_TEMPLATE.format(noun) for noun in nouns])
+    return normalise_rows(to_float32(normalise_rows(bare + framed).astype(np.float16)))
 
 
 def _encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
@@ -82,29 +122,4 @@ def _encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
     ]
     rows = np.empty_like(np.concatenate(parts))
     rows[order] = np.concatenate(parts)
-    return _to_unit(rows)
-
-
-def _to_unit(rows: NDArray[np.floating]) -> Floats:
-    wide = rows.astype(np.float32)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(wide / np.maximum(norms, _TINY), dtype=np.float32)
-
-
-def _read(path: Path, count: int) -> Floats | None:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            rows = archive["rows"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s is damaged (%s), encoding the nouns again", path, error)
-        return None
-    return _to_unit(rows) if rows.ndim == 2 and len(rows) == count else None
-
-
-def _write(path: Path, rows: Floats) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, rows=rows.astype(np.float16))
-    try:
-        replace_shared_file(path, buffer.getvalue())
-    except OSError as error:
-        log.warning("the encoded nouns cannot be kept in %s: %s", path.parent, error)
+    return normalise_rows(rows)

@@ -1,15 +1,19 @@
-"""What an evaluation keeps of each image: plain data, one line of JSON per image."""
+"""The answers of an evaluation: one line of JSON per image, in a file it is resumed from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from saymask_worker.evaluation.error_kinds import ErrorKind
+from saymask.errors import DatasetError
+from saymask_worker.evaluation.metrics import ErrorKind
+from saymask_worker.images.jsonl_log import ResumableLog, read_provenance
 
+ANSWERS_FILE = "outcomes.jsonl"
 TOP = 5
-"""So many of a variant's best masks are measured."""
+"""Number of a variant's best masks that are measured."""
 
 
 class _Line(BaseModel):
@@ -73,3 +77,27 @@ class ImageAnswers(_Line):
     proposals: int
     expressions: tuple[ExpressionAnswers, ...]
     failure: str = Field("", exclude=True)
+
+
+def open_answers(out: Path, provenance: dict[str, Any]) -> ResumableLog[ImageAnswers]:
+    """Open the log of an evaluation in a folder; see ``ResumableLog``."""
+    return ResumableLog(out / ANSWERS_FILE, ImageAnswers, provenance)
+
+
+def load_answers(out: Path) -> tuple[dict[str, Any], list[ImageAnswers]]:
+    """Return provenance and answers of a finished run, sorted by file name.
+
+    Raises:
+        DatasetError: there is none, it is damaged or not finished.
+    """
+    path = out / ANSWERS_FILE
+    provenance = read_provenance(path)
+    if provenance is None:
+        raise DatasetError(f"{path} holds no evaluation.", "Give the --out of an earlier run.")
+    images = open_answers(out, provenance).read()
+    if len(images) < provenance["photos"]:
+        raise DatasetError(
+            f"{path} is not finished: {len(images)} of {provenance['photos']} photos.",
+            "Run that evaluation again; it continues where it stopped.",
+        )
+    return provenance, sorted(images, key=lambda image: image.image)

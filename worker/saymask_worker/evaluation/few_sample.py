@@ -1,7 +1,7 @@
-"""From how many annotated photos on does training beat the zero-shot pipeline?
+"""How many annotated photos does training need to beat the pipeline, which needs none?
 
 CRIS is trained on 1, 2, 4, ... photos of the training split, several times on other photos, and
-each model is measured on another split beside the pipeline that needs no training.
+each model is measured on another split, like the pipeline.
 """
 
 from __future__ import annotations
@@ -12,33 +12,39 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
 from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saymask.datasets import Dataset
+from saymask.datasets import Dataset, load_dataset
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Counts, Interval, Values, bootstrap_mean
 from saymask.left_out import LeftOut
-from saymask.masks import Mask, compute_iou, decode_coco_rle
+from saymask.masks import compute_iou, decode_coco_rle
+from saymask_worker.config.settings import WorkerSettings
+from saymask_worker.evaluation.evaluator import Segment
+from saymask_worker.evaluation.metrics import HIT_IOU, compute_expression_ious
+from saymask_worker.evaluation.processes import EvaluationRequest
+from saymask_worker.evaluation.report import to_table
+from saymask_worker.evaluation.results import AnswerTable
+from saymask_worker.evaluation.run import run_evaluation
 from saymask_worker.images.jsonl_log import ResumableLog
-from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.config import TrainingConfig, require_training_packages
 from saymask_worker.training.samples import Sample, load_pixels, read_samples
 
-LOG_FILE = "few_sample.jsonl"
-PLOT_FILE = "few_sample.svg"
 TABLE_FILE = "few_sample.md"
-RIGHT_IOU = 0.5
-# An epoch holds so many steps, whatever the number of photos: a checkpoint follows each.
+LOG_FILE = "few_sample.jsonl"
+_TRAIN_SPLIT = "train"
+_PIPELINE = "corrected"
+# An epoch has this many steps, whatever the number of photos: a checkpoint follows each.
 _STEPS_PER_EPOCH = 20
-_PLOT_WH = (480, 280)
 
-Segment = Callable[[Any, str], Mask]
-"""From pixels (H, W, 3) and a sentence to a mask (H, W)."""
+TrainAndLoad = Callable[[Sequence[Sample], TrainingConfig, Path], Segment]
 
 
 class Run(BaseModel):
@@ -101,7 +107,47 @@ class Point:
     right: float
 
 
-TrainAndLoad = Callable[[Sequence[Sample], TrainingConfig, Path], Segment]
+def compare_few_sample(
+    request: EvaluationRequest,
+    few: FewSampleRequest,
+    settings: WorkerSettings,
+    out: Path,
+    jobs: int,
+    console: Console,
+) -> tuple[str, list[Run], ZeroShot, tuple[str, ...]]:
+    """Measure the pipeline, and models trained on a few photos.
+
+    Returns:
+        Table and figures, and why photos were left out.
+
+    Raises:
+        DatasetError, ConfigError, WeightsError.
+    """
+    with require_training_packages():
+        from saymask_worker.training.command import train_and_load
+
+    pool = load_dataset(request.dataset, request.root, _TRAIN_SPLIT, split_by=request.split_by)
+    results, test, images = run_evaluation(request, settings, out, jobs, console)
+    if _PIPELINE not in [method.name for method in results.methods]:
+        raise InvalidRequest(f"--methods {request.methods} lacks {_PIPELINE}.", "Leave it out.")
+    measured = {image.path.name for image in test.images}
+    apart = tuple(image for image in pool.images if image.path.name not in measured)
+    if len(apart) < len(pool.images):
+        console.print(f"{len(pool.images) - len(apart)} photos of both splits are not trained on")
+        pool = replace(pool, images=apart)
+    answers = AnswerTable(images)
+    ious = compute_expression_ious(answers.pixels(_PIPELINE), "skip")
+    zero_shot = compute_zero_shot(ious, answers.images[answers.target > 0])
+    left_out = LeftOut()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("models", total=None)
+        runs = run_few_sample(
+            few, pool, test, out, partial(train_and_load, settings=settings),
+            lambda done, total: progress.update(task, completed=done, total=total), left_out,
+        )  # fmt: skip
+    table = write_few_sample(out, summarise_runs(runs), zero_shot)
+    return table, runs, zero_shot, (*results.failed, *left_out.lines)
 
 
 def run_few_sample(
@@ -144,12 +190,10 @@ def run_few_sample(
         if run is None:
             chosen = set(random.Random(seed).sample(photos, len(photos))[:size])
             own = [sample for sample in samples if sample.image in chosen]
-            config = replace(request.config, seed=seed)
-            repeated = _repeat(own, config.batch * _STEPS_PER_EPOCH)
-            epochs = math.ceil(request.steps / (len(repeated) // config.batch))
-            config = replace(config, epochs=epochs, patience=epochs)
-            segment = train(repeated, config, out / f"models/{size}-{seed}")
-            miou, right = _measure(segment, test)
+            repeated = _repeat(own, request.config.batch * _STEPS_PER_EPOCH)
+            epochs = math.ceil(request.steps / (len(repeated) // request.config.batch))
+            config = replace(request.config, seed=seed, epochs=epochs, patience=epochs)
+            miou, right = _measure(train(repeated, config, out / f"models/{size}-{seed}"), test)
             run = Run(images=size, refs=len(own), seed=seed, miou=miou, right=right)
             log.append(run)
         runs.append(run)
@@ -187,16 +231,15 @@ def find_crossing(points: Sequence[Point], zero_shot: ZeroShot) -> int | None:
 
 
 def write_few_sample(out: Path, points: Sequence[Point], zero_shot: ZeroShot) -> str:
-    """Write a table and a plot; returns the table."""
+    """Write the table, and return it."""
     table = _to_table(points, zero_shot)
     (out / TABLE_FILE).write_text(table, encoding="utf-8")
-    (out / PLOT_FILE).write_text(_to_plot(points, zero_shot), encoding="utf-8")
     return table
 
 
 def compute_zero_shot(ious: Values, images: Counts) -> ZeroShot:
     """Return the intervals of the pipeline over expressions (E,), photos drawn whole."""
-    is_right = (ious > RIGHT_IOU).astype(float)
+    is_right = (ious > HIT_IOU).astype(float)
     return ZeroShot(bootstrap_mean(ious, images), bootstrap_mean(is_right, images))
 
 
@@ -214,7 +257,7 @@ def _measure(segment: Segment, test: Dataset) -> tuple[float, float]:
             if expression.parts:
                 mask = segment(pixels, expression.text)
                 ious.append(compute_iou(mask, decode_coco_rle(expression.target)))
-    return float(np.mean(ious)), float(np.mean([iou > RIGHT_IOU for iou in ious]))
+    return float(np.mean(ious)), float(np.mean([iou > HIT_IOU for iou in ious]))
 
 
 def _describe(request: FewSampleRequest, pool: Dataset, test: Dataset) -> dict[str, Any]:
@@ -227,16 +270,15 @@ def _describe(request: FewSampleRequest, pool: Dataset, test: Dataset) -> dict[s
 
 
 def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:
-    lines = [
-        "| trained on | refs | mIoU (lowest to highest seed) | right |",
-        "|---|--:|--:|--:|",
-        f"| nothing (the pipeline) | | {zero_shot.miou} | {zero_shot.right} |",
-    ]
-    lines += [
-        f"| {p.images} photos | {p.refs:.0f} | {p.miou:.3f} ({p.low:.3f} to {p.high:.3f})"
-        f" | {p.right:.3f} |"
-        for p in points
-    ]
+    rows = [
+        ["nothing (the pipeline)", "", str(zero_shot.miou), str(zero_shot.right)],
+        *(
+            [f"{p.images} photos", f"{p.refs:.0f}", f"{p.miou:.3f} ({p.low:.3f} to {p.high:.3f})",
+             f"{p.right:.3f}"]
+            for p in points
+        ),
+    ]  # fmt: skip
+    lines = to_table(["trained on", "refs", "mIoU (lowest to highest seed)", "right"], rows)
     crossing = find_crossing(points, zero_shot)
     if crossing is None:
         most = points[-1].images
@@ -244,28 +286,3 @@ def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:
     else:
         lines += ["", f"From {crossing} photos on the mean of the seeds is above the pipeline's."]
     return "\n".join(lines) + "\n"
-
-
-def _to_plot(points: Sequence[Point], zero_shot: ZeroShot) -> str:
-    """A picture as SVG: number of photos on a logarithmic axis, mIoU from 0 to 1."""
-    width, height = _PLOT_WH
-    last = math.log2(max(points[-1].images, 2))
-
-    def x(images: int) -> float:
-        return round(math.log2(images) / last * width, 1)
-
-    def y(share: float) -> float:
-        return round((1 - share) * height, 1)
-
-    template = (resources.files("saymask_worker.evaluation") / "few_sample.svg").read_text("utf-8")
-    return Environment(autoescape=True).from_string(template).render(
-        width=width, height=height,
-        points=[
-            {"x": x(p.images), "y": y(p.miou), "low": y(p.low), "high": y(p.high),
-             "images": p.images}
-            for p in points
-        ],
-        ticks=[(y(share / 10), f"{share / 10:.1f}") for share in range(0, 11, 2)],
-        zero={"y": y(zero_shot.miou.mean), "low": y(zero_shot.miou.low),
-              "high": y(zero_shot.miou.high)},
-    )  # fmt: skip

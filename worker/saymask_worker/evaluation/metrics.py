@@ -7,16 +7,27 @@ CVPR 2023); MC-Acc and CC-oIoU as in Yu et al. (CVPR 2023).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saymask.intervals import Counts, Values
+from saymask.masks import Mask, compute_ious
 
 EmptyTargets = Literal["one", "zero", "skip"]
 
+ErrorKind = Literal[
+    "right", "no proposal", "part", "too much", "wrong one of the same noun", "wrong noun",
+    "no target",
+]  # fmt: skip
+KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+
+HIT_IOU = 0.5
+# Of the smaller of two masks, so much must lie in the other for one to be its part.
+_INSIDE = 0.7
 PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -52,7 +63,7 @@ class Summary:
     precision: dict[float, float]
 
 
-def count_pixels(answer: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[int, int]:
+def count_pixels(answer: Mask, target: Mask) -> tuple[int, int]:
     """Return intersection and union of two masks (H, W), pixels."""
     return int((answer & target).sum()), int((answer | target).sum())
 
@@ -113,3 +124,56 @@ def compute_no_target_accuracy(
     n_acc = float((~answered[~has_target]).mean()) if (~has_target).any() else None
     t_acc = float(answered[has_target].mean()) if has_target.any() else None
     return n_acc, t_acc
+
+
+def classify_answer(
+    answer: Mask | None,
+    target: Mask,
+    category: str | None,
+    instances: Sequence[tuple[str, Mask]],
+    oracle_iou: float,
+) -> ErrorKind:
+    """Return the kind of error of one answer.
+
+    Args:
+        answer: the first mask, or None when there is none.
+        target: ground truth; empty when nothing is meant.
+        category: of the target.
+        instances: category and mask of every annotated object of the image.
+        oracle_iou: the best IoU any proposal reaches.
+
+    Returns:
+        ``right`` above IoU 0.5, else the first that holds: no proposal above 0.5; the answer is
+        part of the target; the target is part of the answer; the answer lies on another object of
+        the same category; anything else is the wrong noun. ``no target`` for an empty target.
+    """
+    if not target.any():
+        return "no target"
+    if answer is None or not answer.any():
+        return "no proposal"
+    shared = int((answer & target).sum())
+    answer_px, target_px = int(answer.sum()), int(target.sum())
+    if shared / (answer_px + target_px - shared) > HIT_IOU:
+        return "right"
+    if oracle_iou <= HIT_IOU:
+        return "no proposal"
+    if shared / answer_px >= _INSIDE:
+        return "part"
+    if shared / target_px >= _INSIDE:
+        return "too much"
+    if category is not None and find_category(answer, instances) == category:
+        return "wrong one of the same noun"
+    return "wrong noun"
+
+
+def find_category(answer: Mask, instances: Sequence[tuple[str, Mask]]) -> str | None:
+    """Return the category of the annotated object that the answer mostly lies on.
+
+    The object whose IoU with the answer is largest; among objects that hold the whole answer
+    that is the smallest. None when the answer touches none.
+    """
+    if not instances:
+        return None
+    ious = compute_ious(answer, np.stack([mask for _, mask in instances]))
+    best = int(ious.argmax())
+    return instances[best][0] if ious[best] > 0 else None

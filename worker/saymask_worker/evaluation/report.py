@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 from jinja2 import Environment
-from numpy.typing import NDArray
 
-from saymask.datasets.model import Dataset
-from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.datasets.model import Dataset, DatasetImage
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_data_url
 from saymask.intervals import Interval
-from saymask.masks import Mask, decode_coco_rle
+from saymask.masks import decode_coco_rle
 from saymask_worker.evaluation.answers import ExpressionAnswers, ImageAnswers
+from saymask_worker.evaluation.metrics import HIT_IOU
 from saymask_worker.evaluation.results import MethodResult, Results
 from saymask_worker.images.decode import decode_image
 
@@ -27,7 +24,6 @@ _PICTURES = 12
 _PICTURE_PX = 420
 # Of the first answer and of the next that is another object, as the report's legend says.
 _STYLES = ((color_of_rank(1), 0.45), (color_of_rank(3), 0.0))
-_ALL_MEGAPIXELS = 1000.0
 
 
 def to_markdown(results: Results) -> str:
@@ -45,7 +41,7 @@ def to_markdown(results: Results) -> str:
         f" {results.oracle['0.5']} / {results.oracle['0.7']} / {results.oracle['0.8']};"
         f" mean best IoU {results.oracle['mean']}.",
         "",
-        *_table(_MAIN, [_main_cells(method) for method in results.methods]),
+        *to_table(_MAIN, [_main_cells(method) for method in results.methods]),
         "",
         "Why the first mask is wrong, share of all expressions:",
         "",
@@ -55,14 +51,14 @@ def to_markdown(results: Results) -> str:
         [method.name, *(f"{method.errors.get(kind, 0):.3f}" for kind in kinds)]
         for method in results.methods
     ]
-    lines += _table(["method", *kinds], cells)
+    lines += to_table(["method", *kinds], cells)
     if groups := results.methods[0].by_kind:
         names = [f"{kind} ({count})" for kind, (count, _) in groups.items()]
         cells = [
             [method.name, *(f"{method.by_kind[kind][1]:.3f}" for kind in groups)]
             for method in results.methods
         ]
-        lines += ["", "Top-1 by kind of expression:", "", *_table(["method", *names], cells)]
+        lines += ["", "Top-1 by kind of expression:", "", *to_table(["method", *names], cells)]
     return "\n".join(lines) + "\n"
 
 
@@ -101,48 +97,33 @@ def _signed(value: Interval) -> str:
     return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    # A column nobody fills says nothing.
+def to_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, without columns that are empty in every row."""
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     body = [[head[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
     return [f"| {' | '.join(cells)} |" for cells in body]
 
 
-@dataclass(frozen=True)
-class _Picture:
-    data_url: str
-    title: str
-    subtitle: str
-
-
 def to_html(results: Results, dataset: Dataset, images: Sequence[ImageAnswers]) -> str:
     """Return one self-contained page: tables, and pictures of the first method's answers."""
     name = results.methods[0].name
-    sections = [
-        ("Worst, though a good proposal existed", _pick_worst(images, name)),
-        ("Best", _pick_best(images, name)),
-        ("Most ambiguous: two objects fit almost equally", _pick_ambiguous(images, name)),
-    ]
     by_name = {image.path.name: image for image in dataset.images}
-    drawn = []
-    for title, selection in sections:
-        pictures = []
-        for file_name, expression in selection:
-            image = by_name[file_name]
-            target = next(e.target for e in image.expressions if e.id == expression.id)
-            pixels = decode_image(image.path.read_bytes(), _ALL_MEGAPIXELS).pixels
-            pictures.append(_draw(pixels, decode_coco_rle(target), expression, name, file_name))
-        drawn.append((title, pictures))
-    template = (resources.files("saymask_worker.evaluation") / "report.html").read_text(
-        encoding="utf-8"
-    )
-    environment = Environment(autoescape=True)
-    return environment.from_string(template).render(
-        results=results,
-        tables=[_to_rows(block) for block in to_markdown(results).split("\n\n")],
-        sections=drawn,
-        method=name,
-        provenance=results.provenance,
+    template = (resources.files("saymask_worker.evaluation") / "report.html").read_text("utf-8")
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            tables=[_to_rows(block) for block in to_markdown(results).split("\n\n")],
+            sections=[
+                (
+                    title,
+                    [_draw(by_name[file_name], expression, name) for file_name, expression in rows],
+                )
+                for title, rows in _select(images, name)
+            ],
+            method=name,
+            provenance=results.provenance,
+        )
     )
 
 
@@ -153,54 +134,40 @@ def _to_rows(block: str) -> list[list[str]] | str:
     return [row for row in rows if set("".join(row)) - {"-"}]
 
 
-Selection = list[tuple[str, ExpressionAnswers]]
-
-
 def _iou(expression: ExpressionAnswers, name: str) -> float:
     top = expression.answers[name].top
     return top[0][0] / max(top[0][1], 1) if top else 0.0
 
 
-def _with_target(images: Sequence[ImageAnswers]) -> Selection:
-    return [(i.image, e) for i in images for e in i.expressions if e.target_px]
+def _select(
+    images: Sequence[ImageAnswers], name: str
+) -> list[tuple[str, list[tuple[str, ExpressionAnswers]]]]:
+    """Choose the expressions to draw: by section, each with its image's file name."""
+    rows = [(i.image, e) for i in images for e in i.expressions if e.target_px]
+    by_iou = sorted(rows, key=lambda row: (_iou(row[1], name), row[1].id))
+    best = sorted(rows, key=lambda row: (-_iou(row[1], name), row[1].id))
+    two = [row for row in rows if len(row[1].answers[name].masks) == 2]
+    ambiguous = sorted(two, key=lambda row: (row[1].answers[name].gap, row[1].id))
+    worst = [row for row in by_iou if row[1].oracle_iou > HIT_IOU]
+    return [
+        ("Worst, though a good proposal existed", worst[:_PICTURES]),
+        ("Best", best[:_PICTURES]),
+        ("Most ambiguous: two objects fit almost equally", ambiguous[:_PICTURES]),
+    ]
 
 
-def _pick_worst(images: Sequence[ImageAnswers], name: str) -> Selection:
-    possible = [(p, e) for p, e in _with_target(images) if e.oracle_iou > 0.5]
-    return sorted(possible, key=lambda pair: (_iou(pair[1], name), pair[1].id))[:_PICTURES]
-
-
-def _pick_best(images: Sequence[ImageAnswers], name: str) -> Selection:
-    candidates = _with_target(images)
-    return sorted(candidates, key=lambda pair: (-_iou(pair[1], name), pair[1].id))[:_PICTURES]
-
-
-def _pick_ambiguous(images: Sequence[ImageAnswers], name: str) -> Selection:
-    pairs = [(p, e) for p, e in _with_target(images) if len(e.answers[name].masks) == 2]
-    return sorted(pairs, key=lambda pair: (pair[1].answers[name].gap, pair[1].id))[:_PICTURES]
-
-
-def _draw(
-    pixels: NDArray[np.uint8],
-    target: Mask,
-    expression: ExpressionAnswers,
-    name: str,
-    file_name: str,
-) -> _Picture:
+def _draw(image: DatasetImage, expression: ExpressionAnswers, name: str) -> dict[str, str]:
+    """A picture for the template: answers filled, the target as an outline."""
     answer = expression.answers[name]
-    canvas = pixels.astype(np.float32)
+    target = next(e.target for e in image.expressions if e.id == expression.id)
+    canvas = decode_image(image.path.read_bytes()).pixels.astype(np.float32)
     # An expression without an answer has no mask, one without a runner-up has one.
     for mask, (color, opacity) in zip(answer.masks, _STYLES, strict=False):
         draw_mask(canvas, decode_coco_rle(mask), color, opacity=opacity)
-    draw_mask(canvas, target, REFERENT_COLOR, opacity=0)
-    image = to_image(canvas)
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return _Picture(
-        data_url=f"data:image/jpeg;base64,{encoded}",
-        title=expression.text,
-        subtitle=f"IoU {_iou(expression, name):.2f}, best possible {expression.oracle_iou:.2f},"
-        f" {answer.kind}, gap {answer.gap:.3f}; {file_name}",
-    )
+    draw_mask(canvas, decode_coco_rle(target), REFERENT_COLOR, opacity=0)
+    return {
+        "data_url": to_data_url(canvas, _PICTURE_PX),
+        "title": expression.text,
+        "subtitle": f"IoU {_iou(expression, name):.2f}, best possible {expression.oracle_iou:.2f},"
+        f" {answer.kind}, gap {answer.gap:.3f}; {image.path.name}",
+    }

@@ -1,14 +1,17 @@
-"""From answers to tables: every method with its metrics, intervals and errors."""
+"""From answers to results: the metrics of every method, and two runs compared."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from saymask.errors import DatasetError
 from saymask.intervals import (
     Counts,
     Interval,
@@ -17,9 +20,14 @@ from saymask.intervals import (
     bootstrap_mean,
     bootstrap_ratio,
 )
-from saymask_worker.evaluation.answers import TOP, ImageAnswers
-from saymask_worker.evaluation.error_kinds import KINDS
+from saymask_worker.evaluation.answers import (
+    TOP,
+    ExpressionAnswers,
+    ImageAnswers,
+    load_answers,
+)
 from saymask_worker.evaluation.metrics import (
+    KINDS,
     PRECISION_AT,
     Pixels,
     compute_expression_ious,
@@ -101,13 +109,7 @@ def build_results(
     provenance: dict[str, Any],
     failed: tuple[str, ...] = (),
 ) -> Results:
-    """Summarise a run.
-
-    Args:
-        answered_images: in the order of the dataset.
-        provenance: what was run on what.
-        failed: why other images of the dataset are not among them.
-    """
+    """Summarise a run."""
     table = AnswerTable(answered_images)
     names = list(answered_images[0].expressions[0].answers)
     first = table.hits(names[0], 1, 0.5)
@@ -220,3 +222,82 @@ def _split_by_kind(table: AnswerTable, hits: Values) -> dict[str, tuple[int, flo
     return {
         kind: (len(group), float(np.mean(group))) for kind, group in sorted(hits_by_kind.items())
     }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences, first minus second, over the expressions both runs answered.
+
+    Attributes:
+        first: ``folder:method`` that was read.
+        second: the other.
+        expressions: how many both answered.
+        unmatched: how many only one answered.
+        differences: metric to its interval.
+    """
+
+    first: str
+    second: str
+    expressions: int
+    unmatched: int
+    differences: dict[str, Interval]
+
+
+def compare_runs(first: str, second: str) -> Comparison:
+    """Compare two runs, each ``FOLDER`` (its first method) or ``FOLDER:METHOD``.
+
+    Raises:
+        DatasetError: a run is missing, a method was not run, or nothing is in common.
+    """
+    first_images, first_name = _load(first)
+    second_images, second_name = _load(second)
+    common = _ids(first_images) & _ids(second_images)
+    unmatched = len(_ids(first_images) ^ _ids(second_images))
+    if not common:
+        raise DatasetError(f"{first} and {second} have no expression in common.")
+    a, b = AnswerTable(_keep(first_images, common)), AnswerTable(_keep(second_images, common))
+    differences = {
+        f"{'top-1' if k == 1 else f'best {k}'} @{x:g}": bootstrap_difference(
+            a.hits(first_name, k, x), b.hits(second_name, k, x), a.images
+        )
+        for k in (1, 3, 5)
+        for x in (0.5, 0.8)
+    }
+    differences["mIoU"] = bootstrap_difference(
+        compute_expression_ious(a.pixels(first_name), "one"),
+        compute_expression_ious(b.pixels(second_name), "one"),
+        a.images,
+    )
+    differences["best possible IoU"] = bootstrap_difference(
+        np.asarray(a.oracle), np.asarray(b.oracle), a.images
+    )
+    return Comparison(
+        f"{first} ({first_name})", f"{second} ({second_name})", len(common), unmatched, differences
+    )
+
+
+def _load(run: str) -> tuple[list[ImageAnswers], str]:
+    folder, _, name = run.partition(":")
+    provenance, images = load_answers(Path(folder))
+    methods = provenance["methods"]
+    if name and name not in methods:
+        raise DatasetError(f"{folder} has no method {name!r}.", f"It has: {', '.join(methods)}.")
+    return images, name or methods[0]
+
+
+def _ids(images: list[ImageAnswers]) -> set[tuple[str, str, str]]:
+    return {_key(image, expression) for image in images for expression in image.expressions}
+
+
+def _key(image: ImageAnswers, expression: ExpressionAnswers) -> tuple[str, str, str]:
+    # Datasets that share images number their sentences anew: the words belong to the key.
+    return image.image, expression.id, expression.text
+
+
+def _keep(images: list[ImageAnswers], ids: set[tuple[str, str, str]]) -> list[ImageAnswers]:
+    kept = []
+    for image in images:
+        common = sorted((e for e in image.expressions if _key(image, e) in ids), key=lambda e: e.id)
+        if common:
+            kept.append(image.model_copy(update={"expressions": tuple(common)}))
+    return kept

@@ -24,10 +24,13 @@ from saymask.errors import DatasetError
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.evaluation.answer_log import open_answers
-from saymask_worker.evaluation.answers import ImageAnswers
-from saymask_worker.evaluation.processes import BuildEvaluator, build_evaluator, open_processes
-from saymask_worker.evaluation.request import EvaluationRequest
+from saymask_worker.evaluation.answers import ImageAnswers, open_answers
+from saymask_worker.evaluation.processes import (
+    BuildEvaluator,
+    EvaluationRequest,
+    build_evaluator,
+    open_processes,
+)
 from saymask_worker.evaluation.results import Results, build_results
 from saymask_worker.evaluation.variants import choose_variants
 
@@ -45,14 +48,6 @@ def run_evaluation(
     """Evaluate, or continue what an interrupted run left in ``out``.
 
     Images that cannot be used are left out; the next run tries them again.
-
-    Args:
-        request: what to evaluate.
-        settings: of the pipeline.
-        out: folder for the results.
-        jobs: number of processes, each with its own models.
-        console: for progress.
-        build: loads the models of one process.
 
     Returns:
         The tables (also in ``out``), the dataset as far as it could be used, and the answers in

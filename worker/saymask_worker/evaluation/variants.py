@@ -1,15 +1,19 @@
-"""What is compared: the method, its parts switched off, its repairs undone, and the baselines."""
+"""What is compared: the method, its terms switched off, and baselines."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from saymask.errors import DatasetError
-from saymask_worker.config.pipeline import OFFER_ALL, PipelineConfig, SuggestionsConfig
-from saymask_worker.config.scoring import FAITHFUL_SCORING, ScoringConfig
-from saymask_worker.evaluation.baselines import BASELINES
+from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig, to_published
+from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.images.types import Floats, PreparedImage, normalise_rows
 
-_STEPS = (0.25, 0.5, 0.75)
 # A term of the score, and the weight that switches it off.
 _TERMS = {
     "area": "area_weight",
@@ -29,10 +33,13 @@ _TERMS = {
     "region": "region_weight",
     "thing": "thing_weight",
 }
-_NEW = ("negatives", "coherence", "region", "thing", "row", "pair", "excluded")
 # More proposals than there are.
 _EVERY = 1_000_000
 _OBJECT_TERMS = {"area", "consensus", "level", "person", "thing"}
+
+
+Baseline = Callable[[PreparedImage, Floats, str], Floats]
+"""From an image, a sentence's feature and the expression's id to a score for each proposal."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +48,22 @@ class Variant:
 
     Attributes:
         name: of its row.
-        group: ``main``, ``terms``, ``mixing``, ``repairs``, ``crops`` or ``baselines``.
-        config: of the pipeline that ranks; None for a baseline.
+        group: one of ``GROUPS``.
+        config: of the pipeline that prepares and ranks.
+        baseline: ranks instead of the pipeline; None for a method.
     """
 
     name: str
     group: str
-    config: PipelineConfig | None
+    config: PipelineConfig
+    baseline: Baseline | None = None
 
 
 GROUPS = {
     "main": "the default, and the published method step by step",
     "terms": "the default with one term of the score switched off",
     "crops": "the default with every proposal cropped, no feature predicted",
-    "mixing": "global against local, sentence against phrase; no other term; all crops",
-    "repairs": "the default with one repair of the published code undone; all crops",
-    "baselines": "the published baselines, and three that look at no text",
+    "baselines": "the masked crop against the sentence, and two that look at no text; all crops",
 }
 
 
@@ -68,21 +75,14 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
         scoring: the encoder's own, from which ``corrected`` and its variants start.
     """
     config = replace(config, method="corrected", scoring=scoring, suggestions=SuggestionsConfig())
-    # What the parts of a feature are worth is measured on features that were all computed.
-    every_crop = with_every_crop(config)
+    # Baselines are measured on features that were all computed.
+    every_crop = replace(config, features=replace(config.features, crops_max=_EVERY))
     rows = [
         Variant("corrected", "main", config),
-        Variant("without all new terms", "main", _without_new(config)),
-        Variant(
-            "faithful",
-            "main",
-            replace(config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=OFFER_ALL),
-        ),
+        Variant("faithful", "main", to_published(config)),
         *_terms(config),
-        *_mixing(every_crop),
-        *_repairs(every_crop),
         Variant("every proposal cropped", "crops", every_crop),
-        *(Variant(name, "baselines", None) for name in BASELINES),
+        *(Variant(name, "baselines", every_crop, score) for name, score in BASELINES.items()),
     ]
     return {row.name: row for row in rows}
 
@@ -106,18 +106,14 @@ def choose_variants(config: PipelineConfig, scoring: ScoringConfig, wanted: str)
     return list(selected.values())
 
 
-def _with_scoring(config: PipelineConfig, **changes: float | bool) -> PipelineConfig:
-    return replace(config, scoring=replace(config.scoring, **changes))  # type: ignore[arg-type]
+def _with_scoring(config: PipelineConfig, **changes: Any) -> PipelineConfig:
+    return replace(config, scoring=replace(config.scoring, **changes))
 
 
 def without_terms(scoring: ScoringConfig) -> ScoringConfig:
     """Return a scoring by appearance alone: every other term is off."""
-    return replace(scoring, **dict.fromkeys(_TERMS.values(), 0.0))  # type: ignore[arg-type]
-
-
-def with_every_crop(config: PipelineConfig) -> PipelineConfig:
-    """Return the configuration in which every proposal is cropped."""
-    return _with_features(config, crops_max=_EVERY)
+    off: dict[str, Any] = dict.fromkeys(_TERMS.values(), 0.0)
+    return replace(scoring, **off)
 
 
 def _terms(config: PipelineConfig) -> list[Variant]:
@@ -128,45 +124,25 @@ def _terms(config: PipelineConfig) -> list[Variant]:
     for title, names in (("objects", _OBJECT_TERMS), ("words", _TERMS.keys() - _OBJECT_TERMS)):
         changes = {_TERMS[name]: 0.0 for name in names}
         rows.append(Variant(f"without all {title}", "terms", _with_scoring(config, **changes)))
-    return rows
+    appearance = replace(config, scoring=without_terms(config.scoring))
+    return [*rows, Variant("without all terms", "terms", appearance)]
 
 
-def _without_new(config: PipelineConfig) -> PipelineConfig:
-    """The score without other nouns, things, heat, regions and pairs."""
-    return _with_scoring(
-        config,
-        **{_TERMS[name]: 0.0 for name in _NEW},
-        instance_area_max=1.0,
-        text_global_weight=0.5,
-    )
+def _score_cropping(prepared: PreparedImage, sentence: Floats, _id: str) -> Floats:
+    """Compare the masked crop with the sentence (Yu et al., CVPR 2023, section 4.2)."""
+    crops = normalise_rows(prepared.features.local_context)
+    return np.asarray(crops @ normalise_rows(sentence), dtype=np.float32)
 
 
-def _mixing(config: PipelineConfig) -> list[Variant]:
-    plain = replace(config, scoring=without_terms(config.scoring))
-    rows = {
-        "appearance": plain,
-        "global only": _with_scoring(plain, visual_global_weight=1.0),
-        "local only": _with_scoring(plain, visual_global_weight=0.0),
-        "sentence only": _with_scoring(plain, text_global_weight=1.0),
-        "phrase only": _with_scoring(plain, text_global_weight=0.0),
-    }
-    for step in _STEPS:
-        rows[f"visual global {step:g}"] = _with_scoring(plain, visual_global_weight=step)
-        rows[f"text global {step:g}"] = _with_scoring(plain, text_global_weight=step)
-    return [Variant(name, "mixing", changed) for name, changed in rows.items()]
+def _score_random(prepared: PreparedImage, _sentence: Floats, expression_id: str) -> Floats:
+    """Draw scores that depend only on the image and the expression."""
+    digest = hashlib.sha256(f"{prepared.sha256} {expression_id}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return np.asarray(rng.random(len(prepared.proposals)), dtype=np.float32)
 
 
-def _with_features(config: PipelineConfig, **changes: str | float) -> PipelineConfig:
-    return replace(config, features=replace(config.features, **changes))  # type: ignore[arg-type]
-
-
-def _repairs(config: PipelineConfig) -> list[Variant]:
-    rows = {
-        "published token masks": _with_features(config, token_mask="point"),
-        "published token masking": _with_features(config, token_masking="multiply"),
-        "published boxes": _with_features(config, crop="published"),
-        "published statistics": _with_features(config, statistics="imagenet"),
-        "published mixing": _with_scoring(config, normalise_first=False),
-        "published noun phrase": replace(config, noun_phrase="published"),
-    }
-    return [Variant(name, "repairs", changed) for name, changed in rows.items()]
+BASELINES: dict[str, Baseline] = {
+    "cropping": _score_cropping,
+    "random": _score_random,
+    "largest": lambda prepared, _sentence, _id: prepared.geometry.area,
+}

@@ -8,29 +8,24 @@ import io
 import numpy as np
 from PIL import Image
 
-from saymask.image_decoding import decode_picture
-from saymask_worker.images.resize import resize_pixels, shrink_hw
+from saymask.image_decoding import MAX_MEGAPIXELS, decode_picture
+from saymask_worker.images.resize import cap_longest_side, resize_pixels
 from saymask_worker.images.types import DecodedImage
 
 _EXAMPLE_SIDE_PX = 64
 
 
-def decode_image(data: bytes, max_megapixels: float, longer_px: int | None = None) -> DecodedImage:
-    """Decode the bytes of an image.
-
-    Args:
-        data: the encoded image.
-        max_megapixels: larger ones are refused.
-        longer_px: one whose longer side has more pixels is reduced to so many.
+def decode_image(data: bytes, longer_px: int | None = None) -> DecodedImage:
+    """Decode the bytes of an image, reduced to a longer side of ``longer_px`` where it has more.
 
     Raises:
         ImageUnreadable, ImageTooLarge: see ``decode_picture``.
     """
-    picture = decode_picture(data, max_megapixels, longer_px)
+    picture = decode_picture(data, MAX_MEGAPIXELS, longer_px)
     sha256 = hashlib.sha256(data).hexdigest()
     if longer_px is None:
         return DecodedImage(picture.pixels, sha256, picture.notices)
-    pixels = resize_pixels(picture.pixels, shrink_hw(picture.size_hw, longer_px))
+    pixels = resize_pixels(picture.pixels, cap_longest_side(picture.size_hw, longer_px))
     return DecodedImage(pixels, sha256, picture.notices, original_hw=picture.size_hw)
 
 

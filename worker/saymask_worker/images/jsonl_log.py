@@ -75,7 +75,7 @@ class ResumableLog(Generic[Line]):
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """Return what a file's first line says was run; None where it is no such file."""
+    """Return the provenance in a file's first line; None where there is none."""
     try:
         with path.open(encoding="utf-8") as file:
             header = json.loads(file.readline())

@@ -19,7 +19,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class PlacesMap:
+class PatchMap:
     """Features (G, G, D) as ``codes * code_scale @ (basis * basis_scale) + mean``.
 
     Attributes:
@@ -48,7 +48,7 @@ class PlacesMap:
         return {f"places_{f.name}": getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Any) -> PlacesMap | None:
+    def from_arrays(cls, arrays: Any) -> PatchMap | None:
         """Read the parts from an archive; None where it has none."""
         names = [f.name for f in fields(cls)]
         if f"places_{names[0]}" not in arrays:
@@ -56,7 +56,7 @@ class PlacesMap:
         return cls(**{name: arrays[f"places_{name}"] for name in names})
 
 
-def build_places_map(places: Floats) -> PlacesMap:
+def build_patch_map(places: Floats) -> PatchMap:
     """Reduce features (G, G, D) to their strongest directions."""
     rows = places.reshape(-1, places.shape[-1]).astype(np.float32)
     mean = rows.mean(axis=0)
@@ -69,28 +69,23 @@ def build_places_map(places: Floats) -> PlacesMap:
     )
     # Columns in reverse are no matrix to NumPy's fast products.
     directions = np.ascontiguousarray(vectors[:, ::-1])
-    codes, code_scale = _quantise(centred @ directions, axis=0)
-    basis, basis_scale = _quantise(directions.T, axis=1)
-    return PlacesMap(codes, code_scale[0], basis, basis_scale, mean)
+    codes, code_scale = quantise(centred @ directions, axis=0)
+    basis, basis_scale = quantise(directions.T, axis=1)
+    return PatchMap(codes, code_scale[0], basis, basis_scale, mean)
 
 
 def round_rows(values: Floats) -> Floats:
     """Round each row to 255 levels of its own scale; doing so again changes nothing."""
-    levels, scale = quantise_rows(values)
-    return restore_rows(levels, scale)
-
-
-def quantise_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return levels (N, D) int8 and a scale (N, 1) for each row."""
-    return _quantise(values, axis=1)
+    return restore_rows(*quantise(values))
 
 
 def restore_rows(levels: NDArray[np.int8], scale: Floats) -> Floats:
-    """Undo ``quantise_rows``."""
+    """Undo ``quantise``."""
     return np.asarray(levels * scale, dtype=np.float32)
 
 
-def _quantise(values: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
+def quantise(values: Floats, axis: int = 1) -> tuple[NDArray[np.int8], Floats]:
+    """Return int8 levels of an array (N, D), and a scale for each row, or column with axis 0."""
     scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), _TINY) / _LEVELS
     levels = np.round(values / scale).astype(np.int8)
     return levels, np.asarray(scale, dtype=np.float32)

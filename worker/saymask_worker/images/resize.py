@@ -1,4 +1,4 @@
-"""Between the image's own size and the proposals' working size."""
+"""Resizing images and masks between an image's own size and the proposals' working size."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from saymask_worker.images.types import DecodedImage
 _ROWS_AT_ONCE = 256
 
 
-def fit_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
+def scale_longest_side(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
     """Return height and width, at least 1, scaled so that the longer side has ``longer_px``."""
     height, width = size_hw
     scale = longer_px / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def shrink_hw(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
-    """``fit_hw`` of a larger image; a smaller one keeps its size."""
-    return fit_hw(size_hw, min(longer_px, max(size_hw)))
+def cap_longest_side(size_hw: tuple[int, int], longer_px: int) -> tuple[int, int]:
+    """``scale_longest_side`` of a larger image; a smaller one keeps its size."""
+    return scale_longest_side(size_hw, min(longer_px, max(size_hw)))
 
 
 def to_original_size(mask: Mask, size_hw: tuple[int, int]) -> Mask:
@@ -66,7 +66,7 @@ def _resize_inside(
         return resized
     wide = columns.interpolate(values.T).T.contiguous()
     for some in rows.split(_ROWS_AT_ONCE):
-        resized[some.place, columns.place] = is_inside(some.interpolate(wide)).cpu().numpy()
+        resized[some.part, columns.part] = is_inside(some.interpolate(wide)).cpu().numpy()
     return resized
 
 
@@ -75,13 +75,13 @@ class _Samples:
     """Where an axis of a resized image is sampled: between two neighbours of the old axis.
 
     Attributes:
-        place: the part of the new axis.
+        part: of the new axis, n long.
         lower: (n,) index on the old axis.
         upper: (n,) the next one.
         weight: (n, 1) of ``upper``, 0 to 1.
     """
 
-    place: slice
+    part: slice
     lower: Tensor
     upper: Tensor
     weight: Tensor
@@ -92,9 +92,9 @@ class _Samples:
         return torch.lerp(lower, values.index_select(0, self.upper), self.weight)
 
     def split(self, count: int) -> Iterator[_Samples]:
-        """Yield so many at a time."""
+        """Yield parts of at most ``count`` samples."""
         parts = (torch.split(part, count) for part in (self.lower, self.upper, self.weight))
-        start = self.place.start
+        start = self.part.start
         for lower, upper, weight in zip(*parts, strict=True):
             yield _Samples(slice(start, start + len(lower)), lower, upper, weight)
             start += len(lower)
@@ -110,10 +110,9 @@ def _find_samples(
     seen = torch.nonzero((upper >= start) & (lower < stop))[:, 0].tolist()
     if not seen:
         return None
-    place = slice(seen[0], seen[-1] + 1)
-    weight = (position - lower)[place, None]
-    parts = (part.to(device) for part in (lower[place], upper[place], weight))
-    return _Samples(place, *parts)
+    part = slice(seen[0], seen[-1] + 1)
+    samples = lower[part], upper[part], (position - lower)[part, None]
+    return _Samples(part, *(values.to(device) for values in samples))
 
 
 def resize_to_work(image: DecodedImage, work_hw: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Mask, Masks
-from saymask_worker.images.patch_map import PlacesMap, round_rows
+from saymask_worker.images.patch_map import PatchMap, round_rows
 
 Floats = NDArray[np.float32]
 """Any float32 array; the docstrings give shapes."""
@@ -22,6 +22,11 @@ Derived = WeakKeyDictionary[Any, Any]
 It lies on the image and ends with it, or with the model. A value never refers to the image it was
 computed from: such a circle would be freed only when Python next searches for circles.
 """
+
+
+_EPSILON = 1e-12
+# Of masks that were not found by a grid of points.
+UNKNOWN_VOTE_SHARE, UNKNOWN_GRANULARITY = 0.5, 1.0
 
 
 def _require(condition: bool, what: str, got: object) -> None:
@@ -37,9 +42,9 @@ class DecodedImage:
         pixels: (h, w, 3) uint8 RGB, EXIF orientation applied.
         sha256: of the encoded bytes.
         notices: conversions to RGB that changed the image, for people.
-        name: of its file, without suffix, where that is known.
-        original_hw: size of the image where the pixels were reduced; None for theirs.
-        derived: by sources that look at the pixels.
+        name: of its file, without suffix, where it is known.
+        original_hw: size of the image where the pixels were reduced, else None.
+        derived: by sources that use the pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,12 +69,7 @@ class DecodedImage:
 
 @dataclass(eq=False)
 class EncodedImage:
-    """The bytes of an image, decoded once, when its pixels are first looked at.
-
-    Attributes:
-        read: returns the bytes; raises ImageError.
-        decoded: None until then.
-    """
+    """The bytes of an image, which ``read`` returns; decoded once, when pixels are first needed."""
 
     read: Callable[[], bytes]
     decoded: DecodedImage | None = None
@@ -106,26 +106,24 @@ class Proposals:
         masks: (N, h, w) bool at working size: the image's, or smaller with the same aspect.
         predicted_iou: (N,) float32, the generator's estimate of its own mask, 0 to 1.
         stability_score: (N,) float32, IoU of the mask at two thresholds, 0 to 1.
-        consensus: (N,) float32, share of the grid's points inside the mask that yield it, 0 to 1;
-            0.5 when nothing is known.
-        level: (N,) float32, from 0, a subpart, to 2, a whole; 1 when nothing is known.
+        vote_share: (N,) float32, share of the grid's points inside the mask that yield it, 0 to 1.
+        granularity: (N,) float32, from 0, a subpart, to 2, a whole.
         size_hw: original image size, pixels.
     """
 
     masks: Masks
     predicted_iou: Floats
     stability_score: Floats
-    consensus: Floats
-    level: Floats
+    vote_share: Floats
+    granularity: Floats
     size_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
         _require(self.masks.ndim == 3, "masks (N, h, w)", self.masks.shape)
         _require(self.masks.dtype == np.bool_, "bool masks", self.masks.dtype)
         count = len(self.masks)
-        for name in ("predicted_iou", "stability_score", "consensus", "level"):
-            shape = getattr(self, name).shape
-            _require(shape == (count,), f"{name} ({count},)", shape)
+        for name, values in self.columns.items():
+            _require(values.shape == (count,), f"{name} ({count},)", values.shape)
         _require(bool(self.masks.any(axis=(1, 2)).all()), "no empty mask", "an empty one")
 
     def __len__(self) -> int:
@@ -134,14 +132,28 @@ class Proposals:
 
     def take(self, index: NDArray[np.intp]) -> Proposals:
         """Return a selection, or the same in another order."""
-        return Proposals(
-            self.masks[index],
-            self.predicted_iou[index],
-            self.stability_score[index],
-            self.consensus[index],
-            self.level[index],
-            self.size_hw,
-        )
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Proposals(self.masks[index], **columns, size_hw=self.size_hw)
+
+    @staticmethod
+    def join(parts: Sequence[Proposals]) -> Proposals:
+        """Concatenate proposals of one image and one working size."""
+        masks = np.concatenate([part.masks for part in parts])
+        columns = {
+            name: np.concatenate([part.columns[name] for part in parts])
+            for name in parts[0].columns
+        }
+        return Proposals(masks, **columns, size_hw=parts[0].size_hw)
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """The numbers (N,) of each proposal, by name."""
+        return {
+            "predicted_iou": self.predicted_iou,
+            "stability_score": self.stability_score,
+            "vote_share": self.vote_share,
+            "granularity": self.granularity,
+        }
 
 
 @dataclass(frozen=True)
@@ -178,8 +190,8 @@ class PreparedImage:
 
     Attributes:
         is_first_look: prepared quickly, for the time until it is prepared in full.
-        pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, which may be
-            looked at more closely.
+        pixels: (h, w, 3) at the size of the proposals' masks; of first looks only, whose best
+            proposals are cropped for each expression.
         not_kept: cause and cure, for people, where the cache could not keep it.
         derived: by methods that score it.
     """
@@ -210,7 +222,7 @@ class VisualFeatures:
     global_context: Floats
     local_context: Floats
     region: Floats | None = None
-    places: PlacesMap | None = None
+    places: PatchMap | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_context", "local_context"):
@@ -218,6 +230,11 @@ class VisualFeatures:
             _require(array.ndim == 2, f"{name} (N, D)", array.shape)
             _require(array.shape == self.local_context.shape, "equal shapes", array.shape)
             _require(bool(np.isfinite(array).all()), f"finite {name}", "NaN or infinity")
+
+    @staticmethod
+    def from_regions(region: Floats, places: PatchMap) -> VisualFeatures:
+        """Return the features of a first look, in which the region (N, D) replaces both views."""
+        return VisualFeatures(region, region, region, places)
 
     def rounded(self) -> VisualFeatures:
         """Return the features as the cache keeps them, still float32."""
@@ -273,3 +290,27 @@ class Scores:
     terms: dict[str, Floats]
     order: NDArray[np.intp]
     presence: float | None = None
+
+
+def to_float32(values: NDArray[np.generic]) -> Floats:
+    """Convert to float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def normalise_rows(features: Floats) -> Floats:
+    """Scale to unit length along the last axis; zero vectors stay zero."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    return to_float32(features / np.maximum(norms, _EPSILON))
+
+
+def mix(first: Floats, second: Floats, first_weight: float) -> Floats:
+    """Return unit vectors of a weighted sum of unit vectors along the last axis.
+
+    Args:
+        first: features (..., D), of any length.
+        second: of the same shape.
+        first_weight: of ``first``; the rest is ``second``.
+    """
+    return normalise_rows(
+        first_weight * normalise_rows(first) + (1 - first_weight) * normalise_rows(second)
+    )

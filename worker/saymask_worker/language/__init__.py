@@ -5,11 +5,9 @@ from saymask_worker.language.expression import (
     Ordinal,
     ParsedExpression,
     Relation,
-    RelationKind,
-    Side,
-    Size,
     clean_expression,
 )
+from saymask_worker.language.lexicon import RelationKind, Side, Size
 from saymask_worker.language.parser import LanguageParser
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""An expression's clauses: the referent, its relations to other objects, and what it has not.
+"""An expression's clauses: the referent, its relations to other objects, and negated objects.
 
-Read from left to right on words alone: "the cup on the table left of the laptop" has two
-relations, each with its own anchor; "not wearing a hat" names what must not be looked for.
+Only the words are read, from left to right: "the cup on the table left of the laptop" has two
+relations, each with its own anchor; "not wearing a hat" excludes hats.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saymask_worker.language.expression import Relation, RelationKind
+from saymask_worker.language.expression import Relation
 from saymask_worker.language.lexicon import (
     ALL_BUT,
     BODY,
@@ -26,8 +26,9 @@ from saymask_worker.language.lexicon import (
     PRONOUNS,
     RELATIONS,
     SIDES,
+    RelationKind,
 )
-from saymask_worker.language.numerals import QUANTIFIERS
+from saymask_worker.language.numerals import ORDINALS, QUANTIFIERS
 
 _KINDS: dict[str, RelationKind] = {f"r{i}": kind for i, (_, kind) in enumerate(RELATIONS)}
 _ANY_RELATION = re.compile(
@@ -35,7 +36,7 @@ _ANY_RELATION = re.compile(
 )
 _NOT_AN_ANCHOR = {*SIDES, *FRAME, *(FILLER - {"one", "thing", "object"}), *PRONOUNS}
 _CLAUSE_ENDS = {*CLAUSE_STARTS, *"(),.!?;:", "and", "on", "in", "at", "to", "from", "is", "are"}
-# What may stand between a negation and its noun.
+# Words between a negation and its noun.
 _BEFORE_EXCLUDED = {
     *DETERMINERS, "any", "on", "in", "at", "with", "near", "wearing", "holding", "having", "has",
     "carrying", "riding", "have", "one",
@@ -45,14 +46,14 @@ _ON_TOP = ("on", "top")
 
 @dataclass(frozen=True)
 class Clauses:
-    """What an expression is made of.
+    """The parts of an expression.
 
     Attributes:
         head: the words before the first relation.
-        others: the words of no relation: the head, and what follows an anchor.
+        others: the words outside all relations: the head, and what follows an anchor.
         affirmative: the words without the negation and what it excludes.
         relations: in order of mention.
-        excluded: what the referent has not, or None.
+        excluded: what the referent does not have, or None.
     """
 
     head: tuple[str, ...]
@@ -63,7 +64,7 @@ class Clauses:
 
 
 def read_clauses(words: Sequence[str]) -> Clauses:
-    """Take words, their spelling corrected, apart."""
+    """Split words, their spelling corrected, into clauses."""
     affirmative, excluded = _split_negation(list(words))
     text = " ".join(affirmative)
     relations: list[Relation] = []
@@ -89,7 +90,7 @@ def read_clauses(words: Sequence[str]) -> Clauses:
 
 
 def _split_negation(words: list[str]) -> tuple[list[str], str | None]:
-    """The words that say what is there, and the noun phrase of what is not."""
+    """The words outside the negation, and the noun phrase that it excludes."""
     for index, word in enumerate(words):
         is_exception = word == "but" and index > 0 and words[index - 1] in ALL_BUT
         if word in NEGATIONS or is_exception:
@@ -110,7 +111,7 @@ def _split_negation(words: list[str]) -> tuple[list[str], str | None]:
 def _read_relation(
     text: str, match: re.Match[str], *, has_relation: bool
 ) -> tuple[Relation | None, int]:
-    """The relation at a match and where its anchor ends; None where the words are none."""
+    """The relation at a match, or None where the words express none, and where its anchor ends."""
     kind = _KINDS[str(match.lastgroup)]
     following = text[match.end() :]
     later = _ANY_RELATION.search(following)
@@ -162,7 +163,7 @@ def _ends_anchor(words: Sequence[str], index: int, *, kind: RelationKind | None 
 
 
 def _joins_colors(words: Sequence[str], index: int) -> bool:
-    """Whether an "and" stands as in "black and white"."""
+    """Whether an "and" joins two colours: "black and white"."""
     neighbours = (*words[max(0, index - 1) : index], *words[index + 1 : index + 2])
     return len(neighbours) == 2 and all(word in COLORS for word in neighbours)
 
@@ -171,14 +172,14 @@ def _is_attribute(
     kind: RelationKind, match: str, before: Sequence[str], *, has_relation: bool
 ) -> bool:
     """Whether a relation without a noun before it describes its own anchor: "closest car"."""
-    if has_relation or set(before) - DETERMINERS:
+    if has_relation or set(before) - DETERMINERS - ORDINALS.keys():
         return False
     # "Flying bird": a participle that describes its noun.
     return kind in ("on", "in", "with") or match.startswith(("close", "near"))
 
 
 def _describes_anchor(relation: Relation, match: str, earlier: Sequence[Relation]) -> bool:
-    """Whether "with" and "in" tell of the anchor before: "right of the man in the suit"."""
+    """Whether "with" or "in" describes the anchor before: "right of the man in the suit"."""
     has_place = bool(earlier) and earlier[-1].kind != "with"
     return has_place and relation.kind == "with" and match in ("with", "in")
 
@@ -190,5 +191,5 @@ def _is_held(anchor: Sequence[str], kind: RelationKind) -> bool:
 
 
 def _is_passive(match: str, before: Sequence[str]) -> bool:
-    """Whether "by" names who does it: "being led by a man"."""
+    """Whether "by" names the agent: "being led by a man"."""
     return match == "by" and len(before) > 1 and before[-2] == "being"

@@ -8,14 +8,8 @@ from typing import Literal
 
 from saymask.contract import normalise_expression
 from saymask.errors import InvalidExpression
-from saymask_worker.language.lexicon import PEOPLE
+from saymask_worker.language.lexicon import PEOPLE, RelationKind, Side, Size
 
-Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]
-Size = Literal["large", "small", "tall", "short", "long", "wide", "narrow"]
-RelationKind = Literal[
-    "left_of", "right_of", "above", "below", "near", "far_from", "on", "in", "behind",
-    "in_front_of", "between", "with",
-]  # fmt: skip
 Count = int | Literal["all", "several"]
 
 _CURE = "Type a few words that name one object."
@@ -24,18 +18,31 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 @dataclass(frozen=True)
 class Ordinal:
-    """``second from the left``: ``rank`` counts from 1, starting at ``start``."""
+    """``second from the left``, ``second largest``.
+
+    Attributes:
+        rank: from 1.
+        start: the side where counting starts.
+        size: by which objects are ordered instead, or None.
+    """
 
     rank: int
     start: Side
+    size: Size | None = None
+
+    def __str__(self) -> str:
+        """Return words for people."""
+        return (
+            f"{self.rank} from {self.start}" if self.size is None else f"{self.rank} by {self.size}"
+        )
 
 
 @dataclass(frozen=True)
 class Relation:
     """``left of the red car``: a kind, and the anchor it is relative to.
 
-    ``with`` stands for whatever makes a pair: holding, wearing, riding. ``between`` has a second
-    anchor, unless one plural names both.
+    ``with`` covers all pairs: holding, wearing, riding. ``between`` has a second anchor, unless one
+    plural names both.
     """
 
     kind: RelationKind
@@ -45,7 +52,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Correction:
-    """A word that was taken for a misspelling of another."""
+    """A word that was read as a misspelling of another."""
 
     typed: str
     read: str
@@ -57,7 +64,7 @@ class ParsedExpression:
 
     Attributes:
         text: lower case, spaCy tokens joined by single spaces.
-        sentence: the text as scored: spelling corrected, without what the referent has not.
+        sentence: the text as scored: spelling corrected, without negated objects.
         head_noun_phrase: noun chunk naming the referent, or None when there is none.
         appearance: that phrase without words of place, order, number and size; None when nothing
             is left.
@@ -66,8 +73,8 @@ class ParsedExpression:
         ordinal: or None.
         relations: in order of mention.
         size: or None.
-        excluded: what the referent has not, or is not, or None.
-        corrections: of spelling, for people to see.
+        excluded: what the referent does not have, or is not, or None.
+        corrections: of spelling, shown to annotators.
         count: how many objects are meant, where a word says that several are, else None.
         is_english: whether the words are, as far as can be told.
     """

@@ -1,4 +1,4 @@
-"""Whether an expression is English, told by its letters and by which languages use its words."""
+"""Whether an expression is English, by its letters and by the languages that use its words."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from spellchecker import SpellChecker
 
 from saymask_worker.language.lexicon import SPELLINGS
 
-# Written in Latin letters, with a dictionary in the spelling checker. For each how much of all text
-# a word is at least: to count at all, and to show the language by itself ("rouge", "perro", not
-# "crème"). German's dictionary undercounts: it has nouns without their capital.
+# Languages in Latin letters that the spelling checker has a dictionary of. For each the least
+# frequency of a word: to count at all, and to identify the language by itself ("rouge", "perro",
+# not "crème"). German's dictionary undercounts: it has nouns without their capital.
 _LANGUAGES = {
     "de": (4.5e-7, 5e-6),
     "es": (1e-6, 3.3e-5),
@@ -23,7 +23,7 @@ _LANGUAGES = {
     "pt": (1e-6, 3.3e-5),
 }
 _TIMES_MORE_OFTEN = 8
-# A word that English uses so much more often is English alone ("can" is in the Spanish dictionary).
+# A word that is this much more frequent in English is English ("can" is in the Spanish dictionary).
 _TIMES_LESS_OFTEN = 200
 _FIRST_NOT_WESTERN = "\u0250"
 _WORD = re.compile(r"\w+")
@@ -32,11 +32,11 @@ _ENGLISH_LETTERS = ("a", "i")
 
 @dataclass(frozen=True)
 class _Language:
-    """The words of a language, those of English apart.
+    """The words of a language, compared with English.
 
     Attributes:
         own: used much more often than in English.
-        telling: those of them that show the language.
+        telling: those of them that identify the language.
         shared: English words that this language has as well.
         has_noun_capitals: whether every noun has a capital.
     """
@@ -58,7 +58,7 @@ def _load_language(code: str) -> _Language:
     english = load_english().word_frequency
     other = SpellChecker(language=code).word_frequency
     used_min, telling_min = (share * other.total_words for share in _LANGUAGES[code])
-    # How often the word would occur here if it were as usual as in English.
+    # How often the word would occur here if it were as frequent as in English.
     rate = other.total_words / english.total_words
     as_in_english = {word: rate * count for word, count in english.dictionary.items()}
     has_noun_capitals = code == "de"
@@ -82,11 +82,11 @@ def _load_language(code: str) -> _Language:
 class ForeignWords:
     """Tells expressions in other languages from English ones.
 
-    In doubt an expression is English: a foreign name in it ("the sombrero", "el toro sign") makes
-    no other language, and neither does a single word.
+    In doubt an expression is English: neither a foreign name in it ("the sombrero", "el toro sign")
+    nor a single word makes it foreign.
 
     Args:
-        nouns: what an image can show; English, whatever other languages mean by them.
+        nouns: what an image can show; their words count as English.
     """
 
     def __init__(self, nouns: Iterable[str]) -> None:
@@ -109,7 +109,7 @@ class ForeignWords:
         """Whether most words are a language's own, and none is English alone."""
         own = shared = 0
         is_shown = False
-        # In "Bin On Left" capitals say nothing.
+        # In "Bin On Left" capitals mean nothing.
         has_noun_capitals = language.has_noun_capitals and any(map(str.islower, words))
         for index, written in enumerate(words):
             word = written.lower()

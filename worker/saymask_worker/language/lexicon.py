@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    from saymask_worker.language.expression import RelationKind, Side, Size
+Side = Literal["left", "right", "top", "bottom", "middle", "front", "back"]
+Size = Literal["large", "small", "tall", "short", "long", "wide", "narrow"]
+RelationKind = Literal[
+    "left_of", "right_of", "above", "below", "near", "far_from", "on", "in", "behind",
+    "in_front_of", "between", "with",
+]  # fmt: skip
 
 SPELLINGS = {
     "lft": "left", "leftt": "left", "letf": "left", "lef": "left",
@@ -67,41 +71,12 @@ SIZES: dict[str, Size] = {
 FRAME = {"picture", "image", "photo", "frame", "screen", "shot", "scene", "view", "us", "camera"}
 # Words that say nothing about the appearance of an object.
 FILLER = {
-    "far",
-    "most",
-    "side",
-    "corner",
-    "edge",
-    "part",
-    "area",
-    "end",
-    "very",
-    "extreme",
-    "last",
-    "only",
-    "the",
-    "a",
-    "an",
-    "of",
-    "in",
-    "on",
-    "to",
-    "at",
-    "from",
-    "closest",
-    "nearest",
-    "both",
-    "furthest",
-    "farthest",
-    "one",
-    "thing",
-    "object",
-    "all",
-    "everything",
-    "anything",
-}
+    "far", "most", "side", "corner", "edge", "part", "area", "end", "very", "extreme", "last",
+    "only", "the", "a", "an", "of", "in", "on", "to", "at", "from", "closest", "nearest", "both",
+    "furthest", "farthest", "one", "thing", "object", "all", "everything", "anything",
+}  # fmt: skip
 # "the left half of", "the right hand side": fillers only before this word.
-FILLER_BEFORE = {"half": "of", "hand": "side"}  # fmt: skip
+FILLER_BEFORE = {"half": "of", "hand": "side"}
 DETERMINERS = {
     "the", "a", "an", "this", "that", "these", "those", "my", "his", "her", "its", "their", "some",
 }  # fmt: skip
@@ -114,7 +89,7 @@ _POSTURE = (
     r"(?:(?:sitting|seated|standing|lying|laying|resting|leaning|perched|hanging|parked|floating)"
     r" (?:down |up |upright |right |directly )?)?"
 )
-# At one place of the text the first that matches counts: longer phrases come before their parts.
+# The first that matches at a position counts: longer phrases come before their parts.
 RELATIONS: tuple[tuple[str, RelationKind], ...] = (
     (r"(?:(?:to|on|at) )?(?:the )?(?:far )?left(?: (?:hand )?side)? of", "left_of"),
     (r"(?:(?:to|on|at) )?(?:the )?(?:far )?right(?: (?:hand )?side)? of", "right_of"),
@@ -137,7 +112,7 @@ RELATIONS: tuple[tuple[str, RelationKind], ...] = (
     (rf"{_POSTURE}on", "on"),
     (rf"{_POSTURE}(?:inside|in)", "in"),
 )
-# What one wears; "in" before one of these, or before a colour, is wearing.
+# What people wear; "in" before one of these, or before a colour, is wearing.
 CLOTHING = {
     "shirt", "tshirt", "t-shirt", "tee", "blouse", "top", "sweater", "sweatshirt", "hoodie",
     "jacket", "coat", "vest", "suit", "dress", "skirt", "gown", "robe", "apron", "jeans", "pants",
@@ -170,7 +145,7 @@ LEAD_IN = re.compile(
 # An expression that begins with one of these names no referent.
 NO_REFERENT_STARTS = {"not", "what", "who", "whom", "where", "how", "without", "next"}
 PRONOUNS = {"i", "me", "you", "it", "this", "that", "there", "he", "she", "they", "we", "us"}
-# Nouns that the tagger often mistakes, or that stand for any noun.
+# Nouns that the tagger often mistakes, or that can replace any noun.
 NOUN_LIKE = {"one", "ones", "thing", "things", "guy", "girl", "kid", "person", "dude", "lady"}
 PEOPLE = {
     "person", "people", "human", "man", "men", "woman", "women", "boy", "girl", "child", "children",
@@ -185,13 +160,13 @@ PLACE_AFTER_NOUN = {"left", "right", "nearest", "closest", "near", "close", "nex
 CLAUSE_STARTS = {"that", "who", "which", "whose", "where", "with", "w", "w/", "whom", "while"}
 # What follows one of these is not there.
 NEGATIONS = {"not", "n't", "nor", "without", "no", "except"}
-# "everything but the dog"; elsewhere "but" goes on with what is there.
+# "everything but the dog"; elsewhere "but" introduces what is there.
 ALL_BUT = {"everything", "anything", "all", "anyone", "everyone"}
 COLORS = {
     "black", "white", "red", "green", "blue", "yellow", "orange", "brown", "pink", "purple",
     "gray", "grey", "beige", "tan", "dark", "light", "striped", "plaid",
 }  # fmt: skip
-# Nouns that end as participles do.
+# Nouns that end like participles.
 NOUNS_IN_ING = {
     "building", "ceiling", "painting", "ring", "king", "wing", "string", "awning", "railing",
     "pudding", "clothing", "earring", "frosting", "topping", "dressing", "crossing", "thing",

@@ -88,30 +88,17 @@ def _find_end_of_nouns(doc: Doc) -> int:
     """The index behind the last noun of the leading phrase; 0 if there is none."""
     end = 0
     for token in doc:
-        if token.i and (_is_outside(doc, token, has_noun=end > 0) or _begins_clause(doc, token)):
+        is_outside = _is_boundary(token) or (end and _begins_place(doc, token))
+        if token.i and (is_outside or _begins_clause(doc, token)):
             return end
         if token.i and token.text in CLAUSE_STARTS:
-            # What a relative clause follows is a noun, whatever the tagger says.
-            return end or _find_end_before_clause(doc, token)
+            # What precedes a relative clause is a noun, whatever the tagger says.
+            return end or (0 if doc[0].pos_ in ("ADP", "VERB", "PRON") else token.i)
         if _is_noun(token) or _is_mistaken_noun(doc, token) or _is_number_of(doc, token, end):
             end = token.i + 1
-        elif _is_end(doc, token, has_noun=end > 0):
+        elif _ends_phrase(doc, token) if end else _cannot_begin(doc, token):
             return end
     return end
-
-
-def _is_outside(doc: Doc, token: Token, *, has_noun: bool) -> bool:
-    """Whether a word belongs to no noun phrase at all, or begins a place after its noun."""
-    return _is_boundary(token) or (has_noun and _begins_place(doc, token))
-
-
-def _find_end_before_clause(doc: Doc, clause: Token) -> int:
-    return 0 if doc[0].pos_ in ("ADP", "VERB", "PRON") else clause.i
-
-
-def _is_end(doc: Doc, token: Token, *, has_noun: bool) -> bool:
-    """Whether a word that is no noun ends the phrase, or shows that there is none."""
-    return _ends_phrase(doc, token) if has_noun else _cannot_begin(doc, token)
 
 
 def _is_boundary(token: Token) -> bool:

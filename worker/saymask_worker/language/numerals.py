@@ -41,6 +41,8 @@ ORDINALS = {
     **{_spell(n, _ONES_ORDINAL, _TENS_ORDINAL, "hundredth"): n for n in _COUNTED},
     **{_add_ending(n): n for n in _COUNTED},
 }
+# "Second to last", joined by ``join_numerals``.
+FROM_END = {f"{ordinal}-last": number for ordinal, number in ORDINALS.items()}
 # Before a plural: "both dogs".
 QUANTITIES = {"both": 2, **NUMBERS}
 # "Each" and "every" stand before a singular, the others before a plural.
@@ -52,6 +54,7 @@ QUANTIFIERS = {"all", *EACH, *SEVERAL, *QUANTITIES}
 _TEN = "|".join(_TENS)
 _ONE = "|".join([*_ONES[:9], *_ONES_ORDINAL[:9]])
 _NUMBER = "|".join(NUMBERS)
+_ORDINAL = "|".join(ORDINALS)
 _DOZENS = {"a half": 6, "half a": 6, "half": 6, "a": 12, "one": 12, "two": 24, "three": 36}
 _QUANTITY = "|".join([*sorted(QUANTIFIERS - {"one", "1"}), "every one"])
 # spaCy's tokens as one word each, and phrases for a quantity as the word that counts.
@@ -68,11 +71,26 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<!\S)a few(?!\S)"), "few"),
     (re.compile(rf"(?<!\S)({_QUANTITY}) of (?:the|these|those|my|his|her|their)(?!\S)"), r"\1"),
     (re.compile(r"(?<!\S)every one(?= \S)"), "every"),
+    (
+        re.compile(
+            rf"(?<!\S)({_ORDINAL})"
+            r"(?: (?:- )?last| (?:- )?to (?:- |the )?last| from (?:the )?(?:last|end))(?!\S)"
+        ),
+        r"\1-last",
+    ),
+    (
+        re.compile(r"(?<!\S)(?:last but one|next (?:- )?to (?:- )?last|penultimate)(?!\S)"),
+        "second-last",
+    ),
+    (re.compile(r"(?<!\S)last but two(?!\S)"), "third-last"),
+    (re.compile(rf"(?<!\S)({_ORDINAL}) - (?=\w+est(?!\S))"), r"\1 "),
 )  # fmt: skip
 
 
 def join_numerals(text: str) -> str:
     """Return words with one word for each number: ``twenty - first`` becomes ``twenty-first``.
+
+    So does an order from the end: ``third from last`` becomes ``third-last``.
 
     Args:
         text: words, joined by single blanks.

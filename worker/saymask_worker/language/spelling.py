@@ -1,8 +1,8 @@
-"""Spelling: what annotators abbreviate, and words that no dictionary has.
+"""Spelling: abbreviations of annotators, and words that no dictionary has.
 
-An unknown word is taken for the nearest word of the vocabulary only where hardly a letter differs;
-a word that the dictionary has is never touched, so "goat" is not read as "boat", and neither is a
-name. What was changed is reported.
+An unknown word is read as the nearest word of the vocabulary only where one or two letters differ.
+Words in the dictionary and names are never touched, so "goat" is not read as "boat". Changes are
+reported.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from saymask_worker.language.lexicon import (
 from saymask_worker.language.numerals import ORDINALS
 
 _SHORTEST = 5
-# From so many letters on, one may be another; in shorter words a letter is missing, or two are
-# swapped: "skoda" is no soda.
+# From this length on, one letter may differ; in shorter words one may be missing, or two swapped:
+# "skoda" is no soda.
 _MIDDLING = 6
-# From so many letters on, two may differ; "crockpot" is no cockpit.
+# From this length on, two letters may differ; "crockpot" is no cockpit.
 _LONG = 10
 _ENDINGS = ("s", "es", "er", "ers", "ing", "ed", "ish", "y")
 # spaCy splits at hyphens.
@@ -60,7 +60,7 @@ class Spelling:
     """Corrects words.
 
     Args:
-        nouns: what an image can show; their words are what a misspelling can stand for.
+        nouns: what an image can show; a misspelling is read as one of their words.
     """
 
     def __init__(self, nouns: Iterable[str]) -> None:
@@ -75,13 +75,13 @@ class Spelling:
     def correct(
         self, words: Sequence[str], names: frozenset[str] = frozenset()
     ) -> tuple[list[str], tuple[Correction, ...]]:
-        """Return the words as they are meant, and what was taken for a misspelling.
+        """Return the words as meant, and the misspellings among them.
 
         Abbreviations and other names ("lft", "w/", "fridge") are replaced without mention.
 
         Args:
             words: in lower case.
-            names: what is never a misspelling.
+            names: words that are never misspellings.
         """
         text = " ".join(words)
         for pattern, whole in _HYPHENS:
@@ -105,7 +105,7 @@ class Spelling:
         return max(self._find_near(word), key=lambda other: self._rate(other, word), default=word)
 
     def _find_near(self, word: str) -> list[str]:
-        """The words of the vocabulary that can have been meant."""
+        """The words of the vocabulary that may have been meant."""
         allowed = 2 if len(word) >= _LONG else 1
         similar = [
             other

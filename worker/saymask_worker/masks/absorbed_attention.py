@@ -35,12 +35,9 @@ class AbsorbedAttention:
         self.bo = attention.out_proj.bias.detach().to(dtype)
 
     def tokens_to_image(
-        self,
-        tokens: Tensor,
-        image_keys: Tensor,
-        image_values: Tensor,
+        self, tokens: Tensor, image_keys: Tensor, image_values: Tensor,
         log_counts: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Let queries (B, T, C) attend to per-prompt image tokens (B, P, C): (B, T, C).
 
         The key bias shifts all scores of one query alike, so softmax removes it. ``log_counts``
@@ -99,11 +96,7 @@ class AbsorbedAttention:
     def add_shared_image_to_tokens(
         self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Let image tokens, shared queries (H, P, D), attend to prompt tokens.
-
-        Returns:
-            The tokens of one image (P, C) plus the output: (B, P, C).
-        """
+        """Return image (P, C) plus its attention, queries (H, P, D), to prompts: (B, P, C)."""
         batch, count, _ = keys.shape
         key = self._token_keys(keys).transpose(0, 1).flatten(1, 2)
         scores = (key @ queries.transpose(1, 2)).view(self.heads, batch, count, -1)
@@ -112,11 +105,7 @@ class AbsorbedAttention:
     def add_image_to_tokens(
         self, image: Tensor, image_queries: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Let image tokens, as queries (B, P, C), attend to prompt tokens (B, T, C).
-
-        Returns:
-            The image tokens (B, P, C) plus the output.
-        """
+        """Return image (B, P, C) plus its attention to prompt tokens (B, T, C)."""
         key = self._token_keys(keys)
         absorbed = torch.einsum("bhtd,hdc->bhtc", key, self.wq).flatten(1, 2)
         offset = torch.einsum("bhtd,hd->bht", key, self.bq).flatten(1)
@@ -130,11 +119,11 @@ class AbsorbedAttention:
         axis of seven is twenty times slower.
         """
         weights = scores.softmax(dim=2).flatten(1, 2)
-        # The sum within the product: a pass of its own over all image tokens takes as long.
+        # Added within the product: another pass over all image tokens takes as long.
         output: Tensor = torch.baddbmm(image, weights.transpose(1, 2), self._token_values(values))
         return output
 
 
 def _weigh(scores: Tensor, log_counts: Tensor | None) -> Tensor:
-    """Attention weights (..., P) over image tokens, each counted as often as it stands for."""
+    """Attention weights (..., P), each token weighted by the number of tokens it represents."""
     return (scores if log_counts is None else scores + log_counts).softmax(dim=-1)

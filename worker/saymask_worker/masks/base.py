@@ -8,27 +8,23 @@ from saymask_worker.images.types import DecodedImage, Proposals
 
 
 class Proposer(Protocol):
-    """Generates class-agnostic masks."""
+    """Generates class-agnostic masks.
 
-    @property
-    def name(self) -> str:
-        """As in settings and model versions, for example ``mobile-sam``."""
-        ...
+    Attributes:
+        name: as in settings and model versions, for example ``mobile-sam``.
+        fingerprint: short hash of the weights or files the masks come from; part of every cache key
+            and model version.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Short hash of the weights or files the masks come from.
-
-        It is part of every cache key and model version.
-        """
-        ...
+    name: str
+    fingerprint: str
 
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate the masks of an image."""
         ...
 
-    def shrink_batch(self) -> bool:
-        """See ``saymask_worker.weights.batching.Batched``."""
+    def halve_batch(self) -> bool:
+        """See ``saymask_worker.weights.device.Batched``."""
         ...
 
 
@@ -36,22 +32,10 @@ class LastImageProposer:
     """Keeps the proposals of the last image, for several configurations in a row."""
 
     def __init__(self, proposer: Proposer) -> None:
+        self.name, self.fingerprint = proposer.name, proposer.fingerprint
+        self.halve_batch = proposer.halve_batch
         self._proposer = proposer
         self._last: tuple[str, Proposals] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the wrapped proposer."""
-        return self._proposer.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the wrapped proposer."""
-        return self._proposer.fingerprint
-
-    def shrink_batch(self) -> bool:
-        """See ``Proposer.shrink_batch``."""
-        return self._proposer.shrink_batch()
 
     def propose(self, image: DecodedImage) -> Proposals:
         """Generate the masks of an image, unless it is the last one."""

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from saymask.contract import CLICKS_SOURCE
+from saymask.errors import InvalidRequest
 from saymask.masks import Mask, compute_box_xywh, compute_iou
 from saymask_worker.config.pipeline import ClicksConfig
 from saymask_worker.images.resize import draw_at_original_size
@@ -27,8 +29,10 @@ from saymask_worker.masks.frame import (
     crop_padding,
     embed_image,
     to_frame_hw,
+    upsample_to_frame,
 )
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
+from saymask_worker.masks.sources.base import SourceMask
 
 _LOW_SIDE = IMAGE_SIZE_PX // LOW_RESOLUTION_STEP
 _SINGLE, _ALL_LEVELS = (0,), (1, 2, 3)
@@ -48,15 +52,6 @@ class EmbeddedImage:
     embedding: Tensor
     frame_hw: tuple[int, int]
     size_hw: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ClickedMask:
-    """A mask (H, W) bool at the image's size, and the decoder's estimate of it."""
-
-    mask: Mask
-    predicted_iou: float
-    stability: float
 
 
 class ClickSegmenter:
@@ -81,7 +76,7 @@ class ClickSegmenter:
         return EmbeddedImage(image.sha256, embedding, frame_hw, image.size_hw)
 
     @torch.inference_mode()
-    def answer(self, image: EmbeddedImage, prompt: VisualPrompt) -> list[ClickedMask]:
+    def answer(self, image: EmbeddedImage, prompt: VisualPrompt) -> list[SourceMask]:
         """Return masks for a prompt, most fitting first, without near-duplicates; at most four.
 
         With a mask to start from, both ways are tried: changing it, and starting anew. If a
@@ -108,9 +103,9 @@ class ClickSegmenter:
         points = boxes = None
         device = self._decoder.device
         if prompt.points_xy:
-            places = torch.tensor(prompt.points_xy)[None] * scale
+            scaled = torch.tensor(prompt.points_xy)[None] * scale
             labels = torch.tensor(prompt.positive)[None].float()
-            points = (places.to(device), labels.to(device))
+            points = (scaled.to(device), labels.to(device))
         if prompt.box_xyxy is not None:
             boxes = (torch.tensor(prompt.box_xyxy).view(1, 2, 2) * scale).view(1, 4).to(device)
         sparse: Tensor = self._sam.prompt_encoder(points, boxes, None)[0]
@@ -118,24 +113,25 @@ class ClickSegmenter:
 
     def _decode(
         self, image: EmbeddedImage, sparse: Tensor, start: Mask | None, outputs: tuple[int, ...]
-    ) -> list[ClickedMask]:
+    ) -> list[SourceMask]:
         """The masks of some of the decoder's four outputs, best predicted IoU first."""
         dense = self._embed_mask(start, image.frame_hw) if start is not None else None
-        attached = self._decoder.attach(image.embedding.float(), dense=dense)
-        decoded = self._decoder.decode(attached, sparse)
+        projected = self._decoder.project(image.embedding.float(), dense=dense)
+        decoded = self._decoder.decode(projected, sparse)
         output = torch.tensor(outputs, device=self._decoder.device)
-        logits = self._decoder.upscale(attached, decoded, torch.zeros_like(output), output)
+        logits = self._decoder.upscale(projected, decoded, torch.zeros_like(output), output)
         logits = crop_padding(logits, image.frame_hw)
         predicted_iou = decoded.predicted_iou[0, output].clamp(0, 1)
-        padded_hw = [side * LOW_RESOLUTION_STEP for side in logits.shape[1:]]
-        frame = F.interpolate(logits[:, None], padded_hw, mode="bilinear")
-        frame = frame[:, :, : image.frame_hw[0], : image.frame_hw[1]]
+        frame = upsample_to_frame(logits[:, None], image.frame_hw)
         stability = compute_stability(logits, self._config.stability_offset)
         clicked = [
-            ClickedMask(draw_at_original_size(drawn, image.size_hw), float(iou), float(stable))
+            SourceMask(
+                draw_at_original_size(drawn, image.size_hw), float(iou), float(stable),
+                CLICKS_SOURCE,
+            )
             for drawn, iou, stable in zip(frame[:, 0], predicted_iou, stability, strict=True)
-        ]
-        return sorted((c for c in clicked if c.mask.any()), key=lambda c: -c.predicted_iou)
+        ]  # fmt: skip
+        return sorted((c for c in clicked if c.mask.any()), key=lambda c: -c.probability)
 
     def _embed_mask(self, mask: Mask, frame_hw: tuple[int, int]) -> Tensor:
         """The dense embedding (1, 256, 64, 64) of a mask to start from."""
@@ -150,17 +146,17 @@ class ClickSegmenter:
     def _is_elsewhere(self, start: Mask, prompt: VisualPrompt) -> bool:
         """Whether a positive click lies outside the mask's box."""
         x, y, width, height = compute_box_xywh(start)
-        beside = self._config.beside_share
+        margin = self._config.beside_share
         return any(
             not (
-                x - beside * width <= px <= x + (1 + beside) * width
-                and y - beside * height <= py <= y + (1 + beside) * height
+                x - margin * width <= px <= x + (1 + margin) * width
+                and y - margin * height <= py <= y + (1 + margin) * height
             )
             for px, py in _positive_points(prompt)
         )
 
-    def _without_duplicates(self, masks: list[ClickedMask]) -> list[ClickedMask]:
-        kept: list[ClickedMask] = []
+    def _without_duplicates(self, masks: list[SourceMask]) -> list[SourceMask]:
+        kept: list[SourceMask] = []
         for clicked in masks:
             ious = (compute_iou(clicked.mask, other.mask) for other in kept)
             if all(iou < self._config.duplicate_iou for iou in ious):
@@ -180,3 +176,27 @@ def _box_around(start: Mask, prompt: VisualPrompt) -> tuple[float, float, float,
     xs = [x, x + width, *(px for px, _ in points)]
     ys = [y, y + height, *(py for _, py in points)]
     return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+
+
+def check_prompt(prompt: VisualPrompt, size_hw: tuple[int, int]) -> None:
+    """Check that a prompt has a click or a box, inside the image.
+
+    Raises:
+        InvalidRequest: it has none, one lies outside, or the mask to start from has another size.
+    """
+    if not prompt.points_xy and prompt.box_xyxy is None:
+        raise InvalidRequest("The request has no click and no box.", "Click on what you mean.")
+    height, width = size_hw
+    corners = prompt.box_xyxy or ()
+    xs = [x for x, _ in prompt.points_xy] + list(corners[0::2])
+    ys = [y for _, y in prompt.points_xy] + list(corners[1::2])
+    if not _are_within(xs, width) or not _are_within(ys, height):
+        raise InvalidRequest(f"A click lies outside the photo of {width} x {height} pixels.")
+    if prompt.start is not None and prompt.start.shape != size_hw:
+        raise InvalidRequest(
+            f"The mask to start from is {prompt.start.shape}, the photo {size_hw}."
+        )
+
+
+def _are_within(values: list[float], side: int) -> bool:
+    return all(0 <= value <= side for value in values)

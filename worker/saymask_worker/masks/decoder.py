@@ -8,7 +8,7 @@ are computed once per image; ``absorbed_attention`` and ``upscaling`` say how th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from segment_anything.modeling.transformer import TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from saymask_worker.masks.absorbed_attention import AbsorbedAttention
-from saymask_worker.masks.image_tokens import ImageTokens
+from saymask_worker.masks.frame import ImageTokens
 from saymask_worker.masks.upscaling import COARSE_STEP, Upscaling, is_near_outline
 
 # Tokens are upscaled in multiples of this: for each new shape oneDNN compiles anew.
@@ -26,22 +26,29 @@ _TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The promising masks of a batch of prompts, before any is upscaled.
+class SelectedMasks:
+    """The promising masks of some prompts, of which one pixel in sixteen is known.
 
     Attributes:
-        prompt: (M,) index into the batch.
-        level: (M,) which of its three masks.
+        prompt: (M,) index of each mask's prompt.
+        level: (M,) which of the prompt's three masks: 0 subpart, 1 part, 2 whole.
         predicted_iou: (M,) float32.
+        coarse: (M, h, w) logits, see ``to_coarse``.
     """
 
     prompt: Tensor
     level: Tensor
     predicted_iou: Tensor
+    coarse: Tensor
 
-    def take(self, index: Tensor) -> Answers:
+    def take(self, index: Tensor) -> SelectedMasks:
         """Return a selection."""
-        return Answers(self.prompt[index], self.level[index], self.predicted_iou[index])
+        return SelectedMasks(*(column[index] for column in vars(self).values()))
+
+    @staticmethod
+    def join(parts: Sequence[SelectedMasks]) -> SelectedMasks:
+        """Concatenate masks of one image."""
+        return SelectedMasks(*map(torch.cat, zip(*(vars(p).values() for p in parts), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -58,15 +65,9 @@ class DecodedPrompts:
     image_tokens: Tensor
     predicted_iou: Tensor
 
-    def select(self, predicted_iou_min: float) -> Answers:
-        """Return those of the three masks of each prompt whose predicted IoU is higher."""
-        multimask = self.predicted_iou[:, 1:]
-        prompt, level = torch.nonzero(multimask > predicted_iou_min, as_tuple=True)
-        return Answers(prompt, level, multimask[prompt, level])
-
 
 class PromptDecoder:
-    """The mask decoder of one SAM model; attach an image, then decode prompts in batches.
+    """The mask decoder of one SAM model; project an image, then decode prompts in batches.
 
     Args:
         sam: a built model; its weights are read, never changed.
@@ -88,9 +89,9 @@ class PromptDecoder:
         self._iou_head = cast_module(stock.iou_prediction_head, torch.float32)
 
     @torch.inference_mode()
-    def attach(
+    def project(
         self, embedding: Tensor, chosen: ImageTokens | None = None, dense: Tensor | None = None
-    ) -> AttachedImage:
+    ) -> ProjectedImage:
         """Project the image side, which does not depend on points and boxes.
 
         Args:
@@ -109,7 +110,7 @@ class PromptDecoder:
             if chosen.log_counts is not None:
                 log_counts = chosen.log_counts.to(self._dtype)
         first = self._layers[0]
-        return AttachedImage(
+        return ProjectedImage(
             keys=keys,
             positions=positions,
             log_counts=log_counts,
@@ -132,7 +133,7 @@ class PromptDecoder:
         return sparse
 
     @torch.inference_mode()
-    def decode(self, image: AttachedImage, sparse: Tensor) -> DecodedPrompts:
+    def decode(self, image: ProjectedImage, sparse: Tensor) -> DecodedPrompts:
         """Run the two-way transformer for prompt tokens (B, n, 256)."""
         batch = sparse.shape[0]
         tokens = torch.cat(
@@ -157,15 +158,15 @@ class PromptDecoder:
 
     @torch.inference_mode()
     def upscale(
-        self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
+        self, image: ProjectedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
     ) -> Tensor:
-        """Compute low-resolution logits (M, 4 h, 4 w) of selected masks.
+        """Compute low-resolution logits (M, 4 h, 4 w) of masks of decoded prompts.
 
         Args:
-            image: from ``attach``.
+            image: from ``project``.
             decoded: from ``decode``.
             prompt: (M,) index into the batch.
-            output: (M,) which of the four masks.
+            output: (M,) which of the prompt's four masks.
         """
         height, width = image.grid_hw
         blocks = self._upscale_masks(decoded, prompt, output, self._upscaling)
@@ -173,21 +174,21 @@ class PromptDecoder:
         return blocks.reshape(len(prompt), height * 4, width * 4).float()
 
     @torch.inference_mode()
-    def upscale_coarse(
-        self, image: AttachedImage, decoded: DecodedPrompts, prompt: Tensor, output: Tensor
-    ) -> Tensor:
-        """Compute one pixel of sixteen of the same logits: (M, h, w), see ``to_coarse``."""
+    def select(
+        self, image: ProjectedImage, decoded: DecodedPrompts, predicted_iou_min: float
+    ) -> SelectedMasks:
+        """Return those of the three masks of each prompt whose predicted IoU is higher."""
+        multimask = decoded.predicted_iou[:, 1:]
+        prompt, level = torch.nonzero(multimask > predicted_iou_min, as_tuple=True)
         height, width = image.grid_hw
-        blocks = self._upscale_masks(decoded, prompt, output, self._upscaling.upscale_coarse)
-        return blocks.view(len(prompt), height, width).float()
+        coarse = self._upscale_masks(decoded, prompt, level + 1, self._upscaling.upscale_coarse)
+        coarse = coarse.view(len(prompt), height, width).float()
+        return SelectedMasks(prompt, level, multimask[prompt, level], coarse)
 
     def _upscale_masks(
-        self,
-        decoded: DecodedPrompts,
-        prompt: Tensor,
-        output: Tensor,
+        self, decoded: DecodedPrompts, prompt: Tensor, output: Tensor,
         upscale: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Logits (M, pixels) in the order in which tokens are upscaled."""
         used, position = torch.unique(prompt, return_inverse=True)
         is_all = len(used) == len(decoded.image_tokens)
@@ -204,28 +205,19 @@ class PromptDecoder:
 
     @torch.inference_mode()
     def upscale_outlines(
-        self,
-        image: AttachedImage,
-        decoded: DecodedPrompts,
-        prompt: Tensor,
-        output: Tensor,
-        coarse: Tensor,
+        self, image: ProjectedImage, decoded: DecodedPrompts, selected: SelectedMasks,
         outline_logit: float,
-    ) -> Tensor:
-        """Compute the logits of ``upscale`` near the outlines only.
+    ) -> Tensor:  # fmt: skip
+        """Compute the logits of ``upscale`` near the outlines of M selected masks only.
 
-        Elsewhere cells of 4 x 4 pixels have the one logit of their coarse mask (M, h, w); holes
-        and specks smaller than a cell are lost there. A GPU upscales everything, which is cheaper
-        there than to select.
+        Elsewhere all 4 x 4 pixels of a cell have the one logit of the coarse mask; holes and
+        specks smaller than a cell are lost there. A GPU upscales everything, which costs it less
+        than selecting.
 
-        Args:
-            image: from ``attach``.
-            decoded: from ``decode``.
-            prompt: (M,) index into the batch.
-            output: (M,) which of the four masks.
-            coarse: from ``upscale_coarse``.
-            outline_logit: see ``is_near_outline``.
+        Returns:
+            (M, 4 h, 4 w).
         """
+        prompt, output, coarse = selected.prompt, selected.level + 1, selected.coarse
         if self.device.type == "cuda":
             return self.upscale(image, decoded, prompt, output)
         used, position = torch.unique(prompt, return_inverse=True)
@@ -234,10 +226,10 @@ class PromptDecoder:
         near = coarse.new_zeros(len(used), height * width)
         near.index_add_(0, position, is_near_outline(coarse, outline_logit).flatten(1).float())
         # A cell is upscaled for all masks of its prompt.
-        place = torch.nonzero(near.flatten())[:, 0]
-        if len(place) > 0:
-            place = F.pad(place, (0, -len(place) % _TOKENS_AT_ONCE))
-            owner, cell = place // (height * width), place % (height * width)
+        index = torch.nonzero(near.flatten())[:, 0]
+        if len(index) > 0:
+            index = F.pad(index, (0, -len(index) % _TOKENS_AT_ONCE))
+            owner, cell = index // (height * width), index % (height * width)
             cells = self._upscale_cells(decoded, used, owner, cell)
             mask, token = torch.nonzero(position[:, None] == owner[None], as_tuple=True)
             pixels = cells[token, :, position[mask], output[mask]].float()
@@ -261,7 +253,7 @@ class PromptDecoder:
 
 
 @dataclass(frozen=True)
-class AttachedImage:
+class ProjectedImage:
     """What the decoder computes once for an image.
 
     Attributes:
@@ -301,7 +293,7 @@ class _Layer:
         ]
 
     def __call__(
-        self, queries: Tensor, keys: Tensor | None, positions: Tensor, image: AttachedImage
+        self, queries: Tensor, keys: Tensor | None, positions: Tensor, image: ProjectedImage
     ) -> tuple[Tensor, Tensor]:
         norm1, norm2, norm3, norm4 = self.norms
         if self.skip_positions:

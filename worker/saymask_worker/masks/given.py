@@ -15,8 +15,13 @@ from PIL import Image
 
 from saymask.errors import ConfigError, GivenMasksError, InvalidMask
 from saymask.masks import Mask, decode_coco_rle
-from saymask_worker.images.resize import shrink_hw
-from saymask_worker.images.types import DecodedImage, Proposals
+from saymask_worker.images.resize import cap_longest_side
+from saymask_worker.images.types import (
+    UNKNOWN_GRANULARITY,
+    UNKNOWN_VOTE_SHARE,
+    DecodedImage,
+    Proposals,
+)
 
 _WORK_SIDE_PX = 1024
 
@@ -53,7 +58,7 @@ class GivenProposer:
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()[:8]
 
-    def shrink_batch(self) -> bool:
+    def halve_batch(self) -> bool:
         """Return False: nothing is computed in batches."""
         return False
 
@@ -105,16 +110,17 @@ def to_proposals(
         work_hw: of the proposals; None means at most 1024 px.
     """
     if work_hw is None:
-        work_hw = shrink_hw(size_hw, _WORK_SIDE_PX)
-    kept = [(m, q) for m, q in zip((_resize(m, work_hw) for m in masks), quality, strict=True)]
-    kept = [(mask, q) for mask, q in kept if mask.any()]
-    stacked = np.stack([m for m, _ in kept]) if kept else np.zeros((0, *work_hw), dtype=bool)
+        work_hw = cap_longest_side(size_hw, _WORK_SIDE_PX)
+    resized = [_resize(mask, work_hw) for mask in masks]
+    stacked = np.stack(resized) if resized else np.zeros((0, *work_hw), dtype=bool)
+    present = stacked.any(axis=(1, 2))
+    ones = np.ones(int(present.sum()), dtype=np.float32)
     return Proposals(
-        masks=stacked,
-        predicted_iou=np.asarray([q for _, q in kept], dtype=np.float32).clip(0, 1),
-        stability_score=np.ones(len(kept), dtype=np.float32),
-        consensus=np.full(len(kept), 0.5, dtype=np.float32),
-        level=np.ones(len(kept), dtype=np.float32),
+        masks=stacked[present],
+        predicted_iou=np.asarray(quality, dtype=np.float32)[present].clip(0, 1),
+        stability_score=ones,
+        vote_share=UNKNOWN_VOTE_SHARE * ones,
+        granularity=UNKNOWN_GRANULARITY * ones,
         size_hw=size_hw,
     )
 

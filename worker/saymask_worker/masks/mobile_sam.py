@@ -88,9 +88,7 @@ def give_biases_a_batch_axis(encoder: nn.Module) -> None:
             module.get_attention_biases = _with_batch_axis(module.get_attention_biases)
 
 
-def _with_batch_axis(
-    biases: Callable[[torch.device], Tensor],
-) -> Callable[[torch.device], Tensor]:
+def _with_batch_axis(biases: Callable[[torch.device], Tensor]) -> Callable[[torch.device], Tensor]:
     return lambda device: biases(device)[None]
 
 

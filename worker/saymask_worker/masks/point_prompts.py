@@ -2,8 +2,8 @@
 
 Neighbouring points on one surface mostly yield the same masks. Farthest-point sampling (Gonzalez,
 "Clustering to minimize the maximum intercluster distance", 1985) chooses the points of a grid that
-are decoded; each other point is taken to yield what the nearest of them, its representative,
-yields. ``python -m benchmarks --only points`` compares this with a regular grid of as many points.
+are decoded; each other point is assumed to yield what the nearest of them, its representative,
+yields.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PointPrompts:
     Attributes:
         grid_xy: (G, 2) all points, in pixels of SAM's frame.
         prompted: (P,) indices of the points that become prompts, ascending.
-        representative: (G,) for each point of the grid, which of the P prompts stands for it.
+        representative: (G,) for each point of the grid, which of the P prompts represents it.
     """
 
     grid_xy: Tensor
@@ -62,8 +62,8 @@ def choose_points(
         embedding: (1, C, h, w) of the image, one cell for ``EMBEDDING_STEP`` pixels.
         frame_hw: size of the frame without padding.
         share: of the points that become prompts; at least one does.
-        place_weight: of the squared distance, in shares of the frame's sides, beside the cosine
-            distance of the embedding.
+        place_weight: of the squared distance, in shares of the frame's sides, added to the cosine
+            distance of the embeddings.
     """
     wanted = max(1, round(share * len(grid_xy)))
     if wanted >= len(grid_xy):

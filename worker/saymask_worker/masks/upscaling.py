@@ -63,11 +63,11 @@ class Upscaling:
         return F.gelu(F.linear(F.gelu(grown), *second))
 
 
-def _one_of_four(layer: tuple[Tensor, Tensor], place: int) -> tuple[Tensor, Tensor]:
-    """The part of a layer that computes the pixel (place, place) of each 2 x 2 block."""
+def _one_of_four(layer: tuple[Tensor, Tensor], pixel: int) -> tuple[Tensor, Tensor]:
+    """The part of a layer that computes one pixel of each 2 x 2 block."""
     weight, bias = layer
     width = len(bias) // 4
-    rows = slice(3 * place * width, (3 * place + 1) * width)
+    rows = slice(3 * pixel * width, (3 * pixel + 1) * width)
     return weight[rows], bias[rows]
 
 

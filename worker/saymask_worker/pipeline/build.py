@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from saymask.errors import ConfigError
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
-from saymask_worker.config.scoring_file import load_scoring
+from saymask_worker.config.scoring import load_scoring
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.encoders.build import load_encoder
 from saymask_worker.encoders.calibration import adapt_scoring, load_calibration
@@ -27,6 +28,7 @@ from saymask_worker.masks.sources.base import Source, SourceContext
 from saymask_worker.masks.sources.load import load_sources
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.ranking import find_method
 from saymask_worker.weights import WeightStore, default_cache_dir, find_checkpoint
 from saymask_worker.weights.device import choose_device, choose_precision, find_device_type
 from saymask_worker.weights.hub import SAM3, HubStore
@@ -57,13 +59,11 @@ def build_pipeline(
     Raises:
         WeightsError, ConfigError.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     # PyTorch has threads of its own. NumPy's products are small here: dividing one among processors
     # that have other work costs more than it saves.
     threadpool_limits(1, user_api="blas")
     device = choose_device(settings.device)
-    dtype = choose_precision(settings.precision, device)
+    dtype = choose_precision(device)
     cache_dir = settings.cache_dir or default_cache_dir()
     store = WeightStore(cache_dir)
     batch = _CROPS_PER_BATCH[find_device_type(device)]
@@ -94,34 +94,58 @@ def build_pipeline(
     return Pipeline(
         proposer,
         encoder,
-        LanguageParser(settings.spacy_model, nouns.all),
+        LanguageParser(nouns.all),
         vocabulary,
         config,
         cache,
-        settings.photo_max_megapixels,
         device,
         clicks,
         _load_sources(
             settings, SourceContext("", device, cache_dir, settings.models_dir, dtype, clicks)
         ),
-        quick_proposer=_build_quick_proposer(settings, config, proposer, device),
+        first_look_proposer=_build_first_look_proposer(settings, config, proposer, device),
     )
 
 
-def _build_quick_proposer(
+def build_first_look_pipeline(settings: WorkerSettings) -> Pipeline:
+    """Load a pipeline whose ``prepare`` gives first looks, without cache and sources.
+
+    Raises:
+        WeightsError: see ``build_pipeline``.
+        ConfigError: these settings allow no first look.
+    """
+    pipeline = build_pipeline(settings.model_copy(update={"first_look": "on"}))
+    if pipeline.first_look_proposer is None:
+        raise ConfigError(
+            "These settings allow no first look.",
+            "It needs SAYMASK_METHOD=corrected and a segment-anything model.",
+        )
+    return replace(
+        pipeline,
+        proposer=pipeline.first_look_proposer,
+        config=to_first_look(pipeline.config),
+        cache=None,
+        sources=(),
+        first_look_proposer=None,
+        is_first_look=True,
+    )
+
+
+def _build_first_look_proposer(
     settings: WorkerSettings, config: PipelineConfig, proposer: Proposer, device: str
 ) -> Proposer | None:
     """For first looks; None where an image is prepared as quickly, or in no other way."""
     is_wanted = settings.first_look == "on" or (settings.first_look == "auto" and device == "cpu")
-    if not is_wanted or not isinstance(proposer, SamProposer) or config.method != "corrected":
+    is_possible = find_method(config.method).supports_first_look
+    if not is_wanted or not is_possible or not isinstance(proposer, SamProposer):
         return None
-    return proposer.with_config(to_first_look(config).proposals)
+    return proposer.replace_config(to_first_look(config).proposals)
 
 
 def _load_sources(settings: WorkerSettings, context: SourceContext) -> tuple[Source, ...]:
     sources = load_sources(settings.sources, context)
-    if settings.method == "faithful":
-        log.info("the scores of the method faithful are no probabilities: only proposals compete")
+    if not find_method(settings.method).has_confidence:
+        log.info("the method %s gives no probabilities: only proposals compete", settings.method)
         return ()
     return sources
 
@@ -134,38 +158,24 @@ def _build_proposer(
     dtype: torch.dtype,
     between_batches: Callable[[], None],
 ) -> tuple[Proposer, ClickSegmenter | None]:
-    if settings.proposals == "given":
-        if settings.proposals_dir is None:
-            raise ConfigError(
-                "SAYMASK_PROPOSALS=given needs a folder of masks.", "Set SAYMASK_PROPOSALS_DIR."
-            )
-        return GivenProposer(settings.proposals_dir, settings.max_proposals), None
+    if settings.generator == "given":
+        folder = Path(settings.proposals.removeprefix("given:"))
+        return GivenProposer(folder, config.proposals.max_count), None
     batch = _PROMPTS_PER_BATCH[find_device_type(device)]
-    if settings.proposals == "sam3":
-        return _build_sam3_proposer(settings, config, store, device, dtype, between_batches)
-    sam = load_sam(settings.proposals, store.require_verified(settings.proposals))
-    fingerprint = find_checkpoint(settings.proposals).sha256[:8]
-    proposer = SamProposer(
-        sam, config.proposals, device, dtype, batch, fingerprint, between_batches
-    )
-    return proposer, ClickSegmenter(sam, dtype, config.clicks)
+    proposer: Proposer
+    if settings.generator == "sam3":
+        require_transformers("SAYMASK_PROPOSALS=sam3")
+        from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
 
-
-def _build_sam3_proposer(
-    settings: WorkerSettings,
-    config: PipelineConfig,
-    store: WeightStore,
-    device: str,
-    dtype: torch.dtype,
-    between_batches: Callable[[], None],
-) -> tuple[Proposer, ClickSegmenter]:
-    """SAM 3 generates proposals; clicks are answered by MobileSAM."""
-    require_transformers("SAYMASK_PROPOSALS=sam3")
-    from saymask_worker.masks.hub.sam3_proposer import Sam3Proposer
-
-    folder = HubStore(settings.cache_dir).require(SAM3)
-    batch = _PROMPTS_PER_BATCH[find_device_type(device)]
-    proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)
-    sam = load_sam("mobile-sam", store.require_verified("mobile-sam")).to(device)
-    sam.image_encoder.to(dtype)
+        folder = HubStore(settings.cache_dir).require(SAM3)
+        proposer = Sam3Proposer(folder, config.proposals, device, dtype, batch, between_batches)
+        # For clicks.
+        sam = load_sam("mobile-sam", store.require_verified("mobile-sam")).to(device)
+        sam.image_encoder.to(dtype)
+    else:
+        sam = load_sam(settings.generator, store.require_verified(settings.generator))
+        fingerprint = find_checkpoint(settings.generator).sha256[:8]
+        proposer = SamProposer(
+            sam, config.proposals, device, dtype, batch, fingerprint, between_batches
+        )
     return proposer, ClickSegmenter(sam, dtype, config.clicks)

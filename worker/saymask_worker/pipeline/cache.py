@@ -1,12 +1,11 @@
 """Prepared images on disk, keyed by content and configuration, bounded by bytes.
 
 An entry holds packed masks, qualities, features in half precision, and the places of the image as
-a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is
-written aside and renamed, so readers see complete entries only; one that is damaged is removed and
-computed again.
+a low-rank map of eight-bit numbers: about 0.15 MB per sample image. It is written to a temporary
+file and renamed, so readers see complete entries only; a damaged one is removed and computed again.
 
 Users of one machine may share a directory: what is written there has the directory's own rights,
-and an entry that another user keeps for himself counts as none.
+and an entry that only another user may read counts as missing.
 """
 
 from __future__ import annotations
@@ -35,12 +34,18 @@ from saymask.private_files import (
     share_like,
 )
 from saymask_worker.images.geometry import compute_geometry
-from saymask_worker.images.patch_map import PlacesMap, quantise_rows, restore_rows
+from saymask_worker.images.patch_map import PatchMap, quantise, restore_rows
 from saymask_worker.images.types import PreparedImage, Proposals, VisualFeatures
 
 log = logging.getLogger(__name__)
 
-_PER_PROPOSAL = ("predicted_iou", "stability_score", "consensus", "level")
+# Name in an entry, by name in the code.
+_PER_PROPOSAL = {
+    "predicted_iou": "predicted_iou",
+    "stability_score": "stability_score",
+    "vote_share": "consensus",
+    "granularity": "level",
+}
 _HALF_PRECISION = ("global_context", "local_context")
 _USAGE_TTL_S = 10.0
 _UNFINISHED_TTL_S = 3600
@@ -50,17 +55,9 @@ _SHARING_CURE = (
 )
 # What reading a damaged archive of arrays was seen to raise.
 _DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zlib.error,
-    zipfile.BadZipFile,
-    InvalidMask,
-)
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, NotImplementedError,
+    zlib.error, zipfile.BadZipFile, InvalidMask,
+)  # fmt: skip
 
 
 class PreparedCache:
@@ -87,24 +84,22 @@ class PreparedCache:
         try:
             prepared = _read(path, sha256)
         except FileNotFoundError:
-            self.misses += 1
-            return None
+            pass
         except PermissionError as error:
             self._tell_once(error)
-            self.misses += 1
-            return None
         except _DAMAGE_ERRORS as error:
             log.warning(
                 "cache entry %s is damaged (%s), preparing the image again", path.name, error
             )
             self._remove(path)
-            self.misses += 1
-            return None
-        self.hits += 1
-        # Another worker just evicted it, or another user wrote it.
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return prepared
+        else:
+            self.hits += 1
+            # Another worker just evicted it, or another user wrote it.
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return prepared
+        self.misses += 1
+        return None
 
     def store(self, prepared: PreparedImage) -> None:
         """Keep a prepared image.
@@ -150,11 +145,9 @@ class PreparedCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         entries = []
         for path in self._root.glob("*/*.npz"):
-            try:
+            with contextlib.suppress(OSError):  # evicted meanwhile, or another user's
                 state = path.stat()
-            except OSError:  # evicted meanwhile, or another user's
-                continue
-            entries.append((state.st_mtime, state.st_size, path))
+                entries.append((state.st_mtime, state.st_size, path))
         return sorted(entries, key=lambda entry: entry[0])
 
     def _remove_unfinished(self) -> None:
@@ -174,7 +167,7 @@ class PreparedCache:
                 total -= size
 
     def _remove(self, path: Path) -> bool:
-        """Remove an entry; False where another user keeps it."""
+        """Remove an entry; False where it belongs to another user."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -206,7 +199,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
     }
     return {
         "meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-        **{name: getattr(proposals, name) for name in _PER_PROPOSAL},
+        **{stored: proposals.columns[name] for name, stored in _PER_PROPOSAL.items()},
         **_pack_features(prepared.features),
     }
 
@@ -219,7 +212,7 @@ def _read(path: Path, sha256: str) -> PreparedImage:
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
             masks=stacked,
-            **{name: arrays[name] for name in _PER_PROPOSAL},
+            **{name: arrays[stored] for name, stored in _PER_PROPOSAL.items()},
             size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
         )
         features = _unpack_features(arrays)
@@ -244,7 +237,7 @@ def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
         name: getattr(features, name).astype(np.float16) for name in _HALF_PRECISION
     }
     if features.region is not None:
-        packed["region"], packed["region_scale"] = quantise_rows(features.region)
+        packed["region"], packed["region_scale"] = quantise(features.region)
     if features.places is not None:
         packed |= features.places.to_arrays()
     return packed
@@ -256,5 +249,5 @@ def _unpack_features(arrays: Any) -> VisualFeatures:
     return VisualFeatures(
         **{name: arrays[name].astype(np.float32) for name in _HALF_PRECISION},
         region=restore_rows(arrays["region"], arrays["region_scale"]) if has_region else None,
-        places=PlacesMap.from_arrays(arrays),
+        places=PatchMap.from_arrays(arrays),
     )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from saymask.contract import CLICKS_SOURCE, PROPOSALS_SOURCE, Candidate, CocoRle, ProposedPair
+from saymask.contract import PROPOSALS_SOURCE, Candidate, CocoRle, ProposedPair
 from saymask.masks import Mask, compute_box_xywh, compute_iou, encode_coco_rle
 from saymask_worker.config.pipeline import SourcesConfig, SuggestionsConfig
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, Proposals, Scores
-from saymask_worker.masks.clicks import ClickedMask
-from saymask_worker.masks.sources.offers import Offer
-from saymask_worker.masks.sources.ranking import Contender, rank_together
+from saymask_worker.masks.sources.base import SourceMask
 from saymask_worker.pipeline.generation.propose import ProposedExpression
-from saymask_worker.pipeline.suggestions import are_marks_together, find_mark, select_distinct
+from saymask_worker.pipeline.suggestions import compare_masks, select_distinct
 
 _LARGEST_LOGIT = 20.0
 
@@ -31,22 +29,8 @@ class Ranking:
     confidence: float | None
 
 
-def build_clicked(answers: Sequence[ClickedMask]) -> tuple[Candidate, ...]:
-    """Offer the masks of clicks in their order, scored with the decoder's own estimate."""
-    return tuple(
-        build_candidate(
-            answer.mask, rank, answer.predicted_iou, answer.predicted_iou, answer.stability,
-            CLICKS_SOURCE,
-        )
-        for rank, answer in enumerate(answers, start=1)
-    )  # fmt: skip
-
-
 def rank_proposals(
-    proposals: Proposals,
-    scores: Scores,
-    probabilities: Floats | None,
-    chosen: Sequence[int],
+    proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
 ) -> Ranking:
     """Offer the proposals that were chosen, best first."""
     candidates = tuple(
@@ -62,53 +46,69 @@ def rank_with_offers(
     proposals: Proposals,
     chosen: Sequence[int],
     probabilities: Floats,
-    offers: Sequence[Offer],
+    offers: Sequence[SourceMask],
     k: int,
     config: SourcesConfig,
     suggestions: SuggestionsConfig,
 ) -> Ranking:
     """Rank the best proposals and the masks of other sources by probability; take the k best.
 
-    Of masks that are the same answer to a person, only the better one.
+    Of masks that are the same answer to a person, only the better one is taken.
 
     Args:
         proposals: of the image.
         chosen: indices of n proposals that compete, best first.
         probabilities: (n,) of these.
         offers: masks of other sources.
-        k: how many candidates.
+        k: number of candidates.
         config: how they become one list.
         suggestions: which are the same answer.
     """
+    work_hw = (proposals.masks.shape[1], proposals.masks.shape[2])
     contenders = [
-        Contender(PROPOSALS_SOURCE, index, proposals.masks[index], float(probability))
+        SourceMask(proposals.masks[index], float(probability), source=PROPOSALS_SOURCE)
         for index, probability in zip(chosen, probabilities, strict=True)
     ]
-    size_hw = (proposals.masks.shape[1], proposals.masks.shape[2])
-    contenders += [
-        Contender(offer.source, index, _shrink(offer.mask.mask, size_hw), offer.mask.probability)
-        for index, offer in enumerate(offers)
-    ]
+    contenders += [replace(offer, mask=_shrink(offer.mask, work_hw)) for offer in offers]
     ranked = rank_together(contenders, config.same_object_iou)
-    marks = [find_mark(contender.mask) for contender in ranked]
-
-    def is_same(first: int, second: int) -> bool:
-        iou = compute_iou(ranked[first].mask, ranked[second].mask)
-        return iou >= suggestions.same_answer_iou or are_marks_together(
-            marks[first], marks[second], suggestions
-        )
-
+    masks = [contenders[index].mask for index, _ in ranked]
+    is_same = compare_masks(masks, lambda a, b: compute_iou(masks[a], masks[b]), suggestions)
     candidates = []
-    offered_places = select_distinct(range(len(ranked)), is_same, k)
-    for rank, contender in enumerate((ranked[place] for place in offered_places), start=1):
-        score = _to_logit(contender.probability)
-        if contender.source == PROPOSALS_SOURCE:
-            candidates.append(build_proposal(proposals, contender.index, rank, score))
+    for rank, position in enumerate(select_distinct(range(len(ranked)), is_same, k), start=1):
+        index, probability = ranked[position]
+        score = _to_logit(probability)
+        if index < len(chosen):
+            candidates.append(build_proposal(proposals, chosen[index], rank, score))
         else:
-            offered, own = offers[contender.index].mask, contender.source
-            quality = offered.probability
-            candidates.append(build_candidate(offered.mask, rank, score, quality, quality, own))
-    return Ranking(tuple(candidates), ranked[0].probability if ranked else None)
+            offer = offers[index - len(chosen)]
+            candidates.append(build_offered(offer, rank, score))
+    return Ranking(tuple(candidates), ranked[0][1] if ranked else None)
+
+
+def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[tuple[int, float]]:
+    """Rank masks of one size by probability; an object that several sources found counts once.
+
+    Of such an object the most probable mask stays. Sources that agree support each other: its
+    probability becomes that of not all of them being wrong, ``1 - (1 - p) (1 - q)``. Masks of one
+    source are never taken together; ties keep the order given.
+
+    Returns:
+        Index and probability of the masks that stay, best first.
+    """
+    ranked: list[tuple[int, float]] = []
+    found_by: list[set[str]] = []
+    for index in sorted(range(len(masks)), key=lambda index: -masks[index].probability):
+        mask = masks[index]
+        for position, (earlier, probability) in enumerate(ranked):
+            is_other = mask.source not in found_by[position]
+            if is_other and compute_iou(masks[earlier].mask, mask.mask) >= same_object_iou:
+                ranked[position] = earlier, 1 - (1 - probability) * (1 - mask.probability)
+                found_by[position].add(mask.source)
+                break
+        else:
+            ranked.append((index, mask.probability))
+            found_by.append({mask.source})
+    return sorted(ranked, key=lambda item: -item[1])
 
 
 def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> ProposedPair:
@@ -131,6 +131,13 @@ def build_proposal(proposals: Proposals, index: int, rank: int, score: float) ->
         float(proposals.stability_score[index]),
         PROPOSALS_SOURCE,
     )
+
+
+def build_offered(offer: SourceMask, rank: int, score: float) -> Candidate:
+    """Build the candidate of a source's mask (H, W) at the image's size."""
+    quality = offer.probability
+    stability = quality if offer.stability is None else offer.stability
+    return build_candidate(offer.mask, rank, score, quality, stability, offer.source)
 
 
 def build_candidate(

@@ -10,15 +10,7 @@ from saymask.contract import Candidate
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.language import ParsedExpression
 from saymask_worker.pipeline.pipeline import Pipeline
-from saymask_worker.pipeline.suggestions import choose_how_many, count_separate
-
-
-@dataclass(frozen=True)
-class RankedProposal:
-    """A candidate and the terms of its score, which add up to it."""
-
-    candidate: Candidate
-    terms: Mapping[str, float]
+from saymask_worker.pipeline.suggestions import choose_distinct
 
 
 @dataclass(frozen=True)
@@ -27,12 +19,14 @@ class Explanation:
 
     Attributes:
         parsed: the expression taken apart.
-        proposals: the best ones, best first.
+        candidates: the best proposals, best first.
+        terms: for each candidate, the terms of its score, which add up to it.
         confidence: that the first is right, 0 to 1, or None.
     """
 
     parsed: ParsedExpression
-    proposals: tuple[RankedProposal, ...]
+    candidates: tuple[Candidate, ...]
+    terms: tuple[Mapping[str, float], ...]
     confidence: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -41,8 +35,8 @@ class Explanation:
             "parse": asdict(self.parsed),
             "confidence": self.confidence,
             "proposals": [
-                {**ranked.candidate.model_dump(mode="json"), "terms": dict(ranked.terms)}
-                for ranked in self.proposals
+                {**candidate.model_dump(mode="json"), "terms": terms}
+                for candidate, terms in zip(self.candidates, self.terms, strict=True)
             ],
         }
 
@@ -55,17 +49,13 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
     """
     parsed, scores = pipeline.rank(prepared, expression)
     result = pipeline.segment(prepared, expression, k, preparation=None)
-    separate = count_separate(prepared, scores, pipeline.config)
-    many = choose_how_many(k, parsed.count, separate)
-    offered = pipeline.choose_offered(prepared, scores, many, parsed.count)
-    proposals = tuple(
-        RankedProposal(
-            candidate,
-            {name: round(float(values[index]), 3) for name, values in scores.terms.items()},
-        )
-        for candidate, index in zip(result.candidates, offered, strict=True)
+    count = len(result.candidates)
+    offered = choose_distinct(prepared, scores, pipeline.config, count, parsed.count)
+    terms = tuple(
+        {name: round(float(values[index]), 3) for name, values in scores.terms.items()}
+        for index in offered
     )
-    return Explanation(parsed, proposals, result.confidence)
+    return Explanation(parsed, result.candidates, terms, result.confidence)
 
 
 def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
@@ -74,14 +64,13 @@ def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:
         f"{r.kind.replace('_', ' ')} {r.anchor}" + (f" and {r.second}" if r.second else "")
         for r in parsed.relations
     )
-    ordinal = parsed.ordinal
     rows = {
         "language": None if parsed.is_english else "not English",
         "noun phrase": parsed.head_noun_phrase,
         "looked for": parsed.appearance,
         "sides": ", ".join(parsed.sides),
         "row": parsed.row,
-        "order": f"{ordinal.rank} from {ordinal.start}" if ordinal else None,
+        "order": str(parsed.ordinal) if parsed.ordinal else None,
         "size": parsed.size,
         "number": str(parsed.count) if parsed.count else None,
         "relations": "; ".join(relations),

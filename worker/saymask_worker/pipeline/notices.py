@@ -1,4 +1,4 @@
-"""What an annotator is told about an expression and its photo, beside the candidates."""
+"""Notices for an annotator about an expression and its photo."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
 from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
@@ -17,28 +18,27 @@ from saymask_worker.images.resize import resize_to_work
 from saymask_worker.images.types import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
 from saymask_worker.language import Count, LanguageParser, ParsedExpression, clean_expression
 from saymask_worker.masks.base import Proposer
-from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage
+from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage, check_prompt
+from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
 from saymask_worker.masks.sources.base import Source
 from saymask_worker.masks.sources.offers import Offers
-from saymask_worker.pipeline.asking import AskedSources
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.candidates import (
     Ranking,
+    build_offered,
     build_pair,
     rank_proposals,
     rank_with_offers,
 )
-from saymask_worker.pipeline.clicks import ClickAnswers
-from saymask_worker.pipeline.generation.propose import ProposedExpression, propose_expressions
-from saymask_worker.pipeline.instances import InstanceChooser
+from saymask_worker.pipeline.generation.propose import propose_expressions
 from saymask_worker.pipeline.notices import build_notices
-from saymask_worker.pipeline.preparation import Preparation, choose_longer_px
+from saymask_worker.pipeline.preparation import Preparation, Stopwatch
+from saymask_worker.pipeline.sources import InstanceChooser, SourceSet
 from saymask_worker.pipeline.suggestions import choose_distinct, choose_how_many, count_separate
-from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
-from saymask_worker.ranking import build_method
+from saymask_worker.ranking import Method, build_method
 from saymask_worker.ranking.appearance import describe_image
 from saymask_worker.ranking.confidence import compute_presence_probability
-from saymask_worker.weights.batching import Shrinkable, ShrinkingBatches
+from saymask_worker.weights.device import BatchModel, RetryOnOom
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,12 @@ _WARM_UP_EXPRESSIONS = ("the red thing", "left")
 _CONFIDENCE_DIGITS = 4
 
 
+@dataclass(eq=False, repr=False)
 class Pipeline:
     """Prepares images and segments expressions. One instance per process; not thread-safe.
+
+    ``dataclasses.replace`` gives one of the same models with other arguments. A cache belongs to
+    one configuration and one proposer: whoever replaces these replaces it too.
 
     Args:
         proposer: generates masks.
@@ -56,60 +60,48 @@ class Pipeline:
         vocabulary: what an image can show, in the encoder's space.
         config: what they were built with; it names the results.
         cache: where prepared images are kept, or None.
-        max_megapixels: larger images are refused.
         device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
-        sources: of candidates, beside the proposals.
+        sources: of candidates, in addition to the proposals.
         strict_sources: a source that fails is an error, instead of a notice.
-        quick_proposer: generates the masks of a first look; None for no first looks.
-        looks_first: what it prepares are first looks.
+        first_look_proposer: generates the masks of a first look; None for no first looks.
+        is_first_look: what ``prepare`` gives are first looks.
     """
 
-    def __init__(
-        self,
-        proposer: Proposer,
-        encoder: Encoder,
-        parser: LanguageParser,
-        vocabulary: EncodedNouns,
-        config: PipelineConfig,
-        cache: PreparedCache | None,
-        max_megapixels: float,
-        device: str = "cpu",
-        clicks: ClickSegmenter | None = None,
-        sources: Sequence[Source] = (),
-        *,
-        strict_sources: bool = False,
-        quick_proposer: Proposer | None = None,
-        looks_first: bool = False,
-    ) -> None:
-        self.proposer = proposer
-        self.encoder = encoder
-        self.config = config
-        self.cache = cache
-        self.device = device
-        self._parser = parser
-        self._max_megapixels = max_megapixels
-        self._vocabulary = vocabulary
-        models: list[Shrinkable] = [proposer, encoder.visual]
-        models += [quick_proposer] if quick_proposer is not None else []
-        self._batches = ShrinkingBatches(device, models)
-        self._clicks = ClickAnswers(clicks, self._batches, max_megapixels)
-        self._method = build_method(config, encoder, parser, vocabulary)
-        self._sources = AskedSources(
-            tuple(sources), InstanceChooser(self._method), config.sources, max_megapixels,
-            strict=strict_sources,
-        )  # fmt: skip
-        longer_px = choose_longer_px(config)
-        self._preparation = Preparation(
-            proposer, self._method, encoder, max_megapixels, longer_px, is_first_look=looks_first
+    proposer: Proposer
+    encoder: Encoder
+    parser: LanguageParser
+    vocabulary: EncodedNouns
+    config: PipelineConfig
+    cache: PreparedCache | None
+    device: str = "cpu"
+    clicks: ClickSegmenter | None = None
+    sources: Sequence[Source] = ()
+    _: KW_ONLY
+    strict_sources: bool = False
+    first_look_proposer: Proposer | None = None
+    is_first_look: bool = False
+
+    def __post_init__(self) -> None:
+        models: list[BatchModel] = [self.proposer, self.encoder.visual]
+        models += [self.first_look_proposer] if self.first_look_proposer is not None else []
+        self._batches = RetryOnOom(self.device, models)
+        self._method = self._build_method(self.config)
+        self._sources = SourceSet(
+            self.sources, InstanceChooser(self._method), self.config.sources, self.strict_sources
         )
-        self._quick_proposer = quick_proposer
+        self._preparation = Preparation(
+            self.proposer, self._method, self.encoder, self.is_first_look
+        )
         self._first_look: Preparation | None = None
-        if quick_proposer is not None:
-            quick = build_method(to_first_look(config), encoder, parser, vocabulary)
+        if self.first_look_proposer is not None:
+            quick = self._build_method(to_first_look(self.config))
             self._first_look = Preparation(
-                quick_proposer, quick, encoder, max_megapixels, longer_px, is_first_look=True
+                self.first_look_proposer, quick, self.encoder, is_first_look=True
             )
+
+    def _build_method(self, config: PipelineConfig) -> Method:
+        return build_method(config, self.encoder, self.parser, self.vocabulary)
 
     @property
     def model_version(self) -> str:
@@ -124,7 +116,7 @@ class Pipeline:
         if not prepared.is_first_look:
             return self.model_version
         quick = to_first_look(self.config)
-        crops = f"{quick.first_look.closer_first}.{quick.first_look.closer_count}"
+        crops = f"{quick.first_look.initial_crops}.{quick.first_look.total_crops}"
         look = f"{quick.preparation_fingerprint()}.{crops}"
         return f"{self.model_version}-first.{look}"
 
@@ -132,43 +124,6 @@ class Pipeline:
     def encoder_description(self) -> str:
         """The encoder in one line, for people."""
         return self.encoder.description
-
-    def with_sources(self, sources: Sequence[Source], *, strict: bool) -> Pipeline:
-        """Return a pipeline of the same models and cache with other sources.
-
-        Args:
-            sources: beside the proposals.
-            strict: a source that fails is an error.
-        """
-        return Pipeline(
-            self.proposer, self.encoder, self._parser, self._vocabulary, self.config, self.cache,
-            self._max_megapixels, self.device, self._clicks.segmenter, sources,
-            strict_sources=strict, quick_proposer=self._quick_proposer,
-        )  # fmt: skip
-
-    def with_config(
-        self,
-        config: PipelineConfig,
-        proposer: Proposer | None = None,
-        *,
-        looks_first: bool | None = None,
-    ) -> Pipeline:
-        """Return one of the same models with another configuration, without cache and sources."""
-        looks = self._preparation.is_first_look if looks_first is None else looks_first
-        return Pipeline(
-            proposer or self.proposer, self.encoder, self._parser, self._vocabulary, config, None,
-            self._max_megapixels, self.device, self._clicks.segmenter, looks_first=looks,
-        )  # fmt: skip
-
-    def as_first_look(self) -> Pipeline:
-        """Return one whose preparation is this one's first look; ConfigError if it has none."""
-        if self._quick_proposer is None:
-            raise ConfigError(
-                "These settings allow no first look.",
-                "It needs SAYMASK_METHOD=corrected and a segment-anything model.",
-            )
-        quick = to_first_look(self.config)
-        return self.with_config(quick, self._quick_proposer, looks_first=True)
 
     def warm_up(self) -> None:
         """Do what is slow the first time, so that the first expression is as fast as the next.
@@ -178,11 +133,9 @@ class Pipeline:
         for expression in _WARM_UP_EXPRESSIONS:
             self._method.encode_text(self._parse(expression))
         if self.device.startswith("cuda"):
-            self.with_config(self.config).prepare(draw_example())
+            self._batches.run(lambda: self._preparation.prepare(draw_example(), None))
 
-    def prepare(
-        self, data: bytes, name: str | None = None
-    ) -> tuple[PreparedImage, PreparationTimings]:
+    def prepare(self, data: bytes, name: str | None = None) -> tuple[PreparedImage, Timings]:
         """Compute everything about an image that does not depend on an expression.
 
         Args:
@@ -206,7 +159,7 @@ class Pipeline:
                 prepared = replace(prepared, not_kept=(error.cause, error.cure))
         return prepared, timings
 
-    def look_first(self, data: bytes) -> tuple[PreparedImage, PreparationTimings] | None:
+    def look_first(self, data: bytes) -> tuple[PreparedImage, Timings] | None:
         """Prepare an image in a fraction of the time, for a first answer; None where that is off.
 
         Fewer points are asked, and no proposal is encoded by itself. Never kept in the cache.
@@ -227,7 +180,7 @@ class Pipeline:
         expression: str,
         k: int,
         *,
-        preparation: PreparationTimings | None,
+        preparation: Timings | None,
         encoded: EncodedImage | None = None,
     ) -> SegmentResult:
         """Rank a prepared image's proposals against an expression; the best ``k`` are candidates.
@@ -246,16 +199,16 @@ class Pipeline:
         """
         if not 1 <= k <= MAX_K:
             raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(preparation or Timings())
         cleaned = clean_expression(expression)
         parsed = self._parse(cleaned)
-        language_ms = stopwatch.lap_ms()
+        stopwatch.lap("language_ms")
         text = self._batches.run(lambda: self._method.encode_text(parsed))
-        text_features_ms = stopwatch.lap_ms()
+        stopwatch.lap("text_features_ms")
         scores = self._batches.run(lambda: self._method.score(prepared, text, parsed))
-        scoring_ms = stopwatch.lap_ms()
+        stopwatch.lap("scoring_ms")
         offers = self._batches.run(lambda: self._sources.ask(prepared, cleaned, parsed, encoded))
-        sources_ms = stopwatch.lap_ms()
+        stopwatch.lap("sources_ms")
         separate = count_separate(prepared, scores, self.config)
         k = choose_how_many(k, parsed.count, separate)
         ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
@@ -266,6 +219,7 @@ class Pipeline:
             is_cut=self.encoder.text.is_truncated(parsed.text),
             is_absent=presence < self.config.scoring.no_referent_below,
         )  # fmt: skip
+        stopwatch.lap("refine_ms")
         return SegmentResult(
             image_sha256=prepared.sha256,
             expression=cleaned,
@@ -278,19 +232,19 @@ class Pipeline:
             model_version=self._name_version(prepared),
             is_first_look=prepared.is_first_look,
             from_cache=preparation is None,
-            timings=Timings(
-                **(asdict(preparation) if preparation else {}),
-                language_ms=language_ms,
-                text_features_ms=text_features_ms,
-                scoring_ms=scoring_ms,
-                sources_ms=sources_ms,
-                refine_ms=stopwatch.lap_ms(),
-            ),
+            timings=stopwatch.timings,
         )
 
     def embed(self, data: bytes) -> EmbeddedImage:
-        """Compute what answering clicks on an image needs; see ``ClickAnswers.embed``."""
-        return self._clicks.embed(data)
+        """Compute what answering clicks on an image needs; seconds on a CPU, once per image.
+
+        Raises:
+            ImageUnreadable, ImageTooLarge.
+            ConfigError: there is no segment-anything model here.
+        """
+        segmenter = self._require_segmenter()
+        image = decode_image(data, longer_px=IMAGE_SIZE_PX)
+        return self._batches.run(lambda: segmenter.embed(image))
 
     def refine(
         self, image: EmbeddedImage, expression: str, prompt: VisualPrompt, k: int, *,
@@ -298,21 +252,38 @@ class Pipeline:
     ) -> SegmentResult:  # fmt: skip
         """Return at most ``k`` masks for clicks or a box, the most fitting first.
 
-        Raises what ``ClickAnswers.answer`` does.
+        Raises:
+            InvalidRequest: nothing was clicked, or outside the image.
+            ConfigError: there is no segment-anything model here.
         """
-        stopwatch = Stopwatch()
-        candidates = self._clicks.answer(image, prompt, k)
+        stopwatch = Stopwatch(Timings())
+        check_prompt(prompt, image.size_hw)
+        segmenter = self._require_segmenter()
+        masks = self._batches.run(lambda: segmenter.answer(image, prompt))[:k]
+        candidates = tuple(
+            build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
+        )
+        head_noun_phrase = self._parse(expression).head_noun_phrase if expression else None
+        stopwatch.lap("refine_ms")
         return SegmentResult(
             image_sha256=image.sha256,
             expression=expression,
             size_hw=image.size_hw,
             candidates=candidates,
-            head_noun_phrase=self._parse(expression).head_noun_phrase if expression else None,
+            head_noun_phrase=head_noun_phrase,
             proposals_count=len(candidates),
             model_version=self.model_version,
             from_cache=from_cache,
-            timings=Timings(refine_ms=stopwatch.lap_ms()),
+            timings=stopwatch.timings,
         )
+
+    def _require_segmenter(self) -> ClickSegmenter:
+        if self.clicks is None:
+            raise ConfigError(
+                "This worker has no segment-anything model, so it cannot answer clicks.",
+                "Set SAYMASK_PROPOSALS to another generator than given.",
+            )
+        return self.clicks
 
     def rank(self, prepared: PreparedImage, expression: str) -> tuple[ParsedExpression, Scores]:
         """Score every proposal of a prepared image, without building candidates.
@@ -330,36 +301,30 @@ class Pipeline:
 
         Args:
             prepared: of ``prepare`` or ``load_prepared``.
-            data: the encoded image, whose colours are looked at.
-            count: at most so many objects.
+            data: the encoded image, for its colours.
+            count: the largest number of objects.
             confidence_min: an object of less confidence is left out.
             seed: for the choice among usual wordings.
 
         Raises:
             ConfigError: the method gives no probabilities.
         """
-        proposed = self.propose_expressions(prepared, data, seed)
-        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
-        return tuple(
-            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
-        )
-
-    def propose_expressions(
-        self, prepared: PreparedImage, data: bytes, seed: int
-    ) -> tuple[ProposedExpression, ...]:
-        """Propose expressions for all objects of an image; see ``propose``."""
-        if self.config.method != "corrected":
+        if not self._method.has_confidence:
             raise ConfigError(
                 f"The method {self.config.method} cannot tell how sure an expression is.",
                 "Set SAYMASK_METHOD=corrected.",
             )
         if len(prepared.proposals) == 0:
             return ()
-        image = describe_image(prepared, self._vocabulary, self.config.scoring)
-        decoded = decode_image(data, self._max_megapixels, self._preparation.longer_px)
+        image = describe_image(prepared, self.vocabulary, self.config.scoring)
+        decoded = decode_image(data, longer_px=self._preparation.longest_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
-        return propose_expressions(image, pixels, find_first, self.config, seed)
+        proposed = propose_expressions(image, pixels, find_first, self.config, seed)
+        kept = [item for item in proposed if item.confidence >= confidence_min][:count]
+        return tuple(
+            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+        )
 
     def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
         """The index of the proposal that ranks first, and its probability."""
@@ -381,9 +346,8 @@ class Pipeline:
         k: int,
         count: Count | None,
     ) -> Ranking:
-        distinct = self.choose_offered(
-            prepared, scores, max(k, self.config.sources.considered), count
-        )
+        considered = max(k, self.config.sources.considered)
+        distinct = choose_distinct(prepared, scores, self.config, considered, count)
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)
         # A source gives one mask for all that is meant.
         if offers is None or probabilities is None or count is not None:
@@ -393,11 +357,13 @@ class Pipeline:
             self.config.suggestions,
         )  # fmt: skip
 
-    def choose_offered(
-        self, prepared: PreparedImage, scores: Scores, k: int, count: Count | None = None
-    ) -> list[int]:
-        """Return the indices of the k best proposals that a person can tell apart."""
-        return choose_distinct(prepared, scores, self.config, k, count)
-
     def _parse(self, cleaned: str) -> ParsedExpression:
-        return self._parser.parse(cleaned, self.config.noun_phrase)
+        return self.parser.parse(cleaned)
+
+
+def open_image(
+    pipeline: Pipeline, data: bytes, name: str | None = None
+) -> tuple[PreparedImage, Timings | None]:
+    """Return an image from the cache, without timings, or prepare it now: see ``prepare``."""
+    prepared = pipeline.load_prepared(hashlib.sha256(data).hexdigest())
+    return (prepared, None) if prepared is not None else pipeline.prepare(data, name)

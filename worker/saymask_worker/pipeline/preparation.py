@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saymask_worker.config.pipeline import PipelineConfig
+from saymask.contract import Timings
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.images.decode import decode_image
 from saymask_worker.images.geometry import compute_geometry
@@ -14,7 +15,6 @@ from saymask_worker.images.resize import resize_to_work
 from saymask_worker.images.types import DecodedImage, PreparedImage, Proposals, VisualFeatures
 from saymask_worker.masks.base import Proposer
 from saymask_worker.masks.mobile_sam import IMAGE_SIZE_PX
-from saymask_worker.pipeline.timing import PreparationTimings, Stopwatch
 from saymask_worker.ranking import Method
 
 
@@ -26,20 +26,23 @@ class Preparation:
         proposer: generates masks.
         method: encodes them.
         encoder: of the method.
-        max_megapixels: larger images are refused.
-        longer_px: larger images are reduced to this longer side; None for methods that need all.
-        is_first_look: whether what they give is meant for the time until the image is prepared in
-            full.
+        is_first_look: whether the result serves until the image is prepared in full.
     """
 
     proposer: Proposer
     method: Method
     encoder: Encoder
-    max_megapixels: float
-    longer_px: int | None
     is_first_look: bool = False
 
-    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, PreparationTimings]:
+    @property
+    def longest_px(self) -> int | None:
+        """The longer side to which larger images are reduced; None where all pixels are used.
+
+        SAM, and CLIP's crops with it, see no more than SAM's frame.
+        """
+        return None if self.method.needs_all_pixels else IMAGE_SIZE_PX
+
+    def prepare(self, data: bytes, name: str | None) -> tuple[PreparedImage, Timings]:
         """Prepare an image; returns it with the milliseconds that it took.
 
         Args:
@@ -49,12 +52,12 @@ class Preparation:
         Raises:
             ImageUnreadable, ImageTooLarge.
         """
-        stopwatch = Stopwatch()
-        decoded = decode_image(data, self.max_megapixels, self.longer_px)
+        stopwatch = Stopwatch(Timings())
+        decoded = decode_image(data, longer_px=self.longest_px)
         image = replace(decoded, name=name)
-        decode_ms = stopwatch.lap_ms()
+        stopwatch.lap("decode_ms")
         proposals = self.proposer.propose(image)
-        proposals_ms = stopwatch.lap_ms()
+        stopwatch.lap("proposals_ms")
         prepared = PreparedImage(
             sha256=image.sha256,
             proposals=proposals,
@@ -64,7 +67,8 @@ class Preparation:
             is_first_look=self.is_first_look,
             pixels=resize_to_work(image, proposals.masks.shape[1:]) if self.is_first_look else None,
         )
-        return prepared, PreparationTimings(decode_ms, proposals_ms, stopwatch.lap_ms())
+        stopwatch.lap("visual_features_ms")
+        return prepared, stopwatch.timings
 
     def _encode(self, image: DecodedImage, proposals: Proposals) -> VisualFeatures:
         """Encode as the cache keeps it, so that an image answers alike before and after."""
@@ -75,9 +79,16 @@ class Preparation:
         return self.method.encode_proposals(image, proposals).rounded()
 
 
-def choose_longer_px(config: PipelineConfig) -> int | None:
-    """Return to what longer side images are reduced at once; None where all pixels are looked at.
+class Stopwatch:
+    """Measures consecutive stages; adds their milliseconds to ``timings``."""
 
-    SAM, and CLIP's crops beside it, see no more than SAM's frame.
-    """
-    return IMAGE_SIZE_PX if config.method == "corrected" else None
+    def __init__(self, timings: Timings) -> None:
+        self.timings = timings
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage, named as in ``Timings``."""
+        now = time.perf_counter()
+        elapsed_ms = round((now - self._last) * 1000, 2)
+        self.timings = self.timings.model_copy(update={stage: elapsed_ms})
+        self._last = now

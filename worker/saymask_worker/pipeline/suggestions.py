@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
 
 from saymask.contract import MAX_K
-from saymask.masks import Mask, compute_box_xywh
+from saymask.masks import Mask, Masks, compute_box_xywh
 from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig
-from saymask_worker.images.types import Geometry, PreparedImage, Proposals, Scores
+from saymask_worker.images.types import PreparedImage, Scores
 from saymask_worker.language import Count
 from saymask_worker.ranking.comparison import find_instances
 
@@ -19,10 +19,10 @@ _OFFERED_OF_ALL = 10
 
 
 def choose_how_many(k: int, count: Count | None, separate: int) -> int:
-    """Return how many suggestions are offered: at least as many as objects are meant.
+    """Return how many suggestions are offered: ``k``, or as many as objects are meant.
 
     Args:
-        k: how many were asked for.
+        k: as requested.
         count: how many objects are meant, where several are.
         separate: how many were found.
     """
@@ -31,19 +31,21 @@ def choose_how_many(k: int, count: Count | None, separate: int) -> int:
 
 
 def choose_distinct(
-    prepared: PreparedImage, scores: Scores, config: PipelineConfig, k: int, count: Count | None
+    prepared: PreparedImage,
+    scores: Scores,
+    config: PipelineConfig,
+    k: int,
+    count: Count | None = None,
 ) -> list[int]:
     """Return the indices of the k best proposals that a person can tell apart.
 
-    Args:
-        prepared: with the proposals.
-        scores: of them.
-        config: which are the same answer.
-        k: how many.
-        count: where several objects are meant, so many separate ones come first; all that were
-            found, where no number is known.
+    Where several objects are meant, this number of separate ones comes first, or all that were
+    found where no number is known.
     """
-    is_same = compare_proposals(prepared.proposals, prepared.geometry, config.suggestions)
+    iou = prepared.geometry.iou
+    is_same = compare_masks(
+        prepared.proposals.masks, lambda a, b: float(iou[a, b]), config.suggestions
+    )
     ranked = list(map(int, scores.order))
     if count is not None:
         several = find_instances(scores.total, prepared.geometry, config.scoring)
@@ -61,13 +63,7 @@ def count_separate(prepared: PreparedImage, scores: Scores, config: PipelineConf
 def select_distinct(
     ranked: Iterable[int], is_same: Callable[[int, int], bool], k: int
 ) -> list[int]:
-    """Return the first k of a ranking, without those that are the same as an earlier one.
-
-    Args:
-        ranked: indices, best first.
-        is_same: whether two of them are the same answer to a person.
-        k: at most so many.
-    """
+    """Return the first k indices of a ranking that are not the same answer as an earlier one."""
     kept: list[int] = []
     for index in ranked:
         if len(kept) == k:
@@ -77,19 +73,29 @@ def select_distinct(
     return kept
 
 
-def compare_proposals(
-    proposals: Proposals, geometry: Geometry, config: SuggestionsConfig
+def compare_masks(
+    masks: Sequence[Mask] | Masks,
+    measure_iou: Callable[[int, int], float],
+    config: SuggestionsConfig,
 ) -> Callable[[int, int], bool]:
-    """Return a function that tells whether two proposals are the same answer to a person."""
+    """Return a function that tells whether two masks are the same answer to a person.
+
+    Args:
+        masks: of one size.
+        measure_iou: returns the IoU of two of them, by their indices.
+        config: how much they overlap, or how close their marks are, if they are the same.
+    """
 
     @cache
     def find_mark_of(index: int) -> tuple[float, float]:
-        return find_mark(proposals.masks[index])
+        return find_mark(masks[index])
 
     def is_same(first: int, second: int) -> bool:
-        if geometry.iou[first, second] >= config.same_answer_iou:
+        if measure_iou(first, second) >= config.same_answer_iou:
             return True
-        return are_marks_together(find_mark_of(first), find_mark_of(second), config)
+        # Marks on top of each other: one cannot tell them apart.
+        apart_x, apart_y = np.abs(np.subtract(find_mark_of(first), find_mark_of(second)))
+        return bool(apart_x < config.marks_apart_x and apart_y < config.marks_apart_y)
 
     return is_same
 
@@ -102,11 +108,3 @@ def find_mark(mask: Mask) -> tuple[float, float]:
     height, width = mask.shape
     x, y, box_width, box_height = compute_box_xywh(mask)
     return (x + box_width / 2) / width, (y + box_height) / height
-
-
-def are_marks_together(
-    first: tuple[float, float], second: tuple[float, float], config: SuggestionsConfig
-) -> bool:
-    """Return whether two marks lie on top of each other, so that one cannot tell them apart."""
-    apart_x, apart_y = np.abs(np.subtract(first, second))
-    return bool(apart_x < config.marks_apart_x and apart_y < config.marks_apart_y)

@@ -1,23 +1,31 @@
-"""Methods of ranking proposals: what is encoded, and how features become scores."""
+"""Methods of ranking proposals: what is encoded, and how features become scores.
+
+Each method says what it can do: ``supports_first_look``, whether proposals can be encoded in a
+fraction of the time; ``has_confidence``, whether scores are calibrated and have weights that can be
+fitted; ``needs_all_pixels``, whether images larger than SAM's frame must not be reduced.
+"""
 
 from saymask_worker.config.pipeline import MethodName, PipelineConfig
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.vocabulary import EncodedNouns
 from saymask_worker.language import LanguageParser
-from saymask_worker.ranking.base import Method
-from saymask_worker.ranking.corrected import Corrected
-from saymask_worker.ranking.faithful import Faithful
+from saymask_worker.ranking.global_local_clip import GlobalLocalClip
+from saymask_worker.ranking.published import PublishedGlobalLocalClip
 
-__all__ = ["Corrected", "Faithful", "Method", "build_method"]
+__all__ = ["GlobalLocalClip", "Method", "PublishedGlobalLocalClip", "build_method", "find_method"]
 
-_METHODS: dict[MethodName, type[Corrected | Faithful]] = {
-    "corrected": Corrected,
-    "faithful": Faithful,
-}
+Method = GlobalLocalClip | PublishedGlobalLocalClip
+
+
+def find_method(name: MethodName) -> type[Method]:
+    """Return the class of a method, which says what it can do."""
+    return PublishedGlobalLocalClip if name == "faithful" else GlobalLocalClip
 
 
 def build_method(
     config: PipelineConfig, encoder: Encoder, parser: LanguageParser, vocabulary: EncodedNouns
 ) -> Method:
     """Build the method that a configuration names."""
-    return _METHODS[config.method](config, encoder, parser, vocabulary)
+    if config.method == "faithful":
+        return PublishedGlobalLocalClip(config, encoder, parser)
+    return GlobalLocalClip(config, encoder, vocabulary)

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, to_float32
 from saymask_worker.language import ParsedExpression, RelationKind, Side, Size
 
 _TINY = 1e-6
@@ -22,14 +21,14 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Anchors:
-    """The proposals to which the referent stands in a relation: one, or two for "between"."""
+    """The anchors of a relation, as indices of proposals: one, or two for "between"."""
 
     kind: RelationKind
     indices: tuple[int, ...]
 
 
 def compute_comparison(
-    named: Floats,
+    noun_scores: Floats,
     geometry: Geometry,
     expression: ParsedExpression,
     anchors: Sequence[Anchors],
@@ -38,22 +37,24 @@ def compute_comparison(
     """Return the bonus (N,) of each proposal.
 
     Args:
-        named: (N,) scores for the noun alone.
+        noun_scores: (N,) for the noun alone.
         geometry: of the N proposals.
-        expression: its words of place, order, size and relation.
-        anchors: of each relation; one that is no place ("holding") does not count here.
+        expression: with words of place, order, size and relation.
+        anchors: of each relation; non-spatial ones ("holding") do not count here.
         config: weights.
     """
-    bonus = np.zeros_like(named)
+    bonus = np.zeros_like(noun_scores)
     anchors = [found for found in anchors if found.kind != "with"]
-    if len(named) == 0 or not (expression.has_spatial_words or anchors):
+    if len(noun_scores) == 0 or not (expression.has_spatial_words or anchors):
         return bonus
-    instances = find_instances(named, geometry, config)
+    instances = find_instances(noun_scores, geometry, config)
     for index in (index for found in anchors for index in found.indices):
         instances = instances[geometry.iou[instances, index] < config.same_object_iou]
     if len(instances) < 2:
         return bonus
-    weights = np.exp((named[instances] - named[instances].max()) / config.instance_softness)
+    weights = np.exp(
+        (noun_scores[instances] - noun_scores[instances].max()) / config.instance_softness
+    )
     gains = _compute_gains(instances, weights, geometry, expression, anchors, config)
     for instance, gain in zip(instances, gains, strict=True):
         # Other masks of the same object share the gain, so that the order among them stays.
@@ -110,7 +111,7 @@ def _compute_gains(
     if expression.row is not None:
         in_row = find_row(expression.row, geometry, instances)
         gains += config.row_weight * in_row
-        # The others are still there, for what the sides and orders count.
+        # Objects of other rows still count a little for sides and orders.
         weights = weights * np.where(in_row, 1, config.other_row_share)
     for side in expression.sides:
         along = _along_side(side, geometry, instances)
@@ -119,7 +120,12 @@ def _compute_gains(
         sizes = _measure(expression.size, geometry, instances)
         gains += config.size_weight * _share_surpassed(sizes, weights)
     if expression.ordinal is not None:
-        along = toward(expression.ordinal.start, geometry)[instances]
+        size, start = expression.ordinal.size, expression.ordinal.start
+        along = (
+            toward(start, geometry)[instances]
+            if size is None
+            else _measure(size, geometry, instances)
+        )
         ranks = 1 + ((along[None] > along[:, None]) * weights[None]).sum(axis=1)
         distance = np.abs(ranks - expression.ordinal.rank)
         gains += config.ordinal_weight * np.clip(1 - distance, 0, 1)
@@ -147,7 +153,7 @@ def find_row(side: Side, geometry: Geometry, instances: NDArray[np.intp]) -> NDA
 
 
 def _measure(size: Size, geometry: Geometry, instances: NDArray[np.intp]) -> Floats:
-    """Values that grow with what a word of size asks for."""
+    """Values (I,) that grow with what a word of size asks for."""
     height = (geometry.bottom - geometry.top)[instances]
     area = geometry.area[instances]
     # A mask's own width, not its box's: a leaning board is narrow.
@@ -176,7 +182,7 @@ def _share_surpassed(
 ) -> NDArray[np.floating]:
     """The weighted share, 0 to 1, of the other instances that each surpasses.
 
-    So a doubtful instance that lies further left than the rest hardly replaces the leftmost.
+    A doubtful instance further left than the rest therefore hardly replaces the leftmost.
     """
     surpassed = (values[:, None] > values[None]) * weights[None]
     others = weights.sum() - weights

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from saymask.masks import compute_areas
 from saymask_worker.config.pipeline import FeaturesConfig
-from saymask_worker.images.types import Floats, Proposals
-from saymask_worker.images.vectors import normalise_rows, to_float32
+from saymask_worker.images.types import Floats, Proposals, normalise_rows, to_float32
 
 _SMALLEST_AREA = 1e-6
 _SMALLEST_SPREAD = 1e-9
@@ -37,8 +36,8 @@ def choose_cropped(
     area = compute_areas(proposals.masks) / np.prod(proposals.masks.shape[1:])
     plausible = (
         config.crop_area_weight * np.log10(np.maximum(area, _SMALLEST_AREA))
-        + config.crop_consensus_weight * proposals.consensus
-        + config.crop_level_weight * proposals.level
+        + config.crop_consensus_weight * proposals.vote_share
+        + config.crop_level_weight * proposals.granularity
         + config.crop_thing_weight * log_thing
     )
     return np.sort(np.argsort(-plausible, kind="stable")[: config.crops_max])

@@ -1,4 +1,4 @@
-"""From an image's hash to the prepared image: kept in memory, cached, or made of its bytes."""
+"""From an image's hash to the prepared image: from memory, from the cache, or prepared now."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from contextlib import nullcontext
 
 import redis
 
-from saymask.contract import IMAGE_KEY
+from saymask.contract import IMAGE_KEY, Timings
 from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from saymask_worker.images.types import PreparedImage
-from saymask_worker.pipeline.timing import PreparationTimings
-from saymask_worker.serving.cooperative_yield import is_awaited, mark_answering
-from saymask_worker.serving.served_pipeline import ServedPipeline
+from saymask_worker.serving.loaded_pipeline import ServedPipeline
+from saymask_worker.serving.priority import interactive_section, is_awaited
 from saymask_worker.serving.sessions import ImageSession
 
 
 class PreparedImages:
-    """The prepared images of one process.
+    """The prepared images of one process."""
 
-    Args:
-        pipeline: prepares them.
-        connection: of the queue's Redis, from which images are read.
-        worker_name: of this process.
-    """
-
-    def __init__(self, pipeline: ServedPipeline, connection: redis.Redis, worker_name: str) -> None:
-        self._pipeline = pipeline
+    def __init__(self, connection: redis.Redis, worker_name: str) -> None:
         self._redis = connection
         self._worker_name = worker_name
 
     def open(
-        self, session: ImageSession, sha256: str, *, accepts_first_look: bool, prepares: bool
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        self,
+        pipeline: ServedPipeline,
+        session: ImageSession,
+        sha256: str,
+        *,
+        accepts_first_look: bool,
+        prepares: bool,
+    ) -> tuple[PreparedImage, Timings | None]:
         """Return the image of an open task, and what preparing it took if it was prepared now.
 
         Args:
+            pipeline: prepares it.
             session: of the image, where it is kept.
             sha256: of its bytes.
-            accepts_first_look: whether a quick look at an image that is not prepared is enough.
+            accepts_first_look: whether a first look at an image that is not prepared is enough.
             prepares: whether an image that is not prepared is prepared now.
 
         Raises:
@@ -46,32 +45,28 @@ class PreparedImages:
         """
         if session.prepared is not None and not session.prepared.is_first_look:
             return session.prepared, None
-        prepared, timings = self._pipeline.load_prepared(sha256), None
+        prepared, timings = pipeline.load_prepared(sha256), None
         if prepared is None and accepts_first_look:
-            look = self._look_first(session, sha256)
+            look = self._look_first(pipeline, session, sha256)
             if look is not None:
                 return look
         if prepared is None:
-            prepared, timings = self._prepare_now(sha256, prepares=prepares)
+            prepared, timings = self._prepare_now(pipeline, sha256, prepares=prepares)
         session.prepared = prepared
         return prepared, timings
 
     def prepare(
-        self, sha256: str, *, prepares: bool = True
-    ) -> tuple[PreparedImage, PreparationTimings | None]:
+        self, pipeline: ServedPipeline, sha256: str, *, prepares: bool = True
+    ) -> tuple[PreparedImage, Timings | None]:
         """Prepare an image of no open task, unless it is prepared; it gets no session.
-
-        Args:
-            sha256: of its bytes.
-            prepares: as in ``open``.
 
         Raises:
             ImageNotPrepared, ImageEvicted, ImageUnreachable, ImageError, DeviceMemoryExhausted.
         """
-        prepared = self._pipeline.load_prepared(sha256)
+        prepared = pipeline.load_prepared(sha256)
         if prepared is not None:
             return prepared, None
-        return self._prepare_now(sha256, prepares=prepares)
+        return self._prepare_now(pipeline, sha256, prepares=prepares)
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes that the backend stored.
@@ -91,29 +86,29 @@ class PreparedImages:
         return data
 
     def _look_first(
-        self, session: ImageSession, sha256: str
-    ) -> tuple[PreparedImage, PreparationTimings | None] | None:
-        """Look at an image quickly; None where the pipeline does not.
+        self, pipeline: ServedPipeline, session: ImageSession, sha256: str
+    ) -> tuple[PreparedImage, Timings | None] | None:
+        """Return a first look at an image; None where the pipeline gives none.
 
-        Background workers pause meanwhile, one that prepares this image too.
+        Background workers pause meanwhile, even one that prepares this image.
         """
         if session.prepared is not None:
             return session.prepared, None
-        with mark_answering(self._redis, self._worker_name):
-            look = self._pipeline.look_first(self.read(sha256))
+        with interactive_section(self._redis, self._worker_name):
+            look = pipeline.look_first(self.read(sha256))
         if look is not None:
             session.prepared = look[0]
         return look
 
     def _prepare_now(
-        self, sha256: str, *, prepares: bool
-    ) -> tuple[PreparedImage, PreparationTimings]:
+        self, pipeline: ServedPipeline, sha256: str, *, prepares: bool
+    ) -> tuple[PreparedImage, Timings]:
         """Prepare an image; background workers pause meanwhile if an annotator waits for it."""
         if not prepares:
             raise ImageNotPrepared(
-                f"This worker has not the prepared photo {sha256[:12]}.",
+                f"This worker does not have the prepared photo {sha256[:12]}.",
                 "Workers on several machines share what they prepare: SAYMASK_PREPARED_DIR.",
             )
-        answering = mark_answering(self._redis, self._worker_name)
-        with answering if is_awaited() else nullcontext():
-            return self._pipeline.prepare(self.read(sha256))
+        section = interactive_section(self._redis, self._worker_name)
+        with section if is_awaited() else nullcontext():
+            return pipeline.prepare(self.read(sha256))

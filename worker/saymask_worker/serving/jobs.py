@@ -1,22 +1,15 @@
-"""What a worker does with a job: a dict in, a dict out.
-
-Expected errors come back as replies, not as traces. RQ is given jobs whose function is a method
-of the process's ``JobHandler``, so that models are state of an object and not of a module.
-"""
+"""What a worker does with a job: a dict in, a dict out; errors come back as replies."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
 
 import redis
 from pydantic import ValidationError
-from rq import Retry, get_current_job
-from rq.job import Job
+from rq import get_current_job
 
 from saymask.contract import (
     CALL_META,
@@ -25,7 +18,6 @@ from saymask.contract import (
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
-    JobFailure,
     JobReply,
     PrepareRequest,
     PrepareResult,
@@ -39,45 +31,22 @@ from saymask.errors import InternalError, InvalidRequest, PreparedNotKept, Sayma
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from saymask_worker.images.types import VisualPrompt
-from saymask_worker.serving.attempts import Attempts
-from saymask_worker.serving.cooperative_yield import mark_answering
+from saymask_worker.serving.crash_guard import CrashGuard
 from saymask_worker.serving.images import PreparedImages
-from saymask_worker.serving.served_pipeline import ServedPipeline
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
+from saymask_worker.serving.priority import interactive_section
+from saymask_worker.serving.rq_worker import JobFunctions, Message, to_failure
 from saymask_worker.serving.sessions import ImageSessions
 
 log = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-JobFunction = Callable[[Message], Message | Retry]
-
-
-class AnswersJobs(Protocol):
-    """Functions by job name, and how often they were called."""
-
-    jobs_done: int
-
-    @property
-    def functions(self) -> dict[str, JobFunction]:
-        """Job name to the function that answers it."""
-        ...
-
 
 class JobHandler:
-    """Answers the jobs of one process.
-
-    Args:
-        pipeline: loaded models.
-        connection: of the queue's Redis, from which images are read.
-        worker_name: of this process.
-        sessions: what this process keeps of images.
-
-    Attributes:
-        jobs_done: number of jobs answered, failures included.
-    """
+    """Answers the jobs of one process."""
 
     def __init__(
         self,
-        pipeline: ServedPipeline,
+        pipeline: LoadedPipeline,
         connection: redis.Redis,
         worker_name: str,
         sessions: ImageSessions,
@@ -85,13 +54,12 @@ class JobHandler:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
-        self._attempts = Attempts(connection, worker_name)
-        self._images = PreparedImages(pipeline, connection, worker_name)
+        self._crashes = CrashGuard(connection, worker_name)
+        self._images = PreparedImages(connection, worker_name)
         self._sessions = sessions
-        self.jobs_done = 0
 
     @property
-    def functions(self) -> dict[str, JobFunction]:
+    def functions(self) -> JobFunctions:
         """Job name to the function that answers it."""
         return {
             JOB_SEGMENT: self.segment,
@@ -124,43 +92,44 @@ class JobHandler:
         """Answer ``JOB_PROPOSE``: a ProposeRequest in, a JobReply out."""
         return self._reply(self._propose, message)
 
-    def _reply(self, answer: Callable[[Message], JobReply], message: Message) -> Message:
+    def _reply(
+        self, answer: Callable[[ServedPipeline, Message], JobReply], message: Message
+    ) -> Message:
         started = time.perf_counter()
         _adopt_call_id()
         try:
-            with self._attempts.count(str(message.get("photo_sha256"))):
-                reply = answer(message)
+            sha256 = str(message.get("photo_sha256"))
+            with self._crashes.track(sha256), self._pipeline.use() as pipeline:
+                reply = answer(pipeline, message)
         except SaymaskError as error:
             log.warning("%s", error)
-            reply = to_failure(error)
+            reply = JobReply(failure=to_failure(error))
         except ValidationError as error:
             reply = refuse_shape(error)
         except redis.RedisError:
-            # The queue went away meanwhile: RQ does the job again.
+            # The queue went away: RQ retries the job.
             raise
         except Exception as error:
+            # A bug in any model or library: the annotator gets an answer, the worker continues.
             log.exception("a job failed")
-            reply = to_failure(
-                InternalError(
-                    f"The worker failed: {type(error).__name__}: {error}", "See the worker's log."
-                )
-            )
-        self.jobs_done += 1
+            cause = f"The worker failed: {type(error).__name__}: {error}"
+            reply = JobReply(failure=to_failure(InternalError(cause, "See the worker's log.")))
         _log_reply(reply, started)
         return reply.model_dump(mode="json")
 
-    def _segment(self, message: Message) -> JobReply:
+    def _segment(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = SegmentRequest.model_validate(message)
         sha256 = request.image_sha256
         with self._sessions.open(sha256, partial(self._images.read, sha256)) as session:
             prepared, timings = self._images.open(
+                pipeline,
                 session,
                 sha256,
                 accepts_first_look=request.accepts_first_look,
                 prepares=request.prepares,
             )
-            with mark_answering(self._redis, self._worker_name):
-                result = self._pipeline.segment(
+            with interactive_section(self._redis, self._worker_name):
+                result = pipeline.segment(
                     prepared,
                     request.expression,
                     request.k,
@@ -169,7 +138,7 @@ class JobHandler:
                 )
         return JobReply(segment=result)
 
-    def _refine(self, message: Message) -> JobReply:
+    def _refine(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = RefineRequest.model_validate(message)
         prompt = VisualPrompt(
             points_xy=tuple((click.x, click.y) for click in request.clicks),
@@ -180,34 +149,34 @@ class JobHandler:
         sha256 = request.image_sha256
         with (
             self._sessions.open(sha256, partial(self._images.read, sha256)) as session,
-            mark_answering(self._redis, self._worker_name),
+            interactive_section(self._redis, self._worker_name),
         ):
             is_known = session.embedded is not None
-            session.embedded = session.embedded or self._pipeline.embed(self._images.read(sha256))
-            result = self._pipeline.refine(
+            session.embedded = session.embedded or pipeline.embed(self._images.read(sha256))
+            result = pipeline.refine(
                 session.embedded, request.expression, prompt, request.k, from_cache=is_known
             )
         return JobReply(segment=result)
 
-    def _prepare(self, message: Message) -> JobReply:
+    def _prepare(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = PrepareRequest.model_validate(message)
-        prepared, timings = self._images.prepare(request.image_sha256)
+        prepared, timings = self._images.prepare(pipeline, request.image_sha256)
         if prepared.not_kept is not None:
             raise PreparedNotKept(*prepared.not_kept)
         result = PrepareResult(
             image_sha256=request.image_sha256,
             proposals_count=len(prepared.proposals),
-            model_version=self._pipeline.model_version,
+            model_version=pipeline.model_version,
             from_cache=timings is None,
-            timings=Timings(**(asdict(timings) if timings else {})),
+            timings=timings or Timings(),
         )
         return JobReply(prepare=result)
 
-    def _propose(self, message: Message) -> JobReply:
+    def _propose(self, pipeline: ServedPipeline, message: Message) -> JobReply:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
-        prepared, timings = self._images.prepare(sha256, prepares=request.prepares)
-        pairs = self._pipeline.propose(
+        prepared, timings = self._images.prepare(pipeline, sha256, prepares=request.prepares)
+        pairs = pipeline.propose(
             prepared,
             self._images.read(sha256),
             request.count,
@@ -218,9 +187,9 @@ class JobHandler:
             image_sha256=sha256,
             size_hw=prepared.proposals.size_hw,
             pairs=pairs,
-            model_version=self._pipeline.model_version,
+            model_version=pipeline.model_version,
             from_cache=timings is None,
-            timings=Timings(**(asdict(timings) if timings else {})),
+            timings=timings or Timings(),
         )
         return JobReply(propose=result)
 
@@ -242,56 +211,10 @@ def _log_reply(reply: JobReply, started: float) -> None:
         log.info("%s in %.1f ms", kind, ms, extra={"fields": fields})
 
 
-def to_failure(error: SaymaskError) -> JobReply:
-    """Return the reply that carries an error to the backend."""
-    return JobReply(failure=JobFailure(code=error.code, cause=error.cause, cure=error.cure))
-
-
 def refuse_shape(error: ValidationError) -> JobReply:
     """Return the reply to a job whose message does not validate."""
-    return to_failure(
-        InvalidRequest(
-            f"The job has an unknown shape: {error}",
-            "Backend and worker must be of the same saymask version.",
-        )
+    refusal = InvalidRequest(
+        f"The job has an unknown shape: {error}",
+        "Backend and worker must be of the same saymask version.",
     )
-
-
-def build_job_class(handler: AnswersJobs) -> type[Job]:
-    """Return an RQ job class whose functions are the handler's methods.
-
-    Whoever can write to Redis can enqueue jobs. Nothing that a job names is ever imported: not
-    its function, nor the callbacks that RQ would run after it.
-    """
-    functions = handler.functions
-
-    class HandledJob(Job):
-        """A job whose function is looked up by its name on the wire."""
-
-        @property
-        def func(self) -> JobFunction:
-            """Return the handler's method for this job, or one that refuses."""
-            return functions.get(str(self.func_name), _refuse)
-
-        @property
-        def success_callback(self) -> None:
-            """There is none."""
-
-        @property
-        def failure_callback(self) -> None:
-            """There is none."""
-
-        @property
-        def stopped_callback(self) -> None:
-            """There is none."""
-
-    return HandledJob
-
-
-def _refuse(*_arguments: object, **_named: object) -> Message:
-    log.error("a job with an unknown function was refused; who can write to Redis?")
-    error = InvalidRequest(
-        "A worker answers saymask's own jobs only.",
-        "Protect Redis with a password, and let only backend and workers reach it.",
-    )
-    return to_failure(error).model_dump(mode="json")
+    return JobReply(failure=to_failure(refusal))

@@ -1,4 +1,4 @@
-"""Running a worker: load the models once, then serve the queue, interactive jobs first."""
+"""Running a worker: of annotators' jobs, with models loaded once, or of training jobs."""
 
 from __future__ import annotations
 
@@ -9,35 +9,49 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import redis
+from pydantic import ValidationError
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
-from saymask.contract import QUEUE_BACKGROUND, QUEUE_INTERACTIVE, QUEUE_PREPARED
-from saymask.errors import QueueUnavailable
+from saymask.contract import (
+    QUEUE_BACKGROUND,
+    QUEUE_INTERACTIVE,
+    QUEUE_PREPARED,
+    QUEUE_TRAINING,
+    WORKER_KEY_PATTERN,
+    WorkerStatus,
+)
+from saymask.errors import QueueUnavailable, WorkerUnavailable
 from saymask.redaction import explain
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.cooperative_yield import wait_while_answering
-from saymask_worker.serving.heartbeat import Heartbeat, WorkerState
-from saymask_worker.serving.idle import UnloadingPipeline
-from saymask_worker.serving.jobs import (
-    AnswersJobs,
-    JobHandler,
+from saymask_worker.serving.heartbeat import Heartbeat
+from saymask_worker.serving.jobs import JobHandler
+from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
+from saymask_worker.serving.priority import wait_for_interactive
+from saymask_worker.serving.rq_worker import (
+    JobFunctions,
+    RunningWorker,
+    ServingWorker,
     build_job_class,
 )
-from saymask_worker.serving.rq_worker import ServingWorker
-from saymask_worker.serving.served_pipeline import ServedPipeline
 from saymask_worker.serving.sessions import ImageSessions, choose_max_bytes
+from saymask_worker.serving.training_jobs import (
+    Learn,
+    LearnCris,
+    TrainingHandler,
+    TrainingInterrupted,
+    TrainingStopped,
+)
 
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 2.0
-_BACKGROUND_NICENESS = 10
+_BACKGROUND_NICENESS, _TRAINING_NICENESS = 10, 15
 _QUEUES = {
     "all": (QUEUE_PREPARED, QUEUE_INTERACTIVE, QUEUE_BACKGROUND),
     "interactive": (QUEUE_PREPARED, QUEUE_INTERACTIVE),
@@ -45,58 +59,81 @@ _QUEUES = {
 }
 
 
-class BuildPipeline(Protocol):
-    """Loads the models, for example ``saymask_worker.pipeline.build.build_pipeline``."""
-
-    def __call__(
-        self, settings: WorkerSettings, between_batches: Callable[[], None]
-    ) -> ServedPipeline:
-        """Build the pipeline; ``between_batches`` is called between batches and may wait."""
-        ...
+BuildPipeline = Callable[[WorkerSettings, Callable[[], None]], ServedPipeline]
+"""Loads the models; the second argument is called between batches and may wait."""
+BuildLearn = Callable[[Callable[[], None]], Learn]
+"""Takes what is called between two steps, which may wait and may raise."""
 
 
 def run_worker(
     settings: WorkerSettings, build_pipeline: BuildPipeline, *, burst: bool = False
 ) -> None:
-    """Serve until told to stop (or, with ``burst``, until the queues are empty).
-
-    Args:
-        settings: of the worker.
-        build_pipeline: loads the models.
-        burst: stop when the queues are empty.
+    """Serve until a signal stops it (or, with ``burst``, until the queues are empty).
 
     Raises:
         QueueUnavailable: Redis cannot be reached at start.
         WeightsError, ConfigError: the models cannot be loaded.
     """
     connection = connect(settings)
-    name = name_worker()
-    state = WorkerState()
-    heartbeat = Heartbeat(connection, name, settings, state)
-    heartbeat.start()
-    try:
+    running = RunningWorker(name_worker())
+    with Heartbeat(connection, settings, running) as heartbeat:
         started = time.perf_counter()
         build = partial(_build_warm, settings, build_pipeline, _choose_yield(settings, connection))
         sessions = ImageSessions(choose_max_bytes(settings.open_photos_max_mb))
-        pipeline = (
-            UnloadingPipeline(build, settings.idle_unload_s, sessions.clear)
-            if settings.idle_unload_s
-            else build()
-        )
-        state.pipeline = pipeline
-        handler = state.handler = JobHandler(pipeline, connection, name, sessions)
+        pipeline = LoadedPipeline(build, settings.idle_unload_s, sessions.clear)
+        running.pipeline, running.is_ready = pipeline, True
         heartbeat.wake()
-        log.info("ready after %.1f s as %s", time.perf_counter() - started, pipeline.model_version)
-        serve(connection, name, state, handler, _QUEUES[settings.queues], burst=burst)
-    finally:
-        heartbeat.stop()
+        version = pipeline.describe()["model_version"]
+        log.info("ready after %.1f s as %s", time.perf_counter() - started, version)
+        functions = JobHandler(pipeline, connection, running.name, sessions).functions
+        serve(connection, running, functions, _QUEUES[settings.queues], burst=burst)
+
+
+def run_training_worker(
+    settings: WorkerSettings,
+    *,
+    burst: bool = False,
+    build_learn: BuildLearn | None = None,
+    niceness: int = _TRAINING_NICENESS,
+) -> None:
+    """Serve the training queue until a signal stops it (or, with ``burst``, until it is empty).
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached at start.
+    """
+    connection = connect(settings)
+    running = RunningWorker(name_worker(), is_ready=True)
+    os.nice(niceness)
+    learn = (build_learn or partial(LearnCris, settings))(partial(_pause, connection, running))
+    functions = TrainingHandler(settings, learn).functions
+    with Heartbeat(connection, settings, running):
+        log.info("ready to train")
+        serve(connection, running, functions, (QUEUE_TRAINING,), burst=burst)
+
+
+def _pause(connection: redis.Redis, running: RunningWorker) -> None:
+    """Between two steps: stop if asked to, and give annotators the processor.
+
+    Raises:
+        TrainingInterrupted: the worker has to end.
+        TrainingStopped: the backend asked for the run to stop.
+    """
+    worker = running.rq_worker
+    if worker is not None and worker.is_told_to_end:
+        raise TrainingInterrupted
+    if worker is not None and worker.is_job_stopped:
+        raise TrainingStopped("It was stopped.")
+    try:
+        wait_for_interactive(connection)
+    except redis.RedisError as error:
+        log.warning("the queue is away; training continues: %s", error)
 
 
 def _build_warm(
     settings: WorkerSettings, build_pipeline: BuildPipeline, between_batches: Callable[[], None]
 ) -> ServedPipeline:
     pipeline = build_pipeline(settings, between_batches)
-    if settings.proposals != "given":
+    if settings.generator != "given":
         pipeline.warm_up()
     return pipeline
 
@@ -134,30 +171,20 @@ def _choose_yield(settings: WorkerSettings, connection: redis.Redis) -> Callable
     if settings.queues != "background":
         return lambda: None
     os.nice(_BACKGROUND_NICENESS)
-    return partial(wait_while_answering, connection)
+    return partial(wait_for_interactive, connection)
 
 
 def serve(
     connection: redis.Redis,
-    name: str,
-    state: WorkerState,
-    handler: AnswersJobs,
+    running: RunningWorker,
+    functions: JobFunctions,
     queues: tuple[str, ...],
     *,
     burst: bool,
 ) -> None:
-    """Work until told to stop; when Redis goes away, wait for it and continue.
-
-    Args:
-        connection: of the queue's Redis.
-        name: of this worker.
-        state: of this process; the heartbeat reads it.
-        handler: answers the jobs.
-        queues: names, the most urgent first.
-        burst: stop when the queues are empty.
-    """
-    job_class = build_job_class(handler)
-    # The queues clean their registries with jobs of this class too, which call nothing.
+    """Work for queues, the most urgent first, until a signal; survive an absence of Redis."""
+    job_class = build_job_class(functions)
+    # RQ's maintenance of the registries builds jobs of this class too.
     opened = [
         Queue(queue, connection=connection, serializer=JSONSerializer, job_class=job_class)
         for queue in queues
@@ -166,7 +193,7 @@ def serve(
     while worker is None or not worker.is_told_to_end:
         try:
             try:
-                worker = state.rq_worker = ServingWorker(opened, connection, name, job_class)
+                worker = ServingWorker(opened, connection, running, job_class)
                 worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
                 if burst or worker.is_told_to_end:
                     return
@@ -177,5 +204,29 @@ def serve(
                 )
             time.sleep(_RECONNECT_S)
         except StopRequested:
-            # RQ's way to be told to end between two jobs, here without a queue.
+            # How RQ reacts to a signal between two jobs.
             return
+
+
+def check_own_worker(settings: WorkerSettings) -> WorkerStatus:
+    """Return the status of a worker of this machine whose models are loaded.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached.
+        WorkerUnavailable: none has a recent heartbeat, or all still load their models.
+    """
+    connection = connect(settings)
+    host = socket.gethostname()
+    values = [connection.get(key) for key in connection.scan_iter(WORKER_KEY_PATTERN)]
+    for status in (_read_status(value) for value in values if value):
+        if status is not None and status.host == host and status.state != "loading":
+            return status
+    raise WorkerUnavailable(f"No worker of {host} serves the queue.", "See the worker's log.")
+
+
+def _read_status(value: bytes) -> WorkerStatus | None:
+    """Parse a heartbeat; one of another version says nothing about this machine's worker."""
+    try:
+        return WorkerStatus.model_validate_json(value)
+    except ValidationError:
+        return None

@@ -1,8 +1,9 @@
-"""Is an answer better with the new model? Measured on photos that neither model has seen."""
+"""Compares a new model with the one in use, on photos that neither has seen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,8 +13,7 @@ from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import Verdict
 from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.masks.sources.base import CandidateSource
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 from saymask_worker.training.samples import Sample
 
 
@@ -27,18 +27,18 @@ def compare_sources(
 ) -> Verdict:
     """Compare the IoU of rank 1 with old and new sources, sentence by sentence.
 
-    The interval is a paired bootstrap over photos. A source that fails ends the comparison: it
-    would otherwise count as one that is worse.
+    The interval is a paired bootstrap over photos. A source that fails ends the comparison,
+    or it would count as a worse one.
 
     Args:
         pipeline: with the method and proposals in use.
-        samples: reserved: neither model was trained on them, nor was its best epoch chosen by them.
+        samples: neither model was trained on them, or its best epoch chosen by them.
         old: sources in use.
         new: sources that may replace them.
         against: name of the model in use; empty for none.
-        between_sentences: called between sentences; it may wait.
+        between_sentences: called between sentences; may wait.
     """
-    before, after = (pipeline.with_sources(s, strict=True) for s in (old, new))
+    before, after = (replace(pipeline, sources=s, strict_sources=True) for s in (old, new))
     images = {path: index for index, path in enumerate(sorted({s.image for s in samples}))}
     rows: list[tuple[float, float, int]] = []
     for path, index in images.items():
@@ -49,16 +49,15 @@ def compare_sources(
             if sample.image == path:
                 for sentence in sample.sentences:
                     between_sentences()
-                    ious = (
-                        _answer(p, prepared, encoded, sample, sentence) for p in (before, after)
-                    )
-                    rows.append((*ious, index))  # type: ignore[arg-type]
+                    old_iou = _measure(before, prepared, encoded, sample, sentence)
+                    new_iou = _measure(after, prepared, encoded, sample, sentence)
+                    rows.append((old_iou, new_iou, index))
     old_ious, new_ious, groups = (np.array(column) for column in zip(*rows, strict=True))
     interval = bootstrap_difference(new_ious, old_ious, groups)
     return Verdict(against, interval.mean, interval.low, interval.high, len(rows), len(images))
 
 
-def _answer(
+def _measure(
     pipeline: Pipeline,
     prepared: PreparedImage,
     encoded: EncodedImage,

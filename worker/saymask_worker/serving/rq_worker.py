@@ -1,19 +1,26 @@
-"""RQ's worker, in the process that has the models; it outlives a queue that is restarted."""
+"""RQ's worker and jobs, in the process that has the models; they survive a restart of the queue."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import redis
-from rq import Queue, SimpleWorker
+from rq import Queue, Retry, SimpleWorker
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from saymask.contract import REPLACE_KEY, REPLACE_S, WORKER_KEY
+from saymask.contract import REPLACE_KEY, REPLACE_S, WORKER_KEY, JobFailure, JobReply
+from saymask.errors import InvalidRequest, SaymaskError
+
+if TYPE_CHECKING:
+    from saymask_worker.serving.loaded_pipeline import LoadedPipeline
 
 log = logging.getLogger(__name__)
 
@@ -21,62 +28,86 @@ log = logging.getLogger(__name__)
 _WORKER_TTL_S = 20
 _MAINTENANCE_S = 5
 _RECONNECT_S = 1.0
-# After so much work in a row for the most urgent queue, the next queue has a turn: an overload of
-# quick jobs does not starve the others.
+# After this much work in a row for the most urgent queue, the next queue has a turn: an overload
+# of quick jobs does not starve the others.
 _LONGEST_ROW_S = 5.0
+
+Message = dict[str, Any]
+JobFunction = Callable[[Message], Message | Retry]
+JobFunctions = Mapping[str, JobFunction]
+"""Job name to the function that answers it."""
+
+
+@dataclass
+class RunningWorker:
+    """What a worker process has so far.
+
+    Attributes:
+        name: no other worker has it.
+        is_ready: whether it takes jobs; before, it loads its models.
+        pipeline: its models; None in a training worker, which loads them for each job.
+        rq_worker: takes the jobs.
+        jobs_done: number of jobs answered, failures included.
+    """
+
+    name: str
+    is_ready: bool = False
+    pipeline: LoadedPipeline | None = None
+    rq_worker: ServingWorker | None = None
+    jobs_done: int = 0
 
 
 class ServingWorker(SimpleWorker):
-    """Does one job after the other, and takes up those that lost their worker.
-
-    Args:
-        queues: the most urgent first.
-        connection: of the queue's Redis.
-        name: of this process; no other has it. Its heartbeat tells others that it lives.
-        job_class: of the jobs it does.
-    """
+    """Does one job after the other, and enqueues those again whose worker was lost."""
 
     max_connection_wait_time = _RECONNECT_S
 
     def __init__(
-        self, queues: list[Queue], connection: redis.Redis, name: str, job_class: type[Job]
+        self,
+        queues: list[Queue],
+        connection: redis.Redis,
+        running: RunningWorker,
+        job_class: type[Job],
     ) -> None:
         super().__init__(
             queues,
             connection=connection,
-            name=name,
+            name=running.name,
             job_class=job_class,
             serializer=JSONSerializer,
             worker_ttl=_WORKER_TTL_S,
             maintenance_interval=_MAINTENANCE_S,
         )
+        self._running = running
         self._suspects: set[str] = set()
         self._row_s = 0.0
+        running.rq_worker = self
 
     @property
     def is_told_to_end(self) -> bool:
-        """Whether the process was told to end."""
+        """Whether a signal has asked the process to end."""
         return self._shutdown_requested_date is not None
 
     @property
     def is_job_stopped(self) -> bool:
-        """Whether somebody asked for the current job to stop."""
+        """Whether the backend has asked the current job to stop."""
         return (
             self._stopped_job_id is not None and self._stopped_job_id == self.get_current_job_id()
         )
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
-        """There is no other process to kill: a job that can be stopped asks ``is_job_stopped``."""
+        """Kill nothing: there is no other process, and a job can ask ``is_job_stopped``."""
 
     def register_birth(self) -> None:
-        """Register, in the place of an own registration from before the queue went away."""
+        """Register; replace this worker's registration from before the queue went away."""
         self.connection.delete(self.key, self.executions_key)
-        super().register_birth()  # type: ignore[no-untyped-call]
+        SimpleWorker.register_birth(self)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do a job, and choose which queue is asked first for the next one."""
         started = time.monotonic()
         super().execute_job(job, queue)
+        self._running.jobs_done += 1
         first, *rest = self.queues
         is_first = queue.name == first.name
         self._row_s = self._row_s + time.monotonic() - started if is_first else 0.0
@@ -99,7 +130,7 @@ class ServingWorker(SimpleWorker):
 
         RQ itself notices only after a job's longest time, which for training is days.
         """
-        super().clean_registries()  # type: ignore[no-untyped-call]
+        SimpleWorker.clean_registries(self)
         seen: set[str] = set()
         for queue in self.queues:
             registry = queue.started_job_registry
@@ -122,7 +153,7 @@ class ServingWorker(SimpleWorker):
         return name == self.name or not self.connection.exists(WORKER_KEY.format(name=name))
 
     def _take_up(self, queue: Queue, execution: Execution) -> None:
-        """Enqueue a job again whose execution was lost, unless somebody else does."""
+        """Enqueue a job again whose execution was lost, unless another process does."""
         key = REPLACE_KEY.format(job=execution.job_id)
         lock = self.connection.lock(key, timeout=REPLACE_S, blocking=False)
         if not lock.acquire():
@@ -145,6 +176,50 @@ class ServingWorker(SimpleWorker):
         is_popped = status == JobStatus.QUEUED and job.get_position() is None
         if is_popped or status == JobStatus.STARTED:
             log.warning("job %s lost its worker and is enqueued again", job.id)
-            # Before its execution is forgotten: killed in between, it is done twice, not never.
+            # Before its execution is deleted: after a kill in between it is done twice, not never.
             queue.enqueue_job(job)
         execution.delete(job=job, pipeline=self.connection)
+
+
+def build_job_class(functions: JobFunctions) -> type[Job]:
+    """Return an RQ job class whose functions are looked up by name.
+
+    Anybody with access to Redis can enqueue jobs. Nothing that a job names is ever imported: not
+    its function, nor the callbacks that RQ would run after it.
+    """
+
+    class HandledJob(Job):
+        """A job whose function is looked up by its name on the wire."""
+
+        @property
+        def func(self) -> JobFunction:
+            """Return the function of this name; of an unknown name, a refusal."""
+            return functions.get(str(self.func_name), _refuse)
+
+        @property
+        def success_callback(self) -> None:
+            """There is none."""
+
+        @property
+        def failure_callback(self) -> None:
+            """There is none."""
+
+        @property
+        def stopped_callback(self) -> None:
+            """There is none."""
+
+    return HandledJob
+
+
+def _refuse(*_arguments: object, **_named: object) -> Message:
+    log.error("a job with an unknown function was refused; check who has access to Redis")
+    error = InvalidRequest(
+        "A worker answers saymask's own jobs only.",
+        "Protect Redis with a password, and let only backend and workers reach it.",
+    )
+    return JobReply(failure=to_failure(error)).model_dump(mode="json")
+
+
+def to_failure(error: SaymaskError) -> JobFailure:
+    """Return the part of a reply that carries an error to the backend."""
+    return JobFailure(code=error.code, cause=error.cause, cure=error.cure)

@@ -1,4 +1,4 @@
-"""What a process keeps of the images it works on: one session each, bounded by bytes."""
+"""One session per image that a process works on, bounded by bytes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from saymask_worker.masks.clicks import EmbeddedImage
 
 _MEGA = 1_000_000
-# Of one that holds no pixels yet, because reading or preparing the image failed.
+# Of a session without pixels, after reading or preparing the image failed.
 _SESSION_BYTES = 5_000
-# A prepared image takes some 80 MB, so that even a small machine keeps a few.
+# A prepared image takes about 80 MB: even a small machine keeps a few.
 _DEFAULT_SHARE = 1 / 16
 _DEFAULT_MIN_BYTES, _DEFAULT_MAX_BYTES = 300 * _MEGA, 2000 * _MEGA
 _CONTAINER_LIMITS = (
@@ -32,7 +32,7 @@ _CONTAINER_LIMITS = (
 
 @dataclass(eq=False)
 class ImageSession:
-    """Everything that is kept of one image; it is freed as a whole.
+    """Everything in memory about one image; it is freed as a whole.
 
     What models derive from the image lies on the objects here
     (``saymask_worker.images.types.Derived``).
@@ -62,12 +62,7 @@ class ImageSessions:
 
     @contextmanager
     def open(self, sha256: str, read: Callable[[], bytes]) -> Iterator[ImageSession]:
-        """Work on an image; what its session holds at the end is kept while there is room.
-
-        Args:
-            sha256: of the image's bytes.
-            read: returns these.
-        """
+        """Work on an image; what its session holds at the end is kept while there is room."""
         with self._lock:
             session = self._kept.pop(sha256, None) or ImageSession(EncodedImage(read))
         try:
@@ -140,5 +135,5 @@ def _list_parts(value: Any) -> list[Any]:
         return list(value.values())
     if isinstance(value, list | tuple):
         return list(value)
-    # Not the fields alone: properties that are computed once lie beside them.
+    # Cached properties too, which are not among the fields.
     return list(vars(value).values()) if is_dataclass(value) else []

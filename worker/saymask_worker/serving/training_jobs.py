@@ -6,7 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,11 +30,13 @@ from saymask.left_out import LeftOut
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from saymask.redaction import explain
 from saymask_worker.config.settings import WorkerSettings
-from saymask_worker.serving.idle import free_memory
-from saymask_worker.serving.jobs import JobFunction, Message, refuse_shape, to_failure
+from saymask_worker.serving.jobs import refuse_shape
+from saymask_worker.serving.loaded_pipeline import free_memory
+from saymask_worker.serving.rq_worker import JobFunctions, Message, to_failure
 
 if TYPE_CHECKING:
     from saymask_worker.training.config import TrainingConfig
+    from saymask_worker.training.history import Epoch
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,16 @@ DATA_FOLDER = "data"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELD_OUT_SHARE = 0.15
 _RESERVED_SHARE = 0.2
-# By workers that were told to end, one after the other.
+# Of one run, by the ends of its workers.
 _MAX_INTERRUPTIONS = 1000
 
 
 class TrainingInterrupted(Exception):
-    """The worker was told to stop; the run goes on with the next one."""
+    """The worker has to end; the next one continues the run."""
 
 
 class TrainingStopped(SaymaskError):
-    """Somebody asked for the run to stop."""
+    """The backend asked for the run to stop."""
 
 
 class Learn(Protocol):
@@ -60,7 +62,7 @@ class Learn(Protocol):
     def train(
         self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
     ) -> dict[str, Any]:
-        """Train on the folder's export into the folder; goes on where an earlier try stopped."""
+        """Train on the folder's export into the folder; continue where an earlier try stopped."""
         ...
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
@@ -80,37 +82,27 @@ class EpochReport:
 
 
 class TrainingHandler:
-    """Answers the jobs of the training queue.
-
-    Args:
-        settings: of the worker; they name the folder of models.
-        learn: trains and compares.
-
-    Attributes:
-        jobs_done: number of jobs answered, failures included.
-    """
+    """Answers the jobs of the training queue."""
 
     def __init__(self, settings: WorkerSettings, learn: Learn) -> None:
         self._models_dir = settings.models_dir
         self._learn = learn
-        self.jobs_done = 0
 
     @property
-    def functions(self) -> dict[str, JobFunction]:
+    def functions(self) -> JobFunctions:
         """Job name to the function that answers it."""
         return {JOB_TRAIN: self.train}
 
     def train(self, message: Message) -> Message | Retry:
-        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out, or for the next worker.
+        """Answer ``JOB_TRAIN``: a TrainRequest in, a JobReply out, or a Retry by the next worker.
 
         Raises:
-            TrainingStopped: somebody asked for the run to stop.
+            TrainingStopped: the backend asked for it.
         """
         try:
             reply = self._train(TrainRequest.model_validate(message))
         except ValidationError as error:
             reply = refuse_shape(error)
-        self.jobs_done += 1
         return reply if isinstance(reply, Retry) else reply.model_dump(mode="json")
 
     def _train(self, request: TrainRequest) -> JobReply | Retry:
@@ -118,34 +110,36 @@ class TrainingHandler:
         try:
             return JobReply(train=self._run(request, status))
         except (TrainingInterrupted, KeyboardInterrupt, SystemExit):
-            status.tell("waiting", text="The worker was stopped; the next one goes on.")
+            status.report("waiting", text="The worker was stopped; the next one continues the run.")
             return Retry(max=_MAX_INTERRUPTIONS)
         except TrainingStopped as stopped:
             # RQ marks the job as stopped.
-            status.tell("failed", text=f"{stopped.cause} Go on with it: {_resume(request)}")
+            status.report("failed", text=f"{stopped.cause} Continue it: {_resume(request)}")
             raise
         except Timeout:
-            log.warning("run %s is at work elsewhere; it is left to that worker", request.run)
-            return to_failure(InternalError(f"The run {request.run} is at work elsewhere."))
+            log.warning("run %s is in progress on another worker", request.run)
+            elsewhere = InternalError(f"The run {request.run} is in progress on another worker.")
+            return JobReply(failure=to_failure(elsewhere))
         except OSError as error:
-            # The last checkpoint is complete, and is gone on from.
-            room = "Make room, then go" if error.errno in _NO_ROOM else "Go"
+            # The last checkpoint is complete.
+            cure = "Make room, then continue it" if error.errno in _NO_ROOM else "Continue it"
             failure: SaymaskError = ConfigError(
                 f"The run {request.run} ended with: {explain(error)}.",
-                f"{room} on with it: {_resume(request)}",
+                f"{cure}: {_resume(request)}",
             )
         except SaymaskError as error:
             failure = error
         except Exception as error:
+            # A bug, in whatever trains: the status names it, and RQ marks the job as failed.
             log.exception("run %s failed", request.run)
-            status.tell("failed", text=f"A bug: {type(error).__name__}: {explain(error)}")
+            status.report("failed", text=f"A bug: {type(error).__name__}: {explain(error)}")
             raise
         finally:
-            # What training took is given back to the workers that answer.
+            # For the workers that answer.
             free_memory()
         log.warning("run %s: %s", request.run, failure)
-        status.tell("failed", text=str(failure))
-        return to_failure(failure)
+        status.report("failed", text=str(failure))
+        return JobReply(failure=to_failure(failure))
 
     def _run(self, request: TrainRequest, status: _Status) -> TrainResult:
         registry = ModelRegistry(self._require_models_dir())
@@ -161,11 +155,11 @@ class TrainingHandler:
     def _run_alone(
         self, request: TrainRequest, registry: ModelRegistry, status: _Status
     ) -> TrainResult:
-        """Do a run that no other worker is at."""
-        status.tell("training")
+        """Do a run; the caller holds its lock."""
+        status.report("training")
         folder = registry.folder / request.run
-        summary = self._learn.train(folder, request.epochs, status.tell_epoch)
-        status.tell("comparing", held_out_iou=summary["held_out_iou"])
+        summary = self._learn.train(folder, request.epochs, status.report_epoch)
+        status.report("comparing", held_out_iou=summary["held_out_iou"])
         verdict = self._learn.compare(registry, request.run)
         registry.write_verdict(request.run, verdict)
         if verdict.is_better:
@@ -173,7 +167,7 @@ class TrainingHandler:
         text = _describe(verdict, len(summary["failed"]))
         log.info("run %s: %s", request.run, text)
         state: TrainingState = "served" if verdict.is_better else "not better"
-        status.tell(state, held_out_iou=summary["held_out_iou"], text=text)
+        status.report(state, held_out_iou=summary["held_out_iou"], text=text)
         return TrainResult(
             run=request.run,
             held_out_iou=summary["held_out_iou"],
@@ -193,12 +187,12 @@ class TrainingHandler:
 
 
 class _Status:
-    """Tells how far a run is, in the meta of its job, where the status page reads it."""
+    """Reports the progress of a run in the meta of its job, where the status page reads it."""
 
     def __init__(self, request: TrainRequest) -> None:
         self._request = request
 
-    def tell(self, state: TrainingState, **values: Any) -> None:
+    def report(self, state: TrainingState, **values: Any) -> None:
         """Store the status."""
         status = TrainingStatus(
             run=self._request.run,
@@ -214,28 +208,16 @@ class _Status:
         try:
             job.save_meta()
         except redis.RedisError as error:
-            # A run need not end because nobody can read how far it is.
-            log.warning("run %s is %s, which cannot be told: %s", status.run, state, error)
+            # Training continues without a status.
+            log.warning("run %s is %s, which could not be stored: %s", status.run, state, error)
 
-    def tell_epoch(self, report: EpochReport) -> None:
+    def report_epoch(self, report: EpochReport) -> None:
         """Store how far training is."""
-        self.tell(
-            "training",
-            epoch=report.epoch,
-            epochs=report.epochs,
-            loss=report.loss,
-            held_out_iou=report.held_out_iou,
-            seconds_left=report.seconds_left,
-        )
+        self.report("training", **asdict(report))
 
 
 class LearnCris:
-    """Trains CRIS, and compares with the pipeline that the settings describe.
-
-    Args:
-        settings: of the worker.
-        between_steps: called between steps and sentences; it may wait.
-    """
+    """Trains CRIS, and compares with the pipeline that the settings describe."""
 
     def __init__(self, settings: WorkerSettings, between_steps: Callable[[], None]) -> None:
         self._settings = settings
@@ -244,7 +226,7 @@ class LearnCris:
     def train(
         self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
     ) -> dict[str, Any]:
-        """Train on the folder's export into the folder; goes on where an earlier try stopped.
+        """Train on the folder's export into the folder; continue where an earlier try stopped.
 
         Raises:
             DatasetError: the data is damaged, or there is too little of it.
@@ -252,23 +234,23 @@ class LearnCris:
             WeightsError: the towers' weights are missing.
         """
         # PyTorch is loaded with the first job, not by a worker that waits.
-        from saymask_worker.training.load import load_training
+        from saymask_worker.training.config import require_training_packages
+
+        with require_training_packages():
+            from saymask_worker.training.command import TrainingRequest, run_training
+            from saymask_worker.training.trainer import Hooks
 
         config = _build_config(epochs)
 
-        def report(epoch: Any) -> None:
+        def report(epoch: Epoch) -> None:
             left = (config.epochs - epoch.epoch - 1) * epoch.seconds
             on_epoch(
                 EpochReport(epoch.epoch + 1, config.epochs, epoch.loss, epoch.held_out_iou, left)
             )
 
-        command = load_training()
-        request = command.TrainingRequest("export", folder / DATA_FOLDER, None, folder, config)
-        hooks = command.Hooks(report, self._between_steps)
-        summary: dict[str, Any] = command.run_training(
-            request, self._settings, Console(quiet=True), hooks
-        )
-        return summary
+        request = TrainingRequest("export", folder / DATA_FOLDER, None, folder, config)
+        hooks = Hooks(report, self._between_steps)
+        return run_training(request, self._settings, Console(quiet=True), hooks)
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
         """Compare a run's model with what is served, on photos that the run reserved for this.
@@ -289,12 +271,14 @@ class LearnCris:
         new = CrisSource(registry.model_folder(run), store, device)
         served = registry.read_served()
         if served and not registry.model_folder(served).is_dir():
-            log.warning("the model %s, which is served, is gone: compared with proposals", served)
+            log.warning(
+                "the model %s, which is served, is missing: comparing with proposals", served
+            )
             served = ""
         old = [CrisSource(registry.model_folder(served), store, device)] if served else []
         config = _build_config(None)
         dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
-        # Training has told which photos cannot be read.
+        # Training has named the photos that cannot be read.
         samples = read_samples(dataset, LeftOut())
         split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)
         return compare_sources(pipeline, split.reserved, old, [new], served, self._between_steps)

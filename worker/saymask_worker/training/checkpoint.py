@@ -1,10 +1,11 @@
-"""Checkpoints that a kill in mid-write cannot damage, and from which training goes on exactly."""
+"""Checkpoints that a kill in mid-write cannot damage, and from which training resumes exactly."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ _STATE, _MODEL, _OPTIMISER = "state.json", "model.safetensors", "optimiser.pt"
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """Where a run is.
 
     Attributes:
-        epoch: from 0, the one that runs.
+        epoch: the current one, from 0.
         step: steps done in it.
         best: best held-out IoU so far, or None.
         best_epoch: when that was.
@@ -64,25 +65,19 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], source: Path)
     model.load_state_dict(state, strict=False)
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: Progress,
-    config: dict[str, Any],
-) -> None:
-    """Write a checkpoint beside the last one, then take its place."""
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace a folder by a new one that ``write`` fills; a kill leaves the old or the new one.
+
+    Killed between two renames, it leaves the old one under another name; see ``find_checkpoint``.
+    """
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(get_trained_state(model), part / _MODEL)
-    chance = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        chance["cuda"] = torch.cuda.get_rng_state()
-    torch.save({"optimiser": optimiser.state_dict(), "chance": chance}, part / _OPTIMISER)
-    state = {"progress": asdict(progress), "config": config}
-    (part / _STATE).write_text(json.dumps(state, indent=2), "utf-8")
-    _sync(part)
+    write(part)
+    # The disk must hold every file before the folder takes its place.
+    for path in part.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -90,15 +85,36 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    config: dict[str, Any],
+) -> None:
+    """Write a checkpoint in the place of the last one."""
+
+    def write(part: Path) -> None:
+        save_file(get_trained_state(model), part / _MODEL)
+        chance = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            chance["cuda"] = torch.cuda.get_rng_state()
+        torch.save({"optimiser": optimiser.state_dict(), "chance": chance}, part / _OPTIMISER)
+        state = {"progress": asdict(position), "config": config}
+        (part / _STATE).write_text(json.dumps(state, indent=2), "utf-8")
+
+    write_folder(folder, write)
+
+
 def find_checkpoint(folder: Path) -> Path | None:
-    """Return the last complete checkpoint: killed between two renames, the older one."""
+    """Return the last complete checkpoint; that is the old one after a kill between two renames."""
     old = folder.with_name(folder.name + ".old")
     return next((path for path in (folder, old) if (path / _STATE).exists()), None)
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any]
-) -> Progress:
+) -> Position:
     """Restore model, optimiser and chance; returns where the run was.
 
     Raises:
@@ -125,11 +141,4 @@ def load_checkpoint(
     torch.set_rng_state(stored["chance"]["cpu"])
     if torch.cuda.is_available() and "cuda" in stored["chance"]:
         torch.cuda.set_rng_state(stored["chance"]["cuda"])
-    return Progress(**state["progress"])
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold every file before the folder takes its place."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    return Position(**state["progress"])

@@ -21,12 +21,12 @@ from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.training.config import TrainingConfig
-from saymask_worker.training.history import Epoch, History
+from saymask_worker.training.history import History
 from saymask_worker.training.models import build_cris, load_best
 from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.training.report import write_report
 from saymask_worker.training.samples import Sample, read_samples, split_samples
-from saymask_worker.training.trainer import Trainer, count_trainable
+from saymask_worker.training.trainer import NO_HOOKS, Hooks, Trainer
 from saymask_worker.weights import WeightStore, default_cache_dir
 from saymask_worker.weights.device import choose_device
 
@@ -39,7 +39,7 @@ class TrainingRequest:
         dataset: one of ``saymask.datasets.DATASETS``.
         root: its folder.
         split: to train on; None takes all.
-        out: folder of the run; an interrupted run in it goes on.
+        out: folder of the run; an interrupted run in it continues.
         config: numbers of the run.
     """
 
@@ -50,16 +50,8 @@ class TrainingRequest:
     config: TrainingConfig
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What is called after each epoch, and between steps, where it may wait."""
-
-    on_epoch: Callable[[Epoch], None] = lambda _: None
-    between_steps: Callable[[], None] = lambda: None
-
-
 def run_training(
-    request: TrainingRequest, settings: WorkerSettings, console: Console, hooks: Hooks | None = None
+    request: TrainingRequest, settings: WorkerSettings, console: Console, hooks: Hooks = NO_HOOKS
 ) -> dict[str, Any]:
     """Train, and write model, logs and report; returns a summary for machines.
 
@@ -82,16 +74,13 @@ def run_training(
             f"{len(train)} refs are too few for {fabric.world_size} processes.", "Start fewer."
         )
     model = build_cris(config.backbone, WeightStore(settings.cache_dir or default_cache_dir()))
-    hooks = hooks or Hooks()
-    trainer = Trainer(
-        model, config, train, held_out, request.out, fabric, console, on_epoch=hooks.on_epoch,
-        between_steps=hooks.between_steps,
-    )  # fmt: skip
+    trainer = Trainer(model, config, train, held_out, request.out, fabric, console, hooks)
     if fabric.is_global_zero:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         console.print(
-            f"{len(train)} refs on {_count_photos(train)} photos to learn from, {len(held_out)} on"
-            f" {_count_photos(held_out)} held out; {count_trainable(model) / 1e6:.1f} million"
-            f" numbers to learn on {fabric.device}"
+            f"{len(train)} refs on {_count_photos(train)} photos to train on, {len(held_out)} on"
+            f" {_count_photos(held_out)} held out; {trainable / 1e6:.1f} million parameters,"
+            f" on {fabric.device}"
         )
     outcome = trainer.run()
     if fabric.is_global_zero:
@@ -131,12 +120,10 @@ def train_and_load(
 
 def build_fabric(settings: WorkerSettings) -> Fabric:
     """Set up the device, its precision, and the processes that ``torchrun`` started."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     is_cuda = device.startswith("cuda")
-    mixes = is_cuda and settings.precision != "float32" and torch.cuda.is_bf16_supported()
+    mixes = is_cuda and torch.cuda.is_bf16_supported()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator="cuda" if is_cuda else "cpu",

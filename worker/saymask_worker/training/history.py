@@ -1,4 +1,4 @@
-"""What each epoch came to: a CSV file and TensorBoard's, in the folder of the run."""
+"""The history of a run, by epoch: a CSV file and TensorBoard's, in the folder of the run."""
 
 from __future__ import annotations
 
@@ -35,11 +35,7 @@ class Epoch:
 
 
 class History:
-    """Writes one line per epoch.
-
-    Args:
-        folder: of the run.
-    """
+    """Writes one line per epoch."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "history.csv"
@@ -50,7 +46,7 @@ class History:
         """Append an epoch."""
         self._write([*self.read(), epoch])
         if self._board is None:
-            # From the first epoch on: what a killed run wrote later is purged from the display.
+            # What a killed run wrote about later epochs is purged from the display.
             self._board = SummaryWriter(str(self._folder), purge_step=epoch.epoch)
         for field in fields(Epoch)[1:]:
             self._board.add_scalar(field.name, getattr(epoch, field.name), epoch.epoch)
@@ -84,6 +80,6 @@ class History:
         ]
 
     def cut(self, epoch: int) -> None:
-        """Forget what a killed run had written after its last checkpoint."""
+        """Remove what a killed run had written after its last checkpoint."""
         kept = [one for one in self.read() if one.epoch < epoch]
         self._write(kept)

@@ -1,21 +1,22 @@
-"""Building CRIS for training, and reading a trained one back."""
+"""Building CRIS, and the folder that holds a trained one."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from saymask.errors import ConfigError
-from saymask.private_files import replace_atomically
 from saymask_worker.encoders.build import load_starter_tower, starter_head_path
 from saymask_worker.encoders.starter_text import MiniLm, StarterHead
-from saymask_worker.training.checkpoint import get_trained_state, load_trained_state
+from saymask_worker.training.checkpoint import (
+    get_trained_state,
+    load_trained_state,
+    write_folder,
+)
 from saymask_worker.training.config import BackboneName, TrainingConfig
 from saymask_worker.training.cris import Cris, CrisConfig
 from saymask_worker.training.cris.backbone import load_resnet_backbone
@@ -26,7 +27,7 @@ _RESNETS = {
     "RN50": CrisConfig(),
     "RN101": CrisConfig(maps=(512, 1024, 512), neck=(256, 512, 1024), state=512),
 }
-_MODEL, _DESCRIPTION = "model.safetensors", "model.json"
+MODEL_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
 def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
@@ -46,50 +47,19 @@ def build_cris(backbone: BackboneName, store: WeightStore) -> Cris:
     return Cris(towers, STARTER_CRIS)
 
 
-@dataclass(frozen=True)
-class TrainedCris:
-    """A trained model and what is known of it."""
-
-    model: Cris
-    config: TrainingConfig
-    metrics: dict[str, Any]
-
-
 def save_trained(
     folder: Path, model: Cris, config: TrainingConfig, metrics: dict[str, Any]
 ) -> None:
-    """Write a model for use; the description last, so that a half-written one is not read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(folder / _MODEL) as part:
-        save_file(get_trained_state(model), part)
+    """Write a model for use."""
     described = {"kind": "cris", "training": asdict(config), "metrics": metrics}
-    with replace_atomically(folder / _DESCRIPTION) as part:
-        part.write_text(json.dumps(described, indent=2), "utf-8")
+
+    def write(part: Path) -> None:
+        save_file(get_trained_state(model), part / MODEL_FILE)
+        (part / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2), "utf-8")
+
+    write_folder(folder, write)
 
 
 def load_best(folder: Path, model: Cris) -> None:
     """Give a model of the same run the weights of its best epoch."""
-    load_trained_state(model, load_file(folder / _MODEL), folder)
-
-
-def load_trained(folder: Path, store: WeightStore, device: str = "cpu") -> TrainedCris:
-    """Read a model that ``saymask-worker train`` wrote.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-        WeightsError: the towers' weights are missing.
-    """
-    try:
-        described = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
-        training = described["training"]
-        config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
-        metrics = dict(described["metrics"])
-        weights = load_file(folder / _MODEL)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"There is no trained model in {folder}: {error}.",
-            "Train one: saymask-worker train --data EXPORT_DIR --out DIR",
-        ) from error
-    model = build_cris(config.backbone, store)
-    load_trained_state(model, weights, folder)
-    return TrainedCris(model.to(torch.device(device)).eval(), config, metrics)
+    load_trained_state(model, load_file(folder / MODEL_FILE), folder)

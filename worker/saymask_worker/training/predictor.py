@@ -1,25 +1,26 @@
-"""A trained model asked for the mask of one sentence."""
+"""Asks a trained model for the mask of one sentence."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from saymask.errors import ConfigError
 from saymask.masks import Mask
 from saymask_worker.images.types import Derived
-from saymask_worker.ranking.logistic import Curve
+from saymask_worker.ranking.confidence import Curve
+from saymask_worker.training.checkpoint import load_trained_state
+from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.cris import Cris
 from saymask_worker.training.cris.backbone import Maps
-from saymask_worker.training.cris.letterbox import (
-    Letterbox,
-    threshold_probabilities,
-    to_probabilities,
-)
-from saymask_worker.training.models import TrainedCris, load_trained
+from saymask_worker.training.cris.letterbox import Letterbox, to_mask
+from saymask_worker.training.models import DESCRIPTION_FILE, MODEL_FILE, build_cris
 from saymask_worker.weights import WeightStore
 
 
@@ -29,12 +30,10 @@ class Prediction:
 
     Attributes:
         mask: (H, W) bool; it may be empty.
-        certainty: mean probability of the mask's pixels, 0 to 1; 0 for an empty mask.
         probability: that its IoU with the referent is above .5, 0 to 1.
     """
 
     mask: Mask
-    certainty: float
     probability: float
 
 
@@ -42,32 +41,37 @@ class CrisPredictor:
     """Segments photos by sentences with a trained CRIS.
 
     Args:
-        trained: the model.
-        device: where it is.
-
-    Raises:
-        ConfigError: the model's description is damaged.
+        model: on its device.
+        config: it was trained with.
+        curve: from a mask's certainty to the probability that its IoU is above .5.
     """
 
-    def __init__(self, trained: TrainedCris, device: str) -> None:
-        self._trained = trained
-        self._device = torch.device(device)
-        try:
-            self._curve = Curve(**trained.metrics["curve"])
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                "The model's description has no curve of its confidence.", "Train it again."
-            ) from error
+    def __init__(self, model: Cris, config: TrainingConfig, curve: Curve) -> None:
+        self._model, self._config, self._curve = model, config, curve
+        self._device = next(model.parameters()).device
 
     @classmethod
     def load(cls, folder: Path, store: WeightStore, device: str) -> CrisPredictor:
         """Load what ``saymask-worker train`` wrote.
 
         Raises:
-            ConfigError: there is no model in the folder.
+            ConfigError: there is no model in the folder, or it is damaged.
             WeightsError: the towers' weights are missing.
         """
-        return cls(load_trained(folder, store, device), device)
+        try:
+            described = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
+            training = described["training"]
+            config = TrainingConfig(**{**training, "milestones": tuple(training["milestones"])})
+            curve = Curve(**described["metrics"]["curve"])
+            weights = load_file(folder / MODEL_FILE)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f"There is no trained model in {folder}: {error}.",
+                "Train one: saymask-worker train --data EXPORT_DIR --out DIR",
+            ) from error
+        model = build_cris(config.backbone, store)
+        load_trained_state(model, weights, folder)
+        return cls(model.to(torch.device(device)).eval(), config, curve)
 
     def segment(self, pixels: NDArray[np.uint8], sentence: str) -> Mask:
         """Return the mask (H, W) of a sentence in an image (H, W, 3); it may be empty."""
@@ -84,7 +88,7 @@ class CrisPredictor:
             sentence: of any length; what the model does not read is cut.
             derived: of the image, where its maps are kept for the next sentence.
         """
-        model, config = self._trained.model, self._trained.config
+        model, config = self._model, self._config
         box = Letterbox((pixels.shape[0], pixels.shape[1]), config.side_px)
         maps: Maps | None = None if derived is None else derived.get(self)
         if maps is None:
@@ -93,12 +97,5 @@ class CrisPredictor:
                 derived[self] = maps
         tokens = model.backbone.tokenise([sentence], config.words).to(self._device)
         logits = model(None, tokens, maps)
-        probabilities = to_probabilities(logits[0, 0].cpu(), box)
-        mask = threshold_probabilities(probabilities)
-        certainty = compute_certainty(probabilities.numpy(), mask)
-        return Prediction(mask, certainty, self._curve.apply(certainty) if mask.any() else 0.0)
-
-
-def compute_certainty(probabilities: NDArray[np.float32], mask: Mask) -> float:
-    """Return the mean probability inside a mask, 0 to 1; 0 for an empty mask."""
-    return float(np.clip(probabilities[mask].mean(), 0, 1)) if mask.any() else 0.0
+        mask, certainty = to_mask(logits[0, 0].cpu(), box)
+        return Prediction(mask, self._curve.apply(certainty) if mask.any() else 0.0)

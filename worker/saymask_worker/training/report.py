@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment
 
-from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_image
+from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_data_url
 from saymask.masks import Mask, compute_iou, decode_coco_rle
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.history import Epoch
@@ -22,13 +20,6 @@ from saymask_worker.training.trainer import Outcome, SentencePrediction
 _PICTURES = 24
 _PICTURE_PX = 360
 _CURVE_WH = (340, 180)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    data_url: str
-    title: str
-    iou: float
 
 
 @dataclass(frozen=True)
@@ -63,9 +54,7 @@ def write_report(
         _to_curve("loss", [one.loss for one in history]),
         _to_curve("held-out IoU", [one.held_out_iou for one in history]),
     ]
-    template = (resources.files("saymask_worker.training") / "report.html").read_text(
-        encoding="utf-8"
-    )
+    template = (resources.files("saymask_worker.training") / "report.html").read_text("utf-8")
     page = Environment(autoescape=True).from_string(template).render(
         config=asdict(config), outcome=outcome, curves=curves, pictures=pictures,
         size=_CURVE_WH,
@@ -84,13 +73,8 @@ def _to_curve(title: str, values: Sequence[float]) -> _Curve:
     return _Curve(title, points, low, high, values[-1] if values else 0.0)
 
 
-def _draw(iou: float, sample: Sample, sentence: str, mask: Mask) -> _Picture:
+def _draw(iou: float, sample: Sample, sentence: str, mask: Mask) -> dict[str, object]:
     canvas = load_pixels(sample.image).astype(np.float32)
     draw_mask(canvas, mask, color_of_rank(1))
     draw_mask(canvas, decode_coco_rle(sample.target), REFERENT_COLOR, opacity=0)
-    image = to_image(canvas)
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return _Picture(f"data:image/jpeg;base64,{encoded}", sentence, iou)
+    return {"data_url": to_data_url(canvas, _PICTURE_PX), "title": sentence, "iou": iou}

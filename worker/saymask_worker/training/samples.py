@@ -54,10 +54,6 @@ def read_samples(dataset: Dataset, left_out: LeftOut) -> list[Sample]:
     """Group the sentences of a dataset by the object they refer to; no-target ones are not used.
 
     Every photo is decoded once: a damaged one would end a run in its middle.
-
-    Args:
-        dataset: to train on, or to measure on.
-        left_out: gets the photos that cannot be read.
     """
     groups = left_out.convert(dataset.images, _read_image, lambda image: image.path.name)
     return [sample for group in groups for sample in group]

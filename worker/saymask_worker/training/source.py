@@ -1,4 +1,4 @@
-"""A trained CRIS as a source of candidates: one that is named, or the one that is served."""
+"""A trained CRIS as a source of candidates: named by its folder, or the served one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from saymask.errors import ConfigError
 from saymask.model_registry import ModelRegistry
 from saymask_worker.images.types import DecodedImage
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
+from saymask_worker.training.models import MODEL_FILE
 from saymask_worker.training.predictor import CrisPredictor
 from saymask_worker.weights import WeightStore
-from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.checkpoints import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,6 @@ _FINGERPRINT_CHARS = 8
 class CrisSource:
     """Offers the one mask of a trained model.
 
-    Args:
-        folder: of the model.
-        store: of the towers' weights.
-        device: where it should be.
-        name: of the source.
-
     Raises:
         ConfigError: there is no model in the folder.
         WeightsError: the towers' weights are missing.
@@ -36,7 +31,7 @@ class CrisSource:
     def __init__(self, folder: Path, store: WeightStore, device: str, name: str = "cris") -> None:
         self.name = name
         self._predictor = CrisPredictor.load(folder, store, device)
-        self.fingerprint = hash_file(folder / "model.safetensors")[:_FINGERPRINT_CHARS]
+        self.fingerprint = hash_file(folder / MODEL_FILE)[:_FINGERPRINT_CHARS]
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return the model's mask with the probability that its IoU is above .5."""
@@ -47,20 +42,14 @@ class CrisSource:
 
 
 class ServedSource:
-    """Offers the mask of whichever model is served, and follows when another one is.
-
-    Args:
-        registry: the folder of trained models, or None where there is none.
-        store: of the towers' weights.
-        device: where models should be.
-    """
+    """Offers the mask of whichever model is served, and follows when another one is."""
 
     name = "trained"
 
     def __init__(self, registry: ModelRegistry | None, store: WeightStore, device: str) -> None:
         self._registry, self._store, self._device = registry, store, device
         self._loaded: tuple[str, CrisSource] | None = None
-        self._told = ""
+        self._logged = ""
 
     @property
     def fingerprint(self) -> str:
@@ -70,12 +59,12 @@ class ServedSource:
         try:
             served = self._registry.read_served()
         except ConfigError as error:
-            # Read with every heartbeat: proposals are still offered, and it is said once.
-            if str(error) != self._told:
+            # Read with every heartbeat, logged once; proposals are still offered.
+            if str(error) != self._logged:
                 log.error("no trained model is offered: %s", error)
-            self._told = str(error)
+            self._logged = str(error)
             return ""
-        self._told = ""
+        self._logged = ""
         return served
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:

@@ -16,25 +16,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from saymask.masks import Mask, compute_iou, decode_coco_rle
-from saymask_worker.ranking.logistic import Curve, fit_curve
-from saymask_worker.training.checkpoint import Progress as Position
-from saymask_worker.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from saymask_worker.training.config import TrainingConfig
-from saymask_worker.training.cris.letterbox import (
-    Letterbox,
-    threshold_probabilities,
-    to_probabilities,
+from saymask_worker.ranking.confidence import Curve, fit_curve
+from saymask_worker.training.checkpoint import (
+    Position,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
 )
+from saymask_worker.training.config import TrainingConfig
+from saymask_worker.training.cris.backbone import MapCache, Maps, stack_maps
+from saymask_worker.training.cris.letterbox import Letterbox, to_mask
 from saymask_worker.training.cris.model import (
     Cris,
     compute_loss,
     freeze_batch_norms,
     group_parameters,
 )
-from saymask_worker.training.features import MapCache, stack_maps
 from saymask_worker.training.history import Epoch, History
 from saymask_worker.training.models import save_trained
-from saymask_worker.training.predictor import compute_certainty
 from saymask_worker.training.samples import (
     Example,
     Sample,
@@ -63,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SentencePrediction:
-    """The mask (H, W) of one sentence about a sample, and its mean probability inside."""
+    """The mask (H, W) of one sentence about a sample; certainty as of ``to_mask``."""
 
     sample: Sample
     sentence: str
@@ -86,8 +85,19 @@ class Measured:
     curve: Curve
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """Called after each epoch, and between steps, where it may wait."""
+
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    between_steps: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
+
+
 class Trainer:
-    """Trains one model in one folder; begins where an earlier run in it stopped.
+    """Trains one model in one folder; continues an earlier run in it.
 
     Args:
         model: untrained.
@@ -97,8 +107,7 @@ class Trainer:
         out: folder of checkpoint, model, logs and report.
         fabric: devices, precision and the processes of ``torchrun``.
         console: for progress.
-        on_epoch: called after each epoch.
-        between_steps: called between steps; it may wait.
+        hooks: called on the way.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -111,12 +120,11 @@ class Trainer:
         out: Path,
         fabric: Fabric,
         console: Console,
+        hooks: Hooks = NO_HOOKS,
         *,
-        on_epoch: Callable[[Epoch], None] = lambda _: None,
-        between_steps: Callable[[], None] = lambda: None,
         checkpoint_every_s: float = _CHECKPOINT_EVERY_S,
     ) -> None:
-        self._on_epoch, self._between_steps = on_epoch, between_steps
+        self._hooks = hooks
         self._config, self._out, self._fabric, self._console = config, out, fabric, console
         self._train, self._held_out = list(train), list(held_out)
         self._checkpoint_every_s = checkpoint_every_s
@@ -144,7 +152,7 @@ class Trainer:
                 loss="-", iou="-", rate="-",
             )  # fmt: skip
             for epoch in range(position.epoch, self._config.epochs):
-                # Before the epoch, so that a run which ended early is not begun again.
+                # Before the epoch, so that a run that ended early stays ended.
                 stopped_early = self._has_waited_enough(position, epoch)
                 if stopped_early:
                     break
@@ -165,7 +173,7 @@ class Trainer:
                 self._history.add(finished)
                 position = replace(position, epoch=epoch + 1, step=0, loss_sum=0.0)
                 self._save(position)
-                self._on_epoch(finished)
+                self._hooks.on_epoch(finished)
                 progress.update(
                     task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
                     rate=f"{speed:.1f}",
@@ -190,7 +198,7 @@ class Trainer:
         for step, batch in enumerate(self._batches(position.epoch)):
             if step < position.step:
                 continue
-            self._between_steps()
+            self._hooks.between_steps()
             loss_sum, steps = loss_sum + self._step(batch), step + 1
             refs += len(batch) * fabric.world_size
             if time.monotonic() - saved_at > self._checkpoint_every_s:
@@ -204,8 +212,8 @@ class Trainer:
     def _settle_norms(self, epoch: int) -> None:
         """Measure the statistics of batch norms with the weights as they are now.
 
-        In few steps the running ones lag so far behind that a model which has learned its refs
-        finds nothing in them once its statistics are used.
+        After few steps the running ones lag so far behind that a model which has learned its refs
+        finds nothing in them in evaluation mode.
         """
         self._run_model.eval()
         norms = [
@@ -223,7 +231,7 @@ class Trainer:
         for index, batch in enumerate(self._batches(epoch)):
             if index * self._config.batch >= _SETTLING_REFS:
                 break
-            self._between_steps()
+            self._hooks.between_steps()
             self._predict(batch)
         for part, momentum in zip(norms, momenta, strict=True):
             part.momentum = momentum
@@ -262,8 +270,8 @@ class Trainer:
         kept: Tensor = self._run_model(None, tokens, stack_maps(maps, self._fabric.device))
         return kept
 
-    def _encode(self, sample: Sample, cache: MapCache, is_mirrored: bool) -> Any:
-        def encode() -> Any:
+    def _encode(self, sample: Sample, cache: MapCache, is_mirrored: bool) -> Maps:
+        def encode() -> Maps:
             image = self._load(sample, is_mirrored)[None].to(self._fabric.device)
             with torch.no_grad():
                 return self._model.backbone.encode_maps(image)
@@ -298,11 +306,9 @@ class Trainer:
             size = decode_coco_rle(sample.target).shape
             box = Letterbox((size[0], size[1]), self._config.side_px)
             for sentence in sample.sentences:
-                self._between_steps()
+                self._hooks.between_steps()
                 logits = self._predict([Example(sample, sentence, is_mirrored=False)])
-                probabilities = to_probabilities(logits[0, 0].cpu(), box)
-                mask = threshold_probabilities(probabilities)
-                certainty = compute_certainty(probabilities.numpy(), mask)
+                mask, certainty = to_mask(logits[0, 0].cpu(), box)
                 yield SentencePrediction(sample, sentence, mask, certainty)
 
     def _resume(self) -> Position:
@@ -323,7 +329,7 @@ class Trainer:
         self._fabric.barrier()
 
     def _describe(self) -> dict[str, Any]:
-        """What must be equal for a run to go on."""
+        """What must be equal for a run to continue."""
         return {**asdict(self._config), "refs": [sample.id for sample in self._train]}
 
     def _keep(self, measured: Measured, epoch: int) -> None:
@@ -345,8 +351,3 @@ class Trainer:
             TimeRemainingColumn(), console=self._console,
             disable=not self._fabric.is_global_zero,
         )  # fmt: skip
-
-
-def count_trainable(model: nn.Module) -> int:
-    """Return how many numbers training can change."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -7,10 +7,10 @@ from saymask_worker.weights.checkpoints import (
     PackageMember,
     Url,
     find_checkpoint,
+    hash_file,
 )
 from saymask_worker.weights.download import Report
-from saymask_worker.weights.hashing import hash_file
-from saymask_worker.weights.store import WeightStore, default_cache_dir, explain_files
+from saymask_worker.weights.store import WeightStore, default_cache_dir
 
 __all__ = [
     "CHECKPOINTS",
@@ -21,7 +21,6 @@ __all__ = [
     "Url",
     "WeightStore",
     "default_cache_dir",
-    "explain_files",
     "find_checkpoint",
     "hash_file",
 ]

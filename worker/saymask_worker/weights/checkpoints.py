@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class Checkpoint:
 
 
 def _convert_starter_image(published: Path, stored: Path) -> None:
-    # PyTorch is imported by those who need it: a list of names, and a health check, do not.
+    # Imported late: a list of names or a health check needs no PyTorch.
     from safetensors.torch import save_file
 
     from saymask_worker.weights.starter_image import load_dequantised
@@ -185,3 +186,23 @@ def find_checkpoint(name: str) -> Checkpoint:
             f"There are no weights called {name!r}.", f"Known: {', '.join(CHECKPOINTS)}."
         )
     return CHECKPOINTS[name]
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: Path, expected: str, what: str) -> None:
+    """Check the sha256 of a file.
+
+    Raises:
+        WeightsError: it differs.
+    """
+    actual = hash_file(path)
+    if actual != expected:
+        raise WeightsError(
+            f"{what} is not the expected file: expected sha256 {expected}, got {actual}.",
+            "Nothing was kept. Try again; if it happens again, the source has changed.",
+        )

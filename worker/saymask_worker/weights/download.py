@@ -18,8 +18,7 @@ import httpx
 
 from saymask.errors import WeightsError
 from saymask.redaction import explain
-from saymask_worker.weights.checkpoints import Checkpoint, PackageMember
-from saymask_worker.weights.hashing import check_file
+from saymask_worker.weights.checkpoints import Checkpoint, PackageMember, check_file
 
 Report = Callable[[str, int, int], None]
 """Called with (what, bytes so far, bytes in all)."""

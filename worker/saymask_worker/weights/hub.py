@@ -1,6 +1,6 @@
-"""Which models of the hub can be used, and their files on this machine.
+"""The supported models of the hub, and their files on this machine.
 
-Nothing here is fetched unless somebody asks for it by name and accepts its licence.
+Nothing is fetched unless a user asks for it by name and accepts its licence.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import httpx
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside, replace_atomically
 from saymask.redaction import explain
-from saymask_worker.weights import default_cache_dir, explain_files
-from saymask_worker.weights.hashing import hash_file
+from saymask_worker.weights.checkpoints import hash_file
+from saymask_worker.weights.store import default_cache_dir, explain_files
 
 _FINGERPRINT_CHARS = 8
-# Weights as safetensors, never as pickles; and what tokenizers and processors are described by.
+# Weights as safetensors, never as pickles, and the files of tokenizers and processors.
 _WANTED = ("*.json", "*.txt", "*.safetensors")
 _CONFIG = "config.json"
 
@@ -33,7 +33,7 @@ class HubModel:
         repository: on the hub.
         what: the model, in one line.
         licence: of the weights.
-        is_gated: its owners give access to those who accept their terms on its page.
+        is_gated: access requires accepting its owners' terms on its page.
     """
 
     name: str
@@ -79,7 +79,7 @@ class HubStore:
         self._fetch = fetch
 
     def path(self, model: HubModel) -> Path:
-        """Return the folder in which a model's files lie or would lie."""
+        """Return the folder of a model's files, whether or not they are there."""
         return self.directory / model.name
 
     def is_present(self, model: HubModel) -> bool:
@@ -95,7 +95,7 @@ class HubStore:
 
         Args:
             model: of the hub.
-            argument: a folder of one's own instead; empty for the one that was pulled.
+            argument: another folder; empty for the one that was pulled.
 
         Raises:
             WeightsError: the files are not there; says where they go, and how they get there.
@@ -114,7 +114,7 @@ class HubStore:
 
         Args:
             model: of the hub.
-            accepted_licence: the licence that whoever asks has read and accepts.
+            accepted_licence: the licence that the user has read and accepts.
 
         Raises:
             WeightsError: the licence was not accepted, access is not granted, or the hub does not

@@ -15,9 +15,8 @@ import platformdirs
 
 from saymask.errors import WeightsError
 from saymask.private_files import make_folder_inside, replace_atomically
-from saymask_worker.weights.checkpoints import Checkpoint, find_checkpoint
+from saymask_worker.weights.checkpoints import Checkpoint, check_file, find_checkpoint, hash_file
 from saymask_worker.weights.download import Report, download
-from saymask_worker.weights.hashing import check_file, hash_file
 
 CACHE_VARIABLE = "SAYMASK_CACHE_DIR"
 
@@ -29,7 +28,7 @@ def default_cache_dir() -> Path:
 
 @contextmanager
 def explain_files(doing: str) -> Iterator[None]:
-    """Say in words that weights cannot be "read" or "kept": a full disk, another user's folder.
+    """Explain why weights cannot be "read" or "kept": a full disk, another user's folder.
 
     Raises:
         WeightsError: instead of OSError.
@@ -39,7 +38,7 @@ def explain_files(doing: str) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(
             f"The weights cannot be {doing}: {error}.",
-            "Make room, give this user the right, or set SAYMASK_CACHE_DIR to a folder of its own.",
+            "Make room, give this user access, or set SAYMASK_CACHE_DIR to another folder.",
         ) from error
 
 
@@ -54,7 +53,7 @@ class WeightStore:
         self.directory = (cache_dir or default_cache_dir()) / "weights"
 
     def path(self, name: str) -> Path:
-        """Return where a checkpoint lies or would lie."""
+        """Return the file of a checkpoint, whether or not it is there."""
         return self.directory / find_checkpoint(name).stored_as
 
     def is_present(self, name: str) -> bool:
@@ -121,8 +120,7 @@ class WeightStore:
         Raises:
             WeightsError: unreachable, damaged, or not the expected file.
         """
-        checkpoint = find_checkpoint(name)
-        target = self.path(name)
+        checkpoint, target = find_checkpoint(name), self.path(name)
         if self.is_present(name):
             return target
         with explain_files("kept"):

@@ -1,4 +1,4 @@
-"""Recorded decisions, ranked: what tuning learns from."""
+"""Recorded decisions and how the pipeline ranks them: what tuning learns from."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from saymask.datasets import Dataset
 from saymask.datasets.model import DatasetImage
 from saymask.errors import DatasetError, InvalidExpression
 from saymask.left_out import LeftOut
-from saymask.masks import compute_ious, decode_coco_rle
+from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, PreparedImage, Scores
-from saymask_worker.pipeline.opening import open_image
-from saymask_worker.pipeline.pipeline import Pipeline
+from saymask_worker.pipeline.pipeline import Pipeline, open_image
 from saymask_worker.ranking.confidence import compute_lead
 
 MIN_EXPRESSIONS = 40
 MIN_IMAGES = 10
-RIGHT_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Decision:
     Attributes:
         image: which photo it is about.
         prepared: the same, prepared; without its masks, which would not fit into memory.
-        text: as it was typed.
+        text: the expression.
         ious: (N,) of each proposal with the mask; None where nothing was meant.
     """
 
@@ -55,11 +53,6 @@ class Ranked:
     lead: float
     iou: float
 
-    @property
-    def presence(self) -> float | None:
-        """As in ``Scores``."""
-        return self.scores.presence
-
 
 def read_decisions(
     pipeline: Pipeline,
@@ -68,12 +61,6 @@ def read_decisions(
     left_out: LeftOut,
 ) -> list[Decision]:
     """Prepare every photo, or find it prepared, and compare its proposals with the masks.
-
-    Args:
-        pipeline: with the scoring in use.
-        dataset: decisions.
-        progress: called with the number of finished photos and of all.
-        left_out: gets the photos that cannot be used.
 
     Raises:
         DatasetError: there are too few decisions.
@@ -108,13 +95,9 @@ def _read_image(pipeline: Pipeline, image: DatasetImage, index: int) -> list[Dec
     slim = _drop_masks(prepared)
     decisions = []
     for expression in image.expressions:
-        ious = None
-        if expression.parts:
-            target = decode_coco_rle(expression.target)
-            ious = np.array(
-                [compute_ious(target, mask[None])[0] for mask in masks], dtype=np.float32
-            )
-        decisions.append(Decision(index, slim, expression.text, ious))
+        target = decode_coco_rle(expression.target)
+        ious = np.array([compute_iou(target, mask) for mask in masks], dtype=np.float32)
+        decisions.append(Decision(index, slim, expression.text, ious if expression.parts else None))
     return decisions
 
 
@@ -129,7 +112,7 @@ def rank_decisions(
     pipeline: Pipeline, decisions: Sequence[Decision], scoring: ScoringConfig
 ) -> list[Ranked | None]:
     """Rank the proposals of every decision; None where the expression cannot be scored."""
-    tuned = pipeline.with_config(replace(pipeline.config, scoring=scoring))
+    tuned = replace(pipeline, config=replace(pipeline.config, scoring=scoring))
     ranked: list[Ranked | None] = []
     for decision in decisions:
         try:

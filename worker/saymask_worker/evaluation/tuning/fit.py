@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class Observation:
 
 
 def observe(terms: Mapping[str, Floats], is_right: NDArray[np.bool_]) -> Observation:
-    """Sort the terms of one score by whether a factor scales them."""
+    """Split the terms of one score by whether a factor scales them."""
     none = np.zeros(len(is_right), dtype=np.float32)
     scaled = np.stack([terms.get(name, none) for name in TERMS])
     fixed = np.sum([row for name, row in terms.items() if name not in TERMS], axis=0)
@@ -66,11 +67,7 @@ def observe(terms: Mapping[str, Floats], is_right: NDArray[np.bool_]) -> Observa
 
 
 def fit_factors(observations: Sequence[Observation]) -> dict[str, float]:
-    """Return by which factor each term should count more or less than it does.
-
-    Args:
-        observations: any number; none leaves every factor at 1.
-    """
+    """Return by which factor each term should count more; with no observation, 1."""
 
     def loss(parameters: Vector) -> tuple[float, Vector]:
         log_factors, log_scale = parameters[:-1], parameters[-1]
@@ -105,9 +102,9 @@ def _compute_surprise(seen: Observation, factors: Vector, scale: float) -> tuple
 
 def apply_factors(config: ScoringConfig, factors: Mapping[str, float]) -> ScoringConfig:
     """Return a configuration whose weights are scaled."""
-    changes = {
+    changes: dict[str, Any] = {
         weight: float(f"{getattr(config, weight) * factor:.{_DIGITS}g}")
         for name, factor in factors.items()
         for weight in TERM_WEIGHTS[name]
     }
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets import Dataset
-from saymask.errors import DatasetError
+from saymask.errors import ConfigError, DatasetError
 from saymask.intervals import Interval, bootstrap_difference
 from saymask.left_out import LeftOut
+from saymask_worker.config.pipeline import MethodName
 from saymask_worker.config.scoring import ScoringConfig
+from saymask_worker.evaluation.metrics import HIT_IOU
 from saymask_worker.evaluation.tuning.decisions import (
-    RIGHT_IOU,
     Decision,
     Ranked,
     rank_decisions,
@@ -23,12 +23,13 @@ from saymask_worker.evaluation.tuning.decisions import (
 )
 from saymask_worker.evaluation.tuning.fit import Observation, apply_factors, fit_factors, observe
 from saymask_worker.pipeline.pipeline import Pipeline
-from saymask_worker.ranking.logistic import Curve, fit_curve
+from saymask_worker.ranking import find_method
+from saymask_worker.ranking.confidence import Curve, fit_curve
 
 _FOLDS = 5
 _BINS = 10
 MIN_NO_REFERENT = 10
-# As gRefCOCO's comparisons fix it: so many expressions with a referent stay answered.
+# Share of the expressions with a referent that stay answered, as in gRefCOCO's comparisons.
 _ANSWERED_SHARE = 0.9
 _CURVE_DIGITS = 3
 
@@ -37,11 +38,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning came to.
+    """The result of tuning.
 
     Attributes:
         scoring: to be used from now on; the weights are the old ones unless ``is_sure``.
-        factors: by which each term would count more or less.
+        factors: by which each term would count more.
         gain: in the mean IoU of rank 1 on photos that were not fitted to, with its 95 % interval.
         gain_right: the same in the share of rank 1 above IoU .5.
         is_sure: whether the gain in IoU is positive beyond its interval.
@@ -64,9 +65,17 @@ class Tuning:
     images: int
     failed: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+
+def require_tunable(method: MethodName) -> None:
+    """Check that a method has weights to fit.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not find_method(method).has_confidence:
+        raise ConfigError(
+            f"The method {method} has no weights to fit.", "Set SAYMASK_METHOD=corrected."
+        )
 
 
 def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
@@ -140,7 +149,7 @@ def _choose_folds(decisions: Sequence[Decision]) -> NDArray[np.intp]:
     """A fold for each decision; those of one photo have the same."""
     images = sorted({decision.image for decision in decisions})
     order = np.random.default_rng(0).permutation(len(images))
-    fold_of = {image: int(order[place]) % _FOLDS for place, image in enumerate(images)}
+    fold_of = {image: int(order[position]) % _FOLDS for position, image in enumerate(images)}
     return np.array([fold_of[decision.image] for decision in decisions])
 
 
@@ -150,8 +159,8 @@ def _observe_all(
     observations = []
     for index in indices:
         row, ious = ranked[index], decisions[index].ious
-        if row is not None and ious is not None and (ious > RIGHT_IOU).any():
-            observations.append(observe(row.scores.terms, ious > RIGHT_IOU))
+        if row is not None and ious is not None and (ious > HIT_IOU).any():
+            observations.append(observe(row.scores.terms, ious > HIT_IOU))
     return observations
 
 
@@ -165,7 +174,7 @@ def _compare(
         if decision.ious is not None and old is not None and new is not None
     ]
     new_ious, old_ious, images = (np.array(column) for column in zip(*rows, strict=True))
-    is_new, is_old = (np.asarray(x > RIGHT_IOU, dtype=float) for x in (new_ious, old_ious))
+    is_new, is_old = (np.asarray(x > HIT_IOU, dtype=float) for x in (new_ious, old_ious))
     return (
         bootstrap_difference(new_ious, old_ious, images),
         bootstrap_difference(is_new, is_old, images),
@@ -187,7 +196,7 @@ class _Confidence:
         )
 
     def predict(self, row: Ranked) -> float:
-        present = 1.0 if row.presence is None else self.presence.apply(row.presence)
+        present = 1.0 if row.scores.presence is None else self.presence.apply(row.scores.presence)
         return self.lead.apply(row.lead) * present
 
     def apply_to(self, scoring: ScoringConfig) -> ScoringConfig:
@@ -219,9 +228,9 @@ def _fit_confidence(
     old_rows = [row for row in before if row is not None]
     error_before = compute_calibration_error(
         np.array([old.predict(row) for row in old_rows]),
-        np.array([row.iou > RIGHT_IOU for row in old_rows]),
+        np.array([row.iou > HIT_IOU for row in old_rows]),
     )
-    is_right = np.array([row.iou > RIGHT_IOU for _, row in rows])
+    is_right = np.array([row.iou > HIT_IOU for _, row in rows])
     error_after = compute_calibration_error(predicted, is_right)
     return _fit_curves(rows, old), (round(error_before, 4), round(error_after, 4))
 
@@ -229,8 +238,12 @@ def _fit_confidence(
 def _fit_curves(rows: Sequence[tuple[Decision, Ranked]], old: _Confidence) -> _Confidence:
     """The lead's curve from decisions with a mask; the presence's where both kinds are recorded."""
     meant = [row for decision, row in rows if decision.ious is not None]
-    lead = fit_curve([row.lead for row in meant], [row.iou > RIGHT_IOU for row in meant])
-    known = [(d.ious is not None, row.presence) for d, row in rows if row.presence is not None]
+    lead = fit_curve([row.lead for row in meant], [row.iou > HIT_IOU for row in meant])
+    known = [
+        (d.ious is not None, row.scores.presence)
+        for d, row in rows
+        if row.scores.presence is not None
+    ]
     if sum(not is_meant for is_meant, _ in known) < MIN_NO_REFERENT:
         return _Confidence(lead, old.presence)
     presence = fit_curve([value for _, value in known], [is_meant for is_meant, _ in known])
@@ -245,9 +258,9 @@ def _choose_threshold(
 ) -> tuple[float, tuple[float, float] | None]:
     """The probability below which probably nothing is meant, and its N-acc and T-acc."""
     known = [
-        (decision.ious is not None, presence.apply(row.presence))
+        (decision.ious is not None, presence.apply(row.scores.presence))
         for decision, row in zip(decisions, leads, strict=True)
-        if row is not None and row.presence is not None
+        if row is not None and row.scores.presence is not None
     ]
     meant = np.array([probability for is_meant, probability in known if is_meant])
     nothing = np.array([probability for is_meant, probability in known if not is_meant])

@@ -30,13 +30,10 @@ class Florence2Source:
     """Offers one mask for an expression.
 
     Args:
-        folder: with the files of the model and its processor.
+        folder: with the files of the model and its processor; others raise WeightsError.
         device: of the model.
         dtype: of its weights; None means float32.
-        max_new_tokens: after so many it stops writing; a corner of a polygon takes two.
-
-    Raises:
-        WeightsError: the files are those of another model, or damaged.
+        max_new_tokens: the longest text that it writes; a corner of a polygon takes two tokens.
     """
 
     name = FLORENCE2.name

@@ -31,13 +31,10 @@ class GroundingDinoSource:
     """Finds the instances of a noun phrase.
 
     Args:
-        folder: with the files of the model and its processor.
+        folder: with the files of the model and its processor; others raise WeightsError.
         clicks: turns boxes into masks.
         device: of the model.
         score_min: a box that is less probable is left out.
-
-    Raises:
-        WeightsError: the files are those of another model, or damaged.
     """
 
     name = GROUNDING_DINO.name
@@ -57,9 +54,7 @@ class GroundingDinoSource:
     def find_instances(self, image: DecodedImage, noun_phrase: str) -> Sequence[SourceMask]:
         """Return the instances of a noun phrase, the most probable first.
 
-        Args:
-            image: to look at; its embedding is kept with it for the next phrase.
-            noun_phrase: for example "red car".
+        The embedding of the image is kept with it for the next phrase.
         """
         boxes, scores = self._detect(image, noun_phrase)
         if len(boxes) == 0:
@@ -87,10 +82,7 @@ class GroundingDinoSource:
 
 
 def read_boxes(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
-    size_hw: tuple[int, int],
-    score_min: float = _SCORE_MIN,
+    logits: Tensor, boxes_cxcywh: Tensor, size_hw: tuple[int, int], score_min: float = _SCORE_MIN
 ) -> tuple[Tensor, Tensor]:
     """Read boxes out of a model's output for one image.
 

@@ -28,23 +28,16 @@ class Sam3Source:
     """Finds the instances of a noun phrase.
 
     Args:
-        folder: with the files of the model and its processor.
+        folder: with the files of the model and its processor; others raise WeightsError.
         device: of the model.
         dtype: of its weights; None means float32.
         score_min: an instance that is less probable is left out.
-
-    Raises:
-        WeightsError: the files are those of another model, or damaged.
     """
 
     name = SAM3.name
 
     def __init__(
-        self,
-        folder: Path,
-        device: str,
-        dtype: torch.dtype | None,
-        score_min: float = _SCORE_MIN,
+        self, folder: Path, device: str, dtype: torch.dtype | None, score_min: float = _SCORE_MIN
     ) -> None:
         self.fingerprint = compute_fingerprint(folder)
         dtype = dtype or torch.float32

@@ -1,4 +1,4 @@
-"""What a candidate source is asked, and what it offers."""
+"""What sources of candidates implement, and what they are built with."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ class SourceMask:
     Attributes:
         mask: (H, W) bool, at the image's size.
         probability: that it is the referent, 0 to 1; calibrated by the source, because masks of
-            different sources are ranked by it.
+            different sources are ranked by it. For masks from clicks: the predicted IoU.
+        stability: IoU of the mask at two thresholds, 0 to 1; None where it is not measured.
+        source: name of the source; saymask fills it in.
     """
 
     mask: Mask
     probability: float
+    stability: float | None = None
+    source: str = ""
 
 
-class CandidateSource(Protocol):
-    """Offers masks for an image and an expression; called by one thread at a time."""
+class _AnySource(Protocol):
+    """Called by one thread at a time."""
 
     @property
     def name(self) -> str:
@@ -42,6 +46,10 @@ class CandidateSource(Protocol):
     def fingerprint(self) -> str:
         """Names what its masks depend on; empty while it has nothing to offer."""
         ...
+
+
+class CandidateSource(_AnySource, Protocol):
+    """Offers masks for an image and an expression."""
 
     def segment(self, image: DecodedImage, expression: str) -> Sequence[SourceMask]:
         """Return masks for an expression, in any order; none where it finds nothing."""
@@ -49,21 +57,8 @@ class CandidateSource(Protocol):
 
 
 @runtime_checkable
-class InstanceSource(Protocol):
-    """Finds everything that a noun phrase may name; the pipeline's terms choose the referent.
-
-    Called by one thread at a time.
-    """
-
-    @property
-    def name(self) -> str:
-        """A short name, shown to people and kept with every candidate."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Names what its masks depend on; empty while it has nothing to offer."""
-        ...
+class InstanceSource(_AnySource, Protocol):
+    """Finds everything that a noun phrase may name; the pipeline's terms choose the referent."""
 
     def find_instances(self, image: DecodedImage, noun_phrase: str) -> Sequence[SourceMask]:
         """Return masks of the instances, each with the probability that it is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from saymask.contract import PROPOSALS_SOURCE
 from saymask.errors import ConfigError
@@ -17,7 +17,7 @@ _MAX_NAME_CHARS = 64
 
 
 def load_sources(setting: str, context: SourceContext) -> tuple[Source, ...]:
-    """Build the sources beside the proposals.
+    """Build the sources of candidates other than the proposals.
 
     Args:
         setting: ``proposals``, then others as ``NAME`` or ``NAME:ARGUMENT``, comma separated.
@@ -54,11 +54,6 @@ def _build(kind: str, context: SourceContext) -> Source:
 
 
 def _check_name(source: Source) -> Source:
-    """Return the source if candidates can carry its name.
-
-    Raises:
-        ConfigError: they cannot.
-    """
     if not 0 < len(source.name) <= _MAX_NAME_CHARS or source.name == PROPOSALS_SOURCE:
         raise ConfigError(
             f"A source calls itself {source.name!r}; expected 1 to {_MAX_NAME_CHARS} characters,"
@@ -76,15 +71,11 @@ def _load_builder(kind: str) -> BuildSource:
             f"Known are {', '.join(sorted([PROPOSALS_SOURCE, *known]))}; a package offers one"
             f" through an entry point of the group {ENTRY_POINTS}.",
         )
-    return _import(known[kind])
-
-
-def _import(entry: EntryPoint) -> BuildSource:
     try:
-        builder: BuildSource = entry.load()
+        builder: BuildSource = known[kind].load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"The source {entry.name} ({entry.value}) cannot be imported: {error}.",
+            f"The source {kind} ({known[kind].value}) cannot be imported: {error}.",
             "Install the package that offers it again.",
         ) from error
     return builder

@@ -3,65 +3,51 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rq.timeouts import JobTimeoutException
+from scipy import ndimage
 
 from saymask.errors import SaymaskError
+from saymask.masks import Mask
 from saymask_worker.config.pipeline import SourcesConfig
-from saymask_worker.images.types import DecodedImage
-from saymask_worker.masks.sources.base import CandidateSource, SourceMask
-from saymask_worker.masks.sources.cleaning import clean_mask
+from saymask_worker.masks.sources.base import Source, SourceMask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A cleaned mask (H, W) of a source."""
-
-    source: str
-    mask: SourceMask
-
-
-@dataclass(frozen=True)
 class Offers:
-    """What the sources offered; ``notices`` tell people which are unavailable."""
+    """Cleaned masks of the sources; ``notices`` tell people which sources are unavailable."""
 
-    masks: tuple[Offer, ...] = ()
+    masks: tuple[SourceMask, ...] = ()
     notices: tuple[str, ...] = ()
 
 
 def collect_offers(
-    sources: Sequence[CandidateSource],
-    image: DecodedImage,
-    expression: str,
+    sources: Sequence[Source],
+    ask: Callable[[Source], Sequence[SourceMask]],
+    size_hw: tuple[int, int],
     config: SourcesConfig,
     *,
     strict: bool = False,
 ) -> Offers:
-    """Ask every source that has something to offer.
-
-    Args:
-        sources: in any order.
-        image: what they look at.
-        expression: as typed.
-        config: how masks are cleaned.
-        strict: raise what a source raises, instead of going on without it.
+    """Ask every source that has a model; with ``strict``, a source that fails is an error.
 
     Raises:
         torch.OutOfMemoryError, JobTimeoutException: they concern the worker, not the source.
     """
-    masks: list[Offer] = []
+    masks: list[SourceMask] = []
     notices: list[str] = []
     for source in sources:
         try:
             if not source.fingerprint:
                 continue
-            offered = [_check(mask, image) for mask in source.segment(image, expression)]
+            offered = [_check(mask, size_hw) for mask in ask(source)]
         except (torch.OutOfMemoryError, JobTimeoutException):
             raise
         except SaymaskError as error:
@@ -76,24 +62,42 @@ def collect_offers(
             log.exception("source %s", source.name)
             notices.append(f"The source {source.name} failed; see the worker's log.")
         else:
-            masks += [Offer(source.name, mask) for mask in _clean(offered, config)]
+            cleaned = ((item, clean_mask(item.mask, config)) for item in offered)
+            masks += [
+                replace(item, mask=mask, source=source.name)
+                for item, mask in cleaned
+                if mask is not None
+            ]
     return Offers(tuple(masks), tuple(notices))
 
 
-def _check(offered: SourceMask, image: DecodedImage) -> SourceMask:
-    """Return what a source offered if it is a mask of the image with a probability.
-
-    Raises:
-        ValueError: it is not.
-    """
+def _check(offered: SourceMask, size_hw: tuple[int, int]) -> SourceMask:
+    """Raise ValueError unless a source offered a mask of the image with a probability."""
     mask = np.asarray(offered.mask)
-    if mask.shape != image.size_hw or mask.dtype != np.bool_:
-        raise ValueError(f"expected a bool mask {image.size_hw}, got {mask.dtype} {mask.shape}")
+    if mask.shape != size_hw or mask.dtype != np.bool_:
+        raise ValueError(f"expected a bool mask {size_hw}, got {mask.dtype} {mask.shape}")
     if not 0 <= offered.probability <= 1:
         raise ValueError(f"expected a probability from 0 to 1, got {offered.probability}")
     return offered
 
 
-def _clean(offered: Sequence[SourceMask], config: SourcesConfig) -> list[SourceMask]:
-    cleaned = ((clean_mask(m.mask, config), m.probability) for m in offered)
-    return [SourceMask(mask, probability) for mask, probability in cleaned if mask is not None]
+def clean_mask(mask: Mask, config: SourcesConfig) -> Mask | None:
+    """Return a mask (H, W) without small pieces and holes; None where too little is left.
+
+    What is small is a share of the mask's own area.
+    """
+    smallest = config.piece_share * np.count_nonzero(mask)
+    whole = _drop_small(mask, smallest)
+    filled = ~_drop_small(~whole, smallest)
+    return filled if np.count_nonzero(filled) >= config.min_area_share * mask.size else None
+
+
+def _drop_small(mask: Mask, smallest: float) -> Mask:
+    """Without connected pieces of fewer pixels."""
+    pieces, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes: NDArray[np.int64] = np.bincount(pieces.ravel())
+    is_kept = sizes >= smallest
+    is_kept[0] = False
+    return np.asarray(is_kept[pieces], dtype=bool)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.masks import Masks
-from saymask_worker.images.types import Floats
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, to_float32
 
 COLORS = (
     "black", "gray", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink",

@@ -42,7 +42,7 @@ def build_families(things: tuple[str, ...]) -> NounFamilies:
     """Sort the things of a vocabulary into families; one without a family is its own."""
     general = _read_general_names()
     heads = dict.fromkeys(general.get(name, name) for name in things)
-    index = {head: place for place, head in enumerate(heads)}
+    index = {head: position for position, head in enumerate(heads)}
     family = np.array([index[general.get(name, name)] for name in things], dtype=np.intp)
     return NounFamilies(things, family, tuple(heads))
 

@@ -1,4 +1,4 @@
-"""The shortest description that singles an object out.
+"""The shortest description that singles an object out, and the words that people use for it.
 
 The incremental algorithm of Dale and Reiter ("Computational interpretations of the Gricean maxims
 in the generation of referring expressions", Cognitive Science 1995): attributes are tried in the
@@ -9,14 +9,15 @@ referring expressions that involve gradable properties", Computational Linguisti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.images.types import Floats, Geometry
 from saymask_worker.language import Side
 from saymask_worker.language.lexicon import PEOPLE
@@ -25,18 +26,25 @@ from saymask_worker.ranking.comparison import toward
 
 Kind = Literal["color", "size", "side", "ordinal", "landmark"]
 _SIDES: tuple[Side, ...] = ("left", "right", "top", "bottom")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_SUPERLATIVES = {"large": ("biggest", "largest"), "small": ("smallest", "small")}
+_COMPARATIVES = {"large": ("bigger", "larger"), "small": ("smaller", "small")}
+_OUTERMOST = {"left": "leftmost", "right": "rightmost", "top": "top", "bottom": "bottom"}
+_PLACES = {
+    "left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something that is said about an object beside its noun.
+    """What is said about an object in addition to its noun.
 
     Attributes:
-        kind: of what it is.
+        kind: of attribute.
         value: the colour, the size ("large", "small"), the side, or the landmark's noun.
         rank: of an ordinal, from 1, counted from the side ``value``.
         landmark: index of the landmark, for that kind.
-        among: of how many objects a size or a side singles it out.
+        among: the number of objects among which a size or a side singles it out.
     """
 
     kind: Kind
@@ -54,14 +62,6 @@ class Description:
     attributes: tuple[Attribute, ...] = ()
 
 
-@dataclass(frozen=True)
-class Landmark:
-    """An object that its noun alone singles out."""
-
-    index: int
-    noun: str
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Where the objects of an image are and what colours they have.
@@ -69,24 +69,24 @@ class Scene:
     Attributes:
         geometry: of N objects.
         colors: (N, 11) share of each colour of ``saymask_worker.pipeline.generation.colors``.
-        landmarks: objects that others may be described by.
+        landmarks: the noun of each object that it alone singles out, by index.
     """
 
     geometry: Geometry
     colors: Floats
-    landmarks: tuple[Landmark, ...] = field(default=())
+    landmarks: Mapping[int, str] = field(default_factory=dict)
 
 
 def describe(
-    scene: Scene, target: int, noun: str, distractors: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, noun: str, distractors: Sequence[int], config: GenerationConfig
 ) -> Description | None:
-    """Return the description of an object; None where none singles it out.
+    """Return the description of an object of a scene; None where none singles it out.
 
     Args:
         scene: with the object.
         target: its index.
-        noun: what it is called.
-        distractors: indices of the others that could be called so.
+        noun: the object's name.
+        distractors: indices of the other objects that the noun could mean.
         config: how clearly an attribute must hold.
     """
     remaining = list(distractors)
@@ -106,20 +106,20 @@ def describe(
     return None if remaining else Description(noun, tuple(attributes))
 
 
-def _find_color(scene: Scene, target: int, config: ProposingConfig) -> str | None:
+def _find_color(scene: Scene, target: int, config: GenerationConfig) -> str | None:
     shares = scene.colors[target]
     best = int(shares.argmax())
     return COLORS[best] if shares[best] >= config.color_share_min else None
 
 
-def _may_have(scene: Scene, index: int, color: str | None, config: ProposingConfig) -> bool:
+def _may_have(scene: Scene, index: int, color: str | None, config: GenerationConfig) -> bool:
     if color is None:
         return True
     return bool(scene.colors[index, COLORS.index(color)] > config.color_share_max)
 
 
 def _find_size(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     area = scene.geometry.area
     values = area[list(others)]
@@ -132,7 +132,7 @@ def _find_size(
 
 
 def _find_side(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """The side to which the object is clearly the nearest."""
     for side in _SIDES:
@@ -144,9 +144,9 @@ def _find_side(
 
 
 def _find_ordinal(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
-    """A place in a row of at least three, counted from the nearer end."""
+    """A position in a row of at least three, counted from the nearer end."""
     indices = [target, *others]
     if not 3 <= len(indices) <= config.row_length_max or not _are_in_row(scene.geometry, indices):
         return None
@@ -155,30 +155,30 @@ def _find_ordinal(
     gaps = np.diff([float(x[index]) for index in order])
     if gaps.min() < config.row_gap_min:
         return None
-    place = order.index(target)
-    from_right = len(order) - 1 - place
-    if place <= from_right:
-        return Attribute("ordinal", "left", rank=place + 1)
+    position = order.index(target)
+    from_right = len(order) - 1 - position
+    if position <= from_right:
+        return Attribute("ordinal", "left", rank=position + 1)
     return Attribute("ordinal", "right", rank=from_right + 1)
 
 
 def _are_in_row(geometry: Geometry, indices: Sequence[int]) -> bool:
-    """Whether the objects stand beside each other: every two of them share a height."""
+    """Whether the objects are in one row: every two of them share a height."""
     rows = list(indices)
     return bool(geometry.top[rows].max() < geometry.bottom[rows].min())
 
 
 def _find_landmark(
-    scene: Scene, target: int, others: Sequence[int], config: ProposingConfig
+    scene: Scene, target: int, others: Sequence[int], config: GenerationConfig
 ) -> Attribute | None:
     """The landmark that the object is next to, and all others are further from."""
-    for landmark in scene.landmarks:
-        if landmark.index == target or landmark.index in others:
+    for landmark, noun in scene.landmarks.items():
+        if landmark == target or landmark in others:
             continue
-        distances = _measure_distances(scene.geometry, [target, *others], landmark.index)
+        distances = _measure_distances(scene.geometry, [target, *others], landmark)
         is_near = distances[0] <= config.near_max
         if is_near and distances[1:].min() >= distances[0] + config.near_gap_min:
-            return Attribute("landmark", landmark.noun, landmark=landmark.index)
+            return Attribute("landmark", noun, landmark=landmark)
     return None
 
 
@@ -192,10 +192,38 @@ def _measure_distances(
     return np.asarray(np.hypot(dx, dy))
 
 
-FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], ProposingConfig], Attribute | None]] = {
+FINDERS: dict[Kind, Callable[[Scene, int, Sequence[int], GenerationConfig], Attribute | None]] = {
     "size": _find_size,
     "side": _find_side,
     "ordinal": _find_ordinal,
     "landmark": _find_landmark,
 }
 """By kind: what finds an attribute that holds of an object alone, in the order people prefer."""
+
+
+def word(description: Description, count: int, seed: int) -> tuple[str, ...]:
+    """Return at most ``count`` different wordings of a description, the usual ones first.
+
+    Equal seeds give equal wordings; others may begin with another full one.
+    """
+    colors = [a.value for a in description.attributes if a.kind == "color"]
+    noun = " ".join([*colors, description.noun])
+    rest = [a for a in description.attributes if a.kind != "color"]
+    full, brief = _word_attribute(noun, rest[0]) if rest else ([f"the {noun}"], [noun])
+    first = random.Random(f"{seed} {noun} {rest}").choice(full)
+    return tuple(dict.fromkeys([first, *full, *brief]))[:count]
+
+
+def _word_attribute(noun: str, attribute: Attribute) -> tuple[list[str], list[str]]:
+    """Full wordings, with an article, and brief ones."""
+    value = attribute.value
+    if attribute.kind == "size":
+        usual, other = (_COMPARATIVES if attribute.among == 2 else _SUPERLATIVES)[value]
+        return [f"the {usual} {noun}", f"the {other} {noun}"], [f"{usual} {noun}"]
+    if attribute.kind == "side":
+        outermost = value if attribute.among == 2 else _OUTERMOST[value]
+        return [f"the {noun} {_PLACES[value]}", f"the {outermost} {noun}"], [f"{outermost} {noun}"]
+    if attribute.kind == "ordinal":
+        order = _ORDINALS[attribute.rank - 1]
+        return [f"the {order} {noun} from the {value}"], [f"{order} {noun} from {value}"]
+    return [f"the {noun} next to the {value}"], [f"{noun} beside the {value}"]

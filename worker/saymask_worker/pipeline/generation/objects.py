@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.scoring import ScoringConfig
-from saymask_worker.images.types import Floats, Geometry
-from saymask_worker.images.vectors import to_float32
+from saymask_worker.images.types import Floats, Geometry, to_float32
 from saymask_worker.pipeline.generation.families import NounFamilies
 from saymask_worker.ranking.appearance import DescribedImage
 
@@ -26,8 +25,8 @@ class FoundObject:
         noun: what people call it.
         family: index of the noun's family.
         probability: that the proposal shows one of that family, 0 to 1.
-        rival: the highest probability that a proposal beside all objects shows one of that family:
-            perhaps there is another object of this noun which was not found.
+        rival: the highest probability that a proposal apart from all objects shows one of that
+            family: there may be another object of this noun, which was not found.
     """
 
     index: int
@@ -39,10 +38,10 @@ class FoundObject:
 
 @dataclass(frozen=True, eq=False)
 class ImageObjects:
-    """The objects of an image.
+    """The objects of an image, most certain first, none overlapping another.
 
     Attributes:
-        objects: most certain first; none overlaps another.
+        objects: O of them.
         families: (O, F) probability that each shows one of a family.
     """
 
@@ -51,16 +50,9 @@ class ImageObjects:
 
 
 def find_objects(
-    image: DescribedImage, families: NounFamilies, config: ProposingConfig, scoring: ScoringConfig
+    image: DescribedImage, families: NounFamilies, config: GenerationConfig, scoring: ScoringConfig
 ) -> ImageObjects:
-    """Choose and name the objects of an image.
-
-    Args:
-        image: with N proposals.
-        families: of the image's vocabulary.
-        config: what counts as an object.
-        scoring: priors of whole objects.
-    """
+    """Choose and name the objects of an image; ``scoring`` has the priors of whole objects."""
     proposals, geometry = image.prepared.proposals, image.geometry
     if len(proposals) == 0:
         return ImageObjects((), np.zeros((0, len(families.heads)), dtype=np.float32))
@@ -70,25 +62,25 @@ def find_objects(
     best = by_family.argmax(axis=1)
     probability = by_family.max(axis=1)
     prior = (
-        scoring.consensus_weight * proposals.consensus
-        + scoring.level_weight * proposals.level
+        scoring.consensus_weight * proposals.vote_share
+        + scoring.level_weight * proposals.granularity
         + scoring.area_weight * np.log10(np.maximum(geometry.area, _TINY))
     )
     score = to_float32(np.log(np.maximum(probability, _TINY)) + prior)
     is_eligible = (
         (geometry.area >= config.object_area_min)
         & (geometry.area <= scoring.instance_area_max)
-        & (proposals.consensus >= config.consensus_min)
+        & (proposals.vote_share >= config.consensus_min)
     )
     chosen = _choose_apart(score, is_eligible, geometry.containment, config.overlap_max)
-    is_beside = _find_beside(geometry, chosen, config)
+    is_other = _find_others(geometry, chosen, config)
     objects = tuple(
         FoundObject(
             index,
             _name(things[index], int(best[index]), families, config.kind_share_min),
             int(best[index]),
             float(probability[index]),
-            float(by_family[is_beside, best[index]].max(initial=0.0)),
+            float(by_family[is_other, best[index]].max(initial=0.0)),
         )
         for index in chosen
     )
@@ -110,8 +102,8 @@ def _choose_apart(
     return chosen
 
 
-def _find_beside(
-    geometry: Geometry, chosen: list[int], config: ProposingConfig
+def _find_others(
+    geometry: Geometry, chosen: list[int], config: GenerationConfig
 ) -> NDArray[np.bool_]:
     """Which proposals (N,) are neither a chosen object nor largely inside one or around one."""
     inside, around = geometry.containment[:, chosen], geometry.containment[chosen].T
@@ -124,9 +116,9 @@ def _name(things: Floats, family: int, families: NounFamilies, share_min: float)
     """The kind where it is sure within its family, else the family."""
     members = np.flatnonzero(families.family == family)
     of_members = things[members]
-    place = int(of_members.argmax())
-    is_sure = of_members[place] >= share_min * of_members.sum()
-    return families.names[members[place]] if is_sure else families.heads[family]
+    best = int(of_members.argmax())
+    is_sure = of_members[best] >= share_min * of_members.sum()
+    return families.names[members[best]] if is_sure else families.heads[family]
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saymask_worker.config.generation import ProposingConfig
+from saymask_worker.config.generation import GenerationConfig
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.pipeline.generation.colors import measure_colors
 from saymask_worker.pipeline.generation.families import build_families
-from saymask_worker.pipeline.generation.generation import Description, Landmark, Scene, describe
+from saymask_worker.pipeline.generation.generation import Description, Scene, describe, word
 from saymask_worker.pipeline.generation.objects import FoundObject, ImageObjects, find_objects
-from saymask_worker.pipeline.generation.wording import word
 from saymask_worker.ranking.appearance import DescribedImage
 
 _TINY = 1e-3
@@ -54,20 +53,20 @@ def propose_expressions(
 
     Args:
         image: compared with the vocabulary.
-        pixels: (h, w, 3) of it, at the size of its proposals' masks.
+        pixels: (h, w, 3), at the size of the proposals' masks.
         find_first: ranks the proposals for an expression.
         config: what counts as an object, and how clear a description must be.
         seed: for the choice among usual wordings.
     """
-    own = config.proposing
+    own = config.generation
     families = build_families(image.vocabulary.things)
     things = find_objects(image, families, own, config.scoring)
     if not things.objects:
         return ()
     scene = _build_scene(image.prepared, things, pixels, own)
     proposed = []
-    for place, item in enumerate(things.objects):
-        description = describe(scene, place, item.noun, _find_distractors(things, place, own), own)
+    for index, item in enumerate(things.objects):
+        description = describe(scene, index, item.noun, _find_distractors(things, index, own), own)
         if description is None:
             continue
         is_same = image.geometry.iou[item.index] >= config.suggestions.same_answer_iou
@@ -88,33 +87,30 @@ def _build_scene(
     prepared: PreparedImage,
     things: ImageObjects,
     pixels: NDArray[np.uint8],
-    config: ProposingConfig,
+    config: GenerationConfig,
 ) -> Scene:
     masks = prepared.proposals.masks[[item.index for item in things.objects]]
-    landmarks = tuple(
-        Landmark(place, item.noun)
-        for place, item in enumerate(things.objects)
+    landmarks = {
+        index: item.noun
+        for index, item in enumerate(things.objects)
         if item.probability >= config.landmark_probability_min
-        and not _find_distractors(things, place, config)
-    )
+        and not _find_distractors(things, index, config)
+    }
     return Scene(compute_geometry(masks), measure_colors(pixels, masks), landmarks)
 
 
-def _find_distractors(things: ImageObjects, target: int, config: ProposingConfig) -> Sequence[int]:
+def _find_distractors(things: ImageObjects, target: int, config: GenerationConfig) -> Sequence[int]:
     """The other objects that the target's noun could mean."""
     item = things.objects[target]
     could_be = things.families[:, item.family] >= config.distractor_share_min * item.probability
     could_be |= np.array([other.family == item.family for other in things.objects])
-    return [place for place in np.flatnonzero(could_be).tolist() if place != target]
+    return [index for index in np.flatnonzero(could_be).tolist() if index != target]
 
 
-def _compute_confidence(item: FoundObject, ranking: float, config: ProposingConfig) -> float:
+def _compute_confidence(item: FoundObject, ranking: float, config: GenerationConfig) -> float:
     """The probability, 0 to 1, that an expression means its object alone.
 
-    Args:
-        item: the object.
-        ranking: probability that the ranking gives the object for the expression.
-        config: with the logistic curve.
+    ``ranking`` is the probability that the ranking gives the object for the expression.
     """
     probability = min(max(ranking, _TINY), 1 - _TINY)
     logit = (

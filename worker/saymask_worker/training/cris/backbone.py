@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
@@ -15,9 +17,11 @@ from saymask.errors import WeightsError
 
 Maps = tuple[Tensor, Tensor, Tensor]
 
+_CACHE_BYTES = 3_000_000_000
+
 
 class Backbone(nn.Module):
-    """What CRIS asks of a pair of towers."""
+    """A pair of towers for CRIS."""
 
     def freeze(self) -> None:
         """Let training change only what was never trained before."""
@@ -42,7 +46,7 @@ class Backbone(nn.Module):
 
 
 class DenseAttentionPool(nn.Module):
-    """CLIP's attention pool asked at every place instead of once, beside a residual path.
+    """CLIP's attention pool asked at every place instead of once, plus a residual path.
 
     The position embeddings lose the class token's and are resized to the map.
 
@@ -124,7 +128,7 @@ class ResnetBackbone(open_clip.CLIP, Backbone):  # type: ignore[misc]
         )
 
     def freeze(self) -> None:
-        """Let training change only the residual path of the attention pool, which CLIP has not."""
+        """Let training change only the residual path of the attention pool, which is not CLIP's."""
         self.requires_grad_(False)
         self.visual.attnpool.connect.requires_grad_(True)
 
@@ -173,3 +177,39 @@ def load_resnet_backbone(name: str, pretrained: str) -> ResnetBackbone:
     backbone = ResnetBackbone(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
     backbone.load_state_dict(clip.state_dict(), strict=False)
     return backbone
+
+
+class MapCache:
+    """Keeps the maps of photos and of mirrored photos, most of a step's time on a CPU.
+
+    They are in half precision, whether they were kept or are computed anew, so that evictions do
+    not change a training run.
+    """
+
+    def __init__(self) -> None:
+        self._maps: LRUCache[tuple[Path, bool], Maps] = LRUCache(
+            _CACHE_BYTES, getsizeof=_count_bytes
+        )
+
+    def get(self, image: Path, is_mirrored: bool, encode: Callable[[], Maps]) -> Maps:
+        """Return the maps of one photo, each (1, C, h, w) float16 on the CPU."""
+        key = (image, is_mirrored)
+        kept = self._maps.get(key)
+        if kept is None:
+            first, second, third = (level.detach().cpu().half() for level in encode())
+            kept = (first, second, third)
+            if _count_bytes(kept) < _CACHE_BYTES:
+                self._maps[key] = kept
+        return kept
+
+
+def stack_maps(maps: list[Maps], device: torch.device) -> Maps:
+    """Join the maps of several photos: each (B, C, h, w) float32."""
+    first, second, third = (
+        torch.cat([one[level] for one in maps]).to(device).float() for level in range(3)
+    )
+    return first, second, third
+
+
+def _count_bytes(maps: Maps) -> int:
+    return sum(level.numel() * level.element_size() for level in maps)

@@ -76,14 +76,15 @@ def _sample_at(image: Tensor, columns: Tensor, rows: Tensor, mode: str) -> Tenso
     return F.grid_sample(image[None], grid[None], mode=mode, align_corners=True)[0]
 
 
-def to_mask(logits: Tensor, letterbox: Letterbox, threshold: float = THRESHOLD) -> Mask:
-    """Turn logits (h, w) into a mask of the image: (H, W) bool."""
-    return threshold_probabilities(to_probabilities(logits, letterbox), threshold)
+def to_mask(logits: Tensor, letterbox: Letterbox) -> tuple[Mask, float]:
+    """Turn logits (h, w) into a mask of the image, (H, W) bool, and the certainty of it.
 
-
-def threshold_probabilities(probabilities: Tensor, threshold: float = THRESHOLD) -> Mask:
-    """Turn probabilities (H, W) into a mask (H, W) bool."""
-    return np.asarray(probabilities.numpy() > threshold)
+    The certainty is the mean probability of the mask's pixels, 0 to 1; 0 for an empty mask.
+    """
+    probabilities = to_probabilities(logits, letterbox).numpy()
+    mask: Mask = probabilities > THRESHOLD
+    # Cubic interpolation overshoots.
+    return mask, float(np.clip(probabilities[mask].mean(), 0, 1)) if mask.any() else 0.0
 
 
 def to_probabilities(logits: Tensor, letterbox: Letterbox) -> Tensor:

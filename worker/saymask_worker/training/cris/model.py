@@ -38,12 +38,7 @@ class CrisConfig:
 
 
 class Cris(nn.Module):
-    """CRIS: backbone, neck, decoder, projector.
-
-    Args:
-        backbone: a pair of towers, itself a module.
-        config: widths.
-    """
+    """CRIS: backbone, neck, decoder, projector."""
 
     def __init__(self, backbone: Backbone, config: CrisConfig) -> None:
         super().__init__()

@@ -26,15 +26,7 @@ STARTER_CRIS = CrisConfig(
 
 
 class StarterBackbone(Backbone):
-    """The starter's towers as CRIS's backbone.
-
-    Args:
-        visual: the ViT.
-        minilm: the text encoder.
-        head: from its mean to CLIP's space.
-        tokenizer: MiniLM's.
-        width: of a word for the decoder.
-    """
+    """The starter's towers as CRIS's backbone."""
 
     def __init__(
         self,

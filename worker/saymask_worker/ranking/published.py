@@ -3,7 +3,7 @@
 Global-Local CLIP (Yu, Seo, Son, CVPR 2023) as its authors' code computes it, its defects
 included: ImageNet statistics, resizing without antialias, point-sampled token masks, boxes
 squashed to a square, features mixed before normalisation. Tests compare every step with numbers
-made by that code. ``corrected`` is the method to use; this one is what it is compared with.
+made by that code. ``GlobalLocalClip`` is the method to use; this one is what it is compared with.
 """
 
 from __future__ import annotations
@@ -21,14 +21,7 @@ from saymask.masks import Masks, compute_box_xywh
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.clip_visual import ClipVisual
-from saymask_worker.encoders.crops import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    normalise,
-    sample_token_masks,
-    to_tensor,
-)
-from saymask_worker.encoders.vocabulary import EncodedNouns
+from saymask_worker.encoders.crops import normalise, to_tensor
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import (
     DecodedImage,
@@ -41,20 +34,19 @@ from saymask_worker.images.types import (
 )
 from saymask_worker.language import LanguageParser, ParsedExpression
 
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 _SHORT_SIDE_PX = 800
 
 
-class Faithful:
+class PublishedGlobalLocalClip:
     """The published method; its noun phrase follows the published rule."""
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        encoder: Encoder,
-        parser: LanguageParser,
-        vocabulary: EncodedNouns,
-    ) -> None:
-        del vocabulary  # the published method compares with no other nouns
+    supports_first_look = False
+    has_confidence = False
+    needs_all_pixels = True
+
+    def __init__(self, config: PipelineConfig, encoder: Encoder, parser: LanguageParser) -> None:
         self._scoring = config.scoring
         self._encoder = encoder
         self._parser = parser
@@ -110,11 +102,11 @@ def load_image(pixels: NDArray[np.uint8]) -> Tensor:
     else:
         size = (short, int(short * height / width))
     resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-    return normalise(to_tensor(np.asarray(resized)), IMAGENET_MEAN, IMAGENET_STD)[None]
+    return normalise(to_tensor(np.asarray(resized)), _IMAGENET_MEAN, _IMAGENET_STD)[None]
 
 
 def resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize (1, 3, h, w) bilinearly without antialias, whatever the scale."""
+    """Resize (B, C, h, w) bilinearly without antialias, whatever the scale."""
     return F.interpolate(image, size_hw, mode="bilinear", align_corners=False, antialias=False)
 
 
@@ -134,7 +126,7 @@ def crop_boxes(
         (N, 3, S, S) float32.
     """
     original = resize(image, (masks.shape[1], masks.shape[2]))[0]
-    fill = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    fill = torch.tensor(_IMAGENET_MEAN).view(3, 1, 1)
     crops = []
     for mask, box in zip(masks, boxes_xyxy, strict=True):
         soft = torch.from_numpy(mask).float()
@@ -143,6 +135,12 @@ def crop_boxes(
         cut = filled[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
         crops.append(resize(cut[None], (size_px, size_px)))
     return torch.cat(crops)
+
+
+def sample_token_masks(masks: Masks, grid_side: int) -> Tensor:
+    """Sample token weights (N, g, g) of masks (N, h, w) at points; zero for most small masks."""
+    soft = torch.from_numpy(masks).float()[:, None]
+    return resize(soft, (grid_side, grid_side))[:, 0]
 
 
 def compute_extents_xyxy(masks: Masks) -> NDArray[np.float64]:

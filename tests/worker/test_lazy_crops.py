@@ -1,4 +1,4 @@
-"""A closer look at a first look: the best proposals are cropped, the other crops predicted."""
+"""The crops of a first look: the best proposals are cropped, the other crops predicted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from saymask.masks import Masks
 from saymask_worker.config.pipeline import FirstLookConfig
 from saymask_worker.images.types import Floats, PreparedImage, Scores
-from saymask_worker.ranking.closer_look import CloserLook
 from saymask_worker.ranking.crop_budget import predict_crops
+from saymask_worker.ranking.lazy_crops import LazyCrops
 from tests.worker.scenes import prepared_image
 
 RIDGE = 0.5
@@ -36,9 +36,9 @@ class Eye:
         self.crops += lefts
         return np.array([[x, 1] for x in lefts], np.float32)
 
-    def closer_look(self, first: int, count: int) -> CloserLook:
-        config = FirstLookConfig(closer_first=first, closer_count=count)
-        return CloserLook(self.encode_context, self.encode_crops, config, RIDGE)
+    def lazy_crops(self, first: int, count: int) -> LazyCrops:
+        config = FirstLookConfig(initial_crops=first, total_crops=count)
+        return LazyCrops(self.encode_context, self.encode_crops, config, RIDGE)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def look() -> PreparedImage:
 
 
 def score(image: PreparedImage) -> Scores:
-    """The first is the best before a closer look, then the one whose crop lies furthest left."""
+    """The first is the best before the crops, then the one whose crop lies furthest left."""
     total = -image.features.local_context[:, 0]
     return Scores(total, {}, np.argsort(-total, kind="stable"))
 
@@ -69,7 +69,7 @@ def test_the_others_are_predicted_from_what_was_looked_at(look: PreparedImage) -
         return score(image)
 
     eye = Eye()
-    scores = eye.closer_look(3, 3).rank(look, remember)
+    scores = eye.lazy_crops(3, 3).rank(look, remember)
     first, last = seen
     assert first is look
     lefts = find_lefts(look.proposals.masks)
@@ -84,10 +84,10 @@ def test_the_others_are_predicted_from_what_was_looked_at(look: PreparedImage) -
 
 
 def test_what_comes_up_then_is_looked_at_too(look: PreparedImage) -> None:
-    """Orders before a closer look, after the first two crops, and after two more."""
+    """Orders before the crops, after the first two crops, and after two more."""
     orders = iter(([0, 1, 2, 3, 4], [4, 3, 0, 1, 2], [4, 0, 3, 1, 2]))
     eye = Eye()
-    scores = eye.closer_look(2, 4).rank(
+    scores = eye.lazy_crops(2, 4).rank(
         look, lambda image: Scores(score(image).total, {}, np.array(next(orders)))
     )
     lefts = find_lefts(look.proposals.masks)
@@ -99,13 +99,13 @@ def test_a_proposal_is_encoded_once_and_an_answer_depends_on_nothing_else(
     look: PreparedImage,
 ) -> None:
     eye = Eye()
-    closer = eye.closer_look(2, 2)
-    first = closer.rank(look, score)
-    reverse = closer.rank(look, lambda image: Scores(-score(image).total, {}, np.arange(5)[::-1]))
+    lazy = eye.lazy_crops(2, 2)
+    first = lazy.rank(look, score)
+    reverse = lazy.rank(look, lambda image: Scores(-score(image).total, {}, np.arange(5)[::-1]))
     lefts = find_lefts(look.proposals.masks)
     assert eye.crops == [lefts[0], lefts[1], lefts[3], lefts[4]]
     assert reverse.order.tolist() == [4, 3, 2, 1, 0]
-    again = closer.rank(look, score)
+    again = lazy.rank(look, score)
     assert np.array_equal(again.total, first.total)
     assert eye.contexts == 1
     assert len(eye.crops) == 4
@@ -113,7 +113,7 @@ def test_a_proposal_is_encoded_once_and_an_answer_depends_on_nothing_else(
 
 def test_nothing_to_look_at(look: PreparedImage) -> None:
     eye = Eye()
-    assert eye.closer_look(0, 0).rank(look, score).order.tolist() == [0, 1, 2, 3, 4]
+    assert eye.lazy_crops(0, 0).rank(look, score).order.tolist() == [0, 1, 2, 3, 4]
     without = replace(look, pixels=None)
-    assert eye.closer_look(3, 3).rank(without, score).order.tolist() == [0, 1, 2, 3, 4]
+    assert eye.lazy_crops(3, 3).rank(without, score).order.tolist() == [0, 1, 2, 3, 4]
     assert (eye.contexts, eye.crops) == (0, [])

@@ -5,72 +5,46 @@ al., 2023, section 3). A point on a face yields the face and the person, a point
 jacket and the person; nearly every point on the person yields the person. Two cows as one mask, or
 half a room, come from few of their points. So there are two numbers per mask, before any text:
 
-* consensus: the share of the points inside a mask that themselves yield it;
-* level: the mean level at which points do.
+* vote share: the share of the points inside a mask that themselves yield it;
+* granularity: the mean level at which points do.
 
 Where only some points of the grid are prompts (``point_prompts``), the others count by what their
-representatives yield, for the consensus if these lie inside the mask too.
+representatives yield, for the vote share if these lie inside the mask too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from saymask_worker.images.types import UNKNOWN_GRANULARITY
+from saymask_worker.masks.decoder import SelectedMasks
 from saymask_worker.masks.filters import compute_shared_and_union
 from saymask_worker.masks.point_prompts import PointPrompts
-
-_MIDDLE_LEVEL = 1.0
-
-
-@dataclass(frozen=True)
-class Votes:
-    """The masks of point prompts.
-
-    Attributes:
-        masks: (R, h, w) bool, coarse: votes need no more.
-        point: (R,) index of the prompt.
-        level: (R,) 0 to 2, which of its three masks.
-    """
-
-    masks: Tensor
-    point: Tensor
-    level: Tensor
-
-    @staticmethod
-    def join(parts: list[Votes]) -> Votes:
-        """Concatenate votes."""
-        return Votes(
-            torch.cat([part.masks for part in parts]),
-            torch.cat([part.point for part in parts]),
-            torch.cat([part.level for part in parts]),
-        )
 
 
 def count_votes(
     masks: Tensor,
-    votes: Votes,
+    votes: SelectedMasks,
     points: PointPrompts,
     frame_hw: tuple[int, int],
     vote_iou_min: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute consensus and level of masks.
+    """Compute vote share and granularity of masks.
 
     Args:
         masks: (N, h, w) bool, coarse as the votes are.
-        votes: of the prompts.
+        votes: masks of the prompts, each a vote.
         points: the grid and its prompts, in pixels of a frame that the masks fill.
         frame_hw: size of that frame.
         vote_iou_min: a vote counts for a mask when their IoU is higher.
 
     Returns:
-        consensus (N,) float32 in 0..1, smoothed by half a vote: a mask that holds no point with its
-        representative has 0.5;
-        level (N,) float32 in 0..2, the middle where no point yields the mask.
+        vote share (N,) float32 in 0..1, smoothed by half a vote: a mask that holds no point with
+        its representative has 0.5;
+        granularity (N,) float32 in 0..2, the middle where no point yields the mask.
     """
-    flat, voted = masks.flatten(1).float(), votes.masks.flatten(1).float()
+    flat, voted = masks.flatten(1).float(), (votes.coarse > 0).flatten(1).float()
     shared, union = compute_shared_and_union(flat, voted)
     agrees = shared > vote_iou_min * union
     height, width = masks.shape[1:]
@@ -79,13 +53,13 @@ def count_votes(
     inside = masks[:, y, x]
     shape = (len(masks), len(points.prompted))
     yields = torch.zeros(shape, dtype=torch.float32, device=masks.device)
-    yields.index_add_(1, votes.point, agrees.float())
+    yields.index_add_(1, votes.prompt, agrees.float())
     # A prompt outside a mask hardly ever yields it: it does not represent the points inside.
     counts = inside & inside[:, points.prompted][:, points.representative]
     agreeing = ((yields > 0)[:, points.representative] & counts).sum(dim=1)
-    consensus = (agreeing + 0.5) / (counts.sum(dim=1) + 1)
+    vote_share = (agreeing + 0.5) / (counts.sum(dim=1) + 1)
     represented = torch.bincount(points.representative, minlength=len(points.prompted)).float()
-    weights = agrees * represented[votes.point]
+    weights = agrees * represented[votes.prompt]
     voters = weights.sum(dim=1)
-    level = (weights @ votes.level.float()) / voters.clamp(min=1)
-    return consensus, torch.where(voters > 0, level, _MIDDLE_LEVEL)
+    granularity = (weights @ votes.level.float()) / voters.clamp(min=1)
+    return vote_share, torch.where(voters > 0, granularity, UNKNOWN_GRANULARITY)

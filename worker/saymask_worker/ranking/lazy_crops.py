@@ -1,8 +1,8 @@
-"""Looking closer at what a first look ranks high: the views that preparing left out.
+"""Crops of the best proposals of a first look, computed when an expression needs them.
 
-A first look knows only the region's token of each proposal. For the expression at hand the best
-proposals are cropped, and the features of all other crops predicted from these, as in a full
-preparation (``saymask_worker.ranking.crop_budget``). Then others may be among the best, and so on.
+A first look knows only the region token of each proposal. For an expression the best proposals are
+cropped, and the features of all other crops predicted from these, as in a full preparation
+(``saymask_worker.ranking.crop_budget``). This is repeated for those that are then among the best.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ScoreAll = Callable[[PreparedImage], Scores]
 
 @dataclass
 class _Views:
-    """The views of one image's proposals that were computed so far.
+    """The views of one image's proposals computed so far.
 
     Attributes:
         context: (N, D) of all.
@@ -36,7 +36,7 @@ class _Views:
     crops: dict[int, Floats] = field(default_factory=dict)
 
 
-class CloserLook:
+class LazyCrops:
     """Encodes the best proposals of first looks, each once.
 
     Args:
@@ -55,7 +55,7 @@ class CloserLook:
     ) -> None:
         self._encode_context = encode_context
         self._encode_crops = encode_crops
-        self._first, self._count = config.closer_first, config.closer_count
+        self._first, self._count = config.initial_crops, config.total_crops
         self._ridge = ridge
 
     def rank(self, look: PreparedImage, score: ScoreAll) -> Scores:
