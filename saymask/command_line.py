@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
 from saymask.redaction import hide
+from saymask.settings_names import list_unknown_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
@@ -57,6 +58,10 @@ def build_app(help_: str) -> typer.Typer:
 
 def run_command_line(app: Callable[[], object]) -> None:
     """Run a command line; an error is printed as cause and cure, with exit status 2."""
+    if unknown := list_unknown_settings():
+        # Not an error: Kubernetes sets such variables for a service of this name.
+        text = f"{', '.join(unknown)}: no such setting; docs/settings.md lists all."
+        _print_labelled("ignored", text)
     try:
         app()
     except SaymaskError as error:

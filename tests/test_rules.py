@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from saymask.errors import ConfigError
+from saymask.settings_names import NAMES
 from saymask_backend.config import Settings, load_settings
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 
@@ -53,6 +54,36 @@ def variables() -> set[str]:
 def test_docs_list_every_setting_and_no_other() -> None:
     text = (ROOT / "docs" / "settings.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(SAYMASK_\w+)`", text, re.MULTILINE)) == variables()
+
+
+def test_every_setting_is_known_by_name() -> None:
+    elsewhere = {
+        f"SAYMASK_{name}"
+        for name in (
+            "BACKGROUND_WORKERS", "LABEL_STUDIO_PORT", "LABEL_STUDIO_PROGRAM", "QUEUE_PORT",
+            "UP_DIR", "URL",
+        )
+    }  # fmt: skip
+    assert variables() | elsewhere == NAMES
+
+
+@pytest.mark.parametrize(
+    "command", [("saymask", "label-config"), ("saymask-worker", "models", "list", "--json")]
+)
+def test_a_setting_that_nothing_reads_is_named(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "settings.env").write_text("SAYMASK_ENCODR='starter'\nOTHER='1'\n", "utf-8")
+    settings = {"SAYMASK_THREADS": "2", "SAYMASK_K": "3", "SAYMASK_UP_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        capture_output=True, text=True, check=False,
+        env={name: v for name, v in os.environ.items() if not name.startswith("SAYMASK_")}
+        | settings,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == (
+        "ignored: SAYMASK_ENCODR, SAYMASK_THREADS: no such setting; docs/settings.md lists all.\n"
+    )
+    assert "ignored" not in done.stdout
 
 
 def test_the_readme_is_short() -> None:
@@ -146,7 +177,7 @@ def test_bad_settings_fail_at_start(
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("SAYMASK_POINTS_PER_SIDE", "1", "points_per_side"),
+        ("SAYMASK_POINTS_PER_SIDE", "1", "SAYMASK_POINTS_PER_SIDE"),
         ("SAYMASK_PROPOSALS", "given", "given:FOLDER"),
         ("SAYMASK_PROPOSALS", "sam3:masks", "given:FOLDER"),
         ("SAYMASK_PROPOSALS", "fastsam", "mobile-sam, .*given:FOLDER"),

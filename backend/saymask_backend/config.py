@@ -20,6 +20,7 @@ from saymask.errors import ConfigError
 from saymask.logs import LogFormat
 from saymask.private_files import find_settings_file
 from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_now_on
+from saymask.settings_names import to_variable
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
 
@@ -202,14 +203,7 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{_variable_of('_'.join(str(part) for part in item['loc']))}: {item['msg']}"
-            for item in error.errors()
-        ]
+        lines = [f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ConfigError(
             "Some settings are wrong: " + "; ".join(lines), "Correct the environment variables."
         ) from error
-
-
-def _variable_of(field: str) -> str:
-    return "SAYMASK_" + field.upper().removeprefix("SAYMASK_")

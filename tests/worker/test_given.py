@@ -89,6 +89,12 @@ def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
     assert len(GivenProposer(tmp_path, 2).propose(image)) == 0
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat.json").mkdir()
+    with pytest.raises(ConfigError, match="cat.json cannot be read"):
+        GivenProposer(tmp_path, 2)
+
+
 def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no proposals"):
         GivenProposer(tmp_path / "nowhere", 2)

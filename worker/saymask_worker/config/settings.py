@@ -14,6 +14,7 @@ from saymask.errors import ConfigError
 from saymask.logs import LogFormat
 from saymask.private_files import find_settings_file
 from saymask.redaction import SecretAddress, hide_from_now_on
+from saymask.settings_names import to_variable
 from saymask_worker.config.pipeline import (
     Generator,
     MethodName,
@@ -178,10 +179,7 @@ def load_worker_settings(**overrides: Any) -> WorkerSettings:
     try:
         return WorkerSettings(_env_file=find_settings_file(), **overrides)
     except ValidationError as error:
-        lines = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors()
-        )
+        lines = "; ".join(f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors())
         raise ConfigError(
             f"Some settings of the worker are wrong: {lines}.", "Correct SAYMASK_... variables."
         ) from error

@@ -38,7 +38,7 @@ class GivenProposer:
         max_count: of more masks in a file, the first stay.
 
     Raises:
-        ConfigError: the folder is missing or holds no file.
+        ConfigError: the folder is missing or holds no file, or one cannot be read.
     """
 
     name = "given"
@@ -55,7 +55,12 @@ class GivenProposer:
         digest = hashlib.sha256()
         for path in files:
             digest.update(os.fsencode(path.name))
-            digest.update(path.read_bytes())
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise ConfigError(
+                    f"{path} cannot be read: {error}.", "Correct or remove it."
+                ) from error
         self.fingerprint = digest.hexdigest()[:8]
 
     def halve_batch(self) -> bool:
