@@ -7,6 +7,7 @@ then 1; ``problems`` are annotations that cannot be interpreted.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -36,6 +37,7 @@ console = Console()
 stderr = Console(stderr=True)
 
 _MAX_LINES = 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def parse_one_of(names: Collection[str]) -> Callable[[str], str]:
@@ -69,9 +71,16 @@ def run_command_line(app: Callable[[], object]) -> None:
         if error.cure:
             _print_plain(stderr, error.cure)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _FULL:
+            _print_bug()
+            sys.exit(1)
+        # Any file of any command, its temporary ones too.
+        _print_labelled("error", f"{error.filename or 'A file'} cannot be written: {error}.")
+        _print_plain(stderr, "Make room on that disk, or name a folder on another one.")
+        sys.exit(2)
     except Exception:  # noqa: BLE001
-        # A bug: its trace, without the secrets that libraries quote.
-        sys.stderr.write(hide(traceback.format_exc()))
+        _print_bug()
         sys.exit(1)
 
 
@@ -138,6 +147,11 @@ def explain_writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error}.",
             "Name a file in a folder that exists; a picture ends in .png or .jpg.",
         ) from error
+
+
+def _print_bug() -> None:
+    """Print a bug's trace, without the secrets that libraries quote."""
+    sys.stderr.write(hide(traceback.format_exc()))
 
 
 def _print_labelled(label: str, text: str) -> None:

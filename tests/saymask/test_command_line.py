@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_errors_are_cause_and_cure_and_bugs_a_trace_without_secrets(capsys: Capt
     printed = capsys.readouterr()
     assert "RuntimeError: it says" in printed.err
     assert "a-secret-of-a-test" not in printed.err + printed.out
+
+
+def test_a_full_disk_is_an_error_in_words(capsys: Capture) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a/[part]")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command_line(fill)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: a/[part] cannot be written: ")
+    assert printed.err.endswith("Make room on that disk, or name a folder on another one.\n")
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

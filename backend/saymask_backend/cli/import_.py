@@ -11,7 +11,7 @@ import typer
 from saymask.command_line import DryRunOption, JsonOption, finish, show_progress
 from saymask.datasets import RowChoice
 from saymask.errors import InvalidRequest
-from saymask_backend.cli.context import log_in, one_at_a_time
+from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time
 from saymask_backend.config import load_settings
 from saymask_backend.services.import_dataset import (
     COCO_FORMAT,
@@ -33,7 +33,7 @@ def import_(
             help="The dataset's directory, a COCO file, or what saymask-worker batch wrote."
         ),
     ],
-    project: Annotated[int, typer.Option(help="The Label Studio project to import into.")],
+    project: RequiredProject,
     split: Annotated[str | None, typer.Option(help="Only this split of a RefCOCO set.")] = None,
     as_annotations: Annotated[
         bool,

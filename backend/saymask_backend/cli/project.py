@@ -22,7 +22,13 @@ from saymask.command_line import (
 )
 from saymask.errors import InvalidRequest
 from saymask.left_out import LeftOut
-from saymask_backend.cli.context import RequiredProject, check_address, log_in, one_at_a_time
+from saymask_backend.cli.context import (
+    ProjectOption,
+    RequiredProject,
+    check_address,
+    log_in,
+    one_at_a_time,
+)
 from saymask_backend.config import Settings, load_settings
 from saymask_backend.context import build_fetcher
 from saymask_backend.label_studio.client import LabelStudioClient
@@ -57,7 +63,7 @@ BackendOption = Annotated[
 def connect(
     label_studio: UrlOption = None,
     api_key: KeyOption = None,
-    project: Annotated[int | None, typer.Option(help="Connect this project.")] = None,
+    project: ProjectOption = None,
     create: Annotated[
         str | None, typer.Option(help="Connect the project of this title; create it if missing.")
     ] = None,

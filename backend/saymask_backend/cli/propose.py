@@ -69,7 +69,7 @@ def propose(
 
 
 def verify(
-    project: Annotated[int, typer.Option(help="The project whose records are verified.")],
+    project: RequiredProject,
     sample: Annotated[int, typer.Option(min=0, help="Add this many records, drawn at random.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --sample.")] = 0,
     as_json: JsonOption = False,

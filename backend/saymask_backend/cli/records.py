@@ -26,6 +26,7 @@ from saymask_backend.cli.context import (
     OpenRecords,
     OutcomeOption,
     ProjectOption,
+    RequiredProject,
     SinceOption,
     open_records,
     parse_since,
@@ -190,7 +191,7 @@ def retry_events() -> None:
 
 def decisions(
     rows: Annotated[str, typer.Argument(help="The folder that saymask-worker batch wrote.")],
-    project: Annotated[int, typer.Option(help="The project that the rows were imported into.")],
+    project: RequiredProject,
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     as_json: JsonOption = False,
 ) -> None:

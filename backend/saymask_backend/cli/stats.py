@@ -117,7 +117,7 @@ def _to_cells(quality: Quality) -> list[str]:
 
 
 def sync(
-    project: Annotated[int | None, typer.Option(help="Only this project.")] = None,
+    project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the records with Label Studio's annotations and fill every gap.

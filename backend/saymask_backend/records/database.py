@@ -187,6 +187,9 @@ class Database:
                     f"The database refuses this content: {_reason(error)}."
                 ) from error
             raise self.explain("used", error) from error
+        except (OverflowError, UnicodeEncodeError) as error:
+            # Of the drivers, for a number or text that no database could hold.
+            raise InvalidRecord(f"The database refuses this content: {error}.") from error
 
     def scalars(self, query: Select[Scalar]) -> list[Scalar]:
         """Run a query of one column or entity in a separate transaction."""
