@@ -159,7 +159,7 @@ def test_command_line(database: Path) -> None:
         (("records", "show", "999"), "There is no record 999"),
         (("records", "show", "9" * 20), "The database refuses this content"),
         (("records", "list", "--annotator", "\udce9"), "The database refuses this content"),
-        (("records", "list", "--project", "9" * 20), "is not in the range"),
+        (("records", "list", "--project", "9" * 20), "less than or equal to 2147483647"),
         (("records", "list", "--outcome", "nice"), "'nice' is not one of 'accepted'"),
         (("stats", "--since", "yesterday"), "is not a time"),
         (("stats", "--by", "weather"), "'weather' is not one of 'annotator', 'day'"),
