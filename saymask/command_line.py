@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
@@ -38,6 +39,8 @@ stderr = Console(stderr=True)
 
 _MAX_LINES = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# A terminal of 80 columns is the narrowest for which tables are made.
+_WIDE_COLUMNS = 110
 
 
 def parse_one_of(names: Collection[str]) -> Callable[[str], str]:
@@ -93,6 +96,30 @@ def show_progress(title: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     with Progress(*columns, console=stderr, disable=quiet) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def is_wide() -> bool:
+    """Whether the terminal has room for every column of a long table."""
+    return console.width >= _WIDE_COLUMNS
+
+
+def build_table(*texts: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    """Return an empty table without frames, for terminals from 80 columns on.
+
+    Args:
+        texts: headings of columns whose long cells continue on the next line.
+        numbers: headings of the columns after them, which are aligned to the right and never cut.
+        title: above the table, as it is.
+    """
+    table = Table(
+        title=None if title is None else escape(title), title_justify="left", box=None,
+        pad_edge=False, padding=(0, 2 if is_wide() else 1, 0, 0),
+    )  # fmt: skip
+    for heading in texts:
+        table.add_column(heading, overflow="fold", min_width=len(heading))
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
+    return table
 
 
 def print_json(value: object) -> None:

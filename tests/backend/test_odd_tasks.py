@@ -61,7 +61,7 @@ def saymask(
             env={**os.environ, **environment}, timeout=60,
         )  # fmt: skip
         assert done.returncode == status, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return json.loads(done.stdout or "{}")
 
     return run
 
@@ -111,6 +111,30 @@ def test_odd_tasks_of_preannotate(
     assert len(studio.objects["predictions"]) == GOOD
     again = saymask("preannotate", "--project", "1", status=1)
     assert (again["predicted"], again["up_to_date"]) == (0, GOOD)
+
+
+def test_one_expression_for_every_task_without_one(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    plain = [studio.add_task({"image": f"/data/{number}.png"}) for number in range(3)]
+    own = studio.add_task({"image": "/data/a.png", "expression": "the cat"})
+    project = ("preannotate", "--project", "1")
+    assert saymask(*project)["no_expression"] == 3
+    plate = (*project, "--expression", " the licence  plate ")
+    assert saymask(*plate, "--dry-run")["predicted"] == 3
+    first = saymask(*plate)
+    assert (first["predicted"], first["expressions"], first["up_to_date"]) == (3, 3, 1)
+    assert saymask(*plate)["up_to_date"] == 4
+    wheels = saymask(*project, "--expression", "the wheel", "--expression", "the lamp")
+    assert (wheels["predicted"], wheels["expressions"]) == (3, 6)
+    texts = {
+        body["task"]: [e["value"]["text"][0] for e in body["result"] if e["type"] == "textarea"]
+        for body in studio.objects["predictions"].values()
+    }
+    assert set(texts) == {*plain, own}
+    assert all({"the wheel", "the lamp"} <= set(texts[task]) for task in plain)
+    assert saymask(*project, "--expression", "  ", status=2) == {}
 
 
 def test_odd_tasks_of_propose(

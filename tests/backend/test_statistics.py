@@ -120,11 +120,13 @@ def test_spread_of_nothing() -> None:
     assert compute_spread([]).median is None
 
 
-def run(database: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(database: Path, *arguments: str, columns: int = 160) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(Path(sys.executable).parent / "saymask"), *arguments], check=False, text=True,
         capture_output=True,
-        env={**os.environ, "SAYMASK_DATABASE_URL": f"sqlite:///{database}", "COLUMNS": "160"},
+        env={
+            **os.environ, "SAYMASK_DATABASE_URL": f"sqlite:///{database}", "COLUMNS": str(columns),
+        },
     )  # fmt: skip
 
 
@@ -151,6 +153,18 @@ def test_command_line(database: Path) -> None:
     assert [h["outcome"] for h in shown["history"]] == ["edited"]
     assert "history" in run(database, "records", "show", str(edited["id"])).stdout
     assert "0 processed again" in run(database, "records", "retry").stdout
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_tables_are_whole_in_an_ordinary_terminal(database: Path, columns: int) -> None:
+    stats = run(database, "stats", "--by", "annotator", columns=columns).stdout
+    listed = run(database, "records", "list", columns=columns).stdout
+    headings = ("annotator", "samples", "edited", "drawn", "s p90", "decided (UTC)", "rank")
+    assert all(heading in stats + listed for heading in headings)
+    assert all(outcome in listed for outcome in ("drawn_after_rejection", "relabelled"))
+    assert "…" not in stats + listed
+    tables = [*stats.splitlines()[:4], *listed.splitlines()]
+    assert max(map(len, tables)) <= columns
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,16 @@ from typing import Annotated
 import httpx
 import typer
 import uvicorn
-from rich.table import Table
 
-from saymask.command_line import JsonOption, console, finish, print_json, print_line, show_progress
+from saymask.command_line import (
+    JsonOption,
+    build_table,
+    console,
+    finish,
+    print_json,
+    print_line,
+    show_progress,
+)
 from saymask.errors import ConfigError, QueueUnavailable
 from saymask.logs import configure_logging
 from saymask.private_files import DEFAULT_UP_DIR, UP_DIR_VARIABLE
@@ -76,7 +83,8 @@ def status(
     if as_json:
         print_json(answer)
     else:
-        table = Table("worker", "queues", "state", "encoder", "proposals", "device", "MB", "jobs")
+        texts = ("worker", "queues", "state", "encoder", "proposals", "device")
+        table = build_table(*texts, numbers=("MB", "jobs"))
         for worker in workers:
             table.add_row(
                 *(worker[key] for key in _WORKER_COLUMNS),

@@ -128,15 +128,22 @@ def doctor(
 
 def preannotate_project(
     project: RequiredProject,
+    expression: Annotated[
+        list[str] | None,
+        typer.Option(help="For every task whose data holds none; can be repeated."),
+    ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict every task whose data holds an expression (SAYMASK_EXPRESSION_FIELDS).
 
     Tasks with annotations, or with a prediction of this model version, are skipped, so repeating
-    it continues where it stopped.
+    it continues where it stopped. Another --expression replaces the predictions of the last one.
 
-    Example: saymask preannotate --project 3 --dry-run
+    Examples:
+    saymask preannotate --project 3 --dry-run
+
+    saymask preannotate --project 3 --expression "the licence plate"
     """
     with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
@@ -145,9 +152,11 @@ def preannotate_project(
                 services.client,
                 services.segmenter,
                 project,
+                services.stores.requests,
                 services.settings.expression_fields,
                 services.queue.get_model_version(),
                 bar,
+                expressions=expression or (),
                 dry_run=dry_run,
             )
         seconds = time.monotonic() - started

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from saymask.command_line import (
     JsonOption,
     build_app,
+    build_table,
     console,
     explain_writing,
     finish,
+    is_wide,
     print_json,
     print_line,
     show_progress,
@@ -66,24 +67,24 @@ def list_records(
     if as_json:
         print_json([record.to_json() for record in records])
         return
-    table = Table(title=f"{len(records)} of {total} records")
-    for column in ("id", "decided (UTC)", "project/task", "expression", "outcome", "by"):
-        table.add_column(column)
-    for column in ("rank", "IoU", "s"):
-        table.add_column(column, justify="right")
+    texts = ["id", "decided (UTC)", "project/task", "expression"]
+    texts = [*texts, "outcome", "by"] if is_wide() else [*texts[:-1], "expression, outcome, by"]
+    title = f"{len(records)} of {total} records"
+    table = build_table(*texts, numbers=("rank", "IoU", "s"), title=title)
     for record in records:
         table.add_row(*_to_cells(record))
     console.print(table)
 
 
 def _to_cells(record: RecordView) -> list[str]:
+    """The cells of a row; in a narrow terminal outcome and annotator stand below the expression."""
+    decision = [escape(record.expression), record.outcome, escape(record.annotator or "")]
+    date = "%Y-%m-%d %H:%M" if is_wide() else "%Y-%m-%d\n%H:%M"
     return [
         str(record.id),
-        f"{record.decided_at:%Y-%m-%d %H:%M}",
+        f"{record.decided_at:{date}}",
         f"{record.project_id}/{record.task_id}",
-        escape(record.expression),
-        record.outcome,
-        escape(record.annotator or ""),
+        *(decision if is_wide() else [f"{decision[0]}\n{' '.join(decision[1:])}"]),
         "" if record.rank is None else str(record.rank),
         "" if record.iou is None else f"{record.iou:.3f}",
         "" if record.seconds is None else f"{record.seconds:.1f}",

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from saymask.command_line import (
     JsonOption,
+    build_table,
     console,
     print_json,
     print_line,
@@ -32,7 +32,7 @@ from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.report import QualityReport, Reporter
 from saymask_backend.services.sync import Synchroniser, SyncReport
 
-_COLUMNS = ("samples", "@1", "@3", "@k", "IoU first", "edited", "drawn", "s", "s p90", "/h")
+_COLUMNS = ("samples", "@1", "@3", "@k", "IoU", "edited", "drawn", "s", "s p90", "/h")
 
 
 def stats(
@@ -51,18 +51,16 @@ def stats(
     if as_json:
         print_json(report.to_json())
         return
-    console.print(_build_table(report, by))
+    _print_table(report, by)
     _print_details(report)
 
 
-def _build_table(report: QualityReport, by: str | None) -> Table:
-    table = Table(show_header=True, title=f"{report.quality.samples} samples")
-    table.add_column(by or "")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right")
+def _print_table(report: QualityReport, by: str | None) -> None:
+    title = f"{report.quality.samples} samples"
+    table = build_table(by or "", numbers=_COLUMNS, title=title)
     for name, quality in (report.groups or {"all": report.quality}).items():
         table.add_row(escape(name), *_to_cells(quality))
-    return table
+    console.print(table)
 
 
 def _print_details(report: QualityReport) -> None:

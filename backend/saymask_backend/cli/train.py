@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from saymask.command_line import (
     JsonOption,
     build_app,
+    build_table,
     console,
     print_json,
     print_line,
@@ -100,7 +100,8 @@ def list_models(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(entries)
     else:
-        table = Table("model", "served", "refs", "IoU alone", "first suggestion", "against")
+        texts = ("model", "served", "refs", "IoU alone", "first suggestion", "against")
+        table = build_table(*texts)
         for entry in entries:
             table.add_row(*(escape(cell) for cell in _to_cells(entry)))
         console.print(table)

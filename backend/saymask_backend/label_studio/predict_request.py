@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -180,10 +180,15 @@ def read_image(task: TaskBody, config: LabelConfig) -> str:
 
 
 def _read_expressions(data: dict[Any, Any], fields: Sequence[str]) -> tuple[str, ...]:
-    """Texts and lists of texts in the given fields, without blanks and repetitions."""
+    """Texts and lists of texts in the given fields."""
     values = [data.get(field) for field in fields]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    cleaned = (normalise_expression(to_storable(t)).strip() for t in texts if isinstance(t, str))
+    return clean_expressions(text for text in texts if isinstance(text, str))
+
+
+def clean_expressions(texts: Iterable[str]) -> tuple[str, ...]:
+    """Normalise expressions; blanks and repetitions are left out."""
+    cleaned = (normalise_expression(to_storable(text)).strip() for text in texts)
     return tuple(dict.fromkeys(text for text in cleaned if text))
 
 

@@ -211,6 +211,18 @@ class RequestStore:
         query = select(Request.expression).where(*_of_task(project, task_id)).distinct()
         return frozenset(self._database.scalars(query))
 
+    def load_newest_expressions(self, project: ProjectKey, model_version: str) -> dict[int, str]:
+        """Return the expression that was answered last without an annotator, by task."""
+        query = (
+            select(Request.task_id, Request.expression)
+            .where(
+                *_of_project(project), Request.kind == "ahead", Request.status == "answered",
+                Request.model_version == model_version,
+            )
+            .order_by(Request.id)
+        )  # fmt: skip
+        return self._database.read_pairs(query)
+
     def load_proposed_versions(self, project: ProjectKey) -> dict[int, str]:
         """Return the model version of what was proposed last, by task."""
         query = (

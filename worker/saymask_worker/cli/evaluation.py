@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from saymask.command_line import JsonOption, console, finish, print_json, print_line, stderr
+from saymask.command_line import (
+    JsonOption,
+    build_table,
+    console,
+    finish,
+    print_json,
+    print_line,
+    stderr,
+)
 from saymask.datasets import DatasetName
 from saymask.errors import InvalidRequest
 from saymask_worker.config.settings import load_worker_settings
@@ -154,7 +161,7 @@ def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(comparison))
         return
-    table = Table("metric", "difference", "95 % interval")
+    table = build_table("metric", "difference", "95 % interval")
     for name, interval in comparison.differences.items():
         table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
     print_line(f"{comparison.first} minus {comparison.second}")

@@ -13,11 +13,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from saymask.command_line import (
     JsonOption,
     build_app,
+    build_table,
     console,
     finish,
     print_json,
@@ -107,7 +107,7 @@ def list_models(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("name", "here", "MB", "licence", "what", "source")
+    table = build_table("name", "here", "MB", "licence", "what", "source")
     for row in rows:
         here = "yes" if row["present"] else "no"
         size = f"{row['bytes'] / 1e6:.0f}" if isinstance(row["bytes"], int) else ""

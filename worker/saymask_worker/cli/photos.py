@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from saymask.command_line import (
     JsonOption,
+    build_table,
     console,
     explain_writing,
     print_json,
@@ -115,12 +115,12 @@ def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timing
 def _print_explanation(explanation: Explanation) -> None:
     from saymask_worker.pipeline.explanation import list_parse
 
-    parse = Table("read", "as", title=escape(explanation.parsed.text))
+    parse = build_table("read", "as", title=explanation.parsed.text)
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     console.print(parse)
-    columns = (f"{candidate.rank}" for candidate in explanation.candidates)
-    terms = Table("term, in nats", *columns, title="candidates")
+    ranks = [f"{candidate.rank}" for candidate in explanation.candidates]
+    terms = build_table("term, in nats", numbers=ranks, title="candidates")
     for name in explanation.terms[0] if explanation.terms else ():
         terms.add_row(name, *(f"{values[name]:+.2f}" for values in explanation.terms))
     total = (f"{candidate.score:.2f}" for candidate in explanation.candidates)
@@ -132,7 +132,7 @@ def _print_explanation(explanation: Explanation) -> None:
 
 def _print_result(result: SegmentResult) -> None:
     columns = ("rank", "score", "box x y w h", "predicted IoU", "source")
-    table = Table(*columns, title=escape(result.expression))
+    table = build_table(*columns, title=result.expression)
     for candidate in result.candidates:
         box = " ".join(str(side) for side in candidate.box_xywh)
         score, quality = f"{candidate.score:.4f}", f"{candidate.predicted_iou:.3f}"
