@@ -168,7 +168,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
             if not is_training:
                 raise WorkerUnavailable(
                     f"The run {run} is gone from the queue.",
-                    f"Go on with it: saymask train --resume {run}",
+                    f"Continue it: saymask train --resume {run}",
                 )
             progress.update(
                 task, description=status.state, completed=status.epoch,
