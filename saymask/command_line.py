@@ -23,13 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
+from saymask.left_out import OnProgress
 from saymask.redaction import hide
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
-
-OnProgress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 console = Console()
 stderr = Console(stderr=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
 from saymask_backend.label_studio.predictions import to_task_prediction
@@ -16,7 +16,6 @@ from saymask_backend.queue.pending import Call
 from saymask_backend.services.project_tasks import (
     FIELDS,
     TASK_TIMEOUT_S,
-    Progress,
     has_foreign,
     map_concurrently,
     store_prediction,
@@ -52,7 +51,7 @@ def preannotate(
     project_id: int,
     expression_fields: Sequence[str],
     model_version: str,
-    progress: Progress,
+    progress: OnProgress,
     *,
     dry_run: bool = False,
 ) -> PreannotateReport:

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from saymask.contract import TrainingStatus, TrainRequest
 from saymask.errors import InvalidRequest, QueueError, SaymaskError, TrainingUnderway
+from saymask.left_out import OnProgress
 from saymask.model_registry import ModelRegistry
 from saymask_backend.export.plan import ExportPlan, ExportSummary, parse_split, select_outcomes
 from saymask_backend.queue.training import TrainingQueue
 from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.export import Exporter
-from saymask_backend.services.project_tasks import Progress
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class TrainingStarter:
         self,
         project_id: int | None,
         epochs: int | None = None,
-        progress: Progress = lambda _done, _total: None,
+        progress: OnProgress = lambda _done, _total: None,
     ) -> StartedRun:
         """Export the records of a project, or of all, and enqueue a run on them.
 
@@ -138,7 +138,7 @@ class TrainingStarter:
                 "Wait for it; the status page shows how far it is.",
             )
 
-    def _export(self, project_id: int | None, out: Path, progress: Progress) -> ExportSummary:
+    def _export(self, project_id: int | None, out: Path, progress: OnProgress) -> ExportSummary:
         record_filter = RecordFilter(project_id=project_id, outcomes=select_outcomes("refcoco", ()))
         plan = ExportPlan(
             format="refcoco",
