@@ -22,7 +22,6 @@ from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
 
-DATA_FOLDER = "data"
 _REQUEST_FILE = "request.json"
 
 
@@ -64,7 +63,7 @@ class TrainingStarter:
         folder = self._registry.folder / run
         request = TrainRequest(project_id=project_id or 0, run=run, epochs=epochs)
         try:
-            summary = self._export(project_id, folder / DATA_FOLDER, progress)
+            summary = self._export(project_id, self._registry.data_folder(run), progress)
             (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
             self._queue.enqueue(request)
         except BaseException:
