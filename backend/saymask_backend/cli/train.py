@@ -62,9 +62,7 @@ def train(
         settings = opened.settings
         queue = JobQueue(settings.redis_url, settings.deadline_s)
         with closing(queue):
-            exporter = Exporter(
-                opened.stores, build_fetcher(settings), settings.data_dir / "photos"
-            )
+            exporter = Exporter(opened.stores, build_fetcher(settings), settings.image_dir)
             starter = TrainingStarter(
                 settings.effective_models_dir, exporter, opened.recorder, queue.training
             )
