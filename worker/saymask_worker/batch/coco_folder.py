@@ -1,7 +1,7 @@
 """Proposing expressions for a folder of images: a dataset that people can check.
 
 The dataset is a COCO instances file whose annotations carry ``expressions``, as exports have them,
-each with the provenance ``proposed``; ``proposals.jsonl`` beside it is what an interrupted run
+each with the provenance ``proposed``; ``proposals.jsonl`` next to it is what an interrupted run
 continues from.
 """
 
