@@ -25,14 +25,12 @@ from rich.table import Table
 
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
+from saymask.left_out import OnProgress
 from saymask.redaction import hide
 from saymask.settings_names import list_unknown_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
-
-OnProgress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 console = Console()
 stderr = Console(stderr=True)

@@ -204,7 +204,7 @@ class DeviceMemoryExhausted(SaymaskError):
 
 
 class PreparedNotKept(SaymaskError):
-    """A prepared image could not be written; whoever asks for it next prepares it again."""
+    """A prepared image could not be written; the next request for it prepares it again."""
 
 
 class DatasetError(SaymaskError):

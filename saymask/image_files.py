@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def is_image_name(name: str) -> bool:
     """Return whether a path below a folder is that of an image.
 
-    Hidden files and those in hidden folders are none: beside ``a.jpg``, macOS keeps ``._a.jpg``.
+    Hidden files and those in hidden folders are not listed: macOS keeps ``._a.jpg`` for ``a.jpg``.
     """
     is_hidden = any(part.startswith(".") for part in name.split("/"))
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden

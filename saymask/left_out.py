@@ -1,4 +1,4 @@
-"""One odd item stops nothing: it is left out, with its name and the reason; the rest is done."""
+"""Work on many items: an odd one is left out, with its name and the reason; the rest is done."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from saymask.errors import SaymaskError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+OnProgress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
 
 
 class LeftOut:

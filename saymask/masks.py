@@ -167,8 +167,8 @@ def _unpack_counts(text: str) -> NDArray[np.int64]:
     lengths = ends - starts + 1
     if lengths.max() > 12:
         raise InvalidMask("An RLE count is too large.", "The file is damaged.")
-    place = np.arange(codes.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    group = np.arange(codes.size) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 0x1F) << (5 * group), starts)
     negative = codes[ends] & 0x10 != 0
     values = np.where(negative, values - (np.int64(1) << (5 * lengths)), values)
     # values[i] is counts[i] - counts[i - 2] from the fourth on: undo it on both interleaved chains.
@@ -277,8 +277,8 @@ def _split_long_runs(
 def _spread_bits(codes: NDArray[np.int64], code_bits: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Concatenate the lowest ``code_bits`` bits of each code, most significant first."""
     ends = np.cumsum(code_bits)
-    place = np.repeat(ends, code_bits) - 1 - np.arange(int(ends[-1]))
-    return ((np.repeat(codes, code_bits) >> place) & 1).astype(np.uint8)
+    shift = np.repeat(ends, code_bits) - 1 - np.arange(int(ends[-1]))
+    return ((np.repeat(codes, code_bits) >> shift) & 1).astype(np.uint8)
 
 
 def decode_brush_alpha(brush_rle: list[int], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

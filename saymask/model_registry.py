@@ -1,6 +1,6 @@
 """Models trained from records: a folder per training run, and which of them is served.
 
-Backend and workers share the folder. A model is ready when its description stands beside it, and
+Backend and workers share the folder. A model is ready when its folder has a description, and
 served when ``serving.json`` names it; that file is replaced whole, so a reader never sees half of
 it.
 """
@@ -22,14 +22,15 @@ from saymask.private_files import make_folder_inside, make_private_folder, repla
 
 SERVING_FILE = "serving.json"
 VERDICT_FILE = "verdict.json"
-MODEL_FOLDER = "model"
+_MODEL_FOLDER = "model"
+_DATA_FOLDER = "data"
 _DESCRIPTION = "model.json"
 MIN_COMPARED_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison of a model with the one served before it came to.
+    """The result of comparing a model with the one served before it.
 
     Attributes:
         against: name of the model it was compared with; empty for proposals alone.
@@ -199,15 +200,20 @@ class ModelRegistry:
     def _list_names(self) -> list[str]:
         """Names of the runs that left a description of their model, oldest first."""
         return sorted(
-            path.parent.parent.name for path in self.folder.glob(f"*/{MODEL_FOLDER}/{_DESCRIPTION}")
+            path.parent.parent.name
+            for path in self.folder.glob(f"*/{_MODEL_FOLDER}/{_DESCRIPTION}")
         )
 
     def model_folder(self, name: str) -> Path:
         """Return where a run's model is."""
-        return self.folder / name / MODEL_FOLDER
+        return self.folder / name / _MODEL_FOLDER
+
+    def data_folder(self, name: str) -> Path:
+        """Return where the records that a run learns from are exported."""
+        return self.folder / name / _DATA_FOLDER
 
     def write_verdict(self, name: str, verdict: Verdict) -> None:
-        """Keep what a comparison came to."""
+        """Keep the result of a comparison."""
         _write(self.folder / name / VERDICT_FILE, asdict(verdict))
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and folders and files that only their owner reads.
 
 Photos, expressions and answers are nobody else's on a machine with several users. A folder that
-exists keeps its mode: whoever shares one creates it first, for a group.
+exists keeps its mode: to share one with a group, create it first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def make_private_folder(path: Path) -> None:
 def make_folder_inside(root: Path, name: str, *, exist_ok: bool = True) -> Path:
     """Create a folder with the mode of the root it lies in; returns its path.
 
-    So whoever may write in the root, a group for example, may do so there. A missing root is
+    So those who may write in the root, a group for example, may write there. A missing root is
     created for its owner alone.
 
     Raises:

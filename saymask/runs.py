@@ -160,7 +160,7 @@ def unite(masks: Sequence[RunMask]) -> RunMask:
 
 
 def find_agreed(masks: Sequence[RunMask], least: int) -> RunMask:
-    """Return the pixels that lie inside at least so many of the masks.
+    """Return the pixels that lie inside at least ``least`` of the masks.
 
     Raises:
         InvalidMask: the sizes differ.
@@ -177,7 +177,7 @@ def find_agreed(masks: Sequence[RunMask], least: int) -> RunMask:
 
 
 def _subtract(mask: RunMask, shift: int) -> tuple[Positions, Positions]:
-    """The runs of a mask without itself, moved by so many pixels."""
+    """The runs of a mask without itself, moved by ``shift`` pixels."""
     starts, ends = mask.starts, mask.ends
     positions = np.concatenate((starts, ends, starts + shift, ends + shift))
     edges, levels = _sweep(positions, np.repeat([1, -1, -2, 2], starts.size))

@@ -148,6 +148,11 @@ class Settings(BaseSettings):
         return self.models_dir or self.data_dir / "models"
 
     @property
+    def image_dir(self) -> Path:
+        """Folder of the fetched photos."""
+        return self.data_dir / "photos"
+
+    @property
     def has_label_studio(self) -> bool:
         """Whether address and key of a Label Studio are known."""
         return bool(self.label_studio_url and self.label_studio_api_key.get_secret_value())

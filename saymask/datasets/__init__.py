@@ -57,7 +57,7 @@ def load_dataset(
         name: one of ``DATASETS``.
         root: folder of the dataset.
         split: None reads all splits (for PhraseCut, whose splits are files: ``train``).
-        split_by: RefCOCO's word for who made the splits (``unc``, ``umd``, ``google``); by
+        split_by: the author of RefCOCO's splits (``unc``, ``umd``, ``google``); by
             default the first of the dataset's own that exists.
         limit: only this many images, the first by name.
 

@@ -83,9 +83,7 @@ def index_by_id(items: Sequence[Any], field: str, what: str, path: Path) -> dict
     for item in items:
         key = to_key(item[field])
         if entries.setdefault(key, item) != item:
-            raise DatasetError(
-                f"Two {what} in {path} have the id {key}.", "Give each an id of its own."
-            )
+            raise DatasetError(f"Two {what} in {path} have the id {key}.", "Give each its own id.")
     return entries
 
 

@@ -84,7 +84,7 @@ class RowChoice:
     """Which rows of a batch.
 
     Attributes:
-        sample: at most so many, chosen at random; None for all.
+        sample: at most this many, chosen at random; None for all.
         doubtful: only rows of less confidence than this; None for all.
         seed: of the sample; the same gives the same rows of the same batch.
     """

@@ -95,13 +95,13 @@ class BatchRows:
         """
         chosen: list[tuple[int, int, dict[str, Any]]] = []
         size = 0
-        for place, row in enumerate(self.iterate(choice.doubtful)):
+        for index, row in enumerate(self.iterate(choice.doubtful)):
             if not row["candidates"]:
                 continue
             row["candidates"] = row["candidates"][:1]
             size += _weigh(row)
             # The row that leaves first is the one that was drawn last.
-            heapq.heappush(chosen, (-_draw(row, choice.seed), place, row))
+            heapq.heappush(chosen, (-_draw(row, choice.seed), index, row))
             if choice.sample is not None and len(chosen) > choice.sample:
                 size -= _weigh(heapq.heappop(chosen)[-1])
             if size > _CHOSEN_MAX_BYTES:

@@ -1,4 +1,4 @@
-"""PhraseCut: ``refer_<split>.json`` beside ``image_data_split.json``."""
+"""PhraseCut: ``refer_<split>.json`` next to ``image_data_split.json``."""
 
 from __future__ import annotations
 

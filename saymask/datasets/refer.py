@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the layout of the REFER toolkit.
 
-``refs(<split_by>).p`` or ``grefs(<split_by>).json`` beside ``instances.json``; also what
+``refs(<split_by>).p`` or ``grefs(<split_by>).json`` next to ``instances.json``; also what
 ``saymask export`` writes in that layout.
 """
 

@@ -125,8 +125,8 @@ def test_train_as_people_run_it(
     assert json.loads(saymask("train", "--no-wait", "--json").stdout) == {"run": "run-0001"}
     again = saymask("train", "--project", str(factories.KEY.id))
     assert again.returncode == 2
-    assert "run-0001 is waiting" in again.stdout
-    assert "wait" in again.stdout.lower()
+    assert "run-0001 is waiting" in again.stderr
+    assert "wait" in again.stderr.lower()
     work_off(settings)
     status = read_status(valkey)
     assert status is not None
@@ -184,7 +184,7 @@ def test_a_run_that_waits_is_taken_back(
     status = read_status(valkey)
     assert status is not None
     assert (status.state, status.text) == ("failed", "It was stopped before it began.")
-    assert "No run is at work" in saymask("train", "--stop").stderr
+    assert "No run is underway" in saymask("train", "--stop").stderr
 
 
 def test_two_starts_at_once_make_one_run(

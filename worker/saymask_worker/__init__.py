@@ -8,7 +8,7 @@ import os
 
 # PyTorch's threads wait for each other hundreds of times a photo. By default they spin meanwhile,
 # and where another process wants the same processor, that takes several times as long as the work:
-# an interactive and a background worker on two cores, or a browser beside one. OpenMP reads this
+# an interactive and a background worker on two cores, or a worker and a browser. OpenMP reads this
 # once, when PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

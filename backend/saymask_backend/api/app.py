@@ -80,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         reporter=Reporter(stores),
         training=TrainingStarter(
             settings.effective_models_dir,
-            Exporter(stores, fetcher, settings.data_dir / "photos"),
+            Exporter(stores, fetcher, settings.image_dir),
             recorder,
             queue.training,
         ),

@@ -81,7 +81,7 @@ class MetricsMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
-            # Work in the background goes on after the answer.
+            # Work in the background continues after the answer.
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 path = getattr(scope.get("route"), "path", "other")
                 self._metrics.observe_request(path, status, time.perf_counter() - started)

@@ -15,7 +15,7 @@ from saymask_backend.label_studio.predictions import (
     to_task_prediction,
 )
 from saymask_backend.services.predict import Answer, Failure
-from saymask_backend.services.segment import Suggestions
+from saymask_backend.services.segment import Suggestions, TaskSuggestions
 
 
 def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
@@ -32,7 +32,9 @@ def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
     return [empty if answer is None else _to_result(answer, config) for answer in answers]
 
 
-def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
+def _to_result(
+    answer: Suggestions | Failure | TaskSuggestions, config: LabelConfig
+) -> dict[str, Any]:
     if isinstance(answer, Suggestions):
         return to_prediction(answer.result, config, answer.request_id, answer.clicks)
     if isinstance(answer, Failure):
@@ -41,8 +43,6 @@ def _to_result(answer: Answer, config: LabelConfig) -> dict[str, Any]:
         if prediction is None:
             raise answer.error
         return prediction
-    if answer is None:
-        return EMPTY_PREDICTION
     pairs = [
         (suggestions.request_id, suggestions.result) for suggestions in answer.answers.values()
     ]

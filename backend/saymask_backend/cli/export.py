@@ -149,7 +149,7 @@ def _run(
     quiet: bool,
 ) -> ExportSummary:
     fetcher = build_fetcher(opened.settings)
-    exporter = Exporter(opened.stores, fetcher, opened.settings.data_dir / "photos")
+    exporter = Exporter(opened.stores, fetcher, opened.settings.image_dir)
     with show_progress("reading photos", quiet=quiet) as bar:
         left_out = exporter.hash_unread_images(record_filter, bar, skip_missing=plan.skip_missing)
     with show_progress("counting" if dry_run else f"writing {plan.out.name}", quiet=quiet) as bar:

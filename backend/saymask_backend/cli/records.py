@@ -209,7 +209,7 @@ def decisions(
     record_filter = RecordFilter(project_id=project)
     with open_records() as opened:
         records = opened.stores.records
-        image_dir = opened.settings.data_dir / "photos"
+        image_dir = opened.settings.image_dir
         exporter = Exporter(opened.stores, build_fetcher(opened.settings), image_dir)
         with show_progress("reading photos", quiet=as_json) as bar:
             exporter.hash_unread_images(record_filter, bar, skip_missing=True)

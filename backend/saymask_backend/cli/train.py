@@ -62,9 +62,7 @@ def train(
         settings = opened.settings
         queue = JobQueue(settings.redis_url, settings.deadline_s)
         with closing(queue):
-            exporter = Exporter(
-                opened.stores, build_fetcher(settings), settings.data_dir / "photos"
-            )
+            exporter = Exporter(opened.stores, build_fetcher(settings), settings.image_dir)
             starter = TrainingStarter(
                 settings.effective_models_dir, exporter, opened.recorder, queue.training
             )
@@ -169,7 +167,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
             if not is_training:
                 raise WorkerUnavailable(
                     f"The run {run} is gone from the queue.",
-                    f"Go on with it: saymask train --resume {run}",
+                    f"Continue it: saymask train --resume {run}",
                 )
             progress.update(
                 task, description=status.state, completed=status.epoch,

@@ -120,7 +120,7 @@ class HuggingFaceWriter:
         info: description and split, for the card.
         with_images: images go into the rows.
         shard_rows: rows per file.
-        verification: what second persons say about the records, for the card.
+        verification: the verdicts of second annotators, for the card.
     """
 
     image_folder: str | None = None

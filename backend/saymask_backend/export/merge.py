@@ -16,7 +16,7 @@ from saymask_backend.records.types import RecordView, to_key
 
 MergeRule = Literal["latest", "majority", "all"]
 
-# Masks of one image that overlap at least so much are one object.
+# Masks of one image that overlap at least this much are one object.
 SAME_REFERENT_IOU = 0.9
 NO_REFERENT = "no_referent"
 DEFAULT_CATEGORY = "object"

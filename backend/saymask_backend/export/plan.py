@@ -37,10 +37,10 @@ class SplitRule:
     def choose(self, sha256: str) -> Split:
         """Return the split of an image, from its content hash."""
         digest = hashlib.sha256(f"{self.seed}:{sha256}".encode()).hexdigest()
-        place = int(digest[:13], 16) / 16**13
+        position = int(digest[:13], 16) / 16**13
         for split, share in zip(SPLITS, self.shares, strict=True):
-            place -= share
-            if place < 0:
+            position -= share
+            if position < 0:
                 return split
         # Rounding at the very end of the last share.
         return next(
@@ -82,7 +82,7 @@ class ExportPlan:
         licence: of all images, where known.
         skip_missing: leave out images that cannot be read, instead of stopping.
         replace: an earlier export at ``out``, whose categories keep their ids.
-        verification: what second persons say about the records, where any did.
+        verification: the verdicts of second annotators, if there are any.
     """
 
     format: Format

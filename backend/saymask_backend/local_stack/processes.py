@@ -15,6 +15,7 @@ from saymask.errors import SaymaskError
 from saymask.private_files import make_private_folder
 
 _STOP_TIMEOUT_S = 10.0
+_TAIL_LINES = 15
 
 
 class StackError(SaymaskError):
@@ -142,7 +143,7 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         try:
-            # A session of its own: Ctrl-C reaches us alone, and we stop the parts in order.
+            # A new session: Ctrl-C reaches us alone, and we stop the parts in order.
             return subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
@@ -165,8 +166,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         return
 
 
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
 
 
 def require_free_port(port: int, variable: str) -> None:

@@ -214,7 +214,7 @@ def _connect(options: UpOptions, login: Login) -> int:
 
 
 def sample_images() -> list[Path]:
-    """Return the sample images; ``SOURCES.md`` beside them names their authors."""
+    """Return the sample images; ``SOURCES.md`` in their folder names their authors."""
     directory = Path(str(resources.files("saymask") / "samples"))
     return sorted(directory.glob("*.jpg"))
 

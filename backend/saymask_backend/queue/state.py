@@ -120,7 +120,7 @@ def _read(kind: type[Status], value: bytes | str) -> Status | None:
     try:
         return kind.model_validate_json(value)
     except ValidationError as error:
-        log.warning("ignoring a worker of another version: %s", error)
+        log.warning("ignoring a status of another version: %s", error)
         return None
 
 

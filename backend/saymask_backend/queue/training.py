@@ -73,7 +73,7 @@ class TrainingQueue(QueueState):
         with redis_errors():
             job = self._fetch(TRAINING_JOB_ID)
             if job is None or job.get_status(refresh=False) not in _OPEN:
-                raise InvalidRequest("No run is at work.", "See: saymask models list")
+                raise InvalidRequest("No run is underway.", "See: saymask models list")
             is_held = any(worker.name == job.worker_name for worker in self._read_workers())
             if job.get_status(refresh=False) == JobStatus.STARTED and is_held:
                 send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)

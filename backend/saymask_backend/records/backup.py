@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, sele
 from sqlalchemy.exc import SQLAlchemyError
 
 from saymask.errors import DatasetError, InvalidRequest
+from saymask.left_out import OnProgress
 from saymask.private_files import create_private_file, replace_atomically
 from saymask_backend.records.database import Database, StoreError, list_revisions
 from saymask_backend.records.tables import Base
@@ -44,11 +45,8 @@ _DAMAGES = (
     AttributeError, RecursionError, NotImplementedError, RuntimeError,
 )  # fmt: skip
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished rows and of all."""
 
-
-def write_backup(database: Database, path: Path, progress: Progress) -> dict[str, int]:
+def write_backup(database: Database, path: Path, progress: OnProgress) -> dict[str, int]:
     """Write all rows to a file; returns their number per table.
 
     Raises:
@@ -79,7 +77,7 @@ def write_backup(database: Database, path: Path, progress: Progress) -> dict[str
 
 
 def restore_backup(
-    database: Database, path: Path, progress: Progress, row_max_bytes: int = ROW_MAX_BYTES
+    database: Database, path: Path, progress: OnProgress, row_max_bytes: int = ROW_MAX_BYTES
 ) -> dict[str, int]:
     """Fill an empty database from a file and bring its schema up to date; all rows or none.
 
@@ -160,7 +158,7 @@ def _clear_empty(database: Database) -> None:
 
 
 def _write_tables(
-    connection: Connection, archive: zipfile.ZipFile, progress: Progress
+    connection: Connection, archive: zipfile.ZipFile, progress: OnProgress
 ) -> dict[str, int]:
     tables = _reflect(connection)
     counts = {
@@ -186,7 +184,7 @@ def _read_tables(
     archive: zipfile.ZipFile,
     row_max_bytes: int,
     counts: dict[str, int],
-    progress: Progress,
+    progress: OnProgress,
 ) -> None:
     done, total = 0, sum(counts.values())
     for table in _reflect(connection):

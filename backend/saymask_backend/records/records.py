@@ -160,8 +160,6 @@ def _current(record_filter: RecordFilter) -> Select[RecordRow]:
         query = query.where(RecordRow.project_id == record_filter.project_id)
     if record_filter.since is not None:
         query = query.where(RecordRow.decided_at >= record_filter.since)
-    if record_filter.until is not None:
-        query = query.where(RecordRow.decided_at < record_filter.until)
     if record_filter.outcomes:
         query = query.where(RecordRow.outcome.in_(record_filter.outcomes))
     if record_filter.annotator is not None:

@@ -16,6 +16,7 @@ from saymask_backend.records.tables import CandidateRow, Request, read_row
 from saymask_backend.records.types import Offer, OfferedCandidate, ProjectKey
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
+_RECENT = 20
 _WITH_CANDIDATES = selectinload(Request.candidates)
 
 
@@ -269,9 +270,9 @@ class RequestStore:
         )
         return self._database.read_pairs(query)
 
-    def list_recent(self, limit: int = 20) -> list[RequestView]:
+    def list_recent(self) -> list[RequestView]:
         """Return the newest requests, newest first."""
-        query = select(Request).order_by(Request.id.desc()).limit(limit).options(_WITH_CANDIDATES)
+        query = select(Request).order_by(Request.id.desc()).limit(_RECENT).options(_WITH_CANDIDATES)
         return [read_row(RequestView, row) for row in self._database.scalars(query)]
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:

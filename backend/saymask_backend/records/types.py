@@ -152,14 +152,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class RecordFilter:
-    """Which records; None does not restrict. ``since`` and ``until`` bound the decision's time.
+    """Which records; None does not restrict. ``since`` bounds the decision's time.
 
     ``is_verified`` keeps those whose verdicts of second annotators are all ``confirmed``.
     """
 
     project_id: int | None = None
     since: datetime | None = None
-    until: datetime | None = None
     outcomes: tuple[str, ...] = ()
     annotator: str | None = None
     min_iou: float | None = None

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from saymask.errors import SaymaskError
 from saymask.image_files import strip_secrets
+from saymask.left_out import OnProgress
 from saymask_backend.export.plan import ExportPlan, ExportSummary
 from saymask_backend.export.run import count_export, run_export
 from saymask_backend.label_studio.images import ImageFetcher
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import RecordFilter, RecordView
-from saymask_backend.services.project_tasks import Progress
 
 
 class Exporter:
@@ -25,7 +25,7 @@ class Exporter:
         self._image_dir = image_dir
 
     def hash_unread_images(
-        self, record_filter: RecordFilter, progress: Progress, *, skip_missing: bool
+        self, record_filter: RecordFilter, progress: OnProgress, *, skip_missing: bool
     ) -> list[str]:
         """Hash images that no worker ever read: split and name depend on the content.
 
@@ -51,7 +51,7 @@ class Exporter:
         return left_out
 
     def count(
-        self, plan: ExportPlan, record_filter: RecordFilter, progress: Progress
+        self, plan: ExportPlan, record_filter: RecordFilter, progress: OnProgress
     ) -> ExportSummary:
         """Count what an export would hold."""
         report = self._count_records(record_filter, progress)
@@ -61,7 +61,7 @@ class Exporter:
         self,
         plan: ExportPlan,
         record_filter: RecordFilter,
-        progress: Progress,
+        progress: OnProgress,
         left_out: list[str],
     ) -> ExportSummary:
         """Write an export.
@@ -82,7 +82,7 @@ class Exporter:
         return self._stores.records.iterate_by_image(record_filter, known_only=plan.skip_missing)
 
     def _count_records(
-        self, record_filter: RecordFilter, progress: Progress
+        self, record_filter: RecordFilter, progress: OnProgress
     ) -> Callable[[int], None]:
         """A callback for the number of records that were just finished."""
         total, done = self._stores.records.count_records(record_filter), 0

@@ -19,12 +19,11 @@ from saymask.datasets import (
 from saymask.datasets.images import require_inside
 from saymask.errors import ConfigError, DatasetError
 from saymask.image_files import find_suffix
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.annotations import PROPOSED_FIELD
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.predictions import build_region, build_typed, build_verdict
-from saymask_backend.services.project_tasks import Progress
 
 COCO_FORMAT: Final = "coco"
 PARQUET_FORMAT: Final = "parquet"
@@ -111,7 +110,7 @@ def import_dataset(
     client: LabelStudioClient,
     project_id: int,
     dataset: Dataset,
-    progress: Progress,
+    progress: OnProgress,
     *,
     as_annotations: bool = False,
     dry_run: bool = False,

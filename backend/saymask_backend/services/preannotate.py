@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from saymask.errors import InvalidRequest
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.predict_request import (
     PredictTask,
@@ -22,7 +22,6 @@ from saymask_backend.records.requests import RequestStore
 from saymask_backend.services.project_tasks import (
     FIELDS,
     TASK_TIMEOUT_S,
-    Progress,
     has_foreign,
     map_concurrently,
     store_prediction,
@@ -59,7 +58,7 @@ def preannotate(
     requests: RequestStore,
     expression_fields: Sequence[str],
     model_version: str,
-    progress: Progress,
+    progress: OnProgress,
     *,
     expressions: Sequence[str] = (),
     dry_run: bool = False,

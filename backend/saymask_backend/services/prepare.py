@@ -15,12 +15,12 @@ from saymask.errors import (
     SaymaskError,
     WorkerUnavailable,
 )
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, parse_task
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.jobs import raise_failure
-from saymask_backend.services.project_tasks import Progress, map_concurrently
+from saymask_backend.services.project_tasks import map_concurrently
 from saymask_backend.services.upload_image import ImageUploader
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def prepare_project(
     queue: JobQueue,
     images: ImageUploader,
     project_id: int,
-    progress: Progress,
+    progress: OnProgress,
 ) -> PrepareReport:
     """Prepare every image of a project, behind all interactive requests.
 
@@ -114,7 +114,7 @@ def prepare_images(
     images: ImageUploader,
     tasks: Sequence[PredictTask],
     failed: LeftOut,
-    progress: Progress,
+    progress: OnProgress,
 ) -> int:
     """Prepare the images of tasks, a few at a time; returns the number of prepared ones."""
     prepared = 0

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.predict_request import PredictTask
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished items and of all."""
 
 TASK_TIMEOUT_S = 600.0
 """How long a command waits for the answer about one task."""
@@ -29,7 +26,7 @@ def map_concurrently(
     ask: Callable[[PredictTask], Outcome],
     finish: Callable[[PredictTask, Outcome], None],
     failed: LeftOut,
-    progress: Progress,
+    progress: OnProgress,
 ) -> None:
     """Ask the workers about several tasks at a time; finish the outcomes in order, one by one.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.notices import PROPOSED_NOTICE
@@ -25,7 +25,6 @@ from saymask_backend.records.types import ProjectKey
 from saymask_backend.services.project_tasks import (
     FIELDS,
     TASK_TIMEOUT_S,
-    Progress,
     has_foreign,
     map_concurrently,
     store_prediction,
@@ -102,7 +101,7 @@ def propose(
     project_id: int,
     expression_fields: Sequence[str],
     options: ProposeOptions,
-    progress: Progress,
+    progress: OnProgress,
     *,
     dry_run: bool = False,
 ) -> ProposeReport:

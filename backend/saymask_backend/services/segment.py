@@ -214,7 +214,7 @@ class Segmenter:
         def ask() -> SegmentResult:
             return self._queue.segment(
                 build(self._images.upload(question.task)),
-                requester=_name_source(question),
+                requester=_name_requester(question),
                 call=question.call,
                 deadline_s=question.deadline_s,
                 background=question.background,
@@ -232,7 +232,7 @@ def shorten_reference(image: str) -> str:
     return image if len(image) < _MAX_STORED_REFERENCE_CHARS else image[:200] + " ..."
 
 
-def _name_source(question: Question) -> str | None:
+def _name_requester(question: Question) -> str | None:
     """Name the editor's entry, whose newer request replaces an older one.
 
     Two annotators of one task do not replace each other, nor do several expressions in one task's

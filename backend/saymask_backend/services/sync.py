@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from saymask.errors import InvalidLabelConfig, SaymaskError
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.api_schema import ProjectBody
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.events import find_id, read_saved_at, to_read_event
@@ -21,7 +21,6 @@ from saymask_backend.label_studio.rest import NotFound, Page, read_each
 from saymask_backend.label_studio.schema import TaskBody, hash_content
 from saymask_backend.records.events import SyncRunState
 from saymask_backend.records.stores import Stores
-from saymask_backend.services.project_tasks import Progress
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
@@ -85,8 +84,10 @@ class Synchroniser:
         self._recorder = recorder
         self._page_size = page_size
 
-    def sync(self, project_id: int, progress: Progress = lambda _done, _total: None) -> SyncReport:
-        """Compare one project; ``progress`` is called with tasks read and tasks in all.
+    def sync(
+        self, project_id: int, progress: OnProgress = lambda _done, _total: None
+    ) -> SyncReport:
+        """Compare one project; ``progress`` is called with tasks read and their number.
 
         Raises:
             LabelStudioError: unreachable, refused or no such project. What was filled stays, and

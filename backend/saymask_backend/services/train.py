@@ -12,17 +12,16 @@ from pydantic import ValidationError
 
 from saymask.contract import TrainingStatus, TrainRequest
 from saymask.errors import InvalidRequest, QueueError, SaymaskError, TrainingUnderway
+from saymask.left_out import OnProgress
 from saymask.model_registry import ModelRegistry
 from saymask_backend.export.plan import ExportPlan, ExportSummary, parse_split, select_outcomes
 from saymask_backend.queue.training import TrainingQueue
 from saymask_backend.records.types import RecordFilter
 from saymask_backend.services.export import Exporter
-from saymask_backend.services.project_tasks import Progress
 from saymask_backend.services.record import Recorder
 
 log = logging.getLogger(__name__)
 
-DATA_FOLDER = "data"
 _REQUEST_FILE = "request.json"
 
 
@@ -49,7 +48,7 @@ class TrainingStarter:
         self,
         project_id: int | None,
         epochs: int | None = None,
-        progress: Progress = lambda _done, _total: None,
+        progress: OnProgress = lambda _done, _total: None,
     ) -> StartedRun:
         """Export the records of a project, or of all, and enqueue a run on them.
 
@@ -64,7 +63,7 @@ class TrainingStarter:
         folder = self._registry.folder / run
         request = TrainRequest(project_id=project_id or 0, run=run, epochs=epochs)
         try:
-            summary = self._export(project_id, folder / DATA_FOLDER, progress)
+            summary = self._export(project_id, self._registry.data_folder(run), progress)
             (folder / _REQUEST_FILE).write_text(request.model_dump_json(), "utf-8")
             self._queue.enqueue(request)
         except BaseException:
@@ -138,7 +137,7 @@ class TrainingStarter:
                 "Wait for it; the status page shows how far it is.",
             )
 
-    def _export(self, project_id: int | None, out: Path, progress: Progress) -> ExportSummary:
+    def _export(self, project_id: int | None, out: Path, progress: OnProgress) -> ExportSummary:
         record_filter = RecordFilter(project_id=project_id, outcomes=select_outcomes("refcoco", ()))
         plan = ExportPlan(
             format="refcoco",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from saymask.errors import InvalidAnnotation, InvalidRequest
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.export.plan import OUTCOMES_WITH_MASK
 from saymask_backend.label_studio.annotations import VerifyAnswer, read_answer
@@ -25,7 +25,6 @@ from saymask_backend.records.verifications import (
     VerificationSummary,
     summarise,
 )
-from saymask_backend.services.project_tasks import Progress
 
 _RECORD_FIELD = "saymask_record"
 # Masks that overlap more are the same object.
@@ -71,7 +70,7 @@ class Verifier:
         self._client = client
         self._stores = stores
 
-    def draw(self, project_id: int, count: int, seed: int, progress: Progress) -> DrawReport:
+    def draw(self, project_id: int, count: int, seed: int, progress: OnProgress) -> DrawReport:
         """Add a random sample of a project's records with a mask to those to be verified.
 
         Records that are there already are not drawn again.
@@ -101,7 +100,7 @@ class Verifier:
             progress(done, len(drawn))
         return DrawReport(own_id, len(records), added, failed.lines)
 
-    def read(self, project_id: int, progress: Progress) -> ReadReport:
+    def read(self, project_id: int, progress: OnProgress) -> ReadReport:
         """Read the answers so far; they replace those that were read before.
 
         Raises:

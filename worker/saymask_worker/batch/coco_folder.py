@@ -1,7 +1,7 @@
 """Proposing expressions for a folder of images: a dataset that people can check.
 
 The dataset is a COCO instances file whose annotations carry ``expressions``, as exports have them,
-each with the provenance ``proposed``; ``proposals.jsonl`` beside it is what an interrupted run
+each with the provenance ``proposed``; ``proposals.jsonl`` next to it is what an interrupted run
 continues from.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from saymask.command_line import OnProgress
 from saymask.contract import ProposedPair
 from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, SaymaskError
@@ -30,6 +29,7 @@ from saymask.image_files import (
     is_utf8,
     to_printable,
 )
+from saymask.left_out import OnProgress
 from saymask.masks import compute_area, decode_coco_rle
 from saymask.private_files import replace_atomically
 from saymask_worker.images.jsonl_log import ResumableLog

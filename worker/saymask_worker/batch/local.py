@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from saymask.command_line import OnProgress
+from saymask.left_out import OnProgress
 from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.plan import BatchPlan, Chunk, Work, answer_image, describe_run
 from saymask_worker.batch.rows import Failed, ImageRows, Key, build_part

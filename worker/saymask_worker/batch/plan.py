@@ -27,7 +27,7 @@ class BatchPlan:
         expressions: file of expressions; empty to propose some.
         k: candidates for each.
         propose: how expressions are proposed.
-        images_per_part: so many images are finished together; what an interruption costs at most,
+        images_per_part: this many images are finished together; what an interruption costs at most,
             for each process.
     """
 

@@ -17,8 +17,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from saymask.command_line import OnProgress
 from saymask.errors import DatasetError, SaymaskError
+from saymask.left_out import OnProgress
 from saymask_worker.batch.folders import ImageFolder, PartFolder
 from saymask_worker.batch.local import (
     BatchReport,

@@ -29,7 +29,7 @@ _ROWS_A_GROUP = 1024
 
 @dataclass(frozen=True)
 class ImageRows:
-    """What came of one image.
+    """The result of one image.
 
     Attributes:
         image: its name below the source.

@@ -149,7 +149,7 @@ def pull(
                 continue
             task = progress.add_task(name, total=None)
 
-            def report(_: str, done: int, total: int, task: TaskID = task) -> None:
+            def report(done: int, total: int, task: TaskID = task) -> None:
                 progress.update(task, completed=done, total=total)
 
             store.pull(name, report)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from saymask.command_line import show_progress
 from saymask.datasets import Dataset, load_dataset
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.intervals import Counts, Interval, Values, bootstrap_mean
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.evaluation.evaluator import Segment
@@ -139,13 +139,9 @@ def compare_few_sample(
     ious = compute_expression_ious(answers.pixels(_PIPELINE), "skip")
     zero_shot = compute_zero_shot(ious, answers.images[answers.target > 0])
     left_out = LeftOut()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("models", total=None)
-        runs = run_few_sample(
-            few, pool, test, out, partial(train_and_load, settings=settings),
-            lambda done, total: progress.update(task, completed=done, total=total), left_out,
-        )  # fmt: skip
+    train = partial(train_and_load, settings=settings)
+    with show_progress("models") as progress:
+        runs = run_few_sample(few, pool, test, out, train, progress, left_out)
     table = write_few_sample(out, summarise_runs(runs), zero_shot)
     return table, runs, zero_shot, (*results.failed, *left_out.lines)
 
@@ -156,7 +152,7 @@ def run_few_sample(
     test: Dataset,
     out: Path,
     train: TrainAndLoad,
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
     left_out: LeftOut,
 ) -> list[Run]:
     """Train and measure every model that an earlier, interrupted comparison did not.

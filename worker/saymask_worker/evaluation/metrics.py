@@ -26,7 +26,7 @@ ErrorKind = Literal[
 KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 
 HIT_IOU = 0.5
-# Of the smaller of two masks, so much must lie in the other for one to be its part.
+# The share of the smaller of two masks inside the other from which it counts as its part.
 _INSIDE = 0.7
 PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
 

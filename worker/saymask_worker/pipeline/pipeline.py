@@ -131,7 +131,7 @@ class Pipeline:
         On a GPU an image is prepared too, whose kernels are chosen then.
         """
         for expression in _WARM_UP_EXPRESSIONS:
-            self._method.encode_text(self._parse(expression))
+            self._method.encode_text(self.parser.parse(expression))
         if self.device.startswith("cuda"):
             self._batches.run(lambda: self._preparation.prepare(draw_example(), None))
 
@@ -201,7 +201,7 @@ class Pipeline:
             raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
         stopwatch = Stopwatch(preparation or Timings())
         cleaned = clean_expression(expression)
-        parsed = self._parse(cleaned)
+        parsed = self.parser.parse(cleaned)
         stopwatch.lap("language_ms")
         text = self._batches.run(lambda: self._method.encode_text(parsed))
         stopwatch.lap("text_features_ms")
@@ -263,7 +263,7 @@ class Pipeline:
         candidates = tuple(
             build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
         )
-        head_noun_phrase = self._parse(expression).head_noun_phrase if expression else None
+        head_noun_phrase = self.parser.parse(expression).head_noun_phrase if expression else None
         stopwatch.lap("refine_ms")
         return SegmentResult(
             image_sha256=image.sha256,
@@ -291,7 +291,7 @@ class Pipeline:
         Raises:
             InvalidExpression: blank, or without any word.
         """
-        parsed = self._parse(clean_expression(expression))
+        parsed = self.parser.parse(clean_expression(expression))
         return parsed, self._method.score(prepared, self._method.encode_text(parsed), parsed)
 
     def propose(
@@ -335,7 +335,9 @@ class Pipeline:
 
     def encode_sentence(self, expression: str) -> Floats:
         """Encode the whole expression alone: (D,), not normalised."""
-        row: Floats = self.encoder.text.encode([self._parse(clean_expression(expression)).text])[0]
+        row: Floats = self.encoder.text.encode(
+            [self.parser.parse(clean_expression(expression)).text]
+        )[0]
         return row
 
     def _rank_candidates(
@@ -356,9 +358,6 @@ class Pipeline:
             prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
             self.config.suggestions,
         )  # fmt: skip
-
-    def _parse(self, cleaned: str) -> ParsedExpression:
-        return self.parser.parse(cleaned)
 
 
 def open_image(

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DATA_FOLDER = "data"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELD_OUT_SHARE = 0.15
 _RESERVED_SHARE = 0.2
@@ -60,9 +59,13 @@ class Learn(Protocol):
     """Trains and compares, for example ``LearnCris``."""
 
     def train(
-        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+        self,
+        registry: ModelRegistry,
+        run: str,
+        epochs: int | None,
+        on_epoch: Callable[[EpochReport], None],
     ) -> dict[str, Any]:
-        """Train on the folder's export into the folder; continue where an earlier try stopped."""
+        """Train on a run's export into its folder; continue where an earlier try stopped."""
         ...
 
     def compare(self, registry: ModelRegistry, run: str) -> Verdict:
@@ -144,9 +147,10 @@ class TrainingHandler:
     def _run(self, request: TrainRequest, status: _Status) -> TrainResult:
         registry = ModelRegistry(self._require_models_dir())
         folder = registry.folder / request.run
-        if not (folder / DATA_FOLDER).is_dir():
+        data = registry.data_folder(request.run)
+        if not data.is_dir():
             raise ConfigError(
-                f"There is no export in {folder / DATA_FOLDER}.",
+                f"There is no export in {data}.",
                 "Backend and training worker need the same SAYMASK_MODELS_DIR, on a shared disk.",
             )
         with FileLock(folder / ".lock", timeout=0):
@@ -157,8 +161,7 @@ class TrainingHandler:
     ) -> TrainResult:
         """Do a run; the caller holds its lock."""
         status.report("training")
-        folder = registry.folder / request.run
-        summary = self._learn.train(folder, request.epochs, status.report_epoch)
+        summary = self._learn.train(registry, request.run, request.epochs, status.report_epoch)
         status.report("comparing", held_out_iou=summary["held_out_iou"])
         verdict = self._learn.compare(registry, request.run)
         registry.write_verdict(request.run, verdict)
@@ -224,9 +227,13 @@ class LearnCris:
         self._between_steps = between_steps
 
     def train(
-        self, folder: Path, epochs: int | None, on_epoch: Callable[[EpochReport], None]
+        self,
+        registry: ModelRegistry,
+        run: str,
+        epochs: int | None,
+        on_epoch: Callable[[EpochReport], None],
     ) -> dict[str, Any]:
-        """Train on the folder's export into the folder; continue where an earlier try stopped.
+        """Train on a run's export into its folder; continue where an earlier try stopped.
 
         Raises:
             DatasetError: the data is damaged, or there is too little of it.
@@ -248,7 +255,8 @@ class LearnCris:
                 EpochReport(epoch.epoch + 1, config.epochs, epoch.loss, epoch.held_out_iou, left)
             )
 
-        request = TrainingRequest("export", folder / DATA_FOLDER, None, folder, config)
+        folder = registry.folder / run
+        request = TrainingRequest("export", registry.data_folder(run), None, folder, config)
         hooks = Hooks(report, self._between_steps)
         return run_training(request, self._settings, Console(quiet=True), hooks)
 
@@ -277,7 +285,7 @@ class LearnCris:
             served = ""
         old = [CrisSource(registry.model_folder(served), store, device)] if served else []
         config = _build_config(None)
-        dataset = load_dataset("export", registry.folder / run / DATA_FOLDER, None)
+        dataset = load_dataset("export", registry.data_folder(run), None)
         # Training has named the photos that cannot be read.
         samples = read_samples(dataset, LeftOut())
         split = split_samples(samples, config.held_out_share, config.reserved_share, config.seed)

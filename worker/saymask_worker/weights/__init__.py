@@ -3,22 +3,14 @@
 from saymask_worker.weights.checkpoints import (
     CHECKPOINTS,
     DEFAULT,
-    Checkpoint,
-    PackageMember,
-    Url,
     find_checkpoint,
     hash_file,
 )
-from saymask_worker.weights.download import Report
 from saymask_worker.weights.store import WeightStore, default_cache_dir
 
 __all__ = [
     "CHECKPOINTS",
     "DEFAULT",
-    "Checkpoint",
-    "PackageMember",
-    "Report",
-    "Url",
     "WeightStore",
     "default_cache_dir",
     "find_checkpoint",

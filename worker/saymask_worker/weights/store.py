@@ -14,9 +14,10 @@ from pathlib import Path
 import platformdirs
 
 from saymask.errors import WeightsError
+from saymask.left_out import OnProgress
 from saymask.private_files import make_folder_inside, replace_atomically
 from saymask_worker.weights.checkpoints import Checkpoint, check_file, find_checkpoint, hash_file
-from saymask_worker.weights.download import Report, download
+from saymask_worker.weights.download import download
 
 CACHE_VARIABLE = "SAYMASK_CACHE_DIR"
 
@@ -114,7 +115,7 @@ class WeightStore:
         self.verify(name)
         return self.path(name)
 
-    def pull(self, name: str, report: Report) -> Path:
+    def pull(self, name: str, report: OnProgress) -> Path:
         """Fetch a checkpoint unless it is present; returns its path.
 
         Raises:
@@ -127,7 +128,7 @@ class WeightStore:
             self._fetch(checkpoint, target, report)
         return target
 
-    def _fetch(self, checkpoint: Checkpoint, target: Path, report: Report) -> None:
+    def _fetch(self, checkpoint: Checkpoint, target: Path, report: OnProgress) -> None:
         name = checkpoint.name
         make_folder_inside(self.directory.parent, self.directory.name)
         with replace_atomically(self._note(name)) as note, replace_atomically(target) as stored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from saymask.datasets import Dataset
 from saymask.datasets.model import DatasetImage
 from saymask.errors import DatasetError, InvalidExpression
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.resize import to_original_size
@@ -57,7 +57,7 @@ class Ranked:
 def read_decisions(
     pipeline: Pipeline,
     dataset: Dataset,
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
     left_out: LeftOut,
 ) -> list[Decision]:
     """Prepare every photo, or find it prepared, and compare its proposals with the masks.

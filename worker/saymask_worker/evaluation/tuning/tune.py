@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saymask.datasets import Dataset
 from saymask.errors import ConfigError, DatasetError
 from saymask.intervals import Interval, bootstrap_difference
-from saymask.left_out import LeftOut
+from saymask.left_out import LeftOut, OnProgress
 from saymask_worker.config.pipeline import MethodName
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.evaluation.metrics import HIT_IOU
@@ -32,8 +32,6 @@ MIN_NO_REFERENT = 10
 # Share of the expressions with a referent that stay answered, as in gRefCOCO's comparisons.
 _ANSWERED_SHARE = 0.9
 _CURVE_DIGITS = 3
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def require_tunable(method: MethodName) -> None:
         )
 
 
-def tune(pipeline: Pipeline, dataset: Dataset, progress: Progress) -> Tuning:
+def tune(pipeline: Pipeline, dataset: Dataset, progress: OnProgress) -> Tuning:
     """Fit the scoring of a pipeline's encoder to a dataset of decisions.
 
     Weights are fitted on four fifths of the photos and measured on the rest, five times; only if

@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from saymask_worker.images.types import Floats
 
 
 @dataclass(frozen=True)
