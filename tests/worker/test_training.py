@@ -102,14 +102,17 @@ def test_too_little_is_refused_before_any_training(tmp_path: Path) -> None:
         split_samples(samples, 0.2, 0.0, 0)
 
 
-def test_masks_of_another_size_are_refused_with_their_file(data: Path) -> None:
+def test_a_mask_of_another_size_leaves_out_its_photo_by_name(data: Path) -> None:
     path = data / "refcoco" / "instances.json"
     content = json.loads(path.read_text("utf-8"))
     rle = encode_coco_rle(np.ones((10, 10), bool))
     content["annotations"][1]["segmentation"] = rle
     path.write_text(json.dumps(content), "utf-8")
-    with pytest.raises(DatasetError, match="10"):
-        load_dataset("refcoco", data, None)
+    dataset = load_dataset("refcoco", data, None)
+    assert "p0.jpg" not in [image.path.name for image in dataset.images]
+    assert len(dataset.left_out) == 1
+    assert "annotation 1 in" in dataset.left_out[0]
+    assert str(path) in dataset.left_out[0]
 
 
 def run_tiny(*arguments: object) -> subprocess.CompletedProcess[bytes]:
