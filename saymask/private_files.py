@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
@@ -111,12 +111,15 @@ def replace_shared_file(path: Path, data: bytes) -> None:
 
 
 def create_private_file(path: Path) -> None:
-    """Create an empty file for its owner alone; one that exists stays as it is.
+    """Create an empty file for its owner alone; one that exists is not even opened.
+
+    Closing a file ends all locks that this process has on it, SQLite's among them.
 
     Raises:
         OSError: it cannot be created.
     """
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, _FILE_MODE))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE))
 
 
 def open_private_file(path: Path) -> TextIO:

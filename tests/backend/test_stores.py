@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,28 @@ def result(count: int) -> SegmentResult:
         head_noun_phrase=None, proposals_count=count, model_version="v", from_cache=True,
         timings=Timings(),
     )  # fmt: skip
+
+
+def test_another_process_that_leaves_takes_no_writes_with_it(tmp_path: Path) -> None:
+    """SQLite's last process to leave deletes the log of writes; its locks say who is the last.
+
+    A process loses them when it closes the file in any other way, as it does on every new
+    connection here if that opens the file itself.
+    """
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    come_and_go = (
+        "import sys; from saymask_backend.records.stores import Stores;"
+        " stores = Stores(sys.argv[1]); stores.migrate(); stores.close()"
+    )
+    with closing(Stores(url)) as stores:
+        stores.migrate()
+        with stores.database.engine.connect() as first, stores.database.engine.connect() as second:
+            for connection in (first, second):
+                connection.execute(text("SELECT count(*) FROM request")).all()
+        subprocess.run([sys.executable, "-c", come_and_go, url], check=True)
+        stores.requests.add_request(NEW)
+        with closing(sqlite3.connect(tmp_path / "x.db")) as other:
+            assert other.execute("SELECT count(*) FROM request").fetchone() == (1,)
 
 
 def test_migrations_make_the_tables_of_the_model(stores: Stores) -> None:
