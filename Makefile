@@ -18,7 +18,7 @@ up: $(VENV)/.installed-worker $(LABEL_STUDIO_VENV)/.installed
 test: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VENV)/.installed
 	@$(VENV)/bin/saymask-worker models pull
 	@SAYMASK_LABEL_STUDIO_PROGRAM=$(LABEL_STUDIO_VENV)/bin/label-studio \
-	  SAYMASK_LABEL_STUDIO_ML_PYTHON=$(LABEL_STUDIO_ML_VENV)/bin/python $(VENV)/bin/python $(PYTEST)
+	  LABEL_STUDIO_ML_PYTHON=$(LABEL_STUDIO_ML_VENV)/bin/python $(VENV)/bin/python $(PYTEST)
 
 test-unit: $(VENV)/.installed-dev
 	@$(VENV)/bin/python $(PYTEST) -m "not integration and not slow and not stack and not browser"

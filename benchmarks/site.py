@@ -138,7 +138,7 @@ def running_site(
             _start_database(site.stack, folder, database_port)
         (folder / "queue").mkdir()
         queue = valkey_command(queue_port, folder / "queue", keeps_data=True)
-        site.stack.start("queue", queue, {})
+        site.stack.start("queue", queue, {}, serves_others=True)
         for queues in ("interactive", "background"):
             command = [str(PROGRAMS / "saymask-worker"), "run"]
             environment = site.environment | {"SAYMASK_QUEUES": queues}
@@ -159,7 +159,9 @@ def _start_database(stack: ProcessGroup, folder: Path, port: int) -> None:
     for directory in (folder, *folder.parents[:2]):
         directory.chmod(0o755)
     command, is_ready = init_postgres(programs, folder / "postgres", port)
-    stack.wait_until(stack.start("database", command, {}), is_ready, 60, "PostgreSQL")
+    stack.wait_until(
+        stack.start("database", command, {}, serves_others=True), is_ready, 60, "PostgreSQL"
+    )
 
 
 def find_masks(answer: httpx.Response) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.stack.running import Running
 
-SCREENSHOTS = Path(os.environ.get("SAYMASK_SCREENSHOT_DIR", "out"))
+SCREENSHOTS = Path(os.environ.get("SCREENSHOT_DIR", "out"))
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -25,7 +25,7 @@ from tests.reliability.test_load import served
 
 Build = Callable[..., TestClient]
 
-COUNT = int(os.environ.get("SAYMASK_FUZZ_COUNT", "2000"))
+COUNT = int(os.environ.get("FUZZ_COUNT", "2000"))
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 2**31, 2**63, -(2**63), 10**40, 0.5, -0.0, 1e308, float("nan"),
     float("inf"), "", " ", "\0", "\ud800", "🐶" * 50, "a" * 5000, "0001-01-01T00:00:00+23:59",

@@ -48,9 +48,9 @@ def environment(backend: str) -> dict[str, str]:
 
 @pytest.fixture
 def hosted(backend: str, tmp_path: Path) -> Iterator[str]:
-    python = os.environ.get("SAYMASK_LABEL_STUDIO_ML_PYTHON")
+    python = os.environ.get("LABEL_STUDIO_ML_PYTHON")
     if not python:
-        pytest.skip("SAYMASK_LABEL_STUDIO_ML_PYTHON is not set (make test sets it)")
+        pytest.skip("LABEL_STUDIO_ML_PYTHON is not set (make test sets it)")
     port = free_port()
     command = [str(Path(python).absolute()), "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
     process = subprocess.Popen(

@@ -24,18 +24,24 @@ class StackError(SaymaskError):
 
 @dataclass
 class ManagedProcess:
-    """A running process; ``restart`` tells whether it is started again when it dies."""
+    """A running process.
+
+    Attributes:
+        restart: it is started again when it dies.
+        serves_others: others need it to end in order, so it is stopped after them.
+    """
 
     name: str
     command: list[str]
     environment: dict[str, str]
     log: Path
     restart: bool
+    serves_others: bool
     process: subprocess.Popen[bytes]
 
 
 class ProcessGroup:
-    """The processes of one run, stopped in reverse order of their start.
+    """The processes of one run.
 
     Args:
         log_dir: each process writes ``<name>.log`` there.
@@ -49,7 +55,13 @@ class ProcessGroup:
         make_private_folder(log_dir)
 
     def start(
-        self, name: str, command: list[str], environment: dict[str, str], *, restart: bool = False
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        restart: bool = False,
+        serves_others: bool = False,
     ) -> ManagedProcess:
         """Start a process.
 
@@ -58,14 +70,14 @@ class ProcessGroup:
             command: program and arguments.
             environment: added to this process's own.
             restart: start it again when it dies.
+            serves_others: stop it after those that do not.
 
         Raises:
             StackError: the program does not exist.
         """
         log = self._log_dir / f"{name}.log"
-        managed = ManagedProcess(
-            name, command, environment, log, restart, _spawn(name, command, environment, log)
-        )
+        process = _spawn(name, command, environment, log)
+        managed = ManagedProcess(name, command, environment, log, restart, serves_others, process)
         self._processes.append(managed)
         return managed
 
@@ -112,23 +124,26 @@ class ProcessGroup:
             time.sleep(0.5)
 
     def restart(self, managed: ManagedProcess) -> None:
-        """Start a process again that has ended; it keeps its place in the order of stopping."""
+        """Start a process again that has ended."""
         managed.process = _spawn(managed.name, managed.command, managed.environment, managed.log)
 
     def stop(self) -> None:
-        """Stop every process, last started first; one that does not react is killed."""
-        for managed in reversed(self._processes):
-            _signal_group(managed.process, signal.SIGTERM)
-        for managed in reversed(self._processes):
-            try:
-                managed.process.wait(timeout=_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._say(
-                    f"{managed.name} did not stop within {_STOP_TIMEOUT_S:g} s and was killed"
-                )
-                _signal_group(managed.process, signal.SIGKILL)
-                managed.process.wait()
+        """Stop every process, those that serve others last; one that does not react is killed."""
+        for serves_others in (False, True):
+            together = [m for m in self._processes if m.serves_others == serves_others]
+            for managed in together:
+                _signal_group(managed.process, signal.SIGTERM)
+            for managed in together:
+                self._await_end(managed)
         self._processes.clear()
+
+    def _await_end(self, managed: ManagedProcess) -> None:
+        try:
+            managed.process.wait(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._say(f"{managed.name} did not stop within {_STOP_TIMEOUT_S:g} s and was killed")
+            _signal_group(managed.process, signal.SIGKILL)
+            managed.process.wait()
 
 
 def _died(managed: ManagedProcess, what: str) -> StackError:

@@ -164,7 +164,7 @@ def _start_queue(options: UpOptions, stack: ProcessGroup, say: Callable[[str], N
     with _step("queue (Valkey)", say):
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(options.queue_port)]
         command += ["--dir", str(directory), "--appendonly", "yes", "--save", ""]
-        queue = stack.start("queue", command, {})
+        queue = stack.start("queue", command, {}, serves_others=True)
         url = f"redis://127.0.0.1:{options.queue_port}/0"
         stack.wait_until(queue, lambda: _is_reachable(url), 30, "The queue")
     return url
