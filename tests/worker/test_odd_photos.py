@@ -12,7 +12,7 @@ from rich.console import Console
 from saymask.datasets import load_dataset
 from saymask.errors import ConfigError, DatasetError, DeviceMemoryExhausted
 from saymask.left_out import LeftOut
-from saymask_worker.batch.coco_folder import FolderOptions, propose_folder
+from saymask_worker.batch.coco_folder import ProposeOptions, propose_folder
 from saymask_worker.batch.local import run_local
 from saymask_worker.batch.plan import BatchPlan, list_work
 from saymask_worker.config.pipeline import PipelineConfig
@@ -79,7 +79,7 @@ def test_an_odd_photo_of_a_folder(tmp_path: Path) -> None:
         (tmp_path / "photos").mkdir(exist_ok=True)
         Image.new("RGB", (64, 48), (len(name), 0, 0)).save(tmp_path / "photos" / name)
     pipeline: Any = OddFolder()
-    arguments = (tmp_path / "photos", tmp_path / "out", FolderOptions(2, 0.5, 0))
+    arguments = (tmp_path / "photos", tmp_path / "out", ProposeOptions(2, 0.5, 0))
     report = propose_folder(pipeline, *arguments, lambda *_: None)
     assert report.failed == ("heavy.png: Out of memory on cuda. Use a smaller photo.",)
     assert (report.photos, report.expressions) == (3, 2)

@@ -224,7 +224,7 @@ def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
 
     out = str(tmp_path / "out")
     assert "There is no folder" in run("--data", str(tmp_path / "none"), "--out", out)
-    assert "no backbone 'vgg'" in run("--data", out, "--out", out, "--backbone", "vgg")
+    assert "'vgg' is not one of 'starter'" in run("--data", out, "--out", out, "--backbone", "vgg")
     few = write_refcoco(tmp_path / "few")
     message = run("--data", str(few), "--dataset", "refcoco", "--out", out)
     assert "training needs at least 8 on 2" in message
