@@ -87,16 +87,16 @@ def compare(revision: str, photos: list[Path]) -> Table:
     with check_out(revision) as folder:
         pair = [_Checkout(folder), _Checkout(ROOT)]
         try:
-            for one in pair:
-                one.read()
-                one.measure("prepare", photos[0])  # the first photo warms up
+            for checkout in pair:
+                checkout.read()
+                checkout.measure("prepare", photos[0])  # the first photo warms up
             rows = []
             for (what, title), requests in plan.items():
-                took = [[one.measure(what, *r) for one in pair] for r in requests]
+                took = [[checkout.measure(what, *r) for checkout in pair] for r in requests]
                 rows.append(_row(title, took))
         finally:
-            for one in pair:
-                one.stop()
+            for checkout in pair:
+                checkout.stop()
     return Table(f"{revision} (A) against this revision (B)", rows)
 
 

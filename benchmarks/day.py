@@ -221,7 +221,7 @@ def _play(site: Site, disk: Path | None, seconds: float) -> list[Cells]:
     started = time.monotonic()
     deadly_until = started + seconds / 3
     team = [Annotator(number, site) for number in range(1, ANNOTATORS + 1)]
-    threads = [threading.Thread(target=one.work, args=(is_over,)) for one in team]
+    threads = [threading.Thread(target=annotator.work, args=(is_over,)) for annotator in team]
     causing = (site, disk, faults, is_over, deadly_until)
     threads.append(threading.Thread(target=cause_faults, args=causing))
     for thread in threads:
@@ -251,11 +251,12 @@ def _sample_memory(site: Site, start: float, until: float) -> list[dict[str, flo
 
 def _summarise(team: list[Annotator], faults: Counter[str]) -> Cells:
     """What annotators saw; each kind of outcome and fault goes to standard error."""
-    outcomes = sum((one.outcomes for one in team), Counter[str]())
+    outcomes = sum((annotator.outcomes for annotator in team), Counter[str]())
     for name, times in sorted((faults + outcomes).items()):
         print(f"  {times:5d}  {name}", file=sys.stderr)
     predict_s, webhook_s = (
-        [seconds for one in team for seconds in one.waits_s[path]] for path in team[0].waits_s
+        [seconds for annotator in team for seconds in annotator.waits_s[path]]
+        for path in team[0].waits_s
     )
     return {
         "requests": outcomes.total(),

@@ -43,7 +43,7 @@ def _measure_one(folder: Path, annotators: int) -> Cells:
         photos = count(annotators * 10_000)
         with ThreadPoolExecutor(annotators) as pool:
             work = [pool.submit(_annotate, site, n, photos) for n in range(annotators)]
-            answers = [answer for one in work for answer in one.result()]
+            answers = [answer for future in work for answer in future.result()]
         waiting = max(site.read_state()["queues"].values())
     cells: Cells = {"annotators": annotators, "expressions": len(answers)}
     for kind in ("prepared", "new"):

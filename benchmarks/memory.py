@@ -41,7 +41,7 @@ def measure(count: int, folder: Path | None) -> Table:
     first = next((row for row in rows if row["photos"] == _SETTLED), rows[0])
     growth = {name: f"{rows[-1][name] - first[name]:+.0f}" for name in first if name != "photos"}
     rows.append({"photos": f"growth from {first['photos']} to {count}", **growth})
-    return Table("Resident memory after so many photos, MB", rows)
+    return Table("Resident memory by the number of photos, MB", rows)
 
 
 def _is_idle(state: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A whole installation for benchmarks, in processes of its own, and what annotators do with it."""
+"""An installation for benchmarks, in separate processes, and the calls that annotators cause."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def running_site(
     """A site that answers expressions, stopped in the end.
 
     Args:
-        folder: of logs and data; prepared photos are kept beside it, for other sites there too.
+        folder: of logs and data; prepared photos are kept next to it and shared with other sites.
         has_postgresql: instead of SQLite.
         sync_every_s: how often annotations are compared with Label Studio's; 0 for never.
     """

@@ -106,7 +106,7 @@ class FakeStudio(LabelStudioServer):
         return {"action": "ANNOTATIONS_DELETED", "project": self.project, "annotations": deleted}
 
     def _list_annotations(self, task_id: int) -> None:
-        mine = [one for one in self.annotations.values() if one["task"] == task_id]
+        mine = [a for a in self.annotations.values() if a["task"] == task_id]
         self.objects["tasks"][task_id]["annotations"] = mine
 
     def _answer(self, method: str, target: str, headers: Any, sent: bytes) -> Answer:
@@ -117,8 +117,8 @@ class FakeStudio(LabelStudioServer):
         if path.startswith("/data/"):
             return 200, derive_photo(self.originals, self.longer_px, int(name.stem))
         if path.startswith("/api/annotations/"):
-            found = self.annotations.get(int(name.name))
-            return (200, found) if found else (404, {"detail": "Not found."})
+            annotation = self.annotations.get(int(name.name))
+            return (200, annotation) if annotation else (404, {"detail": "Not found."})
         if path == "/api/tasks" and "query" in query:
             # No photo is prepared because a task before it was opened.
             return 200, {"tasks": [], "total": 0}

@@ -1,18 +1,14 @@
-"""What earlier commits wrote is read: a database, and a prepared image of commit 24bb01a.
+"""A database that an earlier commit wrote is taken over; names of results stay.
 
 The database (as SQL) was written by 24bb01a, with three records and a webhook that still waited,
-and brought to revision 0007 by the migrations that led there; the image is that of
-``tests/worker/scenes.py``.
+and brought to revision 0007 by the migrations that led there.
 """
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
-import numpy as np
 import pytest
 from sqlalchemy import text
 
@@ -25,10 +21,8 @@ from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import STARTER_SCORING
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.language.nouns import load_nouns
-from saymask_worker.pipeline.cache import PreparedCache
 from tests.conftest import DATA, compare_with_tables
 from tests.factories import square
-from tests.worker.scenes import prepared_image
 
 
 def fill_database(stores: Stores) -> None:
@@ -83,17 +77,6 @@ def test_a_database_of_another_revision_is_left_as_it_is(
         assert cure in (refused.value.cure or "")
         assert stores.database.revision() == revision
         assert stores.records.count_records(RecordFilter()) == 3
-
-
-def test_a_prepared_image_of_24bb01a(tmp_path: Path) -> None:
-    expected = prepared_image()
-    (tmp_path / "key").mkdir()
-    shutil.copy(DATA / "prepared_24bb01a.npz", tmp_path / "key" / f"{expected.sha256}.npz")
-    loaded = PreparedCache(tmp_path, "key", 10**9).load(expected.sha256)
-    assert loaded is not None
-    assert np.array_equal(loaded.proposals.masks, expected.proposals.masks)
-    assert np.allclose(loaded.features.local_context, expected.features.local_context, atol=1e-3)
-    assert loaded.notices == expected.notices
 
 
 def test_fingerprints_stay() -> None:

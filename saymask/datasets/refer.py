@@ -81,8 +81,8 @@ def load_refs(
     try:
         by_image = _group_refs(refs, split, path)
         tables = _build_tables(content, kinds, root, instances_path)
-        known = [i for i in by_image if i in tables.images]
-        ids = sorted(known, key=lambda i: Path(str(tables.images[i]["file_name"])).name)[:limit]
+        described = [i for i in by_image if i in tables.images]
+        ids = sorted(described, key=lambda i: Path(str(tables.images[i]["file_name"])).name)[:limit]
     except MISFIT as error:
         raise DatasetError(
             f"{path} and {instances_path.name} do not fit together: {type(error).__name__} {error}."

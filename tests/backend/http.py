@@ -17,6 +17,21 @@ JSON_TYPE = {"Content-Type": "application/json"}
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers without a line on stderr for each request."""
+
+    def send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """Answer with a whole body."""
+        self.send_response(status)
+        for name, value in ((headers or {}) | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class LocalServer:
     """A real HTTP server on this machine; stopped at the end of a ``with`` block."""
 
@@ -51,15 +66,13 @@ class ImageServer:
         self.next_tasks: list[dict[str, Any]] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Images(Handler):
             def do_GET(self) -> None:
                 outer.asked.append((self.path, self.headers.get("Authorization")))
                 if self.path.startswith("/data/slow"):
                     time.sleep(5)
                 if self.path.startswith("/data/redirect"):
-                    self.send_response(302)
-                    self.send_header("Location", "http://127.0.0.1:1/secret")
-                    self.end_headers()
+                    self.send(b"", 302, {"Location": "http://127.0.0.1:1/secret"})
                     return
                 if self.path.startswith("/data/missing"):
                     self.send_error(404)
@@ -68,24 +81,14 @@ class ImageServer:
                     self.send_error(401)
                     return
                 if self.path.startswith("/api/tasks"):
-                    body = json.dumps({"tasks": outer.next_tasks}).encode()
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
+                    self.send(json.dumps({"tasks": outer.next_tasks}).encode())
                     return
                 body = b"" if self.path.startswith("/data/empty") else JPEG + self.path.encode()
                 if self.path.startswith("/data/large"):
                     body = JPEG + b"x" * 3_000_000
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.send(body)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = LocalServer(Handler)
+        self._server = LocalServer(Images)
         self.url = self._server.url
         self._server.__enter__()
 

@@ -6,12 +6,12 @@ import json
 import re
 import threading
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from saymask_backend.label_studio.label_config import default_label_config
-from tests.backend.http import JPEG, KEY
+from tests.backend.http import JPEG, KEY, Handler
 
 CREATED = "2026-11-21T01:29:22.900539Z"
 # Label Studio's own sizes of a page, where the caller asks for none, and the most projects on one.
@@ -47,23 +47,17 @@ class LabelStudioServer:
         self.add("projects", title="Cats", label_config=default_label_config())
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Api(Handler):
             def answer(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 sent = self.rfile.read(length)
                 status, body = outer._answer(self.command, self.path, self.headers, sent)
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.send(content, status)
 
             do_GET = do_POST = do_PATCH = do_DELETE = answer
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True

@@ -26,7 +26,7 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.guarded_http import get_json
 from saymask_backend.label_studio.images import ImageFetcher, decode_data_uri, is_data_uri
 from saymask_backend.label_studio.rest import AnswerTooLarge
-from tests.backend.http import JPEG, KEY, LocalServer
+from tests.backend.http import JPEG, KEY, Handler, LocalServer
 from tests.backend.test_fetching import serve_bytes
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbiI6InJlZnJlc2gifQ.c2lnbmF0dXJl"
@@ -36,7 +36,7 @@ Asked = list[tuple[str, str | None, str | None]]
 def studio_at(path: str, asked: Asked) -> type[BaseHTTPRequestHandler]:
     """A Label Studio that knows only what is below a path."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Studio(Handler):
         def do_GET(self) -> None:
             asked.append((self.path, self.headers["Authorization"], self.headers["User-Agent"]))
             if not self.path.startswith(f"{path}/"):
@@ -54,34 +54,18 @@ def studio_at(path: str, asked: Asked) -> type[BaseHTTPRequestHandler]:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send(b'{"file_upload_ids": [8]}')
 
-        def send(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
+    return Studio
 
 
 def redirect_to(target: str, status: int = 301, body: bytes = b"") -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Redirect(Handler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            self.send_response(status)
-            self.send_header("Location", target.format(path=self.path))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send(body, status, {"Location": target.format(path=self.path)})
 
         do_GET = do_POST = answer
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
+    return Redirect
 
 
 def build_fetcher(base_url: str, key: str = KEY, public_url: str = "") -> ImageFetcher:
@@ -372,28 +356,20 @@ def test_a_token_is_exchanged_by_label_studio_s_clock(
     )
     monkeypatch.setattr(auth_module, "time", ours)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Studio(Handler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             claims = json.dumps({"exp": time.time() + ahead_s + 300}).encode()
             exchanged.append(f"x.{base64.urlsafe_b64encode(claims).decode()}.{len(exchanged)}")
-            self.send({"access": exchanged[-1]})
+            self.send(json.dumps({"access": exchanged[-1]}).encode())
 
         def do_GET(self) -> None:
-            self.send({"release": self.headers["Authorization"]})
+            self.send(json.dumps({"release": self.headers["Authorization"]}).encode())
 
-        def send(self, content: object) -> None:
-            body = json.dumps(content).encode()
-            self.send_response_only(200)
-            self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return formatdate((timestamp or time.time()) + ahead_s, usegmt=True)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with LocalServer(Handler) as server, closing(LabelStudioClient(server.url, JWT)) as client:
+    with LocalServer(Studio) as server, closing(LabelStudioClient(server.url, JWT)) as client:
         assert client.get_release() == client.get_release() == f"Bearer {exchanged[0]}"
         passed_s = 280.0
         assert client.get_release() == f"Bearer {exchanged[1]}"

@@ -8,7 +8,6 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from saymask.errors import ConfigError, SaymaskError
 from saymask_backend.label_studio.auth import LabelStudioError
 from saymask_backend.label_studio.client import LabelStudioClient
-from tests.backend.http import KEY, LocalServer
+from tests.backend.http import KEY, Handler, LocalServer
 from tests.backend.test_addresses import build_fetcher, studio_at
 
 
@@ -82,17 +81,10 @@ def test_certificates_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mo
 def test_label_studio_behind_a_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, str]] = []
 
-    class Proxy(BaseHTTPRequestHandler):
+    class Proxy(Handler):
         def do_GET(self) -> None:
             seen.append((self.path, self.headers["Proxy-Authorization"]))
-            body = json.dumps({"release": "1.23.2"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.send(json.dumps({"release": "1.23.2"}).encode())
 
     for name in ("http_proxy", "all_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

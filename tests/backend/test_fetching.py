@@ -222,7 +222,7 @@ def test_secrets_in_addresses_are_not_shown(reference: str, shown: str) -> None:
 def test_a_name_that_the_resolver_does_not_answer_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The system's resolver has no deadline of its own."""
+    """The system's resolver knows no deadline."""
     answered = threading.Event()
     resolve = socket.getaddrinfo
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from saymask.masks import decode_brush_rle, encode_coco_rle
 from saymask_backend.label_studio.label_config import default_label_config
+from tests.backend.http import JSON_TYPE, Handler
 from tests.refcoco import SIZE_HW, square, write_refcoco
 
 HEIGHT, WIDTH = SIZE_HW
@@ -31,7 +32,7 @@ class LabelStudio:
         self.uploads: list[str] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Api(Handler):
             def do_GET(self) -> None:
                 number = self.path.rpartition("/")[2]
                 if self.path.startswith("/api/projects"):
@@ -54,17 +55,9 @@ class LabelStudio:
                     self.answer({"file_upload_ids": [len(outer.uploads) - 1]})
 
             def answer(self, value: object) -> None:
-                body = json.dumps(value).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.send(json.dumps(value).encode(), headers=JSON_TYPE)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 

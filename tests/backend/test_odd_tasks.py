@@ -137,6 +137,18 @@ def test_one_expression_for_every_task_without_one(
     assert saymask(*project, "--expression", "  ", status=2) == {}
 
 
+def test_proposals_stay_where_one_expression_is_given_for_every_task(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    studio.add_task({"image": "/data/a.png"})
+    assert saymask("propose", "--project", "1")["expressions"]
+    proposed = dict(studio.objects["predictions"])
+    plate = saymask("preannotate", "--project", "1", "--expression", "the licence plate")
+    assert (plate["predicted"], plate["up_to_date"]) == (0, 1)
+    assert studio.objects["predictions"] == proposed
+
+
 def test_odd_tasks_of_propose(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:

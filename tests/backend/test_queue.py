@@ -42,7 +42,7 @@ def request_for(expression: str) -> SegmentRequest:
 def count_waiting(valkey: Valkey) -> list[int]:
     """How many requests wait for each job."""
     with redis.Redis.from_url(valkey.url) as client:
-        return [int(client.scard(key)) for key in client.keys("saymask:waiters:*")]
+        return [int(client.scard(key)) for key in client.keys("saymask:pending:*")]
 
 
 def test_pending_requests_are_kept_until_their_last_deadline(valkey: Valkey) -> None:
@@ -52,8 +52,8 @@ def test_pending_requests_are_kept_until_their_last_deadline(valkey: Valkey) -> 
         for job, seconds in (("both", 3000), ("both", 5), ("short", 5)):
             deadline = time.monotonic() + seconds
             requests.wait_for(PendingRequest(None, True, deadline, threading.Event()), job)
-        assert client.ttl("saymask:waiters:both") > 2900
-        assert 0 < client.ttl("saymask:waiters:short") < 100
+        assert client.ttl("saymask:pending:both") > 2900
+        assert 0 < client.ttl("saymask:pending:short") < 100
 
 
 def test_same_request_from_two_annotators_is_one_job(

@@ -50,10 +50,9 @@ def result(count: int) -> SegmentResult:
 
 
 def test_another_process_that_leaves_takes_no_writes_with_it(tmp_path: Path) -> None:
-    """SQLite's last process to leave deletes the log of writes; its locks say who is the last.
+    """The last process to close a SQLite database deletes its log; locks tell which one is last.
 
-    A process loses them when it closes the file in any other way, as it does on every new
-    connection here if that opens the file itself.
+    A process loses its locks when it opens and closes the file apart from SQLite.
     """
     url = f"sqlite:///{tmp_path / 'x.db'}"
     come_and_go = (

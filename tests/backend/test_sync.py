@@ -325,7 +325,7 @@ def test_a_comparison_that_breaks_off_within_a_large_page_goes_on_there(
 def test_gaps_are_not_filled_while_another_process_records(
     stores: Stores, url: str, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their events wait, which is told; the other process, or the next comparison, records them."""
+    """The events wait and a warning is logged; the other process or the next sync records them."""
     monkeypatch.setattr(Recorder.process_waiting, "__defaults__", (lambda: False, 0.05))
     studio.tasks = {n: [annotation(100 + n, [typed("x")])] for n in range(1, 4)}
     with (

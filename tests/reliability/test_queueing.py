@@ -68,7 +68,7 @@ def ask(queue: JobQueue, sha256: str, expression: str, call: Call | None = None)
 
 def has_waiter(valkey: Valkey) -> bool:
     with redis.Redis.from_url(valkey.url) as connection:
-        return bool(connection.keys("saymask:waiters:*"))
+        return bool(connection.keys("saymask:pending:*"))
 
 
 @contextmanager

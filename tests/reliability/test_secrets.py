@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +26,7 @@ from saymask_backend.records.tables import Base
 from saymask_worker.cli.main import main as run_worker
 from saymask_worker.config.settings import load_worker_settings
 from saymask_worker.weights.hub import HUB_MODELS, HubStore
-from tests.backend.http import LocalServer, typed
+from tests.backend.http import Handler, LocalServer, typed
 from tests.conftest import Valkey, await_state, free_port
 from tests.factories import annotation, brush, event, square
 from tests.factories import typed as typed_entry
@@ -53,20 +52,13 @@ COMMANDS = (
 Run = Callable[..., str]
 
 
-class Echo(BaseHTTPRequestHandler):
+class Echo(Handler):
     """A Label Studio in trouble: it answers with everything that it was sent."""
 
     def answer(self) -> None:
-        body = f"trouble\n{self.headers}".encode()
-        self.send_response(500)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.send(f"trouble\n{self.headers}".encode(), 500)
 
     do_GET = do_POST = do_PATCH = answer
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from saymask_backend.records.stores import Stores
 from saymask_backend.services.record import Recorder
 
 # A database's integers have 32 bits.
-_MAX_ID = 2**31 - 1
+MAX_ID = 2**31 - 1
 ProjectOption = Annotated[
-    int | None, typer.Option(min=1, max=_MAX_ID, help="Only this Label Studio project.")
+    int | None, typer.Option(min=1, max=MAX_ID, help="Only this Label Studio project.")
 ]
 RequiredProject = Annotated[
-    int, typer.Option("--project", min=1, max=_MAX_ID, help="The Label Studio project.")
+    int, typer.Option("--project", min=1, max=MAX_ID, help="The Label Studio project.")
 ]
 SinceOption = Annotated[
     str | None, typer.Option(help="Only since 2026-11-01, 2026-11-01T08:00, 7d or 12h ago.")

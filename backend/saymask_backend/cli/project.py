@@ -23,7 +23,7 @@ from saymask.command_line import (
 from saymask.errors import InvalidRequest
 from saymask.left_out import LeftOut
 from saymask_backend.cli.context import (
-    ProjectOption,
+    MAX_ID,
     RequiredProject,
     check_address,
     log_in,
@@ -63,7 +63,9 @@ BackendOption = Annotated[
 def connect(
     label_studio: UrlOption = None,
     api_key: KeyOption = None,
-    project: ProjectOption = None,
+    project: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ID, help="Connect this project.")
+    ] = None,
     create: Annotated[
         str | None, typer.Option(help="Connect the project of this title; create it if missing.")
     ] = None,
@@ -98,7 +100,11 @@ def doctor(
     api_key: KeyOption = None,
     project: Annotated[
         int | None,
-        typer.Option(help="Only this project; by default all that the backend is attached to."),
+        typer.Option(
+            min=1,
+            max=MAX_ID,
+            help="Only this project; by default all that the backend is attached to.",
+        ),
     ] = None,
     backend_url: BackendOption = None,
     as_json: JsonOption = False,

@@ -78,13 +78,16 @@ def list_records(
 
 def _to_cells(record: RecordView) -> list[str]:
     """The cells of a row; in a narrow terminal outcome and annotator stand below the expression."""
-    decision = [escape(record.expression), record.outcome, escape(record.annotator or "")]
+    expression, annotator = escape(record.expression), escape(record.annotator or "")
+    decision = [expression, record.outcome, annotator]
+    if not is_wide():
+        decision = ["\n".join((expression, ", by ".join(filter(None, decision[1:]))))]
     date = "%Y-%m-%d %H:%M" if is_wide() else "%Y-%m-%d\n%H:%M"
     return [
         str(record.id),
         f"{record.decided_at:{date}}",
         f"{record.project_id}/{record.task_id}",
-        *(decision if is_wide() else [f"{decision[0]}\n{' '.join(decision[1:])}"]),
+        *decision,
         "" if record.rank is None else str(record.rank),
         "" if record.iou is None else f"{record.iou:.3f}",
         "" if record.seconds is None else f"{record.seconds:.1f}",

@@ -54,9 +54,9 @@ def read_earlier(out: Path) -> list[str]:
 
 def hash_files(folder: Path) -> dict[str, str]:
     """Hash all files but the photos, of which there may be a million; by path in the folder."""
-    beside = [path for path in folder.iterdir() if path.name != IMAGE_FOLDER]
-    files = [path for path in beside if path.is_file()]
-    for inner in (path for path in beside if path.is_dir()):
+    other_paths = [path for path in folder.iterdir() if path.name != IMAGE_FOLDER]
+    files = [path for path in other_paths if path.is_file()]
+    for inner in (path for path in other_paths if path.is_dir()):
         files += [path for path in inner.rglob("*") if path.is_file()]
     hashes = {}
     for path in sorted(files):

@@ -71,7 +71,7 @@ class PickledList:
 class InstancesFile:
     """A COCO instances file.
 
-    Images and annotations come interleaved, so each list is written to a file of its own until
+    Images and annotations come interleaved, so each list is written to a separate file until
     ``close`` joins them. All categories of the export are listed, with ids from 1 on.
     """
 

@@ -113,8 +113,8 @@ class LabelStudioClient(RestClient):
     def find_ml_backends(self, project_id: int, url: str) -> list[MlBackendBody]:
         """Return the ML backends of this address that are attached to a project, oldest first."""
         backends = self.list_ml_backends(project_id)
-        found = [b for b in backends if b.url.rstrip("/") == url.rstrip("/")]
-        return sorted(found, key=lambda backend: backend.id)
+        of_this_address = [b for b in backends if b.url.rstrip("/") == url.rstrip("/")]
+        return sorted(of_this_address, key=lambda backend: backend.id)
 
     def attach_ml_backend(self, project_id: int, url: str, values: dict[str, Any]) -> None:
         """Attach an ML backend to a project; Label Studio calls it to see whether it answers."""

@@ -87,11 +87,11 @@ def find_new_address(response: httpx.Response, base_url: str, path: str) -> str 
             return None
     except ValueError:
         return None
-    found, asked = target.path.rstrip("/"), urlsplit(path).path.rstrip("/")
-    if not found.endswith(asked):
+    target_path, asked = target.path.rstrip("/"), urlsplit(path).path.rstrip("/")
+    if not target_path.endswith(asked):
         return None
     netloc = target.netloc.rpartition("@")[2]
-    address = urlunsplit((target.scheme, netloc, found.removesuffix(asked), "", ""))
+    address = urlunsplit((target.scheme, netloc, target_path.removesuffix(asked), "", ""))
     return address if address != base_url else None
 
 
@@ -188,8 +188,8 @@ class _Backend(httpcore.NetworkBackend):
         raise error or httpcore.ConnectError(f"{host} has no address")
 
     def _resolve(self, host: str, port: int, timeout: float | None) -> list[str]:
-        found = _look_up(host, port, _limit(timeout, httpcore.ConnectTimeout))
-        addresses = [str(address[0]) for *_, address in found]
+        resolved = _look_up(host, port, _limit(timeout, httpcore.ConnectTimeout))
+        addresses = [str(address[0]) for *_, address in resolved]
         if self._is_trusted is not None and not self._is_trusted(host, port):
             for address in addresses:
                 if not is_public(address):
@@ -202,17 +202,17 @@ class _Backend(httpcore.NetworkBackend):
 
 def _look_up(host: str, port: int, timeout: float | None) -> list[Any]:
     """The addresses of a host, resolved in another thread: the resolver itself has no deadline."""
-    found: Future[list[Any]] = Future()
+    resolved: Future[list[Any]] = Future()
 
     def resolve() -> None:
         try:
-            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            resolved.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, ValueError, OverflowError) as error:
-            found.set_exception(error)
+            resolved.set_exception(error)
 
     threading.Thread(target=resolve, name="resolver", daemon=True).start()
     try:
-        return found.result(timeout)
+        return resolved.result(timeout)
     except TimeoutError as error:
         raise httpcore.ConnectTimeout(f"the address of {host} was not found in time") from error
     except OSError as error:

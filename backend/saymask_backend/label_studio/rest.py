@@ -188,9 +188,9 @@ class RestClient:
                 parts = iter([whole] if whole is not None else [])
             has_more = False
             for page in parts:
-                found = {_identify(item): item for item in page.items}
-                new = [item for key, item in found.items() if key not in seen]
-                seen.update(found)
+                by_key = {_identify(item): item for item in page.items}
+                new = [item for key, item in by_key.items() if key not in seen]
+                seen.update(by_key)
                 if new or page.left_out is not None:
                     has_more = True
                     yield replace(page, items=new)
@@ -226,14 +226,14 @@ class RestClient:
     ) -> list[Object]:
         """Return a whole list; an odd object is logged and left out."""
         left_out = LeftOut()
-        found = [
+        objects = [
             item
             for page in self.iterate_pages(path, params)
             for item in read_each(page, model, what, left_out)
         ]
         for line in left_out.lines:
             log.warning("Label Studio's %s", line)
-        return found
+        return objects
 
     def create_once(
         self, find: Callable[[], list[int]], path: str, values: dict[str, Any]
@@ -313,8 +313,8 @@ def _read_page(answer: Any, path: str) -> tuple[list[Any], int]:
 
 def _identify(item: Any) -> str:
     """A key that is equal for the same item on two pages."""
-    number = item.get("id") if isinstance(item, dict) else None
-    return str(number) if type(number) is int else json.dumps(item, sort_keys=True)
+    item_id = item.get("id") if isinstance(item, dict) else None
+    return str(item_id) if type(item_id) is int else json.dumps(item, sort_keys=True)
 
 
 def _read_answer(answer: httpx.Response, path: str, max_bytes: int) -> httpx.Response:

@@ -13,7 +13,7 @@ from saymask.errors import CallAbandoned, JobSuperseded
 
 # How long Redis keeps a request after its deadline, in case its backend ended without removing it.
 _KEPT_S = 60.0
-_PENDING_KEY = "saymask:waiters:{job}"
+_PENDING_KEY = "saymask:pending:{job}"
 
 
 def new_call_id() -> str:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from saymask.errors import DatasetError, InvalidRequest
 from saymask.left_out import OnProgress
 from saymask.private_files import create_private_file, replace_atomically
-from saymask_backend.records.database import Database, StoreError, list_revisions
+from saymask_backend.records.database import Database, StoreError, check_revision, read_revision
 from saymask_backend.records.tables import Base
 
 _MANIFEST = "manifest.json"
@@ -32,6 +32,7 @@ _FORMAT = "saymask-backup-1"
 _ROWS_AT_ONCE = 500
 _BYTES_AT_ONCE = 16_000_000
 _STREAM = {"yield_per": _ROWS_AT_ONCE}
+_OLD_BACKUP_CURE = "Restore it with the saymask that made it, and export its records there."
 _MANIFEST_MAX_BYTES = 1_000_000
 ROW_MAX_BYTES = 128_000_000
 """Longest row that is read by default: a webhook of the longest body, each character escaped."""
@@ -61,10 +62,13 @@ def write_backup(database: Database, path: Path, progress: OnProgress) -> dict[s
                 database.read_snapshot() as connection,
                 zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive,
             ):
+                revision = read_revision(connection)
+                if revision is None:
+                    raise StoreError("The database was never migrated.", "Run: saymask stats")
                 counts = _write_tables(connection, archive, progress)
                 manifest = {
                     "format": _FORMAT,
-                    "revision": _read_revision(connection),
+                    "revision": revision,
                     "written_at": datetime.now(UTC).isoformat(),
                     "rows": counts,
                 }
@@ -98,7 +102,7 @@ def restore_backup(
             manifest = _read_manifest(archive)
             if manifest["format"] != _FORMAT:
                 raise DatasetError(f"{path} has the unknown format {manifest['format']!r}.")
-            _check_revision(manifest["revision"])
+            check_revision(manifest["revision"], "backup", _OLD_BACKUP_CURE, DatasetError)
             _clear_empty(database)
             # An older file has older tables; what changed since then is done to its rows.
             database.migrate(manifest["revision"])
@@ -121,21 +125,6 @@ def _read_manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise ValueError(f"{_MANIFEST} is longer than {_MANIFEST_MAX_BYTES:,} bytes")
     manifest: dict[str, Any] = json.loads(text)
     return manifest
-
-
-def _check_revision(revision: str) -> None:
-    known = list_revisions()
-    if revision in known:
-        return
-    if revision < known[0]:
-        raise DatasetError(
-            f"The backup has the schema {revision}, older than this version can read.",
-            "Restore it with the saymask that made it, and export its records there.",
-        )
-    raise DatasetError(
-        f"The backup has the schema {revision}, which this version does not know.",
-        "Update saymask to the version that made it, or a later one.",
-    )
 
 
 def _clear_empty(database: Database) -> None:
@@ -268,10 +257,6 @@ def _reflect(connection: Connection) -> list[Table]:
     metadata = MetaData()
     metadata.reflect(connection, only=lambda name, _: name in Base.metadata.tables)
     return metadata.sorted_tables
-
-
-def _read_revision(connection: Connection) -> str:
-    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
 def _to_text(value: object) -> str:

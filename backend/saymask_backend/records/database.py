@@ -40,6 +40,11 @@ _WAL_RETRY_S = 0.02
 _LOCK_RETRY_S = 0.05
 _BUSY_TIMEOUT_MS = 10_000
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_OLD_DATABASE_CURE = (
+    "Export its records with the saymask that wrote it. Then set SAYMASK_DATABASE_URL or"
+    " SAYMASK_DATA_DIR to a new database: saymask sync fills it with the annotations that Label"
+    " Studio has."
+)
 
 
 class StoreError(SaymaskError):
@@ -98,32 +103,17 @@ class Database:
         config = _alembic_config()
         try:
             with self.engine.connect() as connection, _migration(connection):
-                self._check_readable(_read_revision(connection))
+                if (revision_now := read_revision(connection)) is not None:
+                    check_revision(revision_now, "database", _OLD_DATABASE_CURE, StoreError)
                 config.attributes["connection"] = connection
                 command.upgrade(config, revision)
         except SQLAlchemyError as error:
             raise self.explain("brought up to date", error) from error
 
-    def _check_readable(self, revision: str | None) -> None:
-        known = list_revisions()
-        if revision is None or revision in known:
-            return
-        if revision < known[0]:
-            raise StoreError(
-                f"The database has the schema {revision}, older than this version can read.",
-                "Export its records with the saymask that wrote it. Then set SAYMASK_DATABASE_URL"
-                " or SAYMASK_DATA_DIR to a new database: saymask sync fills it with the"
-                " annotations that Label Studio has.",
-            )
-        raise StoreError(
-            f"The database has the schema {revision}, which this version does not know.",
-            "Update saymask to the version that wrote it, or a later one.",
-        )
-
     def revision(self) -> str | None:
         """Return the schema revision of the database, None before the first migration."""
         with self.engine.connect() as connection:
-            return _read_revision(connection)
+            return read_revision(connection)
 
     @contextmanager
     def recording_lock(self, wait_s: float) -> Iterator[bool]:
@@ -243,10 +233,30 @@ def _file_lock(database: str | None, wait_s: float) -> Iterator[bool]:
         lock.release()
 
 
-def list_revisions() -> list[str]:
-    """Return the schema revisions that this version can read, oldest first."""
+def check_revision(revision: str, what: str, old_cure: str, error: type[SaymaskError]) -> None:
+    """Check that this version can read a schema.
+
+    Args:
+        revision: of the schema.
+        what: has it, for the message.
+        old_cure: what to do where it is too old.
+        error: to raise.
+
+    Raises:
+        SaymaskError: ``error``; the schema is older than this version can read, or unknown to it.
+    """
     scripts = ScriptDirectory.from_config(_alembic_config())
-    return sorted(script.revision for script in scripts.walk_revisions())
+    readable = sorted(script.revision for script in scripts.walk_revisions())
+    if revision in readable:
+        return
+    if revision < readable[0]:
+        raise error(
+            f"The {what} has the schema {revision}, older than this version can read.", old_cure
+        )
+    raise error(
+        f"The {what} has the schema {revision}, which this version does not know.",
+        "Update saymask to the version that wrote it, or a later one.",
+    )
 
 
 def _alembic_config() -> Config:
@@ -255,7 +265,8 @@ def _alembic_config() -> Config:
     return config
 
 
-def _read_revision(connection: Connection) -> str | None:
+def read_revision(connection: Connection) -> str | None:
+    """Return the schema revision of a database, None before the first migration."""
     return MigrationContext.configure(connection).get_current_revision()
 
 

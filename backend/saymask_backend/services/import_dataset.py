@@ -115,7 +115,7 @@ def import_dataset(
     as_annotations: bool = False,
     dry_run: bool = False,
 ) -> ImportReport:
-    """Create a task per image, and one of its own for every expression without a referent.
+    """Create a task per image, and another one for every expression without a referent.
 
     A task has one region per object and expression. Tasks of an earlier import stay as they are.
     An image that Label Studio cannot show is left out. ``as_annotations`` makes them finished work
@@ -175,7 +175,7 @@ def _split_into_tasks(image: DatasetImage, image_hash: str) -> list[_NewTask]:
     """Expressions with referents share a task; an image without any has one all the same.
 
     The editor has one expression for the whole image, and a verdict is about that one: every
-    expression without a referent needs a task of its own.
+    expression without a referent needs a separate task.
     """
     with_referent = tuple(e for e in image.expressions if e.parts)
     groups = [with_referent] if with_referent else []

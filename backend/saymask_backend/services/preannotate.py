@@ -66,7 +66,7 @@ def preannotate(
     """Store predictions of the current model version; repeating it continues where it stopped.
 
     ``expressions`` are those of every task whose data holds none; they replace what was predicted
-    for such a task with others.
+    for such a task with others, but no proposals.
 
     Raises:
         InvalidRequest: the expressions are blank.
@@ -89,7 +89,8 @@ def preannotate(
         is_predicted = model_version in task.versions
         if given and not task.expressions:
             task = replace(task, expressions=given)
-            is_predicted &= newest.get(task.task_id) == given[-1]
+            # Without such an answer the prediction is a proposal, which stays to be confirmed.
+            is_predicted &= newest.get(task.task_id, given[-1]) == given[-1]
         state = _find_state(task, body, is_predicted=is_predicted)
         counts[state] += 1
         if state == "open":
@@ -105,8 +106,8 @@ def preannotate(
             failed.add(f"task {task.task_id}", suggestions.notice)
 
     if dry_run:
-        number = sum(len(task.expressions) for task in open_tasks)
-        counts.update(predicted=len(open_tasks), expressions=number)
+        total = sum(len(task.expressions) for task in open_tasks)
+        counts.update(predicted=len(open_tasks), expressions=total)
     else:
         map_concurrently(
             open_tasks,

@@ -136,12 +136,12 @@ class Segmenter:
             raise task.fault
         if not task.expressions:
             return None
-        known = self._find_answers(project, task)
+        earlier = self._find_answers(project, task)
         answers: dict[str, Suggestions] = {}
         refused: dict[str, InvalidExpression] = {}
         for expression in task.expressions:
-            if expression in known:
-                answers[expression] = known[expression]
+            if expression in earlier:
+                answers[expression] = earlier[expression]
                 continue
             if time.monotonic() > call.arrived + deadline_s:
                 raise DeadlineExceeded("No time was left for this task.", "Retrieve it again.")

@@ -157,8 +157,8 @@ def load_scoring(path: Path, weights_hash: str) -> ScoringConfig:
             f"Unset SAYMASK_SCORING, or choose that SAYMASK_ENCODER. {_CURE}",
         )
     # Numbers, as told from truth values; a whole number is a real one too.
-    known = {f.name: (int, float) if f.type == "float" else (int,) for f in fields(ScoringConfig)}
-    wrong = [name for name, value in values.items() if type(value) not in known.get(name, ())]
+    types = {f.name: (int, float) if f.type == "float" else (int,) for f in fields(ScoringConfig)}
+    wrong = [name for name, value in values.items() if type(value) not in types.get(name, ())]
     if wrong:
         raise ConfigError(
             f"{path} holds {', '.join(sorted(wrong))}, which this version does not know or takes in"

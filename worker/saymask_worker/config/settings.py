@@ -154,7 +154,7 @@ class WorkerSettings(BaseSettings):
     def pipeline_config(self, scoring: ScoringConfig) -> PipelineConfig:
         """Return the configuration, with the encoder's own scoring.
 
-        The faithful method has a scoring of its own.
+        The faithful method has its own scoring.
         """
         config = PipelineConfig(
             proposals=ProposalsConfig(

@@ -212,8 +212,8 @@ def _rank(
 
 
 def _judge_model(mask: Mask, truth: _Truth) -> Answer:
-    found = _Ranked(np.ones(1, dtype=np.float32), (0,)) if mask.any() else _NOTHING
-    return _judge(found, mask[None], truth, keeps_masks=False)
+    ranked = _Ranked(np.ones(1, dtype=np.float32), (0,)) if mask.any() else _NOTHING
+    return _judge(ranked, mask[None], truth, keeps_masks=False)
 
 
 def _judge(ranked: _Ranked, masks: Masks, truth: _Truth, keeps_masks: bool) -> Answer:

@@ -59,7 +59,7 @@ def build_pipeline(
     Raises:
         WeightsError, ConfigError.
     """
-    # PyTorch has threads of its own. NumPy's products are small here: dividing one among processors
+    # PyTorch has its own threads. NumPy's products are small here: dividing one among processors
     # that have other work costs more than it saves.
     threadpool_limits(1, user_api="blas")
     device = choose_device(settings.device)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.errors import InvalidMask, PreparedNotKept
-from saymask.masks import Mask, decode_coco_rle, encode_coco_rle
+from saymask.masks import decode_coco_rle, encode_coco_rle
 from saymask.private_files import (
     UNFINISHED_PREFIX,
     make_folder_inside,
@@ -114,7 +114,7 @@ class PreparedCache:
             make_folder_inside(self._root, self._directory.name)
             with replace_atomically(path, part_folder=self._root, keeps_mode=False) as part:
                 with part.open("wb") as file:
-                    np.savez_compressed(file, **_to_arrays(prepared))  # type: ignore[arg-type]
+                    np.savez_compressed(file, allow_pickle=False, **_to_arrays(prepared))
                 share_like(part, self._root)
         except OSError as error:
             raise PreparedNotKept(
@@ -207,7 +207,7 @@ def _to_arrays(prepared: PreparedImage) -> dict[str, NDArray[Any]]:
 def _read(path: Path, sha256: str) -> PreparedImage:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(arrays["meta"].tobytes())
-        masks = _decode_masks(meta)
+        masks = [decode_coco_rle(mask).T for mask in meta["transposed_masks"]]
         height, width = meta["work_hw"]
         stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
         proposals = Proposals(
@@ -225,13 +225,6 @@ def _read(path: Path, sha256: str) -> PreparedImage:
     )
 
 
-def _decode_masks(meta: dict[str, Any]) -> list[Mask]:
-    """Masks (h, w) of an entry; those of earlier versions are not transposed."""
-    if "masks" in meta:
-        return [decode_coco_rle(mask) for mask in meta["masks"]]
-    return [decode_coco_rle(mask).T for mask in meta["transposed_masks"]]
-
-
 def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
     packed: dict[str, NDArray[Any]] = {
         name: getattr(features, name).astype(np.float16) for name in _HALF_PRECISION
@@ -244,7 +237,7 @@ def _pack_features(features: VisualFeatures) -> dict[str, NDArray[Any]]:
 
 
 def _unpack_features(arrays: Any) -> VisualFeatures:
-    """Read what an entry has; those of earlier versions have no region and no places."""
+    """Read what the method encoded: the published one has neither region nor places."""
     has_region = "region" in arrays
     return VisualFeatures(
         **{name: arrays[name].astype(np.float32) for name in _HALF_PRECISION},

@@ -51,7 +51,7 @@ class Pipeline:
     """Prepares images and segments expressions. One instance per process; not thread-safe.
 
     ``dataclasses.replace`` gives one of the same models with other arguments. A cache belongs to
-    one configuration and one proposer: whoever replaces these replaces it too.
+    one configuration and one proposer: replace it with them.
 
     Args:
         proposer: generates masks.

@@ -99,7 +99,8 @@ class JobHandler:
         _adopt_call_id()
         try:
             sha256 = str(message.get("photo_sha256"))
-            with self._crashes.track(sha256), self._pipeline.use() as pipeline:
+            # In this order: a worker that ends while it loads its models blames no image.
+            with self._pipeline.use() as pipeline, self._crashes.track(sha256):
                 reply = answer(pipeline, message)
         except SaymaskError as error:
             log.warning("%s", error)
