@@ -130,8 +130,9 @@ def test_a_pickle_that_names_a_high_memo_slot() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"size_hw": []}, {"size_hw": [1]}, {"work_hw": []}, {"masks": [[]]}, {"masks": None},
-        {"notices": 3}, {"masks": [{"size": [10**9, 10**9], "counts": "0"}]},
+        {"size_hw": []}, {"size_hw": [1]}, {"work_hw": []}, {"notices": 3},
+        {"transposed_masks": [[]]}, {"transposed_masks": None},
+        {"transposed_masks": [{"size": [10**9, 10**9], "counts": "0"}]},
     ],
 )  # fmt: skip
 def test_a_cache_entry_that_lost_its_sense(tmp_path: Path, change: dict[str, Any]) -> None:
