@@ -86,8 +86,17 @@ class RunMask:
         Raises:
             InvalidMask: the sizes differ.
         """
-        union = unite([self, other]).area
-        return (self.area + other.area - union) / union if union else 0.0
+        shared = self.count_shared(other)
+        union = self.area + other.area - shared
+        return shared / union if union else 0.0
+
+    def count_shared(self, other: RunMask) -> int:
+        """Return the number of pixels inside both.
+
+        Raises:
+            InvalidMask: the sizes differ.
+        """
+        return find_agreed([self, other], 2).area
 
     def to_coco_rle(self) -> dict[str, Any]:
         """Return compressed COCO RLE, as ``masks.encode_coco_rle`` does."""

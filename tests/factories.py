@@ -11,10 +11,9 @@ from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import Mask, compute_box_xywh, encode_brush_rle, encode_coco_rle
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.label_studio.label_config import default_label_config
-from saymask_backend.label_studio.predictions import build_region_id
 from saymask_backend.records.requests import NewRequest, RequestKind
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.types import ProjectKey
+from saymask_backend.records.types import ProjectKey, build_region_id
 
 HEIGHT, WIDTH = 48, 64
 KEY = ProjectKey(7, 1795224562)
@@ -59,14 +58,13 @@ def offer(
         )
         for rank, mask in enumerate(masks, 1)
     )  # fmt: skip
-    ids = [build_region_id(request_id, c.rank) for c in candidates]
     result = SegmentResult(
         image_sha256=f"{task_id:064x}", expression=expression, size_hw=(HEIGHT, WIDTH),
         candidates=candidates, head_noun_phrase=None, proposals_count=9,
         model_version=model_version, from_cache=True, timings=Timings(),
     )  # fmt: skip
-    stores.requests.save_answer(request_id, result, ids, 40.0)
-    return ids
+    stores.requests.save_answer(request_id, result, 40.0)
+    return [build_region_id(request_id, c.rank) for c in candidates]
 
 
 def brush(

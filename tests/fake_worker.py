@@ -4,7 +4,8 @@ What its pipeline does with an expression: ``sleep N ...`` takes N seconds, ``fa
 error, ``bug`` raises, ``away`` finds the queue away once, ``nothing`` finds nothing, ``doubtful``
 has a low confidence, ``die`` kills the process (once, if the file named by FAKE_WORKER_DIES_ONCE
 exists; it is removed first).
-Anything else gives k square masks. An image that contains ``unseen`` gets a first look until it is
+Anything else gives k square masks: the second and those after the third cover a part of the first,
+the third is separate from them. An image that contains ``unseen`` gets a first look until it is
 prepared. An image that contains ``slow`` is prepared in 20 batches of a tenth of a second each, and
 what it shows is proposed after three seconds. An image that contains ``poison`` kills the process.
 What it prepares of one that contains ``unkept`` is not kept. In every image it proposes a cat and a
@@ -47,12 +48,13 @@ SHARED_KEY = "fake:prepared"
 
 def build_candidate(rank: int) -> Candidate:
     mask = np.zeros((48, 64), bool)
-    mask[rank : rank + 8, rank : rank + 10] = True
+    left, top = (50, 36) if rank == 3 else (rank % 8, rank % 8)
+    mask[top : top + 8, left : left + 10] = True
     return Candidate(
         rank=rank,
         score=1 / rank,
         mask=CocoRle.model_validate(encode_coco_rle(mask)),
-        box_xywh=(rank, rank, 10, 8),
+        box_xywh=(left, top, 10, 8),
         predicted_iou=0.9,
         stability_score=0.9,
     )

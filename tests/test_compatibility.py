@@ -41,7 +41,7 @@ def test_a_database_of_revision_0007_is_taken_over(url: str) -> None:
     with closing(Stores(url)) as stores:
         fill_database(stores)
         stores.migrate()
-        assert stores.database.revision() == "0007"
+        assert stores.database.revision() == "0008"
         assert compare_with_tables(stores) == []
         cat, dog, moon = stores.records.iterate_records(RecordFilter())
         assert [(r.outcome, r.expression) for r in (cat, dog, moon)] == [

@@ -40,7 +40,7 @@ def test_recorded_requests_are_answered(
     assert "<td>fake encoder</td>" in page
 
 
-def test_typed_expression_gives_k_regions_in_one_prediction(
+def test_typed_expression_gives_separate_regions_in_one_prediction(
     build_client: Callable[..., TestClient],
     start_worker: Callable[..., Any],
     photos: ImageServer,
@@ -52,8 +52,7 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     results = client.post("/predict", json=body).json()["results"]
     assert len(results) == 1
     regions = [r for r in results[0]["result"] if r["type"] == "brushlabels"]
-    assert len(regions) == 3
-    assert len({region["id"] for region in regions}) == 3
+    assert [region["value"]["brushlabels"] for region in regions] == [["candidate"]] * 2
     for region in regions:
         assert region["origin"] == "prediction"
         assert (region["original_width"], region["original_height"]) == (64, 48)
@@ -69,7 +68,9 @@ def test_typed_expression_gives_k_regions_in_one_prediction(
     )  # fmt: skip
     stored = app_stores.requests.load_offer(request.id)
     assert stored is not None
-    assert [c.region_id for c in stored.candidates] == [r["id"] for r in reversed(regions)]
+    assert [c.rank for c in stored.candidates] == [1, 2, 3]
+    assert stored.shown == (1, 3), "the second covers a part of the first"
+    assert [r["id"] for r in regions] == [stored.candidates[2].region_id, stored.region_id]
     again = client.post("/predict", json=body).json()["results"][0]["result"]
     assert {r["id"] for r in again}.isdisjoint(r["id"] for r in regions), "ids are per request"
     assert len(photos.fetched) == 1, "the same photo is not downloaded again"
@@ -100,16 +101,18 @@ def test_enter_again_after_a_first_look_gives_the_prepared_image_s_answer(
 
 @pytest.mark.parametrize(("k", "status"), [(1, 200), (50, 200), (0, 400), (-1, 400), (1000, 400)])
 def test_k(
-    build_client: Callable[..., TestClient], start_worker: Callable[..., Any], k: int, status: int
-) -> None:
+    build_client: Callable[..., TestClient], start_worker: Callable[..., Any],
+    app_stores: Stores, k: int, status: int,
+) -> None:  # fmt: skip
     start_worker()
     body = typed("the cat")
     body["params"]["k"] = k
     answer = build_client().post("/predict", json=body)
     assert answer.status_code == status
     if status == 200:
-        regions = answer.json()["results"][0]["result"]
-        assert len([r for r in regions if r["type"] == "brushlabels"]) == k
+        offer = app_stores.requests.load_offer(app_stores.requests.list_recent()[0].id)
+        assert offer is not None
+        assert len(offer.candidates) == k
     else:
         assert "k must be" in answer.json()["cause"]
 
@@ -124,11 +127,11 @@ def test_our_own_config_gets_ranked_labels_and_the_expression_per_region(
     body["label_config"] = default_label_config()
     regions = build_client().post("/predict", json=body).json()["results"][0]["result"]
     labels = [r["value"]["brushlabels"] for r in regions if r["type"] == "brushlabels"]
-    assert labels == [["top-3"], ["top-2"], ["top-1"]]
+    assert labels == [["top-3"], ["top-1"]]
     texts = [r["value"]["text"] for r in regions if r["from_name"] == "region_expression"]
-    assert texts == [["the cat"]] * 3
+    assert texts == [["the cat"]] * 2
     (notice,) = (r["value"]["text"][0] for r in regions if r["from_name"] == "saymask_notice")
-    assert notice == '"the cat": 3 suggestions.'
+    assert notice == '"the cat": 3 suggestions, 2 shown; type 2 for another.'
 
 
 def test_blank_expressions_and_nothing_found_are_empty_answers(
@@ -211,7 +214,7 @@ def test_tags_may_have_other_names(
     body["params"]["context"]["result"][0]["from_name"] = "say"
     regions = build_client().post("/predict", json=body).json()["results"][0]["result"]
     assert {(r["from_name"], r["to_name"]) for r in regions} == {("b", "pic")}
-    assert [r["value"]["brushlabels"] for r in regions] == [["thing"]] * 3
+    assert [r["value"]["brushlabels"] for r in regions] == [["thing"]] * 2
 
 
 def test_errors_of_the_worker_come_through(

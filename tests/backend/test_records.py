@@ -211,6 +211,7 @@ def test_recorded_payloads(name: str, stores: Stores) -> None:
 def _offer_as(stores: Stores, body: dict, masks: list, ids: list[str]) -> None:
     from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
     from saymask.masks import compute_box_xywh, encode_coco_rle
+    from saymask_backend.records.tables import Request
 
     # The recorder's labels are called candidate; ours for every rank is then the first label.
     project, task_id = read_project_key(body["project"]), body["task"]["id"]
@@ -218,8 +219,6 @@ def _offer_as(stores: Stores, body: dict, masks: list, ids: list[str]) -> None:
         NewRequest(project, task_id, "the red circle", len(masks), "/x.png")
     )
     with stores.database.session() as session, session.begin():
-        from saymask_backend.records.tables import Request
-
         session.get_one(Request, request_id).created_at = datetime(2026, 11, 1, tzinfo=UTC)
     candidates = tuple(
         Candidate(
@@ -233,4 +232,9 @@ def _offer_as(stores: Stores, body: dict, masks: list, ids: list[str]) -> None:
         candidates=candidates, head_noun_phrase=None, proposals_count=3, model_version="v",
         from_cache=True, timings=Timings(),
     )  # fmt: skip
-    stores.requests.save_answer(request_id, result, ids, 1.0)
+    stores.requests.save_answer(request_id, result, 1.0)
+    with stores.database.session() as session, session.begin():
+        for candidate, sent in zip(
+            session.get_one(Request, request_id).candidates, ids, strict=False
+        ):
+            candidate.region_id = sent

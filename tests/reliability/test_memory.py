@@ -19,9 +19,9 @@ import pytest
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.masks import pack_brush_rle
 from saymask.runs import RunMask
-from saymask_backend.label_studio.predictions import build_region_id
 from saymask_backend.records.requests import NewRequest
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import build_region_id
 from saymask_backend.services.record import Recorder
 from tests.backend.submissions import ALL, A, send
 from tests.backend.test_sync import Studio
@@ -106,9 +106,8 @@ def offer_large(stores: Stores, number: int) -> tuple[str, RunMask]:
         head_noun_phrase=None, proposals_count=9, model_version="saymask-test", from_cache=True,
         timings=Timings(),
     )  # fmt: skip
-    ids = [build_region_id(request_id, candidate.rank) for candidate in candidates]
-    stores.requests.save_answer(request_id, result, ids, 40.0)
-    return ids[0], masks[0]
+    stores.requests.save_answer(request_id, result, 40.0)
+    return build_region_id(request_id, 1), masks[0]
 
 
 def region(region_id: str, rle: list[int], size_hw: tuple[int, int]) -> dict[str, Any]:

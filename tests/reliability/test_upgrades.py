@@ -120,7 +120,7 @@ def test_a_backup_is_one_state_while_others_write(stores: Stores, tmp_path: Path
 LATER = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0008", "0007", None, None
+revision, down_revision, branch_labels, depends_on = "0009", "0008", None, None
 def upgrade():
     op.execute("UPDATE record SET outcome = 'edited' WHERE outcome = 'accepted'")
     op.add_column("record", sa.Column("more", sa.Integer, nullable=False, server_default="8"))
@@ -135,14 +135,14 @@ def test_a_backup_of_an_earlier_schema(
     write_backup(stores.database, tmp_path / "b.zip", ignore)
     migrations = tmp_path / "migrations"
     shutil.copytree(database._MIGRATIONS, migrations)
-    (migrations / "versions" / "0008_later.py").write_text(LATER)
+    (migrations / "versions" / "0009_later.py").write_text(LATER)
     monkeypatch.setattr(database, "_MIGRATIONS", migrations)
     with closing(Stores(f"sqlite:///{tmp_path / 'new.db'}")) as target:
         # A database that was migrated and never used is as good as none.
         target.migrate()
         restore_backup(target.database, tmp_path / "b.zip", ignore)
         stores.migrate()
-        assert stores.database.revision() == target.database.revision() == "0008"
+        assert stores.database.revision() == target.database.revision() == "0009"
         assert snapshot(target) == snapshot(stores)
         assert next(r.outcome for r in target.records.iterate_records(ALL)) == "edited"
         with target.database.session() as session:

@@ -102,7 +102,7 @@ def test_killed_in_the_middle_of_a_migration(url: str, table: str) -> None:
     with closing(Stores(url)) as stores:
         assert stores.database.revision() is None
         stores.migrate()
-        assert stores.database.revision() == "0007"
+        assert stores.database.revision() == "0008"
         tables = inspect(stores.database.engine)
         assert set(Base.metadata.tables) <= set(tables.get_table_names())
 

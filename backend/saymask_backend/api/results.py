@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from saymask_backend.label_studio.label_config import LabelConfig
-from saymask_backend.label_studio.notices import describe_failure
-from saymask_backend.label_studio.predict_request import PredictRequest
+from saymask_backend.label_studio.notices import EDITED_STAYS, describe_failure
+from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask
 from saymask_backend.label_studio.predictions import (
     EMPTY_PREDICTION,
+    build_typed,
     to_failure,
     to_prediction,
     to_task_prediction,
 )
+from saymask_backend.records.types import build_region_id, choose_region_id
 from saymask_backend.services.predict import Answer, Failure
 from saymask_backend.services.segment import Suggestions, TaskSuggestions
 
@@ -29,14 +31,20 @@ def to_results(request: PredictRequest, answers: Sequence[Answer]) -> list[Any]:
     """
     config = request.label_config
     empty: Any = EMPTY_PREDICTION if request.is_interactive else []
-    return [empty if answer is None else _to_result(answer, config) for answer in answers]
+    return [
+        empty if answer is None else _to_result(answer, config, request, task)
+        for task, answer in zip(request.tasks, answers, strict=True)
+    ]
 
 
 def _to_result(
-    answer: Suggestions | Failure | TaskSuggestions, config: LabelConfig
+    answer: Suggestions | Failure | TaskSuggestions,
+    config: LabelConfig,
+    request: PredictRequest,
+    task: PredictTask,
 ) -> dict[str, Any]:
     if isinstance(answer, Suggestions):
-        return to_prediction(answer.result, config, answer.request_id, answer.clicks)
+        return _to_prediction(answer, config, request, task)
     if isinstance(answer, Failure):
         text = describe_failure(answer.error, answer.expression)
         prediction = to_failure(config, text)
@@ -47,3 +55,19 @@ def _to_result(
         (suggestions.request_id, suggestions.result) for suggestions in answer.answers.values()
     ]
     return to_task_prediction(pairs, config, answer.notice)
+
+
+def _to_prediction(
+    answer: Suggestions, config: LabelConfig, request: PredictRequest, task: PredictTask
+) -> dict[str, Any]:
+    """The suggestions; a typed number disappears from the editor's field."""
+    region_ids = {rank: build_region_id(answer.request_id, rank) for rank in answer.shown[1:]}
+    notice = answer.notice
+    if answer.shown:
+        region_ids[answer.shown[0]] = choose_region_id(answer.region_id, task.edited)
+        notice += f" {EDITED_STAYS}" if answer.region_id in task.edited else ""
+    prediction = to_prediction(answer.result, config, region_ids, notice)
+    if request.picked is not None and request.typed:
+        field = build_typed(config, request.typed, request.editor_entry_id)
+        prediction["result"].insert(0, field)
+    return prediction

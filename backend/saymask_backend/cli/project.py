@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -70,17 +70,31 @@ def connect(
         str | None, typer.Option(help="Connect the project of this title; create it if missing.")
     ] = None,
     backend_url: BackendOption = None,
+    suggestions: Annotated[
+        Literal["together", "one"] | None,
+        typer.Option(
+            help="How suggestions are shown: separate ones together, or one at a time, for work"
+            " with the keyboard. A new project shows them together.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set up a Label Studio project for saymask and test it. Repeating it is harmless.
 
-    Example: saymask connect --label-studio http://localhost:8080 --api-key KEY --create "My photos"
+    Examples:
+    saymask connect --label-studio http://localhost:8080 --api-key KEY --create "My photos"
+
+    saymask connect --project 1 --suggestions one
     """
     if (project is None) == (create is None):
         raise InvalidRequest("Which project?", "Give --project N or --create TITLE.")
     settings = _load_settings(label_studio, api_key)
     with log_in(settings) as client:
-        connector = Connector(client, _build_options(settings, backend_url, may_change=True))
+        options = replace(
+            _build_options(settings, backend_url, may_change=True),
+            shows_one=None if suggestions is None else suggestions == "one",
+        )
+        connector = Connector(client, options)
         checks = [*connector.check_label_studio(), *connector.check_backend()]
         if not _has_problem(checks):
             project_id = project

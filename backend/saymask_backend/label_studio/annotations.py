@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
 from saymask.runs import MAX_RUNS, read_brush_runs
 from saymask_backend.label_studio.label_config import LabelConfig
-from saymask_backend.label_studio.predict_request import read_image
+from saymask_backend.label_studio.predict_request import read_image, read_rank
 from saymask_backend.label_studio.schema import (
     AnnotationBody,
     BrushEntry,
@@ -73,7 +73,7 @@ def _read_texts(result: Sequence[object], name: str | None) -> dict[str, str]:
     texts: dict[str, str] = {}
     for entry in result:
         if isinstance(entry, TextEntry) and entry.from_name == name:
-            text = entry.value.text[-1] if entry.value.text else ""
+            text = next((t for t in reversed(entry.value.text) if read_rank(t) is None), "")
             if text.strip():
                 texts.pop(entry.id, None)
                 texts[entry.id] = text

@@ -23,6 +23,7 @@ from saymask_backend.label_studio.label_config import (
     LabelConfig,
     default_label_config,
     load_label_config,
+    switch_suggestions,
 )
 from saymask_backend.label_studio.predict_request import parse_task
 from saymask_backend.label_studio.predictions import build_typed
@@ -59,6 +60,7 @@ class ConnectOptions:
         user, password: that the backend demands, or empty.
         secret: that the backend's webhook demands, or empty.
         may_change: correct what is wrong, instead of only reporting it.
+        shows_one: one suggestion at a time is shown, or several are; None to leave that as it is.
     """
 
     backend_url: str
@@ -66,6 +68,7 @@ class ConnectOptions:
     password: str
     secret: str
     may_change: bool
+    shows_one: bool | None = None
 
 
 class _Problem(SaymaskError):
@@ -174,9 +177,13 @@ class Connector:
     def _check_config(self, project_id: int) -> _Result:
         project = self._client.get_project(project_id)
         try:
-            missing = _list_missing_tags(load_label_config(project.label_config or ""))
+            config = load_label_config(project.label_config or "")
         except InvalidLabelConfig as error:
             return self._replace_config(project, error)
+        wanted = self._options.shows_one
+        if wanted is not None and wanted != config.shows_one:
+            return self._switch_suggestions(project, shows_one=wanted)
+        missing = _list_missing_tags(config)
         if missing:
             return "ok", f"works, without {', '.join(missing)} (see saymask label-config)"
         return "ok", "has everything"
@@ -189,12 +196,23 @@ class Connector:
                 f"{error.cause} {annotations} annotations were made with it.",
                 "Add the missing tags by hand; saymask label-config prints an example.",
             )
-        config = default_label_config()
+        shows_one = bool(self._options.shows_one)
+        config = switch_suggestions(default_label_config(), shows_one=shows_one)
         return self._correct(
             error.cause,
             "saymask connect writes one that works.",
             lambda: self._client.update_project(project.id, label_config=config),
             "saymask's own was written",
+        )
+
+    def _switch_suggestions(self, project: ProjectBody, *, shows_one: bool) -> _Result:
+        config = switch_suggestions(project.label_config or "", shows_one=shows_one)
+        shown = "one suggestion at a time" if shows_one else "several suggestions together"
+        return self._correct(
+            f"It does not show {shown}.",
+            "saymask connect --suggestions changes it.",
+            lambda: self._client.update_project(project.id, label_config=config),
+            f"shows {shown}; open editors have to be reloaded",
         )
 
     def _check_flags(self, project_id: int) -> _Result:
@@ -349,7 +367,7 @@ class Connector:
         if not attached or task is None:
             reason = "no task with a photo yet" if attached else "not attached"
             return "unknown", f"not tried: {reason}"
-        entry = build_typed(config, "the object")
+        entry = build_typed(config, ["the object"])
         started = time.monotonic()
         answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started

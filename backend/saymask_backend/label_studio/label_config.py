@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from xml.etree import ElementTree
@@ -13,6 +14,8 @@ from saymask_backend.records.types import VERDICTS, Verdict
 NOTICE = "saymask_notice"
 # Recognised by its name only where a project has other fields of each region.
 _REGION_EXPRESSION = "region_expression"
+# The class of a View in whose project one suggestion at a time is shown.
+_ONE_CLASS = "saymask-one"
 _CURE = (
     "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
     " toName the image. See label_config.xml in the package, printed by: saymask label-config"
@@ -48,6 +51,7 @@ class LabelConfig:
         notice: name of the TextArea that shows saymask's notices, or None.
         click, box: names of the smart KeyPoint and Rectangle (with labels or without) that refine
             a mask, or None.
+        shows_one: one suggestion at a time is shown.
     """
 
     image: str
@@ -61,6 +65,7 @@ class LabelConfig:
     click: str | None = None
     box: str | None = None
     verdict_choices: tuple[Option, ...] = ()
+    shows_one: bool = False
 
     def label_for_rank(self, rank: int) -> str:
         """Return the label for a rank: ``top-<rank>``, the last such label, or the first of all."""
@@ -114,6 +119,7 @@ def load_label_config(xml: str) -> LabelConfig:
         notice=next((e.get("name") for e in areas if e.get("name") == NOTICE), None),
         click=_find_smart(root, name, ("KeyPoint", "KeyPointLabels")),
         box=_find_smart(root, name, ("Rectangle", "RectangleLabels")),
+        shows_one=any(_ONE_CLASS in e.get("className", "").split() for e in root.iter("View")),
     )
 
 
@@ -177,6 +183,21 @@ def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element 
 def default_label_config() -> str:
     """Return the labelling config that saymask recommends."""
     return _read_resource("label_config.xml")
+
+
+def switch_suggestions(xml: str, *, shows_one: bool) -> str:
+    """Return a valid labelling config changed so that one suggestion is shown, or several are."""
+    xml = re.sub(rf'(\bclassName="[^"]*?)\b{_ONE_CLASS} ?', r"\1", xml).replace(' className=""', "")
+    if not shows_one:
+        return xml
+    # The whole config is in one View.
+    start, view, rest = xml.partition("<View")
+    opening, end, content = rest.partition(">")
+    if 'className="' in opening:
+        opening = opening.replace('className="', f'className="{_ONE_CLASS} ', 1)
+    else:
+        opening = f' className="{_ONE_CLASS}"{opening}'
+    return f"{start}{view}{opening}{end}{content}"
 
 
 def load_verify_config() -> str:

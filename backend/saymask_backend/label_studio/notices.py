@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from saymask.contract import NOTHING_MEANT, SegmentResult
 from saymask.errors import (
@@ -13,6 +13,7 @@ from saymask.errors import (
     SaymaskError,
 )
 
+EDITED_STAYS = "The mask that you edited stays."
 # Below this, about every second first candidate is another object than the referent.
 DOUBTFUL_BELOW = 0.5
 PROPOSED_NOTICE = (
@@ -30,17 +31,16 @@ _MAX_QUOTE_CHARS = 60
 _MAX_SENTENCES = 4
 
 
-def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
-    """Return one line about the suggestions."""
+def describe_answer(result: SegmentResult, shown: Sequence[int], clicks: int = 0) -> str:
+    """Return one line about the suggestions, of which the ranks ``shown`` are shown."""
     quoted = quote(result.expression)
     if not result.candidates:
         return f"Nothing found for {quoted}. Rephrase, or draw the mask."
-    count = len(result.candidates)
-    suggestions = "1 suggestion" if count == 1 else f"{count} suggestions"
+    suggestions = _describe_shown(result, shown)
     if clicks:
         after = "1 click" if clicks == 1 else f"{clicks} clicks"
         return (
-            f"{quoted}, after {after}: {suggestions}. Click again to change it; Alt+click on what"
+            f"{quoted}, after {after}: {suggestions} Click again to change it; Alt+click on what"
             " does not belong."
         )
     doubt = ""
@@ -48,7 +48,34 @@ def describe_answer(result: SegmentResult, clicks: int = 0) -> str:
     # Another notice already says that the photo may not show the object.
     if is_doubtful and NOTHING_MEANT not in result.notices:
         doubt = " Uncertain: another object fits almost as well."
-    return " ".join([f"{quoted}: {suggestions}.{doubt}", *result.notices])
+    return " ".join([f"{quoted}: {suggestions}{doubt}", *result.notices])
+
+
+def _describe_shown(result: SegmentResult, shown: Sequence[int]) -> str:
+    count = len(result.candidates)
+    suggestions = "1 suggestion" if count == 1 else f"{count} suggestions"
+    hidden = [str(c.rank) for c in result.candidates if c.rank not in shown]
+    if not hidden:
+        return f"{suggestions}."
+    *others, last = hidden
+    ranks = f"{', '.join(others)} or {last}" if others else last
+    return f"{suggestions}, {len(shown)} shown; type {ranks} for another."
+
+
+def describe_pick(result: SegmentResult, rank: int) -> str:
+    """Return one line about the suggestion that a number picks, or about the lack of it."""
+    quoted, count = quote(result.expression), len(result.candidates)
+    if rank in {candidate.rank for candidate in result.candidates}:
+        return " ".join([f"{quoted}: suggestion {rank} of {count}.", *result.notices])
+    if not count:
+        return describe_answer(result, ())
+    ranks = "only 1" if count == 1 else f"1 to {count}"
+    return f"{quoted} has no suggestion {rank}; type {ranks}."
+
+
+def describe_too_early(result: SegmentResult) -> str:
+    """Return one line about a better answer that was asked for and is not ready."""
+    return f"{quote(result.expression)}: the better result is not ready. Type 1 again in a moment."
 
 
 def describe_missing(answered: int, refused: Mapping[str, SaymaskError], left_out: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +36,8 @@ class PredictTask:
         left_out: number of further expressions in the task's data.
         fault: why nothing can be done about this task, or None.
         versions: model versions of the task's predictions, where they were asked for.
+        edited: ids of the regions whose masks an annotator has changed, as far as Label Studio has
+            saved them.
     """
 
     task_id: int
@@ -44,6 +46,7 @@ class PredictTask:
     left_out: int = 0
     fault: InvalidRequest | None = None
     versions: frozenset[str] = frozenset()
+    edited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class PredictRequest:
             annotator changes it, different for every annotator.
         typed: every expression in the editor's field, the newest last; empty when a task was
             opened, and in the call that Label Studio makes after every submit.
+        picked: the rank that was typed last, after these expressions, or None.
         prompt: clicks and box, or None.
         is_interactive: sent by the editor, as opposed to a batch of tasks.
         k: number of candidates asked for, or None.
@@ -97,6 +101,7 @@ class PredictRequest:
     label_config: LabelConfig
     tasks: tuple[PredictTask, ...]
     typed: tuple[str, ...]
+    picked: int | None
     editor_entry_id: str
     prompt: VisualPrompt | None
     is_interactive: bool
@@ -115,6 +120,7 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
     context = predict.params.context
     entries = context.result if context is not None else []
     texts = _select(entries, TextEntry, config.expression)
+    lines = [text for entry in texts for text in entry.value.text if text.strip()]
     tasks = parse_tasks(predict.tasks, config, expression_fields)
     if context is not None and tasks[0].fault is not None:
         raise tasks[0].fault
@@ -122,7 +128,8 @@ def parse_predict_request(body: Any, expression_fields: Sequence[str] = ()) -> P
         project=predict.project,
         label_config=config,
         tasks=tasks,
-        typed=tuple(text for entry in texts for text in entry.value.text if text.strip()),
+        typed=tuple(text for text in lines if read_rank(text) is None),
+        picked=read_rank(lines[-1]) if lines else None,
         editor_entry_id=texts[-1].id if texts else "",
         prompt=_read_prompt(entries, config),
         is_interactive=context is not None,
@@ -161,7 +168,29 @@ def parse_task(
         image = read_image(task, config)
     except InvalidRequest as error:
         fault = error
-    return PredictTask(task.id, image, kept, left_out, fault, task.predictions_model_versions)
+    return PredictTask(
+        task.id, image, kept, left_out, fault, task.predictions_model_versions,
+        edited=frozenset(_list_edited(task)),
+    )  # fmt: skip
+
+
+def read_rank(text: str) -> int | None:
+    """Return the rank that a number picks, None for an expression: a number is never one."""
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdecimal() else None
+
+
+def _list_edited(task: TaskBody) -> Iterator[str]:
+    """Regions in drafts and annotations that were changed; unsaved strokes are ``touches``."""
+    for saved in (*task.drafts, *task.annotations):
+        entries = saved.get("result")
+        for entry in entries if isinstance(entries, list) else []:
+            if not (isinstance(entry, dict) and isinstance(entry.get("id"), str)):
+                continue
+            value = entry.get("value")
+            has_touches = isinstance(value, dict) and bool(value.get("touches"))
+            if has_touches or entry.get("origin") == "prediction-changed":
+                yield entry["id"]
 
 
 def read_image(task: TaskBody, config: LabelConfig) -> str:

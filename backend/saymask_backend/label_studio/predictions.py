@@ -2,52 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
-from saymask.runs import read_coco_runs
+from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.label_studio.label_config import LabelConfig
-from saymask_backend.label_studio.notices import describe_answer
-from saymask_backend.records.types import Verdict
+from saymask_backend.records.types import Verdict, build_region_id
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
+# Neighbouring objects share some pixels at their border.
+_MAX_SHARED = 0.02
 
 
-def build_region_id(request_id: int, rank: int) -> str:
-    """Return the id of a candidate's region.
+def choose_shown(candidates: Sequence[Candidate], config: LabelConfig) -> tuple[int, ...]:
+    """Return the ranks that are shown together: the first, and those that cover none of them.
 
-    Region ids survive accept, edit and submit, so a candidate is recognised by it.
+    Two cover each other where they share more than ``_MAX_SHARED`` of the smaller one.
     """
-    return f"sm{request_id}_{rank}"
+    ranks: list[int] = []
+    masks: list[RunMask] = []
+    for candidate in candidates[:1] if config.shows_one else candidates:
+        mask = read_coco_runs(candidate.mask.as_dict())
+        if all(_is_separate(mask, other) for other in masks):
+            ranks.append(candidate.rank)
+            masks.append(mask)
+    return tuple(ranks)
+
+
+def _is_separate(mask: RunMask, other: RunMask) -> bool:
+    return mask.count_shared(other) <= _MAX_SHARED * min(mask.area, other.area)
 
 
 def to_prediction(
-    result: SegmentResult, config: LabelConfig, request_id: int, clicks: int = 0
+    result: SegmentResult, config: LabelConfig, region_ids: Mapping[int, str], notice: str
 ) -> dict[str, Any]:
-    """Build the answer to the editor: a brush region per candidate, and a notice about them.
+    """Build the answer to the editor: a brush region per shown candidate, and a notice about them.
 
     Label Studio's editor takes only the first prediction of an interactive answer, so all
-    candidates go into one. It draws later regions over earlier ones, so the best comes last.
+    candidates go into one. It draws later regions over earlier ones, so the best comes last. A
+    region replaces the one with the same id when it is accepted.
+
+    Args:
+        result: the worker's answer.
+        config: of the project.
+        region_ids: of the candidates that are shown, by rank.
+        notice: for the annotator.
     """
-    regions = _build_regions(result, config, request_id)
     return {
-        "result": [*regions, *build_notice(config, describe_answer(result, clicks))],
+        "result": [*_build_regions(result, config, region_ids), *build_notice(config, notice)],
         "score": result.candidates[0].score if result.candidates else 0.0,
         "model_version": result.model_version,
     }
 
 
 def _build_regions(
-    result: SegmentResult, config: LabelConfig, request_id: int, details: str | None = None
+    result: SegmentResult,
+    config: LabelConfig,
+    region_ids: Mapping[int, str],
+    details: str | None = None,
 ) -> list[dict[str, Any]]:
     """The candidates' regions; ``details`` replace rank and score, and confidence is the score."""
     return [
         entry
         for candidate in reversed(result.candidates)
+        if candidate.rank in region_ids
         for entry in build_region(
             config,
-            region_id=build_region_id(request_id, candidate.rank),
+            region_id=region_ids[candidate.rank],
             coco_rle=candidate.mask.as_dict(),
             label=config.label_for_rank(candidate.rank),
             expression=result.expression,
@@ -90,9 +112,10 @@ def to_task_prediction(
     regions: list[dict[str, Any]] = []
     for number, (request_id, result) in enumerate(answers):
         text = details[number] if details else None
-        regions += _build_regions(result, config, request_id, text)
+        ids = {c.rank: build_region_id(request_id, c.rank) for c in result.candidates}
+        regions += _build_regions(result, config, ids, text)
     if len(answers) == 1:
-        regions.insert(0, build_typed(config, answers[0][1].expression))
+        regions.insert(0, build_typed(config, [answers[0][1].expression]))
     return {
         "result": [*regions, *(build_notice(config, notice) if notice else [])],
         "score": min((r.confidence or 0.0) if r.candidates else 0.0 for _, r in answers),
@@ -156,9 +179,12 @@ def build_region(
     return [brush, text]
 
 
-def build_typed(config: LabelConfig, expression: str) -> dict[str, Any]:
-    """Build the entry of the image's expression, as if an annotator had typed it."""
-    return _build_entry(config, "expression", config.expression, "textarea", {"text": [expression]})
+def build_typed(
+    config: LabelConfig, expressions: Sequence[str], entry_id: str = "expression"
+) -> dict[str, Any]:
+    """Build the entry of the image's field, as if an annotator had typed into it."""
+    value = {"text": list(expressions)}
+    return _build_entry(config, entry_id, config.expression, "textarea", value)
 
 
 def build_verdict(config: LabelConfig, verdict: Verdict) -> dict[str, Any]:

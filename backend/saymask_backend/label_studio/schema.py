@@ -142,6 +142,7 @@ class TaskBody(Body):
     id: OptionalId = 0
     data: Annotated[dict[Any, Any], BeforeValidator(_only_mapping)] = Field(default_factory=dict)
     annotations: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
+    drafts: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
     total_annotations: Annotated[int, _none_to(0)] = 0
     predictions_model_versions: Annotated[frozenset[str], BeforeValidator(_split_versions)] = (
         frozenset()

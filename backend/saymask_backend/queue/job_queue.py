@@ -132,6 +132,16 @@ class JobQueue(QueueJobs):
             self._ensure_job(QUEUE_BACKGROUND, JOB_PREPARE, job_id, request)
         return job_id
 
+    def hasten_preparation(self, sha256: str) -> bool:
+        """Return whether an image is prepared; if not, prepare it as an annotator's request."""
+        request = PrepareRequest(image_sha256=sha256)
+        job_id = _name_preparation(request)
+        with redis_errors():
+            if self._is_prepared(job_id):
+                return True
+            self._ensure_job(QUEUE_INTERACTIVE, JOB_PREPARE, job_id, request)
+        return False
+
     def read_prepared(self, job_id: str) -> JobReply | None:
         """Return the reply to a job of ``prepare``; None while it waits or runs.
 

@@ -329,6 +329,7 @@ def _describe_offer(decision: Decision) -> dict[str, Any]:
         columns |= {
             "request_id": offer.request_id,
             "offered": len(offer.candidates),
+            "shown": list(offer.shown) or None,
             "head_noun_phrase": offer.head_noun_phrase,
             "model_version": offer.model_version,
             "latency_ms": offer.latency_ms,

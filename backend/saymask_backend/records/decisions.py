@@ -18,6 +18,7 @@ from saymask_backend.records.types import (
     Provenance,
     Submission,
     SubmittedRegion,
+    find_first_region_id,
     to_key,
 )
 
@@ -147,7 +148,7 @@ class _Rules:
         self._submission = submission
         self._offers = offers
         self._label_for_rank = label_for_rank
-        self._by_region_id = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
+        self._origins = _find_origins(submission.regions, offers, label_for_rank)
         self._earlier = [
             o for o in offers if last_request_id is None or o.request_id <= last_request_id
         ]
@@ -234,7 +235,7 @@ class _Rules:
 
     def _asked_for(self, region: SubmittedRegion) -> str | None:
         """The expression for which the region was offered, or None."""
-        match = self._by_region_id.get(region.region_id)
+        match = self._origins.get(region.region_id)
         return match[0].expression if match else None
 
     def _decide_group(self, key: str, group: _Group, seconds: float | None) -> Decision:
@@ -270,9 +271,9 @@ class _Rules:
     def _find_accepted(self, regions: list[SubmittedRegion]) -> list[_Accepted]:
         """Regions that began as our candidates, best rank first."""
         accepted = [
-            _Accepted(region, *self._by_region_id[region.region_id])
+            _Accepted(region, *self._origins[region.region_id])
             for region in regions
-            if region.region_id in self._by_region_id
+            if region.region_id in self._origins
         ]
         return sorted(accepted, key=lambda a: a.candidate.rank)
 
@@ -288,7 +289,7 @@ class _Rules:
 
     def _is_dab(self, region: SubmittedRegion) -> bool:
         """Whether a region is a spot that the brush left where a candidate's mark was clicked."""
-        if region.region_id in self._by_region_id or region.origin != "manual":
+        if region.region_id in self._origins or region.origin != "manual":
             return False
         if not region.mask:
             return True
@@ -296,6 +297,43 @@ class _Rules:
         return _is_small_and_round(region.mask) and any(
             _is_at_mark(region.mask, box) for box in boxes
         )
+
+
+def _find_origins(
+    regions: Sequence[SubmittedRegion],
+    offers: Sequence[Offer],
+    label_for_rank: Callable[[int], str],
+) -> dict[str, tuple[Offer, OfferedCandidate]]:
+    """The candidates as which regions began, by the region's id."""
+    by_id = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
+    origins = {}
+    for region in regions:
+        first_id = find_first_region_id(region.region_id)
+        shared = [o for o in reversed(offers) if o.region_id == first_id and o.candidates]
+        origin = by_id.get(region.region_id) or _find_shown(region, shared, label_for_rank)
+        if origin is not None:
+            origins[region.region_id] = origin
+    return origins
+
+
+def _find_shown(
+    region: SubmittedRegion, offers: Sequence[Offer], label_for_rank: Callable[[int], str]
+) -> tuple[Offer, OfferedCandidate] | None:
+    """The candidate in a region that showed one after another; ``offers`` newest first.
+
+    That of the same mask. An edited one has kept its label, which tells its rank unless several
+    ranks have the same; then it is the most similar one that was shown.
+    """
+    pairs = [(offer, c) for offer in offers for c in offer.candidates]
+    same = next((pair for pair in pairs if pair[1].mask.equals(region.mask)), None)
+    if same is not None or not pairs:
+        return same
+    labelled = [c for c in offers[0].candidates if label_for_rank(c.rank) == region.label]
+    if len(labelled) == 1:
+        return offers[0], labelled[0]
+    seen = [(offer, c) for offer, c in pairs if c.rank in offer.shown] or pairs
+    sized = [(o, c) for o, c in seen if c.mask.size_hw == region.mask.size_hw]
+    return max(sized, key=lambda p: p[1].mask.compute_iou(region.mask), default=seen[0])
 
 
 def _reject(offer: Offer, seconds: float | None) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -13,10 +14,17 @@ from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import SaymaskError
 from saymask_backend.records.database import Database
 from saymask_backend.records.tables import CandidateRow, Request, read_row
-from saymask_backend.records.types import Offer, OfferedCandidate, ProjectKey
+from saymask_backend.records.types import (
+    Offer,
+    OfferedCandidate,
+    ProjectKey,
+    build_region_id,
+    to_key,
+)
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
 _RECENT = 20
+_MAX_ENTRY_ID_CHARS = 200
 _WITH_CANDIDATES = selectinload(Request.candidates)
 
 
@@ -27,6 +35,7 @@ class NewRequest:
     Attributes:
         kind: as in ``tables.Request``.
         click_ids: the editor's ids of the clicks and boxes.
+        editor_entry_id: the editor's id of the typed field, or empty.
     """
 
     project: ProjectKey
@@ -36,6 +45,7 @@ class NewRequest:
     image: str
     kind: RequestKind = "typed"
     click_ids: tuple[str, ...] = ()
+    editor_entry_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,22 @@ class LastAnswer:
     expression: str
     masks: tuple[dict[str, Any], ...]
     old_click_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """The answer to an expression, to be shown again.
+
+    Attributes:
+        region_id: of the region that shows one candidate after another.
+        shown: the ranks of each showing.
+    """
+
+    request_id: int
+    kind: str
+    result: SegmentResult
+    region_id: str
+    shown: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,7 @@ class RequestStore:
             kind=new.kind,
             clicks=len(new.click_ids),
             click_ids=list(new.click_ids),
+            editor_entry_id=new.editor_entry_id[:_MAX_ENTRY_ID_CHARS] or None,
             k=new.k,
             image=new.image,
             status="waiting",
@@ -107,21 +134,27 @@ class RequestStore:
             return int(row.id)
 
     def save_answer(
-        self, request_id: int, result: SegmentResult, region_ids: list[str], latency_ms: float
+        self,
+        request_id: int,
+        result: SegmentResult,
+        latency_ms: float,
+        shown: Sequence[int] = (),
+        region_id: str | None = None,
     ) -> None:
         """Store the candidates of a request, before they are shown to anyone.
 
         Args:
             request_id: of ``add_request``.
             result: the worker's answer.
-            region_ids: one per candidate, as sent to Label Studio.
             latency_ms: from the request to the answer.
+            shown: ranks of the candidates that are shown; empty for one region for each.
+            region_id: of the earlier request whose answer this one replaces.
         """
         height, width = result.size_hw
         candidates = [
             CandidateRow(
                 rank=candidate.rank,
-                region_id=region_id,
+                region_id=build_region_id(request_id, candidate.rank),
                 score=candidate.score,
                 coco_rle=candidate.mask.as_dict(),
                 box_xywh=list(candidate.box_xywh),
@@ -129,7 +162,7 @@ class RequestStore:
                 stability_score=candidate.stability_score,
                 source=candidate.source,
             )
-            for candidate, region_id in zip(result.candidates, region_ids, strict=True)
+            for candidate in result.candidates
         ]
         self._finish(
             request_id,
@@ -145,7 +178,16 @@ class RequestStore:
             timings=result.timings.model_dump(),
             confidence=result.confidence,
             notices=list(result.notices),
+            is_first_look=result.is_first_look,
+            region_id=region_id or build_region_id(request_id),
+            shown=[list(shown)] if shown else [],
         )
+
+    def add_shown(self, request_id: int, shown: Sequence[int]) -> None:
+        """Store that candidates of these ranks are shown now."""
+        with self._database.session() as session, session.begin():
+            row = session.get_one(Request, request_id)
+            row.shown = [*(row.shown or ()), list(shown)]
 
     def save_failure(self, request_id: int, error: SaymaskError, latency_ms: float) -> None:
         """Store why a request got no answer."""
@@ -206,6 +248,29 @@ class RequestStore:
             old_click_ids = frozenset(click_id for ids in clicked for click_id in ids or ())
             masks = tuple(c.coco_rle for c in row.candidates)
             return LastAnswer(row.expression, masks, old_click_ids)
+
+    def load_answer(
+        self, project: ProjectKey, task_id: int, expression: str, editor_entry_id: str
+    ) -> StoredAnswer | None:
+        """Return the newest answer to an expression, or None.
+
+        That of the same annotator, who has the same field in the editor, comes before others'. It
+        is not known who clicked.
+        """
+        key = to_key(expression)
+        query = _answered(project, task_id).order_by(Request.id.desc())
+        with self._database.session() as session:
+            rows = [row for row in session.scalars(query) if to_key(row.expression) == key]
+            own = [
+                row
+                for row in rows
+                if row.kind == "clicked" or row.editor_entry_id == editor_entry_id
+            ]
+            row = next(iter(own or rows), None)
+            if row is None:
+                return None
+            shown = tuple(tuple(ranks) for ranks in row.shown or ())
+            return StoredAnswer(row.id, row.kind, _to_result(row), _get_region_id(row), shown)
 
     def list_expressions(self, project: ProjectKey, task_id: int) -> frozenset[str]:
         """Return every expression that was asked for a task."""
@@ -328,7 +393,13 @@ def _to_offer(row: Request) -> Offer:
             for c in row.candidates
         ),
         kind=row.kind,
+        region_id=_get_region_id(row),
+        shown=tuple(dict.fromkeys(rank for ranks in row.shown or () for rank in ranks)),
     )
+
+
+def _get_region_id(row: Request) -> str:
+    return row.region_id or build_region_id(row.id)
 
 
 def _to_result(row: Request) -> SegmentResult:
@@ -355,6 +426,7 @@ def _to_result(row: Request) -> SegmentResult:
         proposals_count=len(row.candidates),
         model_version=row.model_version or "",
         from_cache=True,
+        is_first_look=bool(row.is_first_look),
         timings=Timings.model_validate(row.timings or {}),
     )
 

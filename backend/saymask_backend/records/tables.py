@@ -63,6 +63,9 @@ class Request(Base):
     how many ``clicks``), ``ahead``: for an expression in the task's data, or ``proposed``:
     expression and mask were proposed together. A failed one of kind ``ahead`` is replaced when it
     is asked again.
+
+    ``region_id`` is that of the region which shows one candidate after another; it is the earlier
+    request's where this one replaces a first look. ``shown`` lists the ranks of each showing.
     """
 
     __tablename__ = "request"
@@ -76,6 +79,10 @@ class Request(Base):
     kind: Mapped[str] = mapped_column(String(16), server_default="typed")
     clicks: Mapped[int] = mapped_column(Integer, server_default="0")
     click_ids: Mapped[list[str] | None] = mapped_column(JSON)
+    editor_entry_id: Mapped[str | None] = mapped_column(String(200))
+    region_id: Mapped[str | None] = mapped_column(String(64))
+    is_first_look: Mapped[bool | None] = mapped_column()
+    shown: Mapped[list[list[int]] | None] = mapped_column(JSON)
     k: Mapped[int] = mapped_column(Integer)
     image: Mapped[str] = mapped_column("photo", Text)
     image_sha256: Mapped[str | None] = mapped_column("photo_sha256", String(64), index=True)
@@ -187,7 +194,8 @@ class RecordRow(Base):
     accepted candidate, ``first_iou`` with the candidate of rank 1. ``parts`` are the regions of a
     mask that has several; ``clicks`` those that led to the accepted candidate, ``source`` what
     offered it; ``provenance`` is where the expression comes from, see ``types.Provenance``.
-    ``image_sha256`` alone may be filled in later, when the image of an expression that was never
+    ``shown`` lists the ranks that the annotator saw, as far as they are known. ``image_sha256``
+    alone may be filled in later, when the image of an expression that was never
     sent to a worker is read for the first time.
     """
 
@@ -210,6 +218,7 @@ class RecordRow(Base):
     request_id: Mapped[int | None] = mapped_column(ForeignKey("request.id"), index=True)
     candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"))
     offered: Mapped[int] = mapped_column(Integer)
+    shown: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     rank: Mapped[int | None] = mapped_column(Integer)
     score: Mapped[float | None] = mapped_column(Float)
     iou: Mapped[float | None] = mapped_column(Float)

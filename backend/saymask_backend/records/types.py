@@ -48,6 +48,28 @@ def to_project_key(project_id: int, created_at: datetime | None) -> ProjectKey:
     return ProjectKey(project_id, int(created_at.timestamp()) if created_at else 0)
 
 
+def build_region_id(request_id: int, rank: int | None = None) -> str:
+    """Return the id of a candidate's region, or of the one that shows a request's candidates.
+
+    Region ids survive accept, edit and submit, so a candidate is recognised by it.
+    """
+    return f"sm{request_id}" if rank is None else f"sm{request_id}_{rank}"
+
+
+def choose_region_id(region_id: str, edited: frozenset[str]) -> str:
+    """Return the id under which the next candidate is shown: of no region that was ``edited``."""
+    number, chosen = 1, region_id
+    while chosen in edited:
+        number += 1
+        chosen = f"{region_id}-{number}"
+    return chosen
+
+
+def find_first_region_id(region_id: str) -> str:
+    """Return the id from which ``choose_region_id`` made one."""
+    return region_id.partition("-")[0]
+
+
 @dataclass(frozen=True)
 class OfferedCandidate:
     """A candidate as it was offered by ``source``, with Label Studio's ``region_id``.
@@ -71,9 +93,13 @@ class OfferedCandidate:
 
 @dataclass(frozen=True)
 class Offer:
-    """One answered request of a task; ``clicks`` is 0 where the expression was typed.
+    """One answered request of a task.
 
-    ``kind`` is as in ``tables.Request``.
+    Attributes:
+        clicks: 0 where the expression was typed.
+        kind: as in ``tables.Request``.
+        region_id: of the region in which one candidate after another is shown.
+        shown: the ranks that were shown, in order; empty where that is unknown.
     """
 
     request_id: int
@@ -87,6 +113,8 @@ class Offer:
     clicks: int
     candidates: tuple[OfferedCandidate, ...]
     kind: str = "typed"
+    region_id: str = ""
+    shown: tuple[int, ...] = ()
 
     @property
     def is_proposed(self) -> bool:
@@ -204,6 +232,7 @@ class RecordView:
     source: str | None
     notes: list[str]
     provenance: str = "typed"
+    shown: list[int] | None = None
 
     @property
     def project(self) -> ProjectKey:

@@ -215,7 +215,7 @@ def _build_task(
 
 def _build_result(task: _NewTask, config: LabelConfig) -> list[dict[str, Any]]:
     if not task.has_referents:
-        typed = build_typed(config, task.expressions[0].text)
+        typed = build_typed(config, [task.expressions[0].text])
         return [typed, build_verdict(config, "no referent")] if config.verdict else [typed]
     label = config.find_label(_IMPORTED_LABEL) or config.mask_labels[0].sent
     return [

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from saymask.contract import Click, CocoRle, RefineRequest
-from saymask.errors import CallAbandoned, JobSuperseded, SaymaskError, ServiceBusy
+from saymask.contract import Candidate, Click, CocoRle, RefineRequest
+from saymask.errors import (
+    CallAbandoned,
+    InvalidExpression,
+    JobSuperseded,
+    SaymaskError,
+    ServiceBusy,
+)
 from saymask.runs import read_coco_runs
+from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.notices import (
+    describe_answer,
+    describe_pick,
+    describe_too_early,
+)
 from saymask_backend.label_studio.predict_request import PredictRequest, PredictTask, VisualPrompt
+from saymask_backend.label_studio.predictions import choose_shown
 from saymask_backend.queue.pending import Call
-from saymask_backend.records.requests import LastAnswer, RequestStore
+from saymask_backend.records.requests import LastAnswer, RequestStore, StoredAnswer
 from saymask_backend.records.types import to_key
 from saymask_backend.services.segment import Question, Segmenter, Suggestions, TaskSuggestions
 
@@ -58,32 +72,95 @@ class Predictor:
         self, request: PredictRequest, task: PredictTask, call: Call
     ) -> Answer:
         expression: str | None = None
-        k = request.k or self._default_k
         try:
             if request.prompt is not None:
                 last = self._requests.load_last_answer(request.project, task.task_id)
                 expression = last.expression if last else ""
-                return self._refine(request, task, request.prompt, last, k, call)
-            if not request.typed:
+                return self._refine(request, task, request.prompt, last, call)
+            if not request.typed and request.picked is None:
                 return None
             expression = self._choose_typed(request, task)
-            return self._segmenter.segment(
-                Question(
-                    request.project, task, expression, k, "typed", call, request.editor_entry_id
-                )
-            )
+            if request.picked is not None:
+                return self._pick(request, task, expression, request.picked, call)
+            last_look = self._load_answer(request, task, expression)
+            # What replaces a first look takes its place.
+            is_replaced = last_look is not None and last_look.result.is_first_look
+            region_id = last_look.region_id if last_look and is_replaced else None
+            return self._ask_typed(request, task, expression, call, region_id)
         except (JobSuperseded, CallAbandoned):
             return None
         except SaymaskError as error:
             return Failure(error, expression)
 
+    def _ask_typed(
+        self,
+        request: PredictRequest,
+        task: PredictTask,
+        expression: str,
+        call: Call,
+        region_id: str | None = None,
+        rank: int | None = None,
+    ) -> Suggestions:
+        """Ask about an expression; shown are its ``rank``, or several at once."""
+        question = Question(
+            request.project, task, expression, request.k or self._default_k, "typed", call,
+            request.editor_entry_id, region_id=region_id,
+            choose_shown=lambda candidates: _choose_shown(candidates, request.label_config, rank),
+        )  # fmt: skip
+        asked = self._segmenter.segment(question)
+        if rank is None:
+            return replace(asked, notice=describe_answer(asked.result, asked.shown))
+        return replace(asked, notice=describe_pick(asked.result, rank))
+
+    def _pick(
+        self, request: PredictRequest, task: PredictTask, expression: str, rank: int, call: Call
+    ) -> Suggestions:
+        """Show another candidate of an expression that was answered, in the same region.
+
+        After a first look, ``1`` asks for the full answer once the image is prepared.
+        """
+        last = self._load_answer(request, task, expression)
+        if last is None or last.kind not in ("typed", "clicked"):
+            return self._ask_typed(request, task, expression, call, rank=rank)
+        is_early = rank == 1 and last.result.is_first_look
+        if is_early and self._segmenter.hasten(task):
+            return self._ask_typed(request, task, expression, call, last.region_id, rank)
+        if any(candidate.rank == rank for candidate in last.result.candidates):
+            shown: tuple[int, ...] = (rank,)
+            self._requests.add_shown(last.request_id, shown)
+        else:
+            # Nothing that the annotator sees disappears, or appears twice.
+            is_edited = last.region_id in task.edited
+            shown = last.shown[-1] if last.shown and not is_edited else ()
+        notice = describe_too_early if is_early else partial(describe_pick, rank=rank)
+        return Suggestions(last.request_id, last.result, last.region_id, shown, notice(last.result))
+
+    def _load_answer(
+        self, request: PredictRequest, task: PredictTask, expression: str
+    ) -> StoredAnswer | None:
+        return self._requests.load_answer(
+            request.project, task.task_id, expression, request.editor_entry_id
+        )
+
     def _choose_typed(self, request: PredictRequest, task: PredictTask) -> str:
         """Choose among the lines of the editor's field, which are all sent.
 
-        A line that was never asked is new; else the last one was typed again.
+        A line that was never asked is new; else the last one was typed again. A number in a field
+        that holds nothing else is about what was answered last.
+
+        Raises:
+            InvalidExpression: there is only a number, and nothing was answered.
         """
         if len(request.typed) == 1:
             return request.typed[0]
+        if not request.typed:
+            last = self._requests.load_last_answer(request.project, task.task_id)
+            if last is None or not last.expression:
+                raise InvalidExpression(
+                    "A number shows another suggestion, and nothing was asked yet.",
+                    "Type what you mean first.",
+                )
+            return last.expression
         asked = self._requests.list_expressions(request.project, task.task_id)
         keys = {to_key(text) for text in asked}
         new = [text for text in request.typed if to_key(text) not in keys]
@@ -95,7 +172,6 @@ class Predictor:
         task: PredictTask,
         prompt: VisualPrompt,
         last: LastAnswer | None,
-        k: int,
         call: Call,
     ) -> Suggestions | None:
         """Change what was offered last by clicks or a box; old clicks alone ask for nothing."""
@@ -105,8 +181,19 @@ class Predictor:
         expression = last.expression if last else ""
         start = choose_start(remaining, last.masks) if last else None
         ids = remaining.ids
-        suggestions = self._segmenter.ask(
-            Question(request.project, task, expression, k, "clicked", call, ids[0], ids),
+        k = request.k or self._default_k
+        asked = self._segmenter.ask(
+            Question(
+                request.project,
+                task,
+                expression,
+                k,
+                "clicked",
+                call,
+                ids[0],
+                ids,
+                choose_shown=partial(choose_shown, config=request.label_config),
+            ),
             lambda sha256: RefineRequest(
                 image_sha256=sha256,
                 expression=expression,
@@ -116,7 +203,8 @@ class Predictor:
                 k=k,
             ),
         )
-        return Suggestions(suggestions.request_id, suggestions.result, remaining.count)
+        notice = describe_answer(asked.result, asked.shown, remaining.count)
+        return replace(asked, notice=notice)
 
     def _predict_tasks(self, request: PredictRequest, call: Call) -> list[Answer]:
         """Predict a batch, for which Label Studio waits as a whole.
@@ -139,9 +227,18 @@ class Predictor:
         return answers
 
 
+def _choose_shown(
+    candidates: Sequence[Candidate], config: LabelConfig, rank: int | None
+) -> tuple[int, ...]:
+    """The ranks to show: the one that was picked, if there is such a candidate."""
+    if rank is None or all(candidate.rank != rank for candidate in candidates):
+        return choose_shown(candidates, config)
+    return (rank,)
+
+
 def decline(request: PredictRequest) -> list[Answer]:
     """Reject immediately when saturated; interactive callers get a notice."""
-    if not request.is_interactive or not (request.typed or request.prompt):
+    if not request.is_interactive or not (request.typed or request.picked or request.prompt):
         return [None] * len(request.tasks)
     error = ServiceBusy(
         "Too many expressions are waiting for an answer.",

@@ -16,7 +16,7 @@ from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
 from saymask_backend.label_studio.notices import PROPOSED_NOTICE
 from saymask_backend.label_studio.predict_request import PredictTask, parse_task
-from saymask_backend.label_studio.predictions import build_region_id, to_task_prediction
+from saymask_backend.label_studio.predictions import to_task_prediction
 from saymask_backend.label_studio.schema import Body, Id, TaskBody
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.pending import Call
@@ -274,9 +274,8 @@ class _Writer:
                 kind="proposed",
             )
         )
-        region_ids = [build_region_id(request_id, c.rank) for c in answer.candidates]
         # Nobody waited for it.
-        self.requests.save_answer(request_id, answer, region_ids, latency_ms=0.0)
+        self.requests.save_answer(request_id, answer, latency_ms=0.0)
         return request_id
 
 

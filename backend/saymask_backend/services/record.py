@@ -26,7 +26,7 @@ from saymask_backend.records.database import StoreError
 from saymask_backend.records.decisions import decide
 from saymask_backend.records.events import MAX_ATTEMPTS, WaitingEvent
 from saymask_backend.records.stores import Stores
-from saymask_backend.records.types import Offer, Submission
+from saymask_backend.records.types import Offer, Submission, find_first_region_id
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,12 @@ def _find_last_request(event: WaitingEvent, submission: Submission, offers: Sequ
         before = (o.request_id for o in offers if o.created_at <= event.received_at)
         newest = max(before, default=0)
     submitted = {region.region_id for region in submission.regions}
-    accepted = (o.request_id for o in offers for c in o.candidates if c.region_id in submitted)
+    submitted |= {find_first_region_id(region_id) for region_id in submitted}
+    accepted = (
+        offer.request_id
+        for offer in offers
+        if submitted & {offer.region_id, *(c.region_id for c in offer.candidates)}
+    )
     return max(newest, *accepted, 0)
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from saymask.contract import MAX_EXPRESSION_CHARS, RefineRequest, SegmentRequest, SegmentResult
+from saymask.contract import (
+    MAX_EXPRESSION_CHARS,
+    Candidate,
+    RefineRequest,
+    SegmentRequest,
+    SegmentResult,
+)
 from saymask.errors import (
     DeadlineExceeded,
     ImageEvicted,
@@ -19,11 +25,10 @@ from saymask.errors import (
 from saymask.redaction import explain
 from saymask_backend.label_studio.notices import describe_missing
 from saymask_backend.label_studio.predict_request import PredictTask
-from saymask_backend.label_studio.predictions import build_region_id
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import NewRequest, RequestKind, RequestStore
-from saymask_backend.records.types import ProjectKey
+from saymask_backend.records.types import ProjectKey, build_region_id
 from saymask_backend.services.upload_image import ImageUploader
 
 log = logging.getLogger(__name__)
@@ -46,6 +51,8 @@ class Question:
         click_ids: the editor's ids of clicks and boxes.
         deadline_s: from the call's arrival; None for the usual deadline.
         background: behind all interactive requests.
+        choose_shown: chooses the ranks that the annotator sees; None where each has a region.
+        region_id: of the region whose candidates are to be exchanged, or None.
     """
 
     project: ProjectKey
@@ -58,15 +65,25 @@ class Question:
     click_ids: tuple[str, ...] = ()
     deadline_s: float | None = None
     background: bool = False
+    choose_shown: Callable[[Sequence[Candidate]], tuple[int, ...]] | None = None
+    region_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Candidates for one expression; ``clicks`` is 0 where it was typed."""
+    """Candidates for one expression.
+
+    Attributes:
+        region_id: of the region that shows one candidate after another.
+        shown: the ranks that the annotator sees; the first is in that region.
+        notice: for the annotator.
+    """
 
     request_id: int
     result: SegmentResult
-    clicks: int = 0
+    region_id: str
+    shown: tuple[int, ...] = ()
+    notice: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +186,10 @@ class Segmenter:
         except SaymaskError:
             return {}
         answers = self._requests.load_answers(project, task.task_id, sha256, version)
-        return {result.expression: Suggestions(number, result) for number, result in answers}
+        return {
+            result.expression: Suggestions(number, result, build_region_id(number))
+            for number, result in answers
+        }
 
     def ask(self, question: Question, build: BuildRequest) -> Suggestions:
         """Store the question, ask a worker, store the answer or the failure.
@@ -187,6 +207,7 @@ class Segmenter:
                 image=shorten_reference(question.task.image),
                 kind=question.kind,
                 click_ids=question.click_ids,
+                editor_entry_id=question.editor_entry_id,
             )
         )
         try:
@@ -204,9 +225,18 @@ class Segmenter:
             )
             self._requests.save_failure(request_id, failure, _elapsed_ms(call))
             raise failure from error
-        region_ids = [build_region_id(request_id, c.rank) for c in result.candidates]
-        self._requests.save_answer(request_id, result, region_ids, _elapsed_ms(call))
-        return Suggestions(request_id, result)
+        shown = question.choose_shown(result.candidates) if question.choose_shown else ()
+        region_id = question.region_id or build_region_id(request_id)
+        self._requests.save_answer(request_id, result, _elapsed_ms(call), shown, region_id)
+        return Suggestions(request_id, result, region_id, shown)
+
+    def hasten(self, task: PredictTask) -> bool:
+        """Return whether the task's image is prepared; if not, prepare it before others.
+
+        Raises:
+            SaymaskError: the image cannot be read, or the queue is away.
+        """
+        return self._queue.hasten_preparation(self._images.upload(task))
 
     def _ask_worker(self, question: Question, build: BuildRequest) -> SegmentResult:
         """Ask a worker; once more if the image has been evicted from the queue's memory."""

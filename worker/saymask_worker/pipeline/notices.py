@@ -26,7 +26,7 @@ def build_notices(
     """
     notices = []
     if prepared.is_first_look:
-        notices.append("Quick result; for a better one, type it again in a few seconds.")
+        notices.append("Quick result; type 1 in a few seconds for a better one.")
     notices += [
         f"Interpreted {fix.typed!r} as {fix.read!r}. If that is wrong, rephrase."
         for fix in parsed.corrections
