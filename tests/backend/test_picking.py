@@ -240,8 +240,8 @@ MASKS = [square(4), square(6), square(40)]
         (MASKS[1], "top-2", "accepted", 2),
         (MASKS[2], "top-3", "accepted", 3),
         (MASKS[2], "referent", "relabelled", 3),
-        # Edited: the label tells the rank; without one, the most similar that was shown.
-        (square(6, side=11), "top-1", "edited", 1),
+        # Edited: the most similar that was shown; the label may be another region's.
+        (square(6, side=11), "top-1", "edited", 2),
         (square(6, side=11), "referent", "edited", 2),
     ],
 )

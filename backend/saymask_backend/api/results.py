@@ -43,31 +43,26 @@ def _to_result(
     request: PredictRequest,
     task: PredictTask,
 ) -> dict[str, Any]:
+    if isinstance(answer, TaskSuggestions):
+        pairs = [(one.request_id, one.result) for one in answer.answers.values()]
+        return to_task_prediction(pairs, config, answer.notice)
     if isinstance(answer, Suggestions):
-        return _to_prediction(answer, config, request, task)
-    if isinstance(answer, Failure):
-        text = describe_failure(answer.error, answer.expression)
-        prediction = to_failure(config, text)
-        if prediction is None:
-            raise answer.error
-        return prediction
-    pairs = [
-        (suggestions.request_id, suggestions.result) for suggestions in answer.answers.values()
-    ]
-    return to_task_prediction(pairs, config, answer.notice)
+        prediction = _to_prediction(answer, config, task)
+    elif (failure := to_failure(config, describe_failure(answer.error, answer.expression))) is None:
+        raise answer.error
+    else:
+        prediction = failure
+    if request.picked is not None:
+        # The number disappears from the editor's field.
+        field = build_typed(config, request.typed, request.editor_entry_id)
+        prediction["result"].insert(0, field)
+    return prediction
 
 
-def _to_prediction(
-    answer: Suggestions, config: LabelConfig, request: PredictRequest, task: PredictTask
-) -> dict[str, Any]:
-    """The suggestions; a typed number disappears from the editor's field."""
+def _to_prediction(answer: Suggestions, config: LabelConfig, task: PredictTask) -> dict[str, Any]:
     region_ids = {rank: build_region_id(answer.request_id, rank) for rank in answer.shown[1:]}
     notice = answer.notice
     if answer.shown:
         region_ids[answer.shown[0]] = choose_region_id(answer.region_id, task.edited)
         notice += f" {EDITED_STAYS}" if answer.region_id in task.edited else ""
-    prediction = to_prediction(answer.result, config, region_ids, notice)
-    if request.picked is not None and request.typed:
-        field = build_typed(config, request.typed, request.editor_entry_id)
-        prediction["result"].insert(0, field)
-    return prediction
+    return to_prediction(answer.result, config, region_ids, notice)

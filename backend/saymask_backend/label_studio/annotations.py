@@ -156,14 +156,13 @@ def _to_region(
 def _describe_others(result: Sequence[object], config: LabelConfig) -> tuple[str, ...]:
     """Regions of other kinds, counted; clicks and boxes are part of the mask they led to."""
     ours = {
-        config.expression, config.region_expression, config.verdict, config.notice, config.click,
-        config.box,
+        config.mask, config.expression, config.region_expression, config.verdict, config.notice,
+        config.click, config.box,
     }  # fmt: skip
     others = Counter(
         getattr(entry, "type", "")
         for entry in result
         if getattr(entry, "from_name", None) not in ours
-        and not (isinstance(entry, BrushEntry) and entry.from_name == config.mask)
     )
     return tuple(f"{count} of type {kind} left out" for kind, count in sorted(others.items()))
 

@@ -247,6 +247,20 @@ def discriminate_by(field: str, tags: Mapping[str, str]) -> Discriminator:
     return Discriminator(find_tag)
 
 
+def _find_kind(body: object) -> str:
+    """The kind of a result entry, by its type.
+
+    The editor gives the selected label to fields too when a suggestion changes them; such an
+    entry of a mask's type has no mask.
+    """
+    if not isinstance(body, dict):
+        return _KINDS.get(getattr(body, "type", ""), "other kind")
+    kind = _KINDS.get(str(body.get("type")), "other kind")
+    value = body.get("value")
+    is_label_alone = isinstance(value, dict) and value.keys() == {"brushlabels"}
+    return "other kind" if kind == "brush entry" and is_label_alone else kind
+
+
 ResultEntry = Annotated[
     Annotated[TextEntry, Tag("text entry")]
     | Annotated[ChoicesEntry, Tag("choices entry")]
@@ -254,7 +268,7 @@ ResultEntry = Annotated[
     | Annotated[ClickEntry, Tag("click entry")]
     | Annotated[BoxEntry, Tag("box entry")]
     | Annotated[OtherEntry, Tag("other kind")],
-    discriminate_by("type", _KINDS),
+    Discriminator(_find_kind),
 ]
 
 

@@ -148,7 +148,7 @@ class _Rules:
         self._submission = submission
         self._offers = offers
         self._label_for_rank = label_for_rank
-        self._origins = _find_origins(submission.regions, offers, label_for_rank)
+        self._origins = _find_origins(submission.regions, offers)
         self._earlier = [
             o for o in offers if last_request_id is None or o.request_id <= last_request_id
         ]
@@ -300,9 +300,7 @@ class _Rules:
 
 
 def _find_origins(
-    regions: Sequence[SubmittedRegion],
-    offers: Sequence[Offer],
-    label_for_rank: Callable[[int], str],
+    regions: Sequence[SubmittedRegion], offers: Sequence[Offer]
 ) -> dict[str, tuple[Offer, OfferedCandidate]]:
     """The candidates as which regions began, by the region's id."""
     by_id = {c.region_id: (offer, c) for offer in offers for c in offer.candidates}
@@ -310,27 +308,24 @@ def _find_origins(
     for region in regions:
         first_id = find_first_region_id(region.region_id)
         shared = [o for o in reversed(offers) if o.region_id == first_id and o.candidates]
-        origin = by_id.get(region.region_id) or _find_shown(region, shared, label_for_rank)
+        origin = by_id.get(region.region_id) or _find_shown(region, shared)
         if origin is not None:
             origins[region.region_id] = origin
     return origins
 
 
 def _find_shown(
-    region: SubmittedRegion, offers: Sequence[Offer], label_for_rank: Callable[[int], str]
+    region: SubmittedRegion, offers: Sequence[Offer]
 ) -> tuple[Offer, OfferedCandidate] | None:
     """The candidate in a region that showed one after another; ``offers`` newest first.
 
-    That of the same mask. An edited one has kept its label, which tells its rank unless several
-    ranks have the same; then it is the most similar one that was shown.
+    That of the same mask, else the most similar one that was shown. The region's label does not
+    tell: the editor gives a suggestion the label of the region that is selected.
     """
     pairs = [(offer, c) for offer in offers for c in offer.candidates]
     same = next((pair for pair in pairs if pair[1].mask.equals(region.mask)), None)
     if same is not None or not pairs:
         return same
-    labelled = [c for c in offers[0].candidates if label_for_rank(c.rank) == region.label]
-    if len(labelled) == 1:
-        return offers[0], labelled[0]
     seen = [(offer, c) for offer, c in pairs if c.rank in offer.shown] or pairs
     sized = [(o, c) for o, c in seen if c.mask.size_hw == region.mask.size_hw]
     return max(sized, key=lambda p: p[1].mask.compute_iou(region.mask), default=seen[0])
