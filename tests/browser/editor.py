@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ _MARKS = """() => {
   return stage.find('Circle').filter(n => n.radius() > 5).map(n => { const r = n.getClientRect();
     return [box.x + r.x + r.width / 2, box.y + r.y + r.height / 2]; });
 }"""
+_REACHABLE = """([x, y]) => {
+  const element = document.elementFromPoint(x, y);
+  const stage = window.Htx.annotationStore.selected.names.get('image').stageRef;
+  return element?.tagName === 'CANVAS' && stage.container().contains(element);
+}"""
+_LINES = """() => [...document.querySelectorAll(
+  '.saymask-expression [data-testid=textarea-region]')].map(line => line.innerText)"""
 _IMAGE = """() => {
   const image = window.Htx.annotationStore.selected.names.get('image');
   const box = image.stageRef.container().getBoundingClientRect();
@@ -138,16 +145,29 @@ class Editor:
             time.sleep(0.05)
 
     @property
+    def lines(self) -> list[str]:
+        """What was typed, as it stands below the field."""
+        return self.page.evaluate(_LINES)
+
+    def is_reachable(self, mark: tuple[float, float]) -> bool:
+        """Whether a mark is in sight and nothing lies over it."""
+        return self.page.evaluate(_REACHABLE, list(mark))
+
+    @property
     def notice(self) -> str | None:
         return self.state["notice"]
 
     def type(self, expression: str, *, wait: bool = True) -> float:
         """Type and press Enter; seconds from there until the answer is on the screen."""
+        self.page.locator(".saymask-expression input").first.click()
+        self.actions += 1
+        return self.enter(expression, wait=wait)
+
+    def enter(self, text: str, *, wait: bool = True) -> float:
+        """As ``type``, where the field has the focus."""
         before = self.notice
-        field = self.page.locator(".saymask-expression input").first
-        field.click()
-        field.type(expression)
-        self.actions += 2
+        self.page.keyboard.type(text)
+        self.actions += 1
         started = time.monotonic()
         self.page.keyboard.press("Enter")
         if wait:
@@ -175,7 +195,9 @@ class Editor:
         return x, y
 
     def accept(self, rank: int) -> None:
-        """Click the mark under a suggestion."""
+        """Click the mark under a suggestion; its rank is typed first if it is not shown."""
+        if f"top-{rank}" not in [label for _, label, _ in self.state["suggestions"]]:
+            self.type(str(rank))
         count = len(self.state["regions"])
         self.page.mouse.click(*self.find_mark(rank, accept=True))
         self.actions += 1
@@ -189,6 +211,29 @@ class Editor:
         self.page.click('text="Auto-Annotation"')
         self.actions += 1
         self.page.wait_for_timeout(300)
+
+    def auto_accept(self) -> None:
+        """Both switches at the bottom: each suggestion becomes a region at once."""
+        self.auto_annotation()
+        self.page.click('text="Auto-Accept Suggestions"')
+        self.actions += 1
+        self.page.wait_for_timeout(300)
+
+    def undo(self) -> None:
+        self.page.locator('[aria-label="Undo"]').first.click()
+        self.actions += 1
+        self.page.wait_for_timeout(500)
+
+    def submit_by_keyboard(self) -> None:
+        """Out of the field, and submit."""
+        with self.page.expect_response(
+            lambda r: "/annotations" in r.url and r.request.method in ("POST", "PATCH"),
+            timeout=60_000,
+        ):
+            for key in ("Tab", "Control+Enter"):
+                self.page.keyboard.press(key)
+                self.actions += 1
+        self.page.wait_for_timeout(1200)
 
     def reject_all(self) -> None:
         self.page.locator('[data-testid="bottombar-reject-suggestions-button"]').click()
@@ -276,12 +321,17 @@ def open_editor(
     """A fresh browser, logged in."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS,
-            viewport={"width": size[0], "height": size[1]},
-        )  # fmt: skip
+    with (
+        sync_playwright() as playwright,
+        closing(launch_browser(playwright, profile, size)) as context,
+    ):
         editor = Editor(context.new_page(), stack)
         editor.log_in()
         yield editor
-        context.close()
+
+
+def launch_browser(playwright: Any, profile: Path, size: tuple[int, int] = (1400, 900)) -> Any:
+    return playwright.chromium.launch_persistent_context(
+        profile, executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS,
+        viewport={"width": size[0], "height": size[1]},
+    )  # fmt: skip
