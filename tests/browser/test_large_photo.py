@@ -59,9 +59,14 @@ def test_a_first_look_at_a_large_photo_and_then_the_full_answer(
     finally:
         for worker in background:
             os.kill(worker.pid, signal.SIGCONT)
-    editor.type("the cat")
-    assert editor.notice is not None
-    assert "Quick result" not in editor.notice
+    ((look, *_),) = editor.state["suggestions"]
+    before = editor.notice
+    while "Quick result" in before or "not ready" in before:
+        editor.type("1")
+        before = editor.notice or ""
+    assert before == '"the cat": suggestion 1 of 3.'
+    ((full, *_),) = editor.state["suggestions"]
+    assert full == look, "it takes the place of the first look"
     editor.page.wait_for_timeout(700)
     editor.picture("after-first-look")
     editor.accept(1)
