@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, true
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, true
 from sqlalchemy.orm import selectinload
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
@@ -72,7 +72,6 @@ class StoredAnswer:
     """
 
     request_id: int
-    kind: str
     result: SegmentResult
     region_id: str
     shown: tuple[tuple[int, ...], ...]
@@ -252,25 +251,31 @@ class RequestStore:
     def load_answer(
         self, project: ProjectKey, task_id: int, expression: str, editor_entry_id: str
     ) -> StoredAnswer | None:
-        """Return the newest answer to an expression, or None.
+        """Return the newest answer to an annotator's expression, or None.
 
-        That of the same annotator, who has the same field in the editor, comes before others'. It
-        is not known who clicked.
+        An annotator is known by the field in the editor; who clicked is not known.
         """
         key = to_key(expression)
-        query = _answered(project, task_id).order_by(Request.id.desc())
+        query = _answered(project, task_id).where(
+            or_(Request.editor_entry_id == editor_entry_id, Request.kind == "clicked")
+        )
         with self._database.session() as session:
-            rows = [row for row in session.scalars(query) if to_key(row.expression) == key]
-            own = [
-                row
-                for row in rows
-                if row.kind == "clicked" or row.editor_entry_id == editor_entry_id
-            ]
-            row = next(iter(own or rows), None)
+            rows = session.scalars(query.order_by(Request.id.desc()))
+            row = next((row for row in rows if to_key(row.expression) == key), None)
             if row is None:
                 return None
             shown = tuple(tuple(ranks) for ranks in row.shown or ())
-            return StoredAnswer(row.id, row.kind, _to_result(row), _get_region_id(row), shown)
+            return StoredAnswer(row.id, _to_result(row), _get_region_id(row), shown)
+
+    def load_newest_expression(
+        self, project: ProjectKey, task_id: int, editor_entry_id: str
+    ) -> str | None:
+        """Return what was answered last in a field of the editor, or None."""
+        query = select(Request.expression).where(
+            *_of_task(project, task_id), Request.status == "answered",
+            Request.editor_entry_id == editor_entry_id,
+        )  # fmt: skip
+        return next(iter(self._database.scalars(query.order_by(Request.id.desc()).limit(1))), None)
 
     def list_expressions(self, project: ProjectKey, task_id: int) -> frozenset[str]:
         """Return every expression that was asked for a task."""

@@ -82,10 +82,10 @@ class Predictor:
             expression = self._choose_typed(request, task)
             if request.picked is not None:
                 return self._pick(request, task, expression, request.picked, call)
-            last_look = self._load_answer(request, task, expression)
+            last_answer = self._load_answer(request, task, expression)
+            is_look = last_answer is not None and last_answer.result.is_first_look
             # What replaces a first look takes its place.
-            is_replaced = last_look is not None and last_look.result.is_first_look
-            region_id = last_look.region_id if last_look and is_replaced else None
+            region_id = last_answer.region_id if last_answer and is_look else None
             return self._ask_typed(request, task, expression, call, region_id)
         except (JobSuperseded, CallAbandoned):
             return None
@@ -120,7 +120,7 @@ class Predictor:
         After a first look, ``1`` asks for the full answer once the image is prepared.
         """
         last = self._load_answer(request, task, expression)
-        if last is None or last.kind not in ("typed", "clicked"):
+        if last is None:
             return self._ask_typed(request, task, expression, call, rank=rank)
         is_early = rank == 1 and last.result.is_first_look
         if is_early and self._segmenter.hasten(task):
@@ -154,13 +154,15 @@ class Predictor:
         if len(request.typed) == 1:
             return request.typed[0]
         if not request.typed:
-            last = self._requests.load_last_answer(request.project, task.task_id)
-            if last is None or not last.expression:
+            newest = self._requests.load_newest_expression(
+                request.project, task.task_id, request.editor_entry_id
+            )
+            if newest is None:
                 raise InvalidExpression(
                     "A number shows another suggestion, and nothing was asked yet.",
                     "Type what you mean first.",
                 )
-            return last.expression
+            return newest
         asked = self._requests.list_expressions(request.project, task.task_id)
         keys = {to_key(text) for text in asked}
         new = [text for text in request.typed if to_key(text) not in keys]
