@@ -196,12 +196,14 @@ def test_what_is_shown_together() -> None:
     part, other = square(2), np.zeros((HEIGHT, WIDTH), bool)
     other[:, 30:40] = True  # touches the whole
     overlapping, far = shift(other, 6), square(50)
+    # Separate, but its marks would lie on those of the one before.
+    near = square(50, y=17, side=3)
     candidates = [
         Candidate(
             rank=rank, score=1, mask=CocoRle.model_validate(encode_coco_rle(mask)),
             box_xywh=compute_box_xywh(mask), predicted_iou=1, stability_score=1,
         )
-        for rank, mask in enumerate((whole, part, other, overlapping, far), 1)
+        for rank, mask in enumerate((whole, part, other, overlapping, far, near), 1)
     ]  # fmt: skip
     together = load_label_config(default_label_config())
     assert choose_shown(candidates, together) == (1, 3, 5)

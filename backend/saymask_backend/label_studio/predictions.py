@@ -13,12 +13,16 @@ from saymask_backend.records.types import Verdict, build_region_id
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
 # Neighbouring objects share some pixels at their border.
 _MAX_SHARED = 0.02
+# Label Studio draws two marks below the middle of a mask's box, 64 by 32 pixels on the screen: as
+# shares of a photo that is 500 pixels wide and 350 high there.
+_MARKS_WIDTH, _MARKS_HEIGHT = 0.13, 0.09
 
 
 def choose_shown(candidates: Sequence[Candidate], config: LabelConfig) -> tuple[int, ...]:
     """Return the ranks that are shown together: the first, and those that cover none of them.
 
-    Two cover each other where they share more than ``_MAX_SHARED`` of the smaller one.
+    Two cover each other where they share more than ``_MAX_SHARED`` of the smaller one, or where
+    their marks overlap.
     """
     ranks: list[int] = []
     masks: list[RunMask] = []
@@ -31,7 +35,17 @@ def choose_shown(candidates: Sequence[Candidate], config: LabelConfig) -> tuple[
 
 
 def _is_separate(mask: RunMask, other: RunMask) -> bool:
+    (x, y), (other_x, other_y) = _find_marks(mask), _find_marks(other)
+    if abs(x - other_x) < _MARKS_WIDTH and abs(y - other_y) < _MARKS_HEIGHT:
+        return False
     return mask.count_shared(other) <= _MAX_SHARED * min(mask.area, other.area)
+
+
+def _find_marks(mask: RunMask) -> tuple[float, float]:
+    """Where the marks of a mask are, as shares of the image's width and height."""
+    height, width = mask.size_hw
+    x, y, box_width, box_height = mask.box_xywh
+    return (x + box_width / 2) / width, (y + box_height) / height
 
 
 def to_prediction(
