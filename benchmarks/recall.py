@@ -46,7 +46,7 @@ def measure(grid: int, folder: Path | None) -> Table:
     ours = SamProposer(
         load_sam("mobile-sam", path), full, device, choose_precision(device), batch, "bench"
     )
-    quick = ours.with_config(replace(full, points_share=FirstLookConfig.points_share))
+    quick = ours.replace_config(replace(full, points_share=FirstLookConfig.points_share))
     photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
     rows = _compare(stock, {"ours, in full": ours, "ours, a first look": quick}, photos)
     return Table(f"Proposals of {len(photos)} photos, {grid} x {grid} points", rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -196,7 +196,7 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def load_settings(**overrides: object) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Read the environment, then the settings file of a local installation, if there is one.
 
     Args:
@@ -206,7 +206,7 @@ def load_settings(**overrides: object) -> Settings:
         ConfigError: a value is out of range; names the variable.
     """
     try:
-        return Settings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=find_settings_file(), **overrides)
     except ValidationError as error:
         lines = [f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ConfigError(

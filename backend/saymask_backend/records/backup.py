@@ -8,7 +8,6 @@ A file may come from anywhere: it is read row by row, and a row is bounded befor
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
@@ -200,10 +199,7 @@ def _read_rows(
     """Yield the rows of a table, a few or, where they are long, one at a time."""
     rows: list[dict[str, Any]] = []
     size = 0
-    with (
-        archive.open(f"{table.name}.jsonl") as member,
-        io.BufferedReader(member) as file,  # type: ignore[type-var]
-    ):
+    with archive.open(f"{table.name}.jsonl") as file:
         while line := file.readline(row_max_bytes + 1):
             _check_size(line, table, row_max_bytes)
             rows.append(_read_row(line, table))

@@ -20,7 +20,7 @@ from saymask_worker.config.pipeline import (
     MethodName,
     PipelineConfig,
     ProposalsConfig,
-    to_published,
+    to_method,
 )
 from saymask_worker.config.scoring import ScoringConfig
 
@@ -162,7 +162,7 @@ class WorkerSettings(BaseSettings):
             ),
             scoring=scoring,
         )
-        return config if self.method == "corrected" else to_published(config)
+        return to_method(config, self.method)
 
 
 def load_worker_settings(**overrides: Any) -> WorkerSettings:

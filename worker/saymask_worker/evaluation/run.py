@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from saymask.command_line import show_progress
 from saymask.datasets import load_dataset
 from saymask.datasets.model import Dataset
 from saymask.errors import DatasetError
@@ -77,12 +70,7 @@ def run_evaluation(
         remaining = [image for image in dataset.images if image.path.name not in answered]
         failed = list(dataset.left_out)
         started = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("photos", total=len(remaining), rate="")
+        with show_progress("photos", target=console) as bar:
             for count, image in enumerate(processes.evaluate(remaining), start=1):
                 if image.failure:
                     failed.append(image.failure)
@@ -90,7 +78,7 @@ def run_evaluation(
                     log_file.append(image)
                     answered[image.image] = image
                 rate = 60 * count / (time.monotonic() - started)
-                progress.update(task, advance=1, rate=f"{rate:.1f} a minute")
+                bar(count, len(remaining), f"{rate:.1f} a minute")
     used = tuple(image for image in dataset.images if image.path.name in answered)
     if not used:
         raise DatasetError(f"None of {len(dataset.images)} photos can be used.", failed[0])
