@@ -23,6 +23,7 @@ from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_
 from saymask.settings_names import to_variable
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
+DEFAULT_BACKGROUND_GRACE_S = 60.0
 
 
 class Settings(BaseSettings):
@@ -75,7 +76,7 @@ class Settings(BaseSettings):
         description="Longest wait for the worker, seconds; Label Studio gives up at 100.",
     )
     background_grace_s: float = Field(
-        60.0,
+        DEFAULT_BACKGROUND_GRACE_S,
         gt=0,
         description="How long a photo to prepare, or a batch, waits for a background worker to"
         " appear, seconds; more where one is started on demand.",

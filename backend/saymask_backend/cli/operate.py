@@ -148,7 +148,7 @@ def backup(file: FileArgument, as_json: JsonOption = False) -> None:
 
     Example: saymask backup saymask-2026-11-25.zip
     """
-    with closing(Stores(load_settings().effective_database_url)) as stores:
+    with closing(Stores(load_settings().effective_database_url, creates=False)) as stores:
         stores.migrate()
         with show_progress("writing", quiet=as_json) as bar:
             counts = write_backup(stores.database, file, bar)

@@ -25,6 +25,7 @@ from saymask_backend.cli.context import (
     open_records,
     parse_since,
 )
+from saymask_backend.config import load_settings
 from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
@@ -126,7 +127,8 @@ def sync(
     """
     reports: list[SyncReport] = []
     failed, skipped = LeftOut(), LeftOut()
-    with open_records() as opened, log_in(opened.settings) as client:
+    # It also fills a new database.
+    with log_in(load_settings()) as client, open_records(creates=True) as opened:
         synchroniser = Synchroniser(client, opened.stores, opened.recorder)
         known = [project] if project is not None else opened.stores.list_projects()
         for project_id in known:

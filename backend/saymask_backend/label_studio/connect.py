@@ -27,6 +27,7 @@ from saymask_backend.label_studio.label_config import (
 )
 from saymask_backend.label_studio.predict_request import parse_task
 from saymask_backend.label_studio.predictions import build_typed
+from saymask_backend.records.requests import DOCTOR_ENTRY_ID
 
 State = Literal["ok", "changed", "problem", "unknown"]
 TITLE = "saymask"
@@ -367,7 +368,7 @@ class Connector:
         if not attached or task is None:
             reason = "no task with a photo yet" if attached else "not attached"
             return "unknown", f"not tried: {reason}"
-        entry = build_typed(config, ["the object"])
+        entry = build_typed(config, ["the object"], DOCTOR_ENTRY_ID)
         started = time.monotonic()
         answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started
