@@ -100,7 +100,7 @@ def test_photo_and_mask_agree_with_and_without_exif(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     assert manifest["photos_turned_upright"] == {"count": 1, "jpeg_quality": 95}
     if format_ == "huggingface":
-        assert "1 photos" in (tmp_path / "out" / "README.md").read_text("utf-8")
+        assert "1 photo whose" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

@@ -20,7 +20,7 @@ from saymask.command_line import (
     show_progress,
 )
 from saymask.contract import TrainingStatus
-from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable
+from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable, counted
 from saymask.model_registry import ModelEntry, ModelRegistry
 from saymask_backend.cli.context import ProjectOption, open_records
 from saymask_backend.config import load_settings
@@ -133,7 +133,8 @@ def _open_registry() -> ModelRegistry:
 def _print_start(started: StartedRun, queue: JobQueue) -> None:
     if started.export is not None:
         print_line(
-            f"{started.run}: {started.export.referents} referents on {started.export.photos} photos"
+            f"{started.run}: {counted(started.export.referents, 'referent')} on"
+            f" {counted(started.export.photos, 'photo')}"
         )
     if not any(worker.queues == "training" for worker in queue.list_workers()):
         print_line("No training worker runs yet: SAYMASK_QUEUES=training saymask-worker run")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from saymask.errors import InvalidLabelConfig, SaymaskError
+from saymask.errors import InvalidLabelConfig, SaymaskError, counted
 from saymask.left_out import LeftOut
 from saymask.redaction import explain
 from saymask_backend.label_studio.api_schema import ProjectBody, WebhookBody
@@ -168,7 +168,7 @@ class Connector:
                 answer.get("queue_error") or "No worker answers.",
                 "Start one: saymask-worker run (with the backend's SAYMASK_REDIS_URL).",
             )
-        return "ok", f"{len(workers)} workers, {answer['model_version']}"
+        return "ok", f"{counted(len(workers), 'worker')}, {answer['model_version']}"
 
     def _read_ready(self) -> Any:
         options = self._options
@@ -194,7 +194,7 @@ class Connector:
         annotations = project.total_annotations_number or 0
         if annotations:
             raise _Problem(
-                f"{error.cause} {annotations} annotations were made with it.",
+                f"{error.cause} {counted(annotations, 'annotation')} made with it would be lost.",
                 "Add the missing tags by hand; saymask label-config prints an example.",
             )
         shows_one = bool(self._options.shows_one)
@@ -379,7 +379,10 @@ class Connector:
                 f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",
                 "The backend's page shows the request and its error.",
             )
-        return "ok", f"{len(masks)} suggestions on task {task.task_id} after {seconds:.1f} s"
+        return (
+            "ok",
+            f"{counted(len(masks), 'suggestion')} on task {task.task_id} after {seconds:.1f} s",
+        )
 
 
 def _run(steps: Mapping[str, Callable[[], _Result]]) -> list[Check]:

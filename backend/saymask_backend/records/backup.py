@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from saymask.errors import DatasetError, InvalidRequest
+from saymask.errors import DatasetError, InvalidRequest, counted
 from saymask.left_out import OnProgress
 from saymask.private_files import create_private_file, replace_atomically
 from saymask_backend.records.database import Database, StoreError, check_revision, read_revision
@@ -185,7 +185,7 @@ def _read_tables(
             progress(done + read, total)
         if read != expected:
             raise DatasetError(
-                f"The backup says {expected} rows of {table.name}, and has"
+                f"The backup says {counted(expected, 'row')} of {table.name}, and has"
                 f" {'more' if read > expected else read}.",
                 "It is damaged or was changed: restore another one.",
             )

@@ -10,7 +10,7 @@ import typer
 
 from saymask.command_line import JsonOption, finish, show_progress, stderr
 from saymask.datasets import DatasetName
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(
     summary = run_training(request, load_worker_settings(), stderr)
     text = (
         f"{summary['model']}: held-out IoU {summary['held_out_iou']:.3f} on"
-        f" {summary['held_out_refs']} refs, best after epoch {summary['best_epoch'] + 1}"
+        f" {counted(summary['held_out_refs'], 'ref')}, best after epoch {summary['best_epoch'] + 1}"
     )
     finish(summary, text, as_json=as_json, failed=summary["failed"])
 
@@ -104,7 +104,8 @@ def _describe(tuning: Tuning, out: Path) -> str:
     with_mask, without = tuning.decisions
     before, after = tuning.calibration_error
     lines = [
-        f"{with_mask} decisions with a mask, {without} without a referent, {tuning.images} photos",
+        f"{counted(with_mask, 'decision')} with a mask, {without} without a referent,"
+        f" {counted(tuning.images, 'photo')}",
         f"IoU of rank 1 on photos not fitted to: {_show(tuning.gain)}",
         f"share of rank 1 above IoU .5: {_show(tuning.gain_right)}",
         "The gain is certain: the weights are changed."

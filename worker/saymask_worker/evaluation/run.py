@@ -13,7 +13,7 @@ from rich.console import Console
 from saymask.command_line import show_progress
 from saymask.datasets import load_dataset
 from saymask.datasets.model import Dataset
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, counted
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.config.settings import WorkerSettings
@@ -60,13 +60,14 @@ def run_evaluation(
         dataset = keep_first_sentences(dataset)
     if request.truth_proposals and not any(image.instances for image in dataset.images):
         raise DatasetError(f"{request.dataset} has no annotated objects to take as proposals.")
-    console.print(f"{len(dataset.images)} photos, {dataset.count} expressions")
+    photos = counted(len(dataset.images), "photo")
+    console.print(f"{photos}, {counted(dataset.count, 'expression')}")
     with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
         log_file = open_answers(out, provenance)
         answered = {image.image: image for image in log_file.read()}
         if answered:
-            console.print(f"{len(answered)} photos were done before")
+            console.print(f"{counted(len(answered), 'photo')} done before")
         remaining = [image for image in dataset.images if image.path.name not in answered]
         failed = list(dataset.left_out)
         started = time.monotonic()
@@ -81,7 +82,7 @@ def run_evaluation(
                 bar(count, len(remaining), f"{rate:.1f} a minute")
     used = tuple(image for image in dataset.images if image.path.name in answered)
     if not used:
-        raise DatasetError(f"None of {len(dataset.images)} photos can be used.", failed[0])
+        raise DatasetError(f"None of {photos} can be used.", failed[0])
     images = [answered[image.path.name] for image in used]
     dataset = replace(dataset, images=used)
     results = build_results(images, provenance, tuple(failed))
