@@ -124,6 +124,17 @@ def show_progress(
         yield update
 
 
+@contextmanager
+def show_step(title: str) -> Iterator[None]:
+    """Show what takes a while: as long as it does on a terminal, elsewhere as a line."""
+    if not stderr.is_terminal:
+        _print_plain(stderr, f"{title} ...")
+        yield
+        return
+    with stderr.status(title):
+        yield
+
+
 def is_wide() -> bool:
     """Whether the terminal has room for every column of a long table."""
     return console.width >= _WIDE_COLUMNS

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
     )
     data_dir: Path = Field(
         Path(platformdirs.user_data_dir("saymask")),

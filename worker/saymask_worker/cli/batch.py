@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, stderr
+from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, show_step
 from saymask.contract import MAX_K
 from saymask.errors import ConfigError, InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
@@ -134,9 +134,9 @@ def propose(
     if dry_run:
         count = len(list_images(folder))
         finish({"photos": count}, f"{counted(count, 'photo')} in {folder}", as_json=as_json)
-    from saymask_worker.pipeline.build import build_pipeline
+    with show_step("loading models"):
+        from saymask_worker.pipeline.build import build_pipeline
 
-    with stderr.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
     with show_progress("photos", quiet=as_json) as update:
         options = ProposeOptions(per_image, confidence, seed)

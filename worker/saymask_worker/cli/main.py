@@ -16,7 +16,7 @@ from saymask.command_line import (
     print_line,
     run_command_line,
     show_progress,
-    stderr,
+    show_step,
 )
 from saymask.logs import configure_logging
 from saymask_worker.cli import batch, evaluation, photos, training
@@ -143,7 +143,7 @@ def pull(
         print_line(f"{name}: {store.path(name)}")
     hub = HubStore(store.directory.parent)
     for model in (HUB_MODELS[name] for name in names or () if name in HUB_MODELS):
-        with stderr.status(f"fetching {model.repository}"):
+        with show_step(f"fetching {model.repository}"):
             folder = hub.pull(model, accept_licence)
         print_line(f"{model.name}: {folder}")
 

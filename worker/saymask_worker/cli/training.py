@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from saymask.command_line import JsonOption, finish, show_progress, stderr
+from saymask.command_line import JsonOption, finish, show_progress, show_step, stderr
 from saymask.datasets import DatasetName
 from saymask.errors import InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
@@ -84,13 +84,14 @@ def tune(
     from saymask_worker.config.scoring import write_scoring
     from saymask_worker.evaluation.tuning.tune import require_tunable
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
-    from saymask_worker.pipeline.build import build_pipeline
 
     # From the encoder's own weights, not from some that were fitted to the same photos.
     settings = load_worker_settings(scoring=None)
     require_tunable(settings.method)
     read = load_dataset(dataset, data, split)
-    with stderr.status("loading models"):
+    with show_step("loading models"):
+        from saymask_worker.pipeline.build import build_pipeline
+
         pipeline = build_pipeline(settings)
     with show_progress("preparing photos", quiet=as_json) as update:
         tuning = tune_scoring(pipeline, read, update)

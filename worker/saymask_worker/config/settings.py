@@ -43,7 +43,7 @@ class WorkerSettings(BaseSettings):
     redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
     )
     log_format: LogFormat = Field(
         "text", description="Log lines as `text`, or as `json` with the call's id in each."
