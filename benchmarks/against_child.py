@@ -1,7 +1,7 @@
 """One of two checkouts, asked line by line by ``benchmarks.against``; not meant to be run by hand.
 
-Each line is ``prepare PATH``, ``first PATH EXPRESSION``, ``open PATH`` or ``ask PATH EXPRESSION``;
-the answer is seconds.
+Each line is ``prepare``, ``first``, ``open`` or ``ask``, a path and an expression; the answer is
+seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _answer(pipeline: Any, cache: Any) -> None:
     prepared: dict[str, Any] = {}
     print("ready", flush=True)
     for line in sys.stdin:
-        what, path, *rest = line.rstrip("\n").split("\t")
+        what, path, expression = line.rstrip("\n").split("\t")
         data = Path(path).read_bytes()
         if what == "open":
             cache.store(prepared[path])
@@ -44,9 +44,9 @@ def _answer(pipeline: Any, cache: Any) -> None:
             cache.load(prepared[path].sha256)
         elif what == "first":
             look, timings = pipeline.look_first(data)
-            pipeline.segment(look, rest[0], 5, preparation=timings)
+            pipeline.segment(look, expression, 5, preparation=timings)
         else:
-            pipeline.segment(prepared[path], rest[0], 5, preparation=None)
+            pipeline.segment(prepared[path], expression, 5, preparation=None)
         print(time.perf_counter() - started, flush=True)
 
 

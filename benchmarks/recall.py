@@ -28,12 +28,7 @@ def count_found(wanted: list[Mask], ours: Masks) -> int:
 
 
 def measure(grid: int, folder: Path | None) -> Table:
-    """The stock generator with our thresholds against ours, in full and as in a first look.
-
-    Args:
-        grid: points per side.
-        folder: of .jpg files; by default the sample photos.
-    """
+    """The stock generator with our thresholds against ours, in full and as in a first look."""
     path = WeightStore().require("mobile-sam")
     device = choose_device("auto")
     full = ProposalsConfig(points_per_side=grid, max_count=10_000)
