@@ -20,11 +20,6 @@ from benchmarks.measure import NOUNS, ROOT, Cells, Table, percentile, report
 from saymask_backend.local_stack.up import sample_images
 
 _SIZES = ("small", "large", "red", "dark", "old", "wooden", "tall", "round", "striped", "empty")
-_EXAMPLES = """\
-examples:
-  python -m benchmarks.against cebbdb7 --count 1
-  python -m benchmarks.against HEAD~5 --photos PHOTOS --json
-"""
 
 
 class _Checkout:
@@ -49,12 +44,15 @@ class _Checkout:
             raise RuntimeError(f"the checkout ended with status {self._process.wait()}")
         return line
 
-    def measure(self, what: str, path: Path, *rest: str) -> float:
+    def measure(self, what: str, path: Path, expression: str = "") -> float:
         """Seconds for one request; see ``against_child``."""
-        print(what, path, *rest, sep="\t", file=self._process.stdin, flush=True)
+        print(what, path, expression, sep="\t", file=self._process.stdin, flush=True)
         return float(self.read())
 
-    def stop(self) -> None:
+    def __enter__(self) -> _Checkout:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
 
@@ -76,27 +74,21 @@ def compare(revision: str, photos: list[Path]) -> Table:
     """Seconds of both revisions, and the median of their ratios."""
     texts = [f"the {size} {noun}" for size in _SIZES for noun in NOUNS]
     asked = [(photos[i % len(photos)], text) for i, text in enumerate(texts)]
-    plan: dict[tuple[str, str], list[tuple[Path, ...] | tuple[Path, str]]] = {
-        ("prepare", "a photo prepared in full"): [(photo,) for photo in photos],
-        ("first", "Enter to first suggestions on a photo never seen"): [
-            (photo, "the cat") for photo in photos
-        ],
-        ("open", "a prepared photo read from disk"): [(photo,) for photo in photos],
-        ("ask", "an expression never typed on a prepared photo"): [*asked],
+    seen = [(photo, "the cat") for photo in photos]
+    plan = {
+        ("prepare", "a photo prepared in full"): seen,
+        ("first", "Enter to first suggestions on a photo never seen"): seen,
+        ("open", "a prepared photo read from disk"): seen,
+        ("ask", "an expression never typed on a prepared photo"): asked,
     }
-    with check_out(revision) as folder:
-        pair = [_Checkout(folder), _Checkout(ROOT)]
-        try:
-            for checkout in pair:
-                checkout.read()
-                checkout.measure("prepare", photos[0])  # the first photo warms up
-            rows = []
-            for (what, title), requests in plan.items():
-                took = [[checkout.measure(what, *r) for checkout in pair] for r in requests]
-                rows.append(_row(title, took))
-        finally:
-            for checkout in pair:
-                checkout.stop()
+    with check_out(revision) as folder, _Checkout(folder) as a, _Checkout(ROOT) as b:
+        for checkout in (a, b):
+            checkout.read()
+            checkout.measure("prepare", photos[0])  # the first photo warms up
+        rows = [
+            _row(title, [[one.measure(what, *request) for one in (a, b)] for request in requests])
+            for (what, title), requests in plan.items()
+        ]
     return Table(f"{revision} (A) against this revision (B)", rows)
 
 
@@ -111,10 +103,7 @@ def _row(what: str, took: list[list[float]]) -> Cells:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.against", description=__doc__, epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("revision", help="A, as git names it")
     parser.add_argument("--photos", type=Path, help="a folder of .jpg files (default: the samples)")
     parser.add_argument("--count", type=int, default=8, help="how many of them (default 8)")

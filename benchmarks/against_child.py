@@ -1,7 +1,7 @@
 """One of two checkouts, asked line by line by ``benchmarks.against``; not meant to be run by hand.
 
-Each line is ``prepare PATH``, ``first PATH EXPRESSION``, ``open PATH`` or ``ask PATH EXPRESSION``;
-the answer is seconds.
+Each line is ``prepare``, ``first``, ``open`` or ``ask``, a path and an expression; the answer is
+seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,13 @@ from typing import Any
 def _load(directory: Path) -> tuple[Any, Any]:
     """The pipeline of the checkout in the working directory, and a cache apart from it."""
     # Not by trying: an installed saymask would be found instead of an old checkout's packages.
-    if Path("worker/saymask_worker").is_dir():
-        from saymask_worker.config.settings import load_worker_settings
-        from saymask_worker.pipeline.build import build_pipeline
-    else:
-        from worker.pipeline.build import build_pipeline
-        from worker.settings import load_worker_settings
+    is_new = Path("worker/saymask_worker").is_dir()
+    names = "saymask_worker.config.settings" if is_new else "worker.settings"
+    load_worker_settings = import_module(names).load_worker_settings
+    build = import_module("saymask_worker.pipeline.build" if is_new else "worker.pipeline.build")
     # Other sources are found as installed packages, which belong to one of the two at most.
     settings = load_worker_settings(encoder="starter", first_look="on", sources="proposals")
-    pipeline = build_pipeline(settings)
+    pipeline = build.build_pipeline(settings)
     cache = type(pipeline.cache)(directory, "bench", 10**10)
     pipeline.cache = None
     return pipeline, cache
@@ -34,7 +33,7 @@ def _answer(pipeline: Any, cache: Any) -> None:
     prepared: dict[str, Any] = {}
     print("ready", flush=True)
     for line in sys.stdin:
-        what, path, *rest = line.rstrip("\n").split("\t")
+        what, path, expression = line.rstrip("\n").split("\t")
         data = Path(path).read_bytes()
         if what == "open":
             cache.store(prepared[path])
@@ -45,9 +44,9 @@ def _answer(pipeline: Any, cache: Any) -> None:
             cache.load(prepared[path].sha256)
         elif what == "first":
             look, timings = pipeline.look_first(data)
-            pipeline.segment(look, rest[0], 5, preparation=timings)
+            pipeline.segment(look, expression, 5, preparation=timings)
         else:
-            pipeline.segment(prepared[path], rest[0], 5, preparation=None)
+            pipeline.segment(prepared[path], expression, 5, preparation=None)
         print(time.perf_counter() - started, flush=True)
 
 

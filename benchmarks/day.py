@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from benchmarks.measure import NOUNS, Cells, Table, percentile, timed
 from benchmarks.site import PREDICT_TIMEOUT_S, PROGRAMS, SURVIVORS, Site, find_masks, running_site
@@ -39,13 +38,8 @@ FAULT_EVERY_S = 15.0
 _WEBHOOK_TIMEOUT_S = 1.0
 _ADJECTIVES = ("", "big ", "small ", "red ", "white ", "dark ", "nearest ")
 _POSITIONS = (
-    "",
-    " on the left",
-    " on the right",
-    " at the top",
-    " in the middle",
-    " at the bottom",
-)
+    "", " on the left", " on the right", " at the top", " in the middle", " at the bottom",
+)  # fmt: skip
 
 
 @contextmanager
@@ -64,15 +58,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 def cause_faults(
     site: Site, disk: Path | None, done: Counter[str], is_over: threading.Event, deadly_until: float
 ) -> None:
-    """Cause one fault after the other.
-
-    Args:
-        site: running.
-        disk: a folder whose disk may be filled; None for none.
-        done: counts them by name.
-        is_over: ends it.
-        deadly_until: until then saymask's own processes are killed too.
-    """
+    """Cause one fault after the other; until ``deadly_until`` saymask itself is killed too."""
     survivable: dict[str, Callable[[], None]] = {
         "queue killed and restarted": partial(site.kill_and_restart, "queue"),
         "queue paused": partial(_pause, site, 3),
@@ -88,16 +74,15 @@ def cause_faults(
             return
         faults = survivable | (deadly if time.monotonic() < deadly_until else {})
         name = list(faults)[number % len(faults)]
-        with suppress(psutil.NoSuchProcess):
-            faults[name]()
-            done[name] += 1
+        faults[name]()
+        done[name] += 1
 
 
 def _pause(site: Site, seconds: float) -> None:
-    process = psutil.Process(site.find("queue").process.pid)
-    process.suspend()
+    process = site.find("queue").process
+    process.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
-    process.resume()
+    process.send_signal(signal.SIGCONT)
 
 
 def _stop_label_studio(site: Site) -> None:
@@ -116,12 +101,7 @@ def _fill(disk: Path) -> None:
 
 
 class Annotator:
-    """Types, submits, sometimes corrects or deletes; works through faults as people do.
-
-    Attributes:
-        outcomes: of requests, by path.
-        waits_s: seconds of the answers that came, by path.
-    """
+    """Types, submits, sometimes corrects or deletes; works through faults as people do."""
 
     def __init__(self, number: int, site: Site) -> None:
         self._site, self._number = site, number
@@ -168,13 +148,10 @@ class Annotator:
     def _ask(self, path: str, ask: Callable[[], httpx.Response]) -> httpx.Response | None:
         try:
             answer, seconds = timed(ask)
-        except httpx.TimeoutException:
-            self.outcomes[f"{path} timeout"] += 1
-            return None
-        except httpx.HTTPError:
-            self.outcomes[f"{path} refused"] += 1
-            # A browser, too, is not quicker than this.
-            time.sleep(0.2)
+        except httpx.HTTPError as error:
+            is_late = isinstance(error, httpx.TimeoutException)
+            self.outcomes[f"{path} {'timeout' if is_late else 'refused'}"] += 1
+            time.sleep(0.2)  # as quick as a browser
             return None
         self.outcomes[f"{path} {answer.status_code}"] += 1
         if answer.is_success:

@@ -8,7 +8,7 @@ import json
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from saymask_backend.export.plan import ExportPlan, Format, parse_split
 from saymask_backend.export.run import run_export
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.tables import AnnotationVersion, RecordRow
-from saymask_backend.records.types import RecordFilter, RecordView
+from saymask_backend.records.types import RecordFilter
 from tests import peak_memory
 
 FORMATS: tuple[Format, ...] = ("coco", "refcoco", "huggingface")
@@ -38,12 +38,7 @@ return export_once(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
 
 
 def measure(records: int, database: str | None) -> Table:
-    """Peak memory and seconds of every format, for a tenth of the records and for all.
-
-    Args:
-        records: how many.
-        database: address of an empty one; None for SQLite.
-    """
+    """Peak memory and seconds of every format, for a tenth of the records and for all."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         url = database or f"sqlite:///{scratch}/records.db"
@@ -68,9 +63,8 @@ def export_once(url: str, format_: Format, out: Path) -> str:
     )  # fmt: skip
     with closing(Stores(url)) as stores:
         groups = stores.records.iterate_by_image(RecordFilter())
-        summary, seconds = timed(
-            lambda: run_export(plan, groups, _read_photo, out.parent, lambda _count: None)
-        )
+        run = partial(run_export, plan, groups, lambda record: _photo(record.task_id), out.parent)
+        summary, seconds = timed(lambda: run(lambda _count: None))
     return json.dumps({"expressions": summary.expressions, "s": seconds})
 
 
@@ -85,10 +79,6 @@ def _draw_photo() -> bytes:
 def _photo(number: int) -> bytes:
     """A photo of a usual size, with other bytes for every number; no time goes into drawing it."""
     return _draw_photo() + number.to_bytes(8, "big")
-
-
-def _read_photo(record: RecordView) -> bytes:
-    return _photo(record.task_id)
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -69,38 +68,23 @@ def report(module: str, tables: list[Table], *, as_json: bool) -> None:
 
 def describe_run(module: str) -> dict[str, str]:
     """Command, commit, hardware, weights and configuration."""
+    import torch
+
     from saymask_worker.config.settings import load_worker_settings
+    from saymask_worker.evaluation.processes import name_device
     from saymask_worker.weights.checkpoints import find_checkpoint
 
     settings = load_worker_settings()
     proposals = f"{settings.proposals} {find_checkpoint(settings.proposals).sha256[:8]}"
-    changed = {
-        name: value
-        for name, value in settings.model_dump(mode="json", exclude_defaults=True).items()
-        if name != "redis_url"
-    }
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude={"redis_url"})
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    gpu = name_device("cuda") if torch.cuda.is_available() else "no GPU"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     return {
         "command": hide(shlex.join(["python", "-m", module, *sys.argv[1:]])),
-        "commit": _read_commit(),
-        "hardware": _describe_hardware(),
+        "commit": done.stdout.strip() or "unknown",
+        "hardware": f"{name_device('cpu')}, {gpu}, {versions}",
         "weights": f"{proposals}, encoder {settings.encoder_name}",
         "settings": ", ".join(f"{k}={v}" for k, v in changed.items()) or "default",
     }
-
-
-def _read_commit() -> str:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _describe_hardware() -> str:
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    names = info.read_text("utf-8").splitlines() if info.is_file() else []
-    cpu = next((n.partition(":")[2].strip() for n in names if "model name" in n), cpu)
-    python = platform.python_version()
-    return f"{cpu}, {os.cpu_count()} cores, {gpu}, Python {python}, torch {torch.__version__}"

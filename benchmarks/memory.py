@@ -27,12 +27,7 @@ _EXPRESSIONS = (
 
 
 def measure(count: int, folder: Path | None) -> Table:
-    """Resident memory after some of ``count`` photos, and how far it moved after the 50th.
-
-    Args:
-        count: of photos.
-        folder: with .jpg files to derive them from; None for the sample photos.
-    """
+    """Resident memory after some of ``count`` photos, and how far it moved after the 50th."""
     with tempfile.TemporaryDirectory() as scratch, running_site(Path(scratch) / "site") as site:
         site.studio.longer_px = _LONGER_PX
         if folder:

@@ -28,12 +28,7 @@ def count_found(wanted: list[Mask], ours: Masks) -> int:
 
 
 def measure(grid: int, folder: Path | None) -> Table:
-    """The stock generator with our thresholds against ours, in full and as in a first look.
-
-    Args:
-        grid: points per side.
-        folder: of .jpg files; by default the sample photos.
-    """
+    """The stock generator with our thresholds against ours, in full and as in a first look."""
     path = WeightStore().require("mobile-sam")
     device = choose_device("auto")
     full = ProposalsConfig(points_per_side=grid, max_count=10_000)
@@ -46,7 +41,7 @@ def measure(grid: int, folder: Path | None) -> Table:
     ours = SamProposer(
         load_sam("mobile-sam", path), full, device, choose_precision(device), batch, "bench"
     )
-    quick = ours.with_config(replace(full, points_share=FirstLookConfig.points_share))
+    quick = ours.replace_config(replace(full, points_share=FirstLookConfig.points_share))
     photos = sorted(folder.glob("*.jpg")) if folder else sample_images()
     rows = _compare(stock, {"ours, in full": ours, "ours, a first look": quick}, photos)
     return Table(f"Proposals of {len(photos)} photos, {grid} x {grid} points", rows)

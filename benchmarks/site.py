@@ -25,12 +25,7 @@ PREDICT_TIMEOUT_S = 100.0
 
 @dataclass
 class Site:
-    """A queue, two workers with their models, the backend and its database; a fake Label Studio.
-
-    Attributes:
-        url: the backend's.
-        environment: settings of the backend and the workers.
-    """
+    """A queue, two workers with their models, the backend and its database; a fake Label Studio."""
 
     studio: FakeStudio
     stack: ProcessGroup
@@ -47,12 +42,7 @@ class Site:
     def wait_until(
         self, what: str, check: Callable[[dict[str, Any]], bool], timeout_s: float = 300
     ) -> None:
-        """Wait for a state of the backend.
-
-        Raises:
-            RuntimeError: a process ended by itself.
-            StackError: the state did not come; quotes the backend's log.
-        """
+        """Wait for a state of the backend."""
 
         def is_there() -> bool:
             if ended := self.list_ended():
@@ -112,10 +102,7 @@ def running_site(
 ) -> Iterator[Site]:
     """A site that answers expressions, stopped in the end.
 
-    Args:
-        folder: of logs and data; prepared photos are kept next to it and shared with other sites.
-        has_postgresql: instead of SQLite.
-        sync_every_s: how often annotations are compared with Label Studio's; 0 for never.
+    Prepared photos are kept next to its folder and shared with other sites.
     """
     port, queue_port, database_port = (free_port() for _ in range(3))
     studio = FakeStudio()

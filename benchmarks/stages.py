@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
 
 from benchmarks.measure import Table
 from saymask_backend.local_stack.up import sample_images
@@ -22,8 +21,8 @@ def measure(rounds: int) -> Table:
         look = pipeline.look_first(data)
         if look is None:
             raise RuntimeError("there is no first look")
-        first.append(asdict(look[1]))
-        full.append(asdict(pipeline.prepare(data)[1]))
+        first.append(look[1].model_dump())
+        full.append(pipeline.prepare(data)[1].model_dump())
     rows = []
     for stages in (*((stage,) for stage in first[0]), tuple(first[0])):
         slow_s, quick_s = (

@@ -36,10 +36,7 @@ def derive_photo(originals: Sequence[Path], longer_px: Sequence[int], number: in
 class FakeStudio(LabelStudioServer):
     """A server with one project that can be down for a while, and what its editor sends.
 
-    Attributes:
-        is_down: answers nothing but 503.
-        originals: photos are derived from these.
-        longer_px: their longer side is one of these.
+    Photos are derived from ``originals``; their longer side is one of ``longer_px``.
     """
 
     def __init__(self) -> None:

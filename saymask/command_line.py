@@ -15,17 +15,23 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, Protocol
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
-from saymask.left_out import OnProgress
 from saymask.redaction import hide
 from saymask.settings_names import list_unknown_settings
 
@@ -39,6 +45,8 @@ _MAX_LINES = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # A terminal of 80 columns is the narrowest for which tables are made.
 _WIDE_COLUMNS = 110
+# An epoch of a training run may take minutes.
+_SPEED_PERIOD_S = 3600.0
 
 
 def parse_one_of(names: Collection[str]) -> Callable[[str], str]:
@@ -85,15 +93,46 @@ def run_command_line(app: Callable[[], object]) -> None:
         sys.exit(1)
 
 
+class UpdateBar(Protocol):
+    """Updates a progress bar; a ``saymask.left_out.OnProgress``."""
+
+    def __call__(
+        self, done: int, total: int | None, figures: str = "", title: str | None = None
+    ) -> None:
+        """Show that ``done`` of ``total`` are finished, with ``figures`` behind that."""
+
+
 @contextmanager
-def show_progress(title: str, *, quiet: bool = False) -> Iterator[OnProgress]:
+def show_progress(
+    title: str, *, quiet: bool = False, in_bytes: bool = False, target: Console = stderr
+) -> Iterator[UpdateBar]:
     """Show a progress bar, which the yielded function updates."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=stderr, disable=quiet) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=target, disable=quiet, speed_estimate_period=_SPEED_PERIOD_S)
+    with bar:
+        task = bar.add_task(title, total=None, figures="")
+
+        def update(
+            done: int, total: int | None, figures: str = "", title: str | None = None
+        ) -> None:
+            bar.update(task, completed=done, total=total, figures=figures, description=title)
+
+        yield update
+
+
+@contextmanager
+def show_step(title: str) -> Iterator[None]:
+    """Show what takes a while: as long as it does on a terminal, elsewhere as a line."""
+    if not stderr.is_terminal:
+        _print_plain(stderr, f"{title} ...")
+        yield
+        return
+    with stderr.status(title):
+        yield
 
 
 def is_wide() -> bool:

@@ -243,3 +243,8 @@ def from_code(code: str, cause: str, cure: str) -> SaymaskError:
         if cls.code == code:
             return cls(cause, cure)
     return InternalError(f"{code}: {cause}", cure)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 photo``, ``2 photos``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

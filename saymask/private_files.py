@@ -7,6 +7,7 @@ exists keeps its mode: to share one with a group, create it first.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -59,6 +60,32 @@ def replace_atomically(
             with part.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a finished folder its name; an earlier one is removed once the new one stands there.
+
+    Killed between two renames, it leaves the earlier one aside; ``recover_folder`` brings it back.
+
+    Raises:
+        OSError: a folder cannot be moved.
+    """
+    recover_folder(folder)
+    previous = _name_previous(folder)
+    if folder.exists():
+        os.replace(folder, previous)
+    os.replace(new, folder)
+    if previous.exists():
+        shutil.rmtree(previous)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish or undo what ``replace_folder`` was killed in, before the folder is read."""
+    previous = _name_previous(folder)
+    if previous.exists() and not folder.exists():
+        os.replace(previous, folder)
+    elif previous.exists():
+        shutil.rmtree(previous)
 
 
 def make_private_folder(path: Path) -> None:
@@ -161,6 +188,10 @@ def write_settings_file(directory: Path, variables: Mapping[str, str]) -> Path:
     with replace_atomically(path, keeps_mode=False) as part, open_private_file(part) as file:
         file.writelines(["# Written by saymask up; environment variables come first.\n", *lines])
     return path
+
+
+def _name_previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
 
 
 def _read_mode(path: Path) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 import redis
 from alembic.autogenerate import compare_metadata
@@ -44,6 +45,9 @@ INTEGRATION = (
     "worker/test_evaluator", "worker/test_retraining", "worker/test_training",
 )  # fmt: skip
 LABEL_STUDIO = ("browser", "stack")
+# How long an example takes depends on what else this machine does.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -23,6 +23,7 @@ from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_
 from saymask.settings_names import to_variable
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
+DEFAULT_BACKGROUND_GRACE_S = 60.0
 
 
 class Settings(BaseSettings):
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
     redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
     )
     data_dir: Path = Field(
         Path(platformdirs.user_data_dir("saymask")),
@@ -75,7 +76,7 @@ class Settings(BaseSettings):
         description="Longest wait for the worker, seconds; Label Studio gives up at 100.",
     )
     background_grace_s: float = Field(
-        60.0,
+        DEFAULT_BACKGROUND_GRACE_S,
         gt=0,
         description="How long a photo to prepare, or a batch, waits for a background worker to"
         " appear, seconds; more where one is started on demand.",
@@ -196,7 +197,7 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def load_settings(**overrides: object) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Read the environment, then the settings file of a local installation, if there is one.
 
     Args:
@@ -206,7 +207,7 @@ def load_settings(**overrides: object) -> Settings:
         ConfigError: a value is out of range; names the variable.
     """
     try:
-        return Settings(_env_file=find_settings_file(), **overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=find_settings_file(), **overrides)
     except ValidationError as error:
         lines = [f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ConfigError(

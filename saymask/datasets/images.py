@@ -93,7 +93,7 @@ def choose_usable(
     existing = [image for image in images if image.path.is_file()]
     if not existing:
         raise DatasetError(
-            f"All {len(images)} images are missing, first {images[0].path.name}.",
+            f"No image exists: {len(images)} missing, first {images[0].path.name}.",
             f"Put the images into one of these folders of {root}: {', '.join(_IMAGE_FOLDERS)}.",
         )
     left_out = [f"{image.path} is missing." for image in images if not image.path.is_file()]

@@ -75,7 +75,7 @@ def test_hugging_face_gives_every_record_back(
     assert_same(read_huggingface(folder / "out", folder / "cache"), truth(records))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_outlines_give_the_mask_back(mask: Mask) -> None:
     polygons = to_exact_polygons(mask)

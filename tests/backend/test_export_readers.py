@@ -18,9 +18,9 @@ import yaml
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
+from saymask import private_files
 from saymask.masks import Mask, encode_coco_rle
 from saymask.private_files import UNFINISHED_PREFIX
-from saymask_backend.export import earlier
 from saymask_backend.export.model import SPLITS
 from saymask_backend.export.plan import ExportError, ExportPlan, Format, parse_split
 from saymask_backend.export.run import count_export, run_export
@@ -100,7 +100,7 @@ def test_photo_and_mask_agree_with_and_without_exif(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     assert manifest["photos_turned_upright"] == {"count": 1, "jpeg_quality": 95}
     if format_ == "huggingface":
-        assert "1 photos" in (tmp_path / "out" / "README.md").read_text("utf-8")
+        assert "1 photo whose" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -345,7 +345,7 @@ def test_killed_while_an_export_is_replaced(
             raise KeyboardInterrupt
         os.rename(source, target)
 
-    monkeypatch.setattr(earlier.os, "replace", die)
+    monkeypatch.setattr(private_files.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         export(CATS, plan("coco", out, replace=True))
     monkeypatch.undo()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,3 +47,17 @@ def test_what_others_need_is_stopped_after_them(tmp_path: Path) -> None:
     assert all("left" in part.log.read_text() for part in parts)
     assert first < last
     assert said == []
+
+
+def test_the_start_says_what_took_longest() -> None:
+    from saymask_backend.local_stack.up import _Steps
+
+    said: list[str] = []
+    steps = _Steps(said.append)
+    with steps.step("queue"):
+        pass
+    with steps.step("Label Studio", " (half a minute the first time)"):
+        time.sleep(0.01)
+    steps.finish()
+    assert said[2] == "Label Studio (half a minute the first time) ..."
+    assert re.fullmatch(r"All is ready after 0 s; what took longest: Label Studio, 0 s\.", said[-1])

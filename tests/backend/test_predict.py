@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,14 @@ import redis
 from fastapi.testclient import TestClient
 
 from saymask.contract import QUEUE_BACKGROUND
+from saymask.errors import InternalError
 from saymask.masks import decode_brush_rle
+from saymask_backend.label_studio.connect import ConnectOptions, Connector
+from saymask_backend.label_studio.label_config import default_label_config, load_label_config
+from saymask_backend.label_studio.schema import TaskBody
+from saymask_backend.records.requests import DOCTOR_ENTRY_ID, NewRequest
 from saymask_backend.records.stores import Stores
+from saymask_backend.records.types import ProjectKey
 from tests.backend.http import JSON_TYPE, KEY, ImageServer, typed
 from tests.conftest import Valkey, load_capture, log_of
 
@@ -263,3 +270,49 @@ def test_masks_of_regions_are_exact(
     expected = np.zeros((48, 64), bool)
     expected[1:9, 1:11] = True
     assert np.array_equal(decode_brush_rle(best["value"]["rle"], (48, 64)), expected)
+
+
+def test_what_the_doctor_asks_is_nobody_s(
+    build_client: Callable[..., TestClient],
+    start_worker: Callable[..., Any],
+    app_stores: Stores,
+) -> None:
+    start_worker()
+    client = build_client()
+    body = typed("the object")
+    body["params"]["context"]["result"][0]["id"] = DOCTOR_ENTRY_ID
+    assert client.post("/predict", json=body).json()["results"][0]["result"]
+    requests = app_stores.requests
+    assert (requests.list_recent(), requests.count_requests()) == ([], {})
+    assert requests.list_latencies_ms() == []
+    assert requests.load_last_answer(ProjectKey(1), 5) is None
+    assert "the object" not in client.get("/").text
+
+
+def test_the_doctor_s_expression_is_marked_as_its_own() -> None:
+    sent: list[Any] = []
+    config = load_label_config(default_label_config())
+    client: Any = SimpleNamespace(
+        find_ml_backends=lambda *_: [SimpleNamespace(id=1)],
+        get_project=lambda _: SimpleNamespace(read_label_config=lambda: config),
+        iterate_tasks=lambda *_: [TaskBody.model_validate({"id": 5, "data": {"image": "/a.png"}})],
+        predict_interactively=lambda *given: (
+            sent.extend(given) or {"data": {"result": [{"type": "brushlabels"}]}}
+        ),
+    )
+    connector = Connector(client, ConnectOptions("http://localhost:9090", "", "", "", False))
+    assert connector._check_expression(1)[0] == "ok"
+    assert sent[2][0]["id"] == DOCTOR_ENTRY_ID
+
+
+def test_the_page_shows_long_answers_in_seconds(
+    build_client: Callable[..., TestClient], app_stores: Stores
+) -> None:
+    client = build_client()
+    for latency_ms in (420.0, 55365.0):
+        new = NewRequest(ProjectKey(1), 5, "the cat", 3, "/a.png")
+        number = app_stores.requests.add_request(new)
+        app_stores.requests.save_failure(number, InternalError("broken"), latency_ms)
+    page = client.get("/").text
+    assert ">420 ms</td>" in page
+    assert ">55.4 s</td>" in page

@@ -56,6 +56,20 @@ def test_pending_requests_are_kept_until_their_last_deadline(valkey: Valkey) -> 
         assert 0 < client.ttl("saymask:pending:short") < 100
 
 
+def test_a_short_wait_at_the_same_moment_does_not_end_a_long_one(valkey: Valkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        requests = PendingRequests(client)
+
+        def wait(seconds: int) -> None:
+            deadline = time.monotonic() + seconds % 30 * 100
+            pending = PendingRequest(None, True, deadline, threading.Event())
+            requests.wait_for(pending, f"job {seconds // 30}")
+
+        with ThreadPoolExecutor(30) as pool:
+            list(pool.map(wait, range(900)))
+        assert min(client.ttl(key) for key in client.keys("saymask:pending:*")) > 2900
+
+
 def test_same_request_from_two_annotators_is_one_job(
     queue: JobQueue, start_worker: Callable[..., Any], valkey: Valkey
 ) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
 from saymask.errors import ConfigError, InternalError
+from saymask_backend.cli.main import app
 from saymask_backend.label_studio.events import to_new_event, to_oversized_event
 from saymask_backend.records.database import InvalidRecord, StoreError
 from saymask_backend.records.requests import NewRequest
@@ -193,3 +195,19 @@ def test_written_means_on_disk(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM event").fetchone() == (1,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     stores.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["stats"], ["records", "list"], ["sync"], ["backup", "x.zip"], ["export", "coco", "out"],
+     ["verify", "--project", "1"], ["train"]],
+)  # fmt: skip
+def test_reading_records_outside_an_installation_creates_no_database(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAYMASK_DATA_DIR", str(tmp_path / "data"))
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ConfigError), done.output
+    assert "folder in which `make up` was started" in done.exception.cure
+    assert list(tmp_path.iterdir()) == []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from saymask.command_line import (
     build_app,
@@ -17,8 +20,10 @@ from saymask.command_line import (
     parse_one_of,
     print_problems,
     run_command_line,
+    show_progress,
+    show_step,
 )
-from saymask.errors import DatasetError, InvalidRequest
+from saymask.errors import DatasetError, InvalidRequest, counted
 from saymask.redaction import hide_from_now_on
 
 Capture = pytest.CaptureFixture[str]
@@ -111,3 +116,21 @@ def test_an_app_without_a_command_shows_its_help(capsys: Capture) -> None:
         app([])
     printed = capsys.readouterr()
     assert "What it is for." in printed.out + printed.err
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert [counted(number, "photo") for number in (0, 1, 2)] == ["0 photos", "1 photo", "2 photos"]
+
+
+def test_what_takes_a_while_is_told_where_no_terminal_shows_it(capsys: Capture) -> None:
+    with show_step("loading models"):
+        assert capsys.readouterr() == ("", "loading models ...\n")
+
+
+def test_a_progress_bar_shows_count_and_figures() -> None:
+    target = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
+    with show_progress("waiting", target=target) as update:
+        update(0, None)
+        update(2, 3, "loss 0.5", "training")
+    shown = target.file.getvalue()
+    assert re.search(r"training .* 2/3 loss 0\.5", shown), shown

@@ -108,7 +108,7 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
     path.write_bytes(whole)
     for name in ("p0.jpg", "p1.jpg"):
         (root / "images/mscoco/images/train2014" / name).unlink()
-    with pytest.raises(DatasetError, match=r"All 2 images are missing, first p0\.jpg"):
+    with pytest.raises(DatasetError, match=r"No image exists: 2 missing, first p0\.jpg"):
         load_dataset("refcoco", root, "val")
 
 

@@ -31,6 +31,7 @@ from saymask_worker.evaluation.run import run_evaluation
 from saymask_worker.evaluation.variants import build_variants, choose_variants
 from saymask_worker.language.nouns import Nouns
 from saymask_worker.language.parser import LanguageParser
+from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.pipeline import Pipeline
 from tests.refcoco import write_refcoco
 from tests.worker.test_golden import load_model
@@ -48,21 +49,22 @@ def tiny_evaluator(kind: str, methods: str, crops_max: int = 36) -> Evaluator:
     encoder = Encoder(kind, visual, text, "tiny", ScoringConfig(), f"tiny {kind}")
     truth = TruthProposer()
     config = PipelineConfig(features=FeaturesConfig(crops_max=crops_max))
-    pipeline = Pipeline(truth, encoder, LanguageParser(), tiny_vocabulary(encoder), config, None)
+    pipeline = Pipeline(truth, encoder, LanguageParser(), tiny_vocabulary(encoder), config)
     variants = choose_variants(pipeline.config, encoder.scoring, methods)
     return Evaluator(pipeline, variants, None, truth)
 
 
-def test_a_replaced_pipeline_keeps_what_is_not_named() -> None:
+def test_a_replaced_pipeline_keeps_what_is_not_named_but_the_cache(tmp_path: Path) -> None:
     plain = tiny_evaluator("vit", "main").pipeline
     given: dict[str, Any] = {
-        "cache": object(), "device": "elsewhere", "clicks": object(), "sources": (object(),),
+        "device": "elsewhere", "clicks": object(), "sources": (object(),),
         "strict_sources": True, "first_look_proposer": TruthProposer(), "is_first_look": True,
     }  # fmt: skip
     full = replace(plain, **given)
+    full.cache = PreparedCache(tmp_path, "of this configuration", 10**9)
     again = replace(full, config=replace(plain.config, scoring=ScoringConfig(area_weight=9)))
-    for argument in fields(Pipeline):
-        name = argument.name
+    assert again.cache is None
+    for name in (argument.name for argument in fields(Pipeline) if argument.init):
         assert getattr(full, name) is given.get(name, getattr(plain, name)), name
         assert (getattr(again, name) is getattr(full, name)) == (name != "config"), name
 

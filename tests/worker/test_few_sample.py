@@ -103,7 +103,7 @@ def test_larger_sets_hold_the_smaller_ones(dataset: Dataset, tmp_path: Path) -> 
 
 
 def test_refusals(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="6 photos to train on, fewer than 7"):
+    with pytest.raises(DatasetError, match="Photos to train on: 6, fewer than 7"):
         run_few_sample(
             FewSampleRequest((7,), 1, 1, CONFIG), dataset, dataset, tmp_path, Learner(),
             lambda *_: None, LeftOut(),

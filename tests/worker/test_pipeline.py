@@ -111,7 +111,7 @@ def test_crops_beyond_the_budget_are_predicted_from_regions(
     def prepare(crops_max: int) -> PreparedImage:
         features = replace(pipeline.config.features, crops_max=crops_max)
         other = replace(
-            pipeline, config=replace(pipeline.config, features=features), cache=None,
+            pipeline, config=replace(pipeline.config, features=features),
             proposer=LastImageProposer(pipeline.proposer),
         )  # fmt: skip
         return other.prepare(samples["coffee"].read_bytes())[0]
@@ -164,7 +164,7 @@ class NoProposals:
 
 
 def test_an_image_without_objects(pipeline: Pipeline, samples: dict[str, Path]) -> None:
-    empty = replace(pipeline, proposer=NoProposals(), cache=None)
+    empty = replace(pipeline, proposer=NoProposals())
     result = segment(empty, samples["chelsea"].read_bytes(), "the dog next to the car")
     assert result.candidates == ()
     assert result.confidence is None

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saymask.contract import normalise_expression
@@ -46,7 +46,6 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> str:
     return str(path)
 
 
-@settings(deadline=None)
 @given(
     rows=ROWS,
     separator=st.sampled_from(",;\t"),
@@ -74,7 +73,6 @@ def test_what_is_written_in_any_dialect_is_read_equal(
     assert read_expressions(write(path, file.getvalue(), encoding)) == group(rows)
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(CELLS.map(lambda n: n.replace("\\", "")), st.text().map("x{}".format))
                   , min_size=1),

@@ -18,7 +18,6 @@ from saymask.errors import ConfigError, DatasetError
 from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from saymask_worker.training.checkpoint import (
-    find_checkpoint,
     get_trained_state,
     load_trained_state,
 )
@@ -155,11 +154,13 @@ def test_a_run_killed_in_mid_write_goes_on_bit_for_bit(
     assert [round(rate, 8) for *_, rate in histories[0]] == [1e-3, 1e-3, 1e-3]
 
 
-def test_between_two_renames_the_older_checkpoint_is_found(tmp_path: Path) -> None:
-    old = tmp_path / "checkpoint.old"
-    old.mkdir()
-    (old / "state.json").write_text("{}")
-    assert find_checkpoint(tmp_path / "checkpoint") == old
+def test_killed_between_two_renames_a_run_continues_from_the_older_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    build_trainer(tmp_path, data, epochs=1)[0].run()
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.previous")
+    assert build_trainer(tmp_path, data, epochs=1)[0]._resume().epoch == 1
+    assert (tmp_path / "checkpoint").is_dir()
 
 
 def test_the_statistics_of_norms_are_those_of_the_weights(data: Path, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_the_threshold_keeps_nine_of_ten_answers(decided: Dataset) -> None:
 def test_too_few_decisions_are_refused(tmp_path: Path) -> None:
     dataset = load_dataset("refcoco", write_refcoco(tmp_path / "set", count=4), None)
     pipeline: Any = Decided(PipelineConfig(), informative=True)
-    with pytest.raises(DatasetError, match="8 decisions with a mask on 4 photos"):
+    with pytest.raises(DatasetError, match="8 decisions with a mask, on 4 photos"):
         tune(pipeline, dataset, lambda *_: None)
 
 

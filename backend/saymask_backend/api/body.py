@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio.to_thread
 from fastapi import Request
@@ -141,9 +141,9 @@ class HeaderDeadlineProtocol(H11Protocol):
 
     _header_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:

@@ -55,10 +55,14 @@ class OpenRecords:
 
 
 @contextmanager
-def open_records() -> Iterator[OpenRecords]:
-    """Open the database, migrate it, and process waiting events."""
+def open_records(*, creates: bool = False) -> Iterator[OpenRecords]:
+    """Open the database, migrate it, and process waiting events.
+
+    Raises:
+        ConfigError: there is none, and none is to be created.
+    """
     settings = load_settings()
-    with closing(Stores(settings.effective_database_url)) as stores:
+    with closing(Stores(settings.effective_database_url, creates=creates)) as stores:
         stores.migrate()
         recorder = Recorder(stores)
         recorder.process_waiting()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saymask.command_line import DryRunOption, JsonOption, finish, parse_one_of, show_progress
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask_backend.cli.context import (
     AnnotatorOption,
     OpenRecords,
@@ -172,8 +172,9 @@ def _read_categories(path: Path | None) -> dict[str, str]:
 
 def _describe(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> str:
     lines = [
-        f"{plan.out} {'would hold' if dry_run else 'holds'} {summary.referents} referents with"
-        f" {summary.expressions} expressions on {summary.photos} photos"
+        f"{plan.out} {'would hold' if dry_run else 'holds'}"
+        f" {counted(summary.referents, 'referent')} with"
+        f" {counted(summary.expressions, 'expression')} on {counted(summary.photos, 'photo')}"
         + (f", {summary.no_referent} without a referent" if summary.no_referent else ""),
         *(f"  {count:7d}  photos in {name}" for name, count in summary.per_split.items()),
         *(f"  {count:7d}  {name}" for name, count in summary.per_outcome.items()),
@@ -181,11 +182,14 @@ def _describe(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> str
     if summary.shared:
         iou = "" if summary.agreement_iou is None else f", mean IoU {summary.agreement_iou:.3f}"
         lines.append(
-            f"{summary.shared} expressions by several annotators{iou}; on {summary.contradictions}"
-            f" one found a referent and another none (--merge {plan.merge})"
+            f"{counted(summary.shared, 'expression')} by several annotators{iou};"
+            f" on {summary.contradictions} one found a referent and another none"
+            f" (--merge {plan.merge})"
         )
     if summary.turned:
-        lines.append(f"{summary.turned} photos are written upright, as their EXIF says")
+        lines.append(f"{counted(summary.turned, 'photo')} written upright, as their EXIF says")
     if summary.inexact:
-        lines.append(f"{summary.inexact} masks have no exact polygons and keep run lengths")
+        lines.append(
+            f"{counted(summary.inexact, 'mask')} without exact polygons, kept as run lengths"
+        )
     return "\n".join(lines)

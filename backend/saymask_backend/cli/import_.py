@@ -10,7 +10,7 @@ import typer
 
 from saymask.command_line import DryRunOption, JsonOption, finish, show_progress
 from saymask.datasets import RowChoice
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time
 from saymask_backend.config import load_settings
 from saymask_backend.services.import_dataset import (
@@ -92,9 +92,13 @@ def import_(
 
 def _describe(report: ImportReport, *, dry_run: bool) -> str:
     return (
-        f"{'would create' if dry_run else 'created'} {report.tasks} tasks of {report.photos}"
-        f" photos with {report.expressions} expressions"
+        f"{'would create' if dry_run else 'created'} {counted(report.tasks, 'task')} of"
+        f" {counted(report.photos, 'photo')} with {counted(report.expressions, 'expression')}"
         + (f", {report.no_referent} without a referent" if report.no_referent else "")
-        + (f", {report.unannotated} photos without annotations" if report.unannotated else "")
-        + (f"; {report.existing} tasks exist already" if report.existing else "")
+        + (
+            f", {counted(report.unannotated, 'photo')} without annotations"
+            if report.unannotated
+            else ""
+        )
+        + (f"; before: {counted(report.existing, 'task')}" if report.existing else "")
     )

@@ -19,7 +19,7 @@ from saymask.command_line import (
     print_line,
     show_progress,
 )
-from saymask.errors import ConfigError, QueueUnavailable
+from saymask.errors import ConfigError, QueueUnavailable, counted
 from saymask.logs import configure_logging
 from saymask.private_files import DEFAULT_UP_DIR, UP_DIR_VARIABLE
 from saymask.redaction import clean_address, explain
@@ -148,7 +148,7 @@ def backup(file: FileArgument, as_json: JsonOption = False) -> None:
 
     Example: saymask backup saymask-2026-11-25.zip
     """
-    with closing(Stores(load_settings().effective_database_url)) as stores:
+    with closing(Stores(load_settings().effective_database_url, creates=False)) as stores:
         stores.migrate()
         with show_progress("writing", quiet=as_json) as bar:
             counts = write_backup(stores.database, file, bar)
@@ -170,4 +170,8 @@ def restore(file: FileArgument, as_json: JsonOption = False) -> None:
 
 def _finish(counts: dict[str, int], what: str, *, as_json: bool) -> None:
     lines = [f"  {count:8d}  {table}" for table, count in counts.items()]
-    finish(counts, "\n".join([*lines, f"{sum(counts.values())} rows {what}"]), as_json=as_json)
+    finish(
+        counts,
+        "\n".join([*lines, f"{counted(sum(counts.values()), 'row')} {what}"]),
+        as_json=as_json,
+    )

@@ -20,7 +20,7 @@ from saymask.command_line import (
     print_line,
     show_progress,
 )
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask.left_out import LeftOut
 from saymask_backend.cli.context import (
     MAX_ID,
@@ -189,9 +189,10 @@ def preannotate_project(
 
 def _describe(report: PreannotateReport, verb: str, rate: str, fields: str) -> str:
     return (
-        f"{report.predicted} tasks {verb} predictions for {report.expressions} expressions"
-        f"{rate if report.predicted else ''}; {report.up_to_date} have one, {report.annotated} are"
-        f" annotated, {report.no_expression} hold no expression in {fields}"
+        f"{counted(report.predicted, 'task')} {verb} predictions for"
+        f" {counted(report.expressions, 'expression')}"
+        f"{rate if report.predicted else ''}; {report.up_to_date} with one already,"
+        f" {report.annotated} annotated, {report.no_expression} without an expression in {fields}"
     )
 
 
@@ -205,7 +206,7 @@ def prepare(project: RequiredProject, as_json: JsonOption = False) -> None:
         with show_progress("preparing", quiet=as_json) as bar:
             report = prepare_project(services.client, services.queue, services.images, project, bar)
         seconds = time.monotonic() - started
-    text = f"{report.prepared} photos are prepared ({seconds:.0f} s)"
+    text = f"{counted(report.prepared, 'photo')} prepared ({seconds:.0f} s)"
     values = {**asdict(report), "seconds": round(seconds, 2)}
     finish(values, text, as_json=as_json, failed=report.failed)
 

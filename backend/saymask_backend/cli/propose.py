@@ -16,6 +16,7 @@ from saymask.command_line import (
     show_progress,
 )
 from saymask.contract import MAX_K
+from saymask.errors import counted
 from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time, open_records
 from saymask_backend.cli.project import open_services
 from saymask_backend.services import propose as proposing
@@ -94,7 +95,7 @@ def verify(
     text = _describe(report)
     if drawn is not None:
         text = (
-            f"{drawn.added} of {drawn.records} records with a mask were added:"
+            f"added {drawn.added} of {counted(drawn.records, 'record')} with a mask:"
             f" {client.base_url}/projects/{drawn.project_id}/data\n{text}"
         )
     values = {**asdict(report), "added": drawn.added if drawn is not None else 0, "failed": failed}
@@ -107,7 +108,7 @@ def _describe(report: ReadReport) -> str:
     text = "Nothing is verified yet." if report.summary is None else report.summary.describe()
     if report.unanswered or report.outdated:
         text += (
-            f"\nNot counted: {report.unanswered} annotations without an answer, {report.outdated}"
-            " about records that were changed or deleted since."
+            f"\nNot counted: {counted(report.unanswered, 'annotation')} without an answer,"
+            f" {report.outdated} about what was changed or deleted since."
         )
     return text

@@ -21,7 +21,7 @@ from saymask.command_line import (
     print_line,
     show_progress,
 )
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import ConfigError, InvalidRequest, counted
 from saymask_backend.cli.context import (
     AnnotatorOption,
     OpenRecords,
@@ -69,7 +69,7 @@ def list_records(
         return
     texts = ["id", "decided (UTC)", "project/task", "expression"]
     texts = [*texts, "outcome", "by"] if is_wide() else [*texts[:-1], "expression, outcome, by"]
-    title = f"{len(records)} of {total} records"
+    title = f"{len(records)} of {counted(total, 'record')}"
     table = build_table(*texts, numbers=("rank", "IoU", "s"), title=title)
     for record in records:
         table.add_row(*_to_cells(record))
@@ -218,8 +218,9 @@ def decisions(
             exporter.hash_unread_images(record_filter, bar, skip_missing=True)
         with explain_writing(out):
             report = write_decisions(rows, records.iterate_records(record_filter), out)
-    unmatched = f"\n{report.unmatched} records are about other expressions"
-    text = f"{report.decisions} decisions in {out}{unmatched if report.unmatched else ''}"
+    unmatched = f"\n{counted(report.unmatched, 'record')} about other expressions"
+    text = f"{counted(report.decisions, 'decision')} in {out}"
+    text += unmatched if report.unmatched else ""
     finish(report, text, as_json=as_json)
 
 

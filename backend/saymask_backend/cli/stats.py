@@ -16,7 +16,7 @@ from saymask.command_line import (
     print_problems,
     show_progress,
 )
-from saymask.errors import InvalidLabelConfig
+from saymask.errors import InvalidLabelConfig, counted
 from saymask.left_out import LeftOut
 from saymask_backend.cli.context import (
     ProjectOption,
@@ -25,6 +25,7 @@ from saymask_backend.cli.context import (
     open_records,
     parse_since,
 )
+from saymask_backend.config import load_settings
 from saymask_backend.label_studio.rest import NotFound
 from saymask_backend.records.decisions import OUTCOME_LABELS
 from saymask_backend.records.statistics import POLYGON_SECONDS, GroupBy, Quality
@@ -56,7 +57,7 @@ def stats(
 
 
 def _print_table(report: QualityReport, by: str | None) -> None:
-    title = f"{report.quality.samples} samples"
+    title = counted(report.quality.samples, "sample")
     table = build_table(by or "", numbers=_COLUMNS, title=title)
     for name, quality in (report.groups or {"all": report.quality}).items():
         table.add_row(escape(name), *_to_cells(quality))
@@ -71,7 +72,7 @@ def _print_details(report: QualityReport) -> None:
     for name, counts in report.sources.items():
         print_line(
             f"  {counts['accepted']:6d}  accepted from {name}, which offered candidates to"
-            f" {counts['offered']} requests"
+            f" {counted(counts['offered'], 'request')}"
         )
     if quality.proposals:
         fates = ", ".join(f"{count} {name}" for name, count in quality.proposals.items())
@@ -82,16 +83,17 @@ def _print_details(report: QualityReport) -> None:
     if ratio is not None:
         print_line(f"A polygon takes {POLYGON_SECONDS:.0f} s: {ratio:.1f} times the median here.")
     if quality.dabs:
-        print_line(f"{quality.dabs} stray dabs of the brush were left out of masks.")
+        print_line(f"{counted(quality.dabs, 'stray dab')} of the brush left out of masks.")
     if report.shared:
         print_line(
-            f"{report.shared} expressions by several annotators,"
-            f" {len(report.disagreements)} disagreements."
+            f"{counted(report.shared, 'expression')} by several annotators,"
+            f" {counted(len(report.disagreements), 'disagreement')}."
         )
     waiting, problems = (report.events.get(state, 0) for state in ("waiting", "problem"))
     if waiting or problems:
         print_line(
-            f"{waiting} events waiting, {problems} not interpreted (saymask records problems)."
+            f"{counted(waiting, 'event')} waiting, {problems} not interpreted"
+            " (saymask records problems)."
         )
 
 
@@ -126,7 +128,8 @@ def sync(
     """
     reports: list[SyncReport] = []
     failed, skipped = LeftOut(), LeftOut()
-    with open_records() as opened, log_in(opened.settings) as client:
+    # It also fills a new database.
+    with log_in(load_settings()) as client, open_records(creates=True) as opened:
         synchroniser = Synchroniser(client, opened.stores, opened.recorder)
         known = [project] if project is not None else opened.stores.list_projects()
         for project_id in known:
@@ -153,8 +156,9 @@ def sync(
 
 def _print_report(report: SyncReport) -> None:
     print_line(
-        f"project {report.project_id}: {report.tasks} tasks, {report.annotations} annotations;"
-        f" {report.missing} were missing, {report.outdated} outdated, {report.deleted} deleted"
+        f"project {report.project_id}: {counted(report.tasks, 'task')},"
+        f" {counted(report.annotations, 'annotation')};"
+        f" {report.missing} missing, {report.outdated} outdated, {report.deleted} deleted"
         + (" (resumed where it was interrupted)" if report.taken_up else "")
     )
     print_problems("  not recorded", report.problems)

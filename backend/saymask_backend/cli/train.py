@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from saymask.command_line import (
     JsonOption,
@@ -19,10 +18,9 @@ from saymask.command_line import (
     print_line,
     print_problems,
     show_progress,
-    stderr,
 )
 from saymask.contract import TrainingStatus
-from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable
+from saymask.errors import ConfigError, InvalidRequest, SaymaskError, WorkerUnavailable, counted
 from saymask.model_registry import ModelEntry, ModelRegistry
 from saymask_backend.cli.context import ProjectOption, open_records
 from saymask_backend.config import load_settings
@@ -135,7 +133,8 @@ def _open_registry() -> ModelRegistry:
 def _print_start(started: StartedRun, queue: JobQueue) -> None:
     if started.export is not None:
         print_line(
-            f"{started.run}: {started.export.referents} referents on {started.export.photos} photos"
+            f"{started.run}: {counted(started.export.referents, 'referent')} on"
+            f" {counted(started.export.photos, 'photo')}"
         )
     if not any(worker.queues == "training" for worker in queue.list_workers()):
         print_line("No training worker runs yet: SAYMASK_QUEUES=training saymask-worker run")
@@ -148,12 +147,7 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
         WorkerUnavailable: the run is gone from the queue.
         InvalidRequest: another run has taken its place.
     """
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=stderr, disable=quiet) as progress:
-        task = progress.add_task("waiting", total=None, figures="")
+    with show_progress("waiting", quiet=quiet) as bar:
         while True:
             # In this order: a run that ends in between is over.
             is_training = queue.training.is_training()
@@ -169,18 +163,14 @@ def _wait(queue: JobQueue, run: str, *, quiet: bool) -> TrainingStatus:
                     f"The run {run} is gone from the queue.",
                     f"Continue it: saymask train --resume {run}",
                 )
-            progress.update(
-                task, description=status.state, completed=status.epoch,
-                total=status.epochs or None, figures=_describe_progress(status),
-            )  # fmt: skip
+            bar(status.epoch, status.epochs or None, _describe_progress(status), status.state)
             time.sleep(_POLL_S)
 
 
 def _describe_progress(status: TrainingStatus) -> str:
     if status.loss is None or status.held_out_iou is None:
         return ""
-    left = "" if status.seconds_left is None else f"  {status.seconds_left / 60:.0f} min left"
-    return f"loss {status.loss:.3f}  held-out IoU {status.held_out_iou:.3f}{left}"
+    return f"loss {status.loss:.3f}  held-out IoU {status.held_out_iou:.3f}"
 
 
 def _to_cells(entry: ModelEntry) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -64,25 +62,6 @@ def hash_files(folder: Path) -> dict[str, str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         hashes[path.relative_to(folder).as_posix()] = digest
     return hashes
-
-
-def put_in_place(new: Path, out: Path) -> None:
-    """Give a finished export its name; an earlier one is removed once the new one stands there."""
-    previous = out.with_name(f".{out.name}.previous")
-    if out.exists():
-        os.replace(out, previous)
-    os.replace(new, out)
-    if previous.exists():
-        shutil.rmtree(previous)
-
-
-def recover(out: Path) -> None:
-    """Finish what ``put_in_place`` was killed in."""
-    previous = out.with_name(f".{out.name}.previous")
-    if previous.exists() and not out.exists():
-        os.replace(previous, out)
-    elif previous.exists():
-        shutil.rmtree(previous)
 
 
 def _has_files(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saymask.errors import ConfigError
+from saymask.errors import ConfigError, counted
 from saymask.masks import Mask
 from saymask_backend.export.files import Table, to_png
 from saymask_backend.export.model import (
@@ -267,15 +267,14 @@ def _build_card(
         "",
         *_build_shares("outcome", counts.outcomes, OUTCOME_LABELS),
         *_build_shares("expressions", counts.provenances, PROVENANCE_LABELS),
-        f"Decided by several annotators: {summary.shared} expressions; on"
+        f"Decided by several annotators: {counted(summary.shared, 'expression')}; on"
         f" {summary.contradictions} one found a referent and another none"
         + (f"; mean IoU of their masks {iou:.3f}." if iou is not None else "."),
     ]
     if summary.turned:
         lines += [
             "",
-            f"Turned upright: {summary.turned} photos, whose files said by EXIF that they are to be"
-            " turned. They are written"
+            f"Turned upright: {counted(summary.turned, 'photo')} whose EXIF asks for that, written"
             f" anew without EXIF, JPEGs at quality {JPEG_QUALITY}; `sha256` is of the original.",
         ]
     if verification is not None:

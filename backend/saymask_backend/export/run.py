@@ -12,8 +12,9 @@ from typing import Any
 
 from saymask.errors import SaymaskError
 from saymask.image_files import find_suffix, strip_secrets
+from saymask.private_files import recover_folder, replace_folder
 from saymask_backend.export.coco import AnnotationBuilder, CocoWriter
-from saymask_backend.export.earlier import MANIFEST, hash_files, put_in_place, read_earlier, recover
+from saymask_backend.export.earlier import MANIFEST, hash_files, read_earlier
 from saymask_backend.export.huggingface import HuggingFaceWriter
 from saymask_backend.export.image_store import ImageStore, ReadImage
 from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records
@@ -84,7 +85,7 @@ def run_export(
             summary = replace(summary, inexact=annotations.segmentations["run_lengths"])
         images.forget()
         _write_manifest(plan, summary, annotations, partial)
-        put_in_place(partial, plan.out)
+        replace_folder(partial, plan.out)
     except OSError as error:
         raise ExportError(
             f"{plan.out} could not be written: {error}.",
@@ -104,7 +105,7 @@ def _explain_empty(summary: ExportSummary) -> ExportError:
 
 def _check_out(plan: ExportPlan) -> list[str]:
     """The categories of the export that is replaced, none where there is none."""
-    recover(plan.out)
+    recover_folder(plan.out)
     if not plan.out.exists():
         return []
     if not plan.replace:

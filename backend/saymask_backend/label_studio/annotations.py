@@ -109,7 +109,7 @@ def _read_regions(
         runs += region.mask.starts.size
         if runs > MAX_RUNS:
             raise InvalidAnnotation(
-                f"Its {len(entries)} masks consist of more than {MAX_RUNS:,} runs of pixels.",
+                f"Its masks consist of more than {MAX_RUNS:,} runs of pixels.",
                 "Distribute the regions over several tasks, or draw smoother outlines.",
             )
         regions.append(region)

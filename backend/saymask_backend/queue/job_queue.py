@@ -30,6 +30,7 @@ from saymask.contract import (
     build_job_id,
 )
 from saymask.errors import ConfigError, ImageNotPrepared, InternalError, JobLost, PreparedNotKept
+from saymask_backend.config import DEFAULT_BACKGROUND_GRACE_S
 from saymask_backend.queue.jobs import (
     WORKER_CURE,
     QueueJobs,
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 IMAGE_TTL_S = 1800
 _CONNECT_TIMEOUT_S = 2.0
 _TIMEOUT_S = 8.0
-_BACKGROUND_GRACE_S = 60.0
 # After a refused first look, a lost cache and one that workers do not share, the worker that is
 # asked prepares the image itself.
 _IMAGE_ATTEMPTS = 4
@@ -71,7 +71,7 @@ class JobQueue(QueueJobs):
         redis_url: str,
         deadline_s: float,
         connections: int = 64,
-        background_grace_s: float = _BACKGROUND_GRACE_S,
+        background_grace_s: float = DEFAULT_BACKGROUND_GRACE_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         try:

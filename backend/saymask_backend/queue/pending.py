@@ -105,8 +105,12 @@ class PendingRequests:
         pending.job_id = job_id
         key = _PENDING_KEY.format(job=job_id)
         ttl_s = round(pending.deadline - time.monotonic() + _KEPT_S)
-        self._redis.sadd(key, pending.request_token)
-        self._redis.expire(key, max(ttl_s, self._redis.ttl(key)))
+        with self._redis.pipeline() as together:
+            together.sadd(key, pending.request_token)
+            # Only ever longer, whoever comes in between.
+            together.expire(key, ttl_s, nx=True)
+            together.expire(key, ttl_s, gt=True)
+            together.execute()
 
     def stop_waiting(self, pending: PendingRequest, job_id: str) -> bool:
         """Note that a request does not wait any more; returns whether no other one does."""

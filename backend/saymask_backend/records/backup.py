@@ -8,7 +8,6 @@ A file may come from anywhere: it is read row by row, and a row is bounded befor
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
@@ -21,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from saymask.errors import DatasetError, InvalidRequest
+from saymask.errors import DatasetError, InvalidRequest, counted
 from saymask.left_out import OnProgress
 from saymask.private_files import create_private_file, replace_atomically
 from saymask_backend.records.database import Database, StoreError, check_revision, read_revision
@@ -186,7 +185,7 @@ def _read_tables(
             progress(done + read, total)
         if read != expected:
             raise DatasetError(
-                f"The backup says {expected} rows of {table.name}, and has"
+                f"The backup says {counted(expected, 'row')} of {table.name}, and has"
                 f" {'more' if read > expected else read}.",
                 "It is damaged or was changed: restore another one.",
             )
@@ -200,10 +199,7 @@ def _read_rows(
     """Yield the rows of a table, a few or, where they are long, one at a time."""
     rows: list[dict[str, Any]] = []
     size = 0
-    with (
-        archive.open(f"{table.name}.jsonl") as member,
-        io.BufferedReader(member) as file,  # type: ignore[type-var]
-    ):
+    with archive.open(f"{table.name}.jsonl") as file:
         while line := file.readline(row_max_bytes + 1):
             _check_size(line, table, row_max_bytes)
             rows.append(_read_row(line, table))

@@ -65,18 +65,19 @@ class Database:
 
     Args:
         url: SQLAlchemy URL. SQLite files are opened in WAL mode with full synchronisation.
+        creates: an SQLite file that does not exist is created.
 
     Raises:
-        ConfigError: the URL is malformed, or its driver is not installed.
+        ConfigError: the URL is malformed, its driver is not installed, or the file is missing.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, creates: bool = True) -> None:
         try:
             parsed = make_url(url)
             if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             if parsed.get_backend_name() == "sqlite" and parsed.database:
-                make_private_folder(Path(parsed.database).parent)
+                _require_file(Path(parsed.database), creates=creates)
             self.engine: Engine = create_engine(parsed, pool_pre_ping=True, pool_size=20)
         except (ArgumentError, ValueError, ModuleNotFoundError, OSError) as error:
             raise ConfigError(
@@ -202,6 +203,18 @@ class Database:
 
 def _reason(error: SQLAlchemyError) -> str:
     return explain(getattr(error, "orig", None) or error)
+
+
+def _require_file(path: Path, *, creates: bool) -> None:
+    """Check that a SQLite database exists, or make the folder to create it in."""
+    if creates:
+        make_private_folder(path.parent)
+    elif not path.exists():
+        raise ConfigError(
+            f"There is no database {path}.",
+            "Run the command in the folder in which `make up` was started, or set SAYMASK_DATA_DIR"
+            " or SAYMASK_DATABASE_URL as for the backend.",
+        )
 
 
 def _explain_opening(error: Exception) -> str:

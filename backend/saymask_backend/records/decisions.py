@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from saymask.errors import counted
 from saymask.runs import RunMask, unite
 from saymask_backend.records.types import (
     Offer,
@@ -403,7 +404,7 @@ def _add_notes(decisions: list[Decision], dabs: int, ignored: tuple[str, ...]) -
     """Add what concerns the whole annotation to its first decision."""
     if not decisions or not (dabs or ignored):
         return decisions
-    note = (f"{dabs} stray dab(s) of the brush left out",) if dabs else ()
+    note = (f"{counted(dabs, 'stray dab')} of the brush left out",) if dabs else ()
     first = replace(decisions[0], dabs=dabs, notes=(*decisions[0].notes, *note, *ignored))
     return [first, *decisions[1:]]
 

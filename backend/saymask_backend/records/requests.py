@@ -23,6 +23,9 @@ from saymask_backend.records.types import (
 )
 
 RequestKind = Literal["typed", "clicked", "ahead", "proposed"]
+DOCTOR_ENTRY_ID = "saymask-doctor"
+"""The editor's id of the expression that ``saymask doctor`` tries: nobody typed it."""
+_IS_ASKED = func.coalesce(Request.editor_entry_id, "") != DOCTOR_ENTRY_ID
 _RECENT = 20
 _MAX_ENTRY_ID_CHARS = 200
 _WITH_CANDIDATES = selectinload(Request.candidates)
@@ -201,7 +204,7 @@ class RequestStore:
 
     def count_requests(self) -> dict[str, int]:
         """Return the number of requests per status."""
-        query = select(Request.status, func.count()).group_by(Request.status)
+        query = select(Request.status, func.count()).where(_IS_ASKED).group_by(Request.status)
         return self._database.read_pairs(query)
 
     def load_offers(self, project: ProjectKey, task_id: int) -> tuple[Offer, ...]:
@@ -342,8 +345,9 @@ class RequestStore:
 
     def list_recent(self) -> list[RequestView]:
         """Return the newest requests, newest first."""
-        query = select(Request).order_by(Request.id.desc()).limit(_RECENT).options(_WITH_CANDIDATES)
-        return [read_row(RequestView, row) for row in self._database.scalars(query)]
+        query = select(Request).where(_IS_ASKED).order_by(Request.id.desc()).limit(_RECENT)
+        rows = self._database.scalars(query.options(_WITH_CANDIDATES))
+        return [read_row(RequestView, row) for row in rows]
 
     def _finish(self, request_id: int, candidates: list[CandidateRow], **values: Any) -> None:
         with self._database.session() as session, session.begin():
@@ -359,7 +363,7 @@ class RequestStore:
 def _of_project(project: ProjectKey) -> tuple[ColumnElement[bool], ...]:
     """Requests of a project; an unknown time of creation, on either side, matches every other."""
     created = Request.project_created.in_((project.created, 0)) if project.created else true()
-    return Request.project_id == project.id, created
+    return Request.project_id == project.id, created, _IS_ASKED
 
 
 def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ...]:
@@ -368,7 +372,7 @@ def _of_task(project: ProjectKey, task_id: int) -> tuple[ColumnElement[bool], ..
 
 def _of_report(project_id: int | None, since: datetime | None) -> list[ColumnElement[bool]]:
     """Requests of one project, or of all, since a time, or ever."""
-    conditions = []
+    conditions = [_IS_ASKED]
     if project_id is not None:
         conditions.append(Request.project_id == project_id)
     if since is not None:

@@ -17,14 +17,14 @@ class Stores:
     """The stores of one database.
 
     Args:
-        url: SQLAlchemy URL, see ``Database``.
+        url, creates: see ``Database``.
 
     Raises:
-        ConfigError: the URL is malformed, or its driver is not installed.
+        ConfigError: as ``Database``.
     """
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
+    def __init__(self, url: str, *, creates: bool = True) -> None:
+        self.database = Database(url, creates=creates)
         self.requests = RequestStore(self.database)
         self.events = EventStore(self.database)
         self.annotations = AnnotationStore(self.database)

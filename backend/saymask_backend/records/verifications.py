@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from sqlalchemy import delete, select
 
+from saymask.errors import counted
 from saymask_backend.records.database import Database, StoreError
 from saymask_backend.records.tables import AnnotationVersion, RecordRow, VerificationRow
 
@@ -69,11 +70,12 @@ class VerificationSummary:
         text = (
             f"Label error rate {100 * self.error_rate:.1f} % [{100 * self.low:.1f},"
             f" {100 * self.high:.1f}]: a second person did not confirm"
-            f" {self.records - self.confirmed} of {self.records} verified records."
+            f" {self.records - self.confirmed} of {counted(self.records, 'verified record')}."
         )
         if self.agreement is None:
             return text
-        return f"{text} Two persons agreed on {100 * self.agreement:.0f} % of {self.pairs} pairs."
+        pairs = counted(self.pairs, "pair")
+        return f"{text} Two persons agreed on {100 * self.agreement:.0f} % of {pairs}."
 
 
 class VerificationStore:

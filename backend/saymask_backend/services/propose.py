@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
+from saymask.errors import counted
 from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.label_config import LabelConfig
@@ -300,9 +301,10 @@ def to_segment_result(
 
 def describe(report: ProposeReport, *, dry_run: bool) -> str:
     """Return one line for people."""
-    verb = "would be proposed" if dry_run else "are proposed"
+    verb = "to be proposed" if dry_run else "proposed"
     return (
-        f"{report.expressions} expressions {verb} in {report.tasks} tasks; {report.photos} photos"
-        f" examined, none confident enough in {report.empty}; skipped: {report.annotated}"
-        f" annotated, {report.up_to_date} with predictions"
+        f"{counted(report.expressions, 'expression')} {verb} in {counted(report.tasks, 'task')};"
+        f" {counted(report.photos, 'photo')} examined, none confident enough in"
+        f" {report.empty}; skipped: {report.annotated} annotated,"
+        f" {report.up_to_date} with predictions"
     )

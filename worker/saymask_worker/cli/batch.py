@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, stderr
+from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, show_step
 from saymask.contract import MAX_K
-from saymask.errors import ConfigError, InvalidRequest
+from saymask.errors import ConfigError, InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
 
 PerImageOption = Annotated[
@@ -74,7 +74,7 @@ def batch(
     work = list_work(plan)
     if dry_run:
         count = work.images_count
-        finish({"photos": count}, f"{count} photos of {source}", as_json=as_json)
+        finish({"photos": count}, f"{counted(count, 'photo')} of {source}", as_json=as_json)
     settings = load_worker_settings()
     with show_progress("photos", quiet=as_json) as update:
         if engine == "ray":
@@ -91,8 +91,8 @@ def batch(
             torch.set_num_threads(1)
             report = run_local(build_pipeline(settings), plan, work, update)
     text = (
-        f"{report.rows} rows of {report.images} photos, {report.before} photos done before;"
-        f" in {out}"
+        f"{counted(report.rows, 'row')} of {counted(report.images, 'photo')},"
+        f" {counted(report.before, 'photo')} done before; in {out}"
     )
     finish(report, text, as_json=as_json, failed=report.failed)
 
@@ -133,16 +133,17 @@ def propose(
 
     if dry_run:
         count = len(list_images(folder))
-        finish({"photos": count}, f"{count} photos in {folder}", as_json=as_json)
-    from saymask_worker.pipeline.build import build_pipeline
+        finish({"photos": count}, f"{counted(count, 'photo')} in {folder}", as_json=as_json)
+    with show_step("loading models"):
+        from saymask_worker.pipeline.build import build_pipeline
 
-    with stderr.status("loading models"):
         pipeline = build_pipeline(load_worker_settings())
     with show_progress("photos", quiet=as_json) as update:
         options = ProposeOptions(per_image, confidence, seed)
         report = propose_folder(pipeline, folder, out, options, update)
     text = (
-        f"{report.expressions} expressions proposed for {report.photos} photos, none confident"
-        f" enough in {report.empty}; {report.before} photos done before; in {out}"
+        f"{counted(report.expressions, 'expression')} proposed for"
+        f" {counted(report.photos, 'photo')}, none confident enough in {report.empty};"
+        f" {counted(report.before, 'photo')} done before; in {out}"
     )
     finish(report, text, as_json=as_json, failed=report.failed)

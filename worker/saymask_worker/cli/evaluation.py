@@ -18,7 +18,7 @@ from saymask.command_line import (
     stderr,
 )
 from saymask.datasets import DatasetName
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -165,5 +165,6 @@ def _print_comparison(first: str, second: str, *, as_json: bool) -> None:
     for name, interval in comparison.differences.items():
         table.add_row(name, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]")
     print_line(f"{comparison.first} minus {comparison.second}")
-    print_line(f"{comparison.expressions} expressions in both, {comparison.unmatched} in one only")
+    both = counted(comparison.expressions, "expression")
+    print_line(f"{both} in both, {comparison.unmatched} in one only")
     console.print(table)

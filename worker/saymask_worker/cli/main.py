@@ -5,14 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from saymask.command_line import (
     JsonOption,
@@ -23,7 +15,8 @@ from saymask.command_line import (
     print_json,
     print_line,
     run_command_line,
-    stderr,
+    show_progress,
+    show_step,
 )
 from saymask.logs import configure_logging
 from saymask_worker.cli import batch, evaluation, photos, training
@@ -141,22 +134,16 @@ def pull(
     # Unknown names are reported before anything is downloaded.
     for name in wanted:
         find_checkpoint(name)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
-        for name in wanted:
-            if store.is_present(name):
-                print_line(f"{name}: already here")
-                continue
-            task = progress.add_task(name, total=None)
-
-            def report(done: int, total: int, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
-
-            store.pull(name, report)
-            print_line(f"{name}: {store.path(name)}")
+    for name in wanted:
+        if store.is_present(name):
+            print_line(f"{name}: already here")
+            continue
+        with show_progress(name, in_bytes=True) as bar:
+            store.pull(name, bar)
+        print_line(f"{name}: {store.path(name)}")
     hub = HubStore(store.directory.parent)
     for model in (HUB_MODELS[name] for name in names or () if name in HUB_MODELS):
-        with stderr.status(f"fetching {model.repository}"):
+        with show_step(f"fetching {model.repository}"):
             folder = hub.pull(model, accept_licence)
         print_line(f"{model.name}: {folder}")
 

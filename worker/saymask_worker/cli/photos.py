@@ -15,7 +15,7 @@ from saymask.command_line import (
     explain_writing,
     print_json,
     print_line,
-    stderr,
+    show_step,
 )
 from saymask.contract import MAX_K, SegmentResult, Timings, normalise_expression
 from saymask.drawing import draw_candidates
@@ -47,11 +47,11 @@ def segment(
 
     Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
     """
+    pipeline, prepared, timings, data = _prepare_photo(photo, k)
     from saymask_worker.images.decode import decode_image
     from saymask_worker.images.types import EncodedImage
 
-    pipeline, prepared, timings, data = _prepare_photo(photo, k)
-    with stderr.status("segmenting"):
+    with show_step("segmenting"):
         result = pipeline.segment(
             prepared, expression, k, preparation=timings, encoded=EncodedImage(lambda: data)
         )
@@ -77,10 +77,10 @@ def explain(
 
     Example: saymask-worker explain street.jpg "second car from the left" -o why.png
     """
+    pipeline, prepared, _, data = _prepare_photo(photo, k)
     from saymask_worker.images.decode import decode_image
     from saymask_worker.pipeline.explanation import explain as explain_ranking
 
-    pipeline, prepared, _, data = _prepare_photo(photo, k)
     explanation = explain_ranking(pipeline, prepared, expression, k)
     if as_json:
         print_json(explanation.to_json())
@@ -95,19 +95,19 @@ def explain(
 
 def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timings | None, bytes]:
     """Load the models, and a photo from the cache or anew."""
-    # PyTorch is imported by those commands that need it.
-    from saymask_worker.pipeline.build import build_pipeline
-    from saymask_worker.pipeline.pipeline import open_image
-
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
     try:
         data = photo.read_bytes()
     except OSError as error:
         raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
-    with stderr.status("loading models"):
+    with show_step("loading models"):
+        # With PyTorch, which takes seconds itself.
+        from saymask_worker.pipeline.build import build_pipeline
+        from saymask_worker.pipeline.pipeline import open_image
+
         pipeline = build_pipeline(load_worker_settings())
-    with stderr.status("preparing the photo"):
+    with show_step("preparing the photo"):
         prepared, timings = open_image(pipeline, data)
     return pipeline, prepared, timings, data
 

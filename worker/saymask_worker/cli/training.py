@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from saymask.command_line import JsonOption, finish, show_progress, stderr
+from saymask.command_line import JsonOption, finish, show_progress, show_step, stderr
 from saymask.datasets import DatasetName
-from saymask.errors import InvalidRequest
+from saymask.errors import InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(
     summary = run_training(request, load_worker_settings(), stderr)
     text = (
         f"{summary['model']}: held-out IoU {summary['held_out_iou']:.3f} on"
-        f" {summary['held_out_refs']} refs, best after epoch {summary['best_epoch'] + 1}"
+        f" {counted(summary['held_out_refs'], 'ref')}, best after epoch {summary['best_epoch'] + 1}"
     )
     finish(summary, text, as_json=as_json, failed=summary["failed"])
 
@@ -84,13 +84,14 @@ def tune(
     from saymask_worker.config.scoring import write_scoring
     from saymask_worker.evaluation.tuning.tune import require_tunable
     from saymask_worker.evaluation.tuning.tune import tune as tune_scoring
-    from saymask_worker.pipeline.build import build_pipeline
 
     # From the encoder's own weights, not from some that were fitted to the same photos.
     settings = load_worker_settings(scoring=None)
     require_tunable(settings.method)
     read = load_dataset(dataset, data, split)
-    with stderr.status("loading models"):
+    with show_step("loading models"):
+        from saymask_worker.pipeline.build import build_pipeline
+
         pipeline = build_pipeline(settings)
     with show_progress("preparing photos", quiet=as_json) as update:
         tuning = tune_scoring(pipeline, read, update)
@@ -104,7 +105,8 @@ def _describe(tuning: Tuning, out: Path) -> str:
     with_mask, without = tuning.decisions
     before, after = tuning.calibration_error
     lines = [
-        f"{with_mask} decisions with a mask, {without} without a referent, {tuning.images} photos",
+        f"{counted(with_mask, 'decision')} with a mask, {without} without a referent,"
+        f" {counted(tuning.images, 'photo')}",
         f"IoU of rank 1 on photos not fitted to: {_show(tuning.gain)}",
         f"share of rank 1 above IoU .5: {_show(tuning.gain_right)}",
         "The gain is certain: the weights are changed."

@@ -97,6 +97,10 @@ class SuggestionsConfig:
 
 # As published: the best masks, however much alike.
 NO_DEDUPLICATION = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+_PRESCRIBED: dict[MethodName, dict[str, Any]] = {
+    "corrected": {},
+    "faithful": {"scoring": FAITHFUL_SCORING, "suggestions": NO_DEDUPLICATION},
+}
 
 
 @dataclass(frozen=True)
@@ -222,22 +226,23 @@ class PipelineConfig:
 
         It does not depend on the weights of the score, so that these can be tuned.
         """
-        values: dict[str, Any] = {"proposals": asdict(self.proposals), "method": self.method}
-        if self.method == "corrected":
-            values["features"] = asdict(self.features)
-            # By these it is decided which proposals are cropped.
-            scoring = self.scoring
-            values["thing"] = [
-                scoring.temperature, scoring.thing_temperature, scoring.thing_floor, self.nouns
-            ]  # fmt: skip
-        return _hash(values)
+        scoring = self.scoring
+        return _hash(
+            {
+                "proposals": asdict(self.proposals),
+                "method": self.method,
+                "features": asdict(self.features),
+                # By these it is decided which proposals are cropped.
+                "thing": [
+                    scoring.temperature, scoring.thing_temperature, scoring.thing_floor, self.nouns
+                ],
+            }
+        )  # fmt: skip
 
 
-def to_published(config: PipelineConfig) -> PipelineConfig:
-    """Return the configuration of the published method: its own scoring, equal masks offered."""
-    return replace(
-        config, method="faithful", scoring=FAITHFUL_SCORING, suggestions=NO_DEDUPLICATION
-    )
+def to_method(config: PipelineConfig, method: MethodName) -> PipelineConfig:
+    """Return the configuration of a method, with what that method prescribes."""
+    return replace(config, method=method, **_PRESCRIBED[method])
 
 
 def to_first_look(config: PipelineConfig) -> PipelineConfig:

@@ -20,7 +20,7 @@ from saymask_worker.config.pipeline import (
     MethodName,
     PipelineConfig,
     ProposalsConfig,
-    to_published,
+    to_method,
 )
 from saymask_worker.config.scoring import ScoringConfig
 
@@ -43,7 +43,7 @@ class WorkerSettings(BaseSettings):
     redis_url: SecretAddress = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey that carries the queue. REDIS_URL is read too.",
+        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
     )
     log_format: LogFormat = Field(
         "text", description="Log lines as `text`, or as `json` with the call's id in each."
@@ -162,7 +162,7 @@ class WorkerSettings(BaseSettings):
             ),
             scoring=scoring,
         )
-        return config if self.method == "corrected" else to_published(config)
+        return to_method(config, self.method)
 
 
 def load_worker_settings(**overrides: Any) -> WorkerSettings:

@@ -131,7 +131,7 @@ class Evaluator:
         proposer = LastImageProposer(self.truth or self.pipeline.proposer)
         for variant in self.variants:
             key = variant.config.preparation_fingerprint()
-            pipeline = replace(self.pipeline, config=variant.config, proposer=proposer, cache=None)
+            pipeline = replace(self.pipeline, config=variant.config, proposer=proposer)
             if key not in prepared:
                 prepared[key], _ = pipeline.prepare(data, image.path.stem)
             for expression in image.expressions:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from saymask.command_line import show_progress
 from saymask.datasets import Dataset, load_dataset
-from saymask.errors import DatasetError, InvalidRequest
+from saymask.errors import DatasetError, InvalidRequest, counted
 from saymask.intervals import Counts, Interval, Values, bootstrap_mean
 from saymask.left_out import LeftOut, OnProgress
 from saymask.masks import compute_iou, decode_coco_rle
@@ -133,7 +133,7 @@ def compare_few_sample(
     measured = {image.path.name for image in test.images}
     apart = tuple(image for image in pool.images if image.path.name not in measured)
     if len(apart) < len(pool.images):
-        console.print(f"{len(pool.images) - len(apart)} photos of both splits are not trained on")
+        console.print(f"Photos of both splits, not trained on: {len(pool.images) - len(apart)}")
         pool = replace(pool, images=apart)
     answers = AnswerTable(images)
     ious = compute_expression_ious(answers.pixels(_PIPELINE), "skip")
@@ -174,7 +174,7 @@ def run_few_sample(
     photos = sorted({sample.image for sample in samples})
     if max(request.sizes) > len(photos):
         raise DatasetError(
-            f"There are {len(photos)} photos to train on, fewer than {max(request.sizes)}.",
+            f"Photos to train on: {len(photos)}, fewer than {max(request.sizes)}.",
             "Ask for smaller numbers.",
         )
     log = ResumableLog(out / LOG_FILE, Run, _describe(request, pool, test))
@@ -269,16 +269,16 @@ def _to_table(points: Sequence[Point], zero_shot: ZeroShot) -> str:
     rows = [
         ["nothing (the pipeline)", "", str(zero_shot.miou), str(zero_shot.right)],
         *(
-            [f"{p.images} photos", f"{p.refs:.0f}", f"{p.miou:.3f} ({p.low:.3f} to {p.high:.3f})",
-             f"{p.right:.3f}"]
+            [counted(p.images, "photo"), f"{p.refs:.0f}",
+             f"{p.miou:.3f} ({p.low:.3f} to {p.high:.3f})", f"{p.right:.3f}"]
             for p in points
         ),
     ]  # fmt: skip
     lines = to_table(["trained on", "refs", "mIoU (lowest to highest seed)", "right"], rows)
     crossing = find_crossing(points, zero_shot)
     if crossing is None:
-        most = points[-1].images
-        lines += ["", f"With {most} photos the mean of the seeds is not above the pipeline's."]
+        where = f"With {counted(points[-1].images, 'photo')} the mean of the seeds is not"
     else:
-        lines += ["", f"From {crossing} photos on the mean of the seeds is above the pipeline's."]
+        where = f"From {counted(crossing, 'photo')} on the mean of the seeds is"
+    lines += ["", f"{where} above the pipeline's."]
     return "\n".join(lines) + "\n"

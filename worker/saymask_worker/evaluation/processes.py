@@ -183,7 +183,7 @@ def _describe(build: _Build) -> dict[str, Any]:
         "model_version": pipeline.model_version,
         "proposals": "truth" if evaluator.truth else pipeline.proposer.name,
         "encoder": pipeline.encoder.description,
-        "device": _name_device(pipeline.device),
+        "device": name_device(pipeline.device),
         "precision": str(pipeline.encoder.visual.dtype),
         "torch": torch.__version__,
         "methods": [*(variant.name for variant in evaluator.variants), *evaluator.models],
@@ -192,7 +192,8 @@ def _describe(build: _Build) -> dict[str, Any]:
     }
 
 
-def _name_device(device: str) -> str:
+def name_device(device: str) -> str:
+    """Return the model of a GPU, or of the processors of this machine and their number."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:

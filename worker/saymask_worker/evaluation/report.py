@@ -10,6 +10,7 @@ from jinja2 import Environment
 
 from saymask.datasets.model import Dataset, DatasetImage
 from saymask.drawing import REFERENT_COLOR, color_of_rank, draw_mask, to_data_url
+from saymask.errors import counted
 from saymask.intervals import Interval
 from saymask.masks import decode_coco_rle
 from saymask_worker.evaluation.answers import ExpressionAnswers, ImageAnswers
@@ -32,11 +33,11 @@ def to_markdown(results: Results) -> str:
     lines = [
         f"# {provenance['dataset']}, split {provenance['split']}",
         "",
-        f"{results.images} photos, {results.expressions} expressions;"
+        f"{counted(results.images, 'photo')}, {counted(results.expressions, 'expression')};"
         f" {provenance['model_version']}; proposals {provenance['proposals']};"
         f" {provenance['device']}. Intervals are 95 % bootstrap over photos.",
         "",
-        f"{results.images_without_proposals} photos have no proposal (their expressions count as"
+        f"Photos without a proposal: {results.images_without_proposals} (their expressions count as"
         " IoU 0). A proposal above IoU .5 / .7 / .8 exists for"
         f" {results.oracle['0.5']} / {results.oracle['0.7']} / {results.oracle['0.8']};"
         f" mean best IoU {results.oracle['mean']}.",

@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from saymask.command_line import show_progress
 from saymask.datasets import load_dataset
 from saymask.datasets.model import Dataset
-from saymask.errors import DatasetError
+from saymask.errors import DatasetError, counted
 from saymask_worker.config.pipeline import PipelineConfig
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.config.settings import WorkerSettings
@@ -67,22 +60,18 @@ def run_evaluation(
         dataset = keep_first_sentences(dataset)
     if request.truth_proposals and not any(image.instances for image in dataset.images):
         raise DatasetError(f"{request.dataset} has no annotated objects to take as proposals.")
-    console.print(f"{len(dataset.images)} photos, {dataset.count} expressions")
+    photos = counted(len(dataset.images), "photo")
+    console.print(f"{photos}, {counted(dataset.count, 'expression')}")
     with open_processes(request, settings, jobs, build) as processes:
         provenance = processes.describe() | _describe_run(request, dataset)
         log_file = open_answers(out, provenance)
         answered = {image.image: image for image in log_file.read()}
         if answered:
-            console.print(f"{len(answered)} photos were done before")
+            console.print(f"{counted(len(answered), 'photo')} done before")
         remaining = [image for image in dataset.images if image.path.name not in answered]
         failed = list(dataset.left_out)
         started = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("photos", total=len(remaining), rate="")
+        with show_progress("photos", target=console) as bar:
             for count, image in enumerate(processes.evaluate(remaining), start=1):
                 if image.failure:
                     failed.append(image.failure)
@@ -90,10 +79,10 @@ def run_evaluation(
                     log_file.append(image)
                     answered[image.image] = image
                 rate = 60 * count / (time.monotonic() - started)
-                progress.update(task, advance=1, rate=f"{rate:.1f} a minute")
+                bar(count, len(remaining), f"{rate:.1f} a minute")
     used = tuple(image for image in dataset.images if image.path.name in answered)
     if not used:
-        raise DatasetError(f"None of {len(dataset.images)} photos can be used.", failed[0])
+        raise DatasetError(f"None of {photos} can be used.", failed[0])
     images = [answered[image.path.name] for image in used]
     dataset = replace(dataset, images=used)
     results = build_results(images, provenance, tuple(failed))

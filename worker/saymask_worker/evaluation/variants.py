@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saymask.errors import DatasetError
-from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig, to_published
+from saymask_worker.config.pipeline import PipelineConfig, SuggestionsConfig, to_method
 from saymask_worker.config.scoring import ScoringConfig
 from saymask_worker.images.types import Floats, PreparedImage, normalise_rows
 
@@ -79,7 +79,7 @@ def build_variants(config: PipelineConfig, scoring: ScoringConfig) -> dict[str, 
     every_crop = replace(config, features=replace(config.features, crops_max=_EVERY))
     rows = [
         Variant("corrected", "main", config),
-        Variant("faithful", "main", to_published(config)),
+        Variant("faithful", "main", to_method(config, "faithful")),
         *_terms(config),
         Variant("every proposal cropped", "crops", every_crop),
         *(Variant(name, "baselines", every_crop, score) for name, score in BASELINES.items()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -45,7 +44,6 @@ class Nouns:
         return hashlib.sha256(body.encode()).hexdigest()[:8]
 
 
-@lru_cache(maxsize=4)
 def load_nouns(path: Path | None = None) -> Nouns:
     """Read a file of nouns; without a path the one that comes with the worker.
 

@@ -87,17 +87,13 @@ def build_pipeline(
     key = "-".join(
         (config.preparation_fingerprint(), proposer.fingerprint, encoder.weights_hash, precision)
     )
-    cache = PreparedCache(
-        settings.prepared_dir or cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6)
-    )
     log.info("%s, %s on %s, %s", encoder.description, settings.proposals, device, dtype)
-    return Pipeline(
+    pipeline = Pipeline(
         proposer,
         encoder,
         LanguageParser(nouns.all),
         vocabulary,
         config,
-        cache,
         device,
         clicks,
         _load_sources(
@@ -105,6 +101,10 @@ def build_pipeline(
         ),
         first_look_proposer=_build_first_look_proposer(settings, config, proposer, device),
     )
+    pipeline.cache = PreparedCache(
+        settings.prepared_dir or cache_dir / "prepared", key, int(settings.cache_max_mb * 1e6)
+    )
+    return pipeline
 
 
 def build_first_look_pipeline(settings: WorkerSettings) -> Pipeline:
@@ -124,7 +124,6 @@ def build_first_look_pipeline(settings: WorkerSettings) -> Pipeline:
         pipeline,
         proposer=pipeline.first_look_proposer,
         config=to_first_look(pipeline.config),
-        cache=None,
         sources=(),
         first_look_proposer=None,
         is_first_look=True,

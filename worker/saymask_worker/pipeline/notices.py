@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saymask.contract import NOTHING_MEANT
+from saymask.errors import counted
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.language import Count, Ordinal, ParsedExpression
 
@@ -52,8 +53,8 @@ def _describe_count(count: Count, separate: int) -> str:
     if not isinstance(count, int):
         return f"You asked for {count}: accept each one that fits."
     if count > separate:
-        return f"You asked for {count} objects, but only {separate} could be told apart."
-    return f"You asked for {count} objects: accept each one."
+        return f"You asked for {counted(count, 'object')}, but only {separate} could be told apart."
+    return f"You asked for {counted(count, 'object')}: accept each one."
 
 
 def _describe_end(ordinal: Ordinal, separate: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 
 from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
@@ -50,8 +50,8 @@ _CONFIDENCE_DIGITS = 4
 class Pipeline:
     """Prepares images and segments expressions. One instance per process; not thread-safe.
 
-    ``dataclasses.replace`` gives one of the same models with other arguments. A cache belongs to
-    one configuration and one proposer: replace it with them.
+    ``dataclasses.replace`` gives one of the same models with other arguments, and without a cache,
+    which belongs to one configuration and one proposer.
 
     Args:
         proposer: generates masks.
@@ -59,7 +59,6 @@ class Pipeline:
         parser: takes expressions apart.
         vocabulary: what an image can show, in the encoder's space.
         config: what they were built with; it names the results.
-        cache: where prepared images are kept, or None.
         device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, in addition to the proposals.
@@ -73,7 +72,6 @@ class Pipeline:
     parser: LanguageParser
     vocabulary: EncodedNouns
     config: PipelineConfig
-    cache: PreparedCache | None
     device: str = "cpu"
     clicks: ClickSegmenter | None = None
     sources: Sequence[Source] = ()
@@ -81,6 +79,8 @@ class Pipeline:
     strict_sources: bool = False
     first_look_proposer: Proposer | None = None
     is_first_look: bool = False
+    cache: PreparedCache | None = field(init=False, default=None)
+    """Where prepared images are kept."""
 
     def __post_init__(self) -> None:
         models: list[BatchModel] = [self.proposer, self.encoder.visual]

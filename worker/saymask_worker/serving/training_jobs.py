@@ -25,7 +25,7 @@ from saymask.contract import (
     TrainRequest,
     TrainResult,
 )
-from saymask.errors import ConfigError, InternalError, SaymaskError
+from saymask.errors import ConfigError, InternalError, SaymaskError, counted
 from saymask.left_out import LeftOut
 from saymask.model_registry import MIN_COMPARED_IMAGES, ModelRegistry, Verdict
 from saymask.redaction import explain
@@ -313,6 +313,7 @@ def _describe(verdict: Verdict, unread: int) -> str:
     left_out = f"; photos that cannot be read and are left out: {unread}" if unread else ""
     return (
         f"IoU of the first suggestion {verdict.difference:+.3f} against {before}"
-        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on {verdict.expressions} expressions"
-        f" on {verdict.images} photos not used for training or model selection{few}{left_out}"
+        f" [{verdict.low:+.3f}, {verdict.high:+.3f}] on"
+        f" {counted(verdict.expressions, 'expression')} on {counted(verdict.images, 'photo')}"
+        f" not used for training or model selection{few}{left_out}"
     )

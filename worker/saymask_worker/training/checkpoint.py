@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from saymask.errors import ConfigError
+from saymask.private_files import replace_folder
 
 _STATE, _MODEL, _OPTIMISER = "state.json", "model.safetensors", "optimiser.pt"
 
@@ -66,11 +67,8 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], source: Path)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace a folder by a new one that ``write`` fills; a kill leaves the old or the new one.
-
-    Killed between two renames, it leaves the old one under another name; see ``find_checkpoint``.
-    """
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    """Replace a folder by a new one that ``write`` fills; a kill leaves the old or the new one."""
+    part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write(part)
@@ -78,11 +76,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(part, folder)
 
 
 def save_checkpoint(
@@ -104,12 +98,6 @@ def save_checkpoint(
         (part / _STATE).write_text(json.dumps(state, indent=2), "utf-8")
 
     write_folder(folder, write)
-
-
-def find_checkpoint(folder: Path) -> Path | None:
-    """Return the last complete checkpoint; that is the old one after a kill between two renames."""
-    old = folder.with_name(folder.name + ".old")
-    return next((path for path in (folder, old) if (path / _STATE).exists()), None)
 
 
 def load_checkpoint(

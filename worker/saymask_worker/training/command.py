@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from saymask.datasets import load_dataset
-from saymask.errors import ConfigError
+from saymask.errors import ConfigError, counted
 from saymask.left_out import LeftOut
 from saymask.masks import Mask
 from saymask_worker.config.settings import WorkerSettings
@@ -71,16 +71,17 @@ def run_training(
     fabric = build_fabric(settings)
     if len(train) // fabric.world_size < 2:
         raise ConfigError(
-            f"{len(train)} refs are too few for {fabric.world_size} processes.", "Start fewer."
+            f"{counted(len(train), 'ref')}: too few for {fabric.world_size} processes.",
+            "Start fewer.",
         )
     model = build_cris(config.backbone, WeightStore(settings.cache_dir or default_cache_dir()))
     trainer = Trainer(model, config, train, held_out, request.out, fabric, console, hooks)
     if fabric.is_global_zero:
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         console.print(
-            f"{len(train)} refs on {_count_photos(train)} photos to train on, {len(held_out)} on"
-            f" {_count_photos(held_out)} held out; {trainable / 1e6:.1f} million parameters,"
-            f" on {fabric.device}"
+            f"{counted(len(train), 'ref')} on {_count_photos(train)} to train on,"
+            f" {len(held_out)} on {_count_photos(held_out)} held out;"
+            f" {trainable / 1e6:.1f} million parameters, on {fabric.device}"
         )
     outcome = trainer.run()
     if fabric.is_global_zero:
@@ -137,5 +138,5 @@ def build_fabric(settings: WorkerSettings) -> Fabric:
     return fabric
 
 
-def _count_photos(samples: Sequence[Sample]) -> int:
-    return len({sample.image for sample in samples})
+def _count_photos(samples: Sequence[Sample]) -> str:
+    return counted(len({sample.image for sample in samples}), "photo")

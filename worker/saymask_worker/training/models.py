@@ -12,11 +12,7 @@ from tokenizers import Tokenizer
 
 from saymask_worker.encoders.build import load_starter_tower, starter_head_path
 from saymask_worker.encoders.starter_text import MiniLm, StarterHead
-from saymask_worker.training.checkpoint import (
-    get_trained_state,
-    load_trained_state,
-    write_folder,
-)
+from saymask_worker.training.checkpoint import get_trained_state, load_trained_state, write_folder
 from saymask_worker.training.config import BackboneName, TrainingConfig
 from saymask_worker.training.cris import Cris, CrisConfig
 from saymask_worker.training.cris.backbone import load_resnet_backbone

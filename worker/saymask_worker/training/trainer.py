@@ -12,17 +12,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from saymask.command_line import show_progress
 from saymask.masks import Mask, compute_iou, decode_coco_rle
+from saymask.private_files import recover_folder
 from saymask_worker.ranking.confidence import Curve, fit_curve
-from saymask_worker.training.checkpoint import (
-    Position,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from saymask_worker.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from saymask_worker.training.config import TrainingConfig
 from saymask_worker.training.cris.backbone import MapCache, Maps, stack_maps
 from saymask_worker.training.cris.letterbox import Letterbox, to_mask
@@ -146,11 +142,9 @@ class Trainer:
         """
         position = self._resume()
         stopped_early = False
-        with self._show_progress() as progress:
-            task = progress.add_task(
-                "training", total=self._config.epochs, completed=position.epoch,
-                loss="-", iou="-", rate="-",
-            )  # fmt: skip
+        quiet = not self._fabric.is_global_zero
+        with show_progress("training", quiet=quiet, target=self._console) as progress:
+            progress(position.epoch, self._config.epochs)
             for epoch in range(position.epoch, self._config.epochs):
                 # Before the epoch, so that a run that ended early stays ended.
                 stopped_early = self._has_waited_enough(position, epoch)
@@ -174,10 +168,8 @@ class Trainer:
                 position = replace(position, epoch=epoch + 1, step=0, loss_sum=0.0)
                 self._save(position)
                 self._hooks.on_epoch(finished)
-                progress.update(
-                    task, advance=1, loss=f"{loss:.4f}", iou=f"{iou:.3f}",
-                    rate=f"{speed:.1f}",
-                )  # fmt: skip
+                figures = f"loss {loss:.4f}  IoU {iou:.3f}  {speed:.1f} refs/s"
+                progress(position.epoch, self._config.epochs, figures)
         self._history.close()
         return Outcome(position.epoch, position.best or 0.0, position.best_epoch, stopped_early)
 
@@ -313,10 +305,13 @@ class Trainer:
 
     def _resume(self) -> Position:
         torch.manual_seed(self._config.seed)
-        found = find_checkpoint(self._out / "checkpoint")
-        if found is None:
+        folder = self._out / "checkpoint"
+        if self._fabric.is_global_zero:
+            recover_folder(folder)
+        self._fabric.barrier()
+        if not folder.exists():
             return Position()
-        position = load_checkpoint(found, self._model, self._optimiser, self._describe())
+        position = load_checkpoint(folder, self._model, self._optimiser, self._describe())
         self._history.cut(position.epoch)
         self._console.print(f"continuing at epoch {position.epoch}, step {position.step}")
         return position
@@ -341,13 +336,3 @@ class Trainer:
                 "held_out_photos": sorted({sample.image.name for sample in self._held_out}),
             }  # fmt: skip
             save_trained(self._out / "model", self._model, self._config, metrics)
-
-    def _show_progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn(
-                "loss {task.fields[loss]}  IoU {task.fields[iou]}  {task.fields[rate]} refs/s"
-            ),
-            TimeRemainingColumn(), console=self._console,
-            disable=not self._fabric.is_global_zero,
-        )  # fmt: skip

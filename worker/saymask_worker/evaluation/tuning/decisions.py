@@ -68,8 +68,9 @@ def read_decisions(
     expressions = sum(bool(e.parts) for image in dataset.images for e in image.expressions)
     if expressions < MIN_EXPRESSIONS or len(dataset.images) < MIN_IMAGES:
         raise DatasetError(
-            f"There are {expressions} decisions with a mask on {len(dataset.images)} photos; tuning"
-            f" needs at least {MIN_EXPRESSIONS} on {MIN_IMAGES}.",
+            f"There are only {expressions} decisions with a mask, on"
+            f" {len(dataset.images)} photos; tuning needs at least"
+            f" {MIN_EXPRESSIONS} on {MIN_IMAGES}.",
             "The weights in use are kept. Accept more suggestions, export again, and tune then.",
         )
     decisions: list[Decision] = []

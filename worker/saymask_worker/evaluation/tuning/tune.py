@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saymask.datasets import Dataset
-from saymask.errors import ConfigError, DatasetError
+from saymask.errors import ConfigError, DatasetError, counted
 from saymask.intervals import Interval, bootstrap_difference
 from saymask.left_out import LeftOut, OnProgress
 from saymask_worker.config.pipeline import MethodName
@@ -94,7 +94,8 @@ def tune(pipeline: Pipeline, dataset: Dataset, progress: OnProgress) -> Tuning:
     decisions = read_decisions(pipeline, dataset, progress, left_out)
     if not decisions:
         raise DatasetError(
-            f"Of {len(dataset.images)} photos none gives a decision.", *left_out.lines[:1]
+            f"Of {counted(len(dataset.images), 'photo')} none gives a decision.",
+            *left_out.lines[:1],
         )
     scoring = pipeline.config.scoring
     before = rank_decisions(pipeline, decisions, scoring)

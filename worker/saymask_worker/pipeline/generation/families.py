@@ -47,7 +47,6 @@ def build_families(things: tuple[str, ...]) -> NounFamilies:
     return NounFamilies(things, family, tuple(heads))
 
 
-@lru_cache(maxsize=1)
 def _read_general_names() -> dict[str, str]:
     """Narrow noun to the name of its family."""
     text = (files("saymask_worker") / "data" / "families.txt").read_text("utf-8")

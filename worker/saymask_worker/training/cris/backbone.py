@@ -96,7 +96,7 @@ class DenseAttentionPool(nn.Module):
         return resized.flatten(2)
 
 
-class ResnetBackbone(open_clip.CLIP, Backbone):  # type: ignore[misc]
+class ResnetBackbone(Backbone):
     """An open_clip pair with a ResNet; the parameters are named as OpenAI and CRIS name them.
 
     Args:
@@ -117,7 +117,12 @@ class ResnetBackbone(open_clip.CLIP, Backbone):  # type: ignore[misc]
     text_projection: Any
 
     def __init__(self, embed_dim: int, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
-        super().__init__(embed_dim, dict(vision), dict(text), quick_gelu=True)
+        super().__init__()
+        clip = open_clip.CLIP(embed_dim, dict(vision), dict(text), quick_gelu=True)
+        for name, part in clip.named_children():
+            self.add_module(name, part)
+        for name, parameter in clip.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
         if not isinstance(self.visual, ModifiedResNet):
             raise ValueError("CRIS is built on CLIP's ResNets, RN50 or RN101")
         old = self.visual.attnpool
