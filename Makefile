@@ -57,7 +57,7 @@ lock: $(VENV)/.installed-dev
 	  $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	    --python-platform linux --custom-compile-command "make lock" --extra $$extras \
 	    --output-file docker/$${part%%:*}.lock pyproject.toml; done
-	@$(VENV)/bin/python docker/list_licences.py > docs/licences.md
+	@$(VENV)/bin/python docker/list_licences.py > docker/licences.md
 
 clean:
 	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

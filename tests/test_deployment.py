@@ -181,13 +181,13 @@ def test_locks_hold_every_dependency(part: str) -> None:
         name = re.split(r"[\[<>=! ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
         assert name in pinned, f"{name}: make lock"
     assert text.count("--hash=sha256:") >= len(pinned)
-    licences = (ROOT / "docs" / "licences.md").read_text("utf-8")
+    licences = (ROOT / "docker" / "licences.md").read_text("utf-8")
     for name in pinned:
         assert f"| {name} |" in licences, f"{name}: make lock"
 
 
 def test_no_licence_forbids_use() -> None:
-    rows = (ROOT / "docs" / "licences.md").read_text("utf-8").splitlines()
+    rows = (ROOT / "docker" / "licences.md").read_text("utf-8").splitlines()
     for row in rows:
         licence = row.rsplit("|", 2)[-2] if row.startswith("|") else ""
         assert not re.search(r"\bA?GPL|non-?commercial|see its files", licence, re.IGNORECASE), row
