@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def test_first_use_from_login_to_submit(stack: Running, editor: Editor) -> None:
     assert suggested[-1][1] == "top-1", "the best is drawn last"
     assert {origin for *_, origin in suggested} == {"prediction"}
     assert editor.notice is not None
-    assert editor.notice.startswith('"the spoon": 3 suggestions.')
+    assert editor.notice.startswith('"the spoon": 3 suggestions')
     editor.accept(1)
     editor.picture("accepted")
     editor.submit()
@@ -71,7 +72,7 @@ def test_three_expressions_on_one_photo(
     editor.open(1, task)
     for expression in ("the helmet", "the american flag", "orange space suit"):
         editor.type(expression)
-        offered = {number.split("_")[0] for number, *_ in editor.state["suggestions"]}
+        offered = {re.split("[_#]", number)[0] for number, *_ in editor.state["suggestions"]}
         assert len(offered) == 1, "suggestions of the expression before are gone"
         editor.accept(1)
     regions = editor.state["regions"]

@@ -73,7 +73,8 @@ def test_aliases_and_fields_of_each_region_change_nothing(
         (sent,) = (t["annotations"][0]["result"] for t in tasks_of(client, project))
     assert {entry["from_name"] for entry in sent} >= {"expression", "mask", "occlusion"}
     labels = [e["value"]["brushlabels"] for e in sent if e["type"] == "brushlabels"]
-    assert sorted(labels) == [["best"], ["top-2"], ["top-3"]], "Label Studio sends the alias"
+    assert ["best"] in labels, "Label Studio sends the alias"
+    assert ["top-1"] not in labels
     (record,) = records_of(stack, task, 1)
     assert (record.outcome, record.rank, record.expression) == ("accepted", 1, "the helmet")
     assert record.notes == ["1 of type choices left out"]
