@@ -33,7 +33,7 @@ from rich.table import Table
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
 from saymask.redaction import hide
-from saymask.settings_names import list_unknown_settings
+from saymask.settings import list_unknown_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
