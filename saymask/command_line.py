@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, Protocol
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,7 +33,7 @@ from rich.table import Table
 from saymask.errors import InvalidRequest, SaymaskError
 from saymask.image_files import to_printable
 from saymask.redaction import hide
-from saymask.settings_names import list_unknown_settings
+from saymask.settings import list_unknown_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
@@ -93,20 +93,14 @@ def run_command_line(app: Callable[[], object]) -> None:
         sys.exit(1)
 
 
-class UpdateBar(Protocol):
-    """Updates a progress bar; a ``saymask.left_out.OnProgress``."""
-
-    def __call__(
-        self, done: int, total: int | None, figures: str = "", title: str | None = None
-    ) -> None:
-        """Show that ``done`` of ``total`` are finished, with ``figures`` behind that."""
-
-
 @contextmanager
 def show_progress(
     title: str, *, quiet: bool = False, in_bytes: bool = False, target: Console = stderr
-) -> Iterator[UpdateBar]:
-    """Show a progress bar, which the yielded function updates."""
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar, which the yielded function updates.
+
+    That takes what an ``OnProgress`` does; and figures to show behind that, and another title.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(),
         DownloadColumn() if in_bytes else MofNCompleteColumn(),

@@ -59,7 +59,6 @@ class ModelEntry:
     """A trained model.
 
     Attributes:
-        name: of its folder.
         is_served: whether workers offer its candidates.
         metrics: of its training, for example ``held_out_iou`` and ``refs``.
         verdict: of its comparison, or None.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saymask.errors import ConfigError
-from saymask.settings_names import NAMES
+from saymask.settings import NAMES
 from saymask_backend.config import Settings, load_settings
 from saymask_worker.config.settings import WorkerSettings, load_worker_settings
 

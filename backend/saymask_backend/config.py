@@ -12,39 +12,22 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 from saymask.contract import MAX_K
-from saymask.errors import ConfigError
-from saymask.logs import LogFormat
-from saymask.private_files import find_settings_file
 from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_now_on
-from saymask.settings_names import to_variable
+from saymask.settings import SharedSettings, read_settings
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
 DEFAULT_BACKGROUND_GRACE_S = 60.0
 
 
-class Settings(BaseSettings):
+class Settings(SharedSettings):
     """Settings of the backend; each is the environment variable ``SAYMASK_<NAME>``."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="SAYMASK_",
-        env_ignore_empty=True,
-        populate_by_name=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
 
     host: str = Field("127.0.0.1", description="Address the backend listens on.")
     port: int = Field(9090, ge=1, le=65535, description="Port the backend listens on.")
-    redis_url: SecretAddress = Field(
-        "redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
-    )
     data_dir: Path = Field(
         Path(platformdirs.user_data_dir("saymask")),
         description="Directory of the SQLite database and of exported photos.",
@@ -110,9 +93,6 @@ class Settings(BaseSettings):
         ge=0,
         description="How often annotations are compared with Label Studio's, seconds; 0 is never."
         " Needs SAYMASK_LABEL_STUDIO_URL and _API_KEY.",
-    )
-    log_format: LogFormat = Field(
-        "text", description="Log lines as `text`, or as `json` with the call's id in each."
     )
     expression_fields: Annotated[tuple[str, ...], NoDecode] = Field(
         ("expression", "expressions"),
@@ -198,18 +178,5 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment, then the settings file of a local installation, if there is one.
-
-    Args:
-        overrides: settings by name, before anything else.
-
-    Raises:
-        ConfigError: a value is out of range; names the variable.
-    """
-    try:
-        return Settings(_env_file=find_settings_file(), **overrides)
-    except ValidationError as error:
-        lines = [f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise ConfigError(
-            "Some settings are wrong: " + "; ".join(lines), "Correct the environment variables."
-        ) from error
+    """Read the backend's settings; see ``saymask.settings.read_settings``."""
+    return read_settings(Settings, **overrides)

@@ -82,7 +82,6 @@ class _CocoFile:
         left_out: images and annotations that cannot be used, and why.
 
     Args:
-        path: of the file.
         folder: below which its images lie.
 
     Raises:

@@ -18,7 +18,7 @@ from saymask.contract import ANSWERING_KEY, IMAGE_KEY, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.serving.jobs import JobHandler
 from saymask_worker.serving.loaded_pipeline import LoadedPipeline
-from saymask_worker.serving.priority import interactive_section, wait_for_interactive
+from saymask_worker.serving.other_workers import interactive_section, wait_for_interactive
 from saymask_worker.serving.sessions import ImageSessions, count_bytes
 from tests.conftest import Valkey
 from tests.worker.scenes import prepared_image

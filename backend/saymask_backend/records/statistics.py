@@ -47,12 +47,10 @@ class Quality:
 
     Attributes:
         samples: records, whatever their outcome.
-        outcomes: how many of each.
         judged: records of typed and given expressions where candidates were offered and a mask was
             given: accepted, edited, relabelled or drawn after rejection.
         acceptance_at: for n, the share of ``judged`` whose accepted candidate has rank n or better
             without a click.
-        ranks: accepted candidates per rank.
         edit_rate: edited among accepted, edited and relabelled.
         drawn_rate: drawn by hand among all records with a mask.
         iou_accepted: of the accepted candidate with the final mask, below 1 where it was edited.

@@ -47,7 +47,6 @@ class VerificationSummary:
     """How often second annotators disagreed with a record.
 
     Attributes:
-        records: number of verified records.
         confirmed: how many of these had no other verdict.
         error_rate: share of the other records; ``low`` and ``high`` bound its 95 % interval
             (Wilson 1927).

@@ -38,7 +38,6 @@ class PreannotateReport:
     Attributes:
         predicted: tasks that got predictions; ``expressions`` in them.
         no_expression: tasks for which there is no expression.
-        annotated: tasks with annotations.
         up_to_date: tasks with a prediction of this model version, or an imported one.
         failed: why tasks got no prediction, or not one for every expression.
     """

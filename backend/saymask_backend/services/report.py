@@ -34,7 +34,6 @@ class QualityReport:
     """Quality and cost of a project, or of all.
 
     Attributes:
-        record_filter: which records.
         groups: per annotator, day, model or source, when asked for.
         shared: number of expressions that several annotators decided; ``disagreements`` are those
             on which they differ.
@@ -43,7 +42,6 @@ class QualityReport:
         latency_ms: percentiles of the answers to typed expressions.
         failures: errors of the last day by code.
         events: webhooks by state; ``problems`` are the newest that cannot be interpreted.
-        projects: ids of all projects.
         verification: verdicts of second annotators on the project's records; None without any.
     """
 

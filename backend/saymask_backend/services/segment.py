@@ -76,7 +76,6 @@ class Suggestions:
     Attributes:
         region_id: of the region that shows one candidate after another.
         shown: the ranks that the annotator sees; the first is in that region.
-        notice: for the annotator.
     """
 
     request_id: int

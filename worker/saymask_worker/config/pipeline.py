@@ -195,15 +195,8 @@ class PipelineConfig:
     Attributes:
         method: ``corrected``, or ``faithful``: the published code step by step, which uses only
             ``visual_global_weight`` and ``text_global_weight`` of the scoring.
-        proposals: how masks are generated.
-        features: how proposals are encoded.
-        scoring: how features become scores.
-        clicks: how clicks and boxes become masks.
         nouns: fingerprint of a custom open vocabulary; empty for the worker's.
-        sources: how masks of several sources become one list.
-        suggestions: which masks are offered together.
         first_look: the quick answer about an image that is not prepared.
-        generation: how expressions are generated.
     """
 
     method: MethodName = "corrected"

@@ -6,15 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
 
 from saymask.contract import Queues
-from saymask.errors import ConfigError
-from saymask.logs import LogFormat
-from saymask.private_files import find_settings_file
-from saymask.redaction import SecretAddress, hide_from_now_on
-from saymask.settings_names import to_variable
+from saymask.redaction import hide_from_now_on
+from saymask.settings import SharedSettings, read_settings
 from saymask_worker.config.pipeline import (
     Generator,
     MethodName,
@@ -28,26 +24,9 @@ from saymask_worker.config.scoring import ScoringConfig
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(SharedSettings):
     """Settings of the worker; each is the environment variable ``SAYMASK_<NAME>``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SAYMASK_",
-        env_ignore_empty=True,
-        populate_by_name=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-    redis_url: SecretAddress = Field(
-        "redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("SAYMASK_REDIS_URL", "REDIS_URL"),
-        description="Valkey, or Redis from 7 on, that carries the queue. REDIS_URL is read too.",
-    )
-    log_format: LogFormat = Field(
-        "text", description="Log lines as `text`, or as `json` with the call's id in each."
-    )
     queues: Queues = Field(
         "all",
         description="What a worker takes: `interactive` (typed expressions, those about"
@@ -166,20 +145,7 @@ class WorkerSettings(BaseSettings):
 
 
 def load_worker_settings(**overrides: Any) -> WorkerSettings:
-    """Read the environment, then the settings file of a local installation, if there is one.
-
-    Args:
-        overrides: settings by name, before anything else.
-
-    Raises:
-        ConfigError: a value is wrong; names the setting.
-    """
+    """Read the worker's settings; see ``saymask.settings.read_settings``."""
     for name in _HUB_TOKENS:
         hide_from_now_on(os.environ.get(name, ""))
-    try:
-        return WorkerSettings(_env_file=find_settings_file(), **overrides)
-    except ValidationError as error:
-        lines = "; ".join(f"{to_variable(item['loc'])}: {item['msg']}" for item in error.errors())
-        raise ConfigError(
-            f"Some settings of the worker are wrong: {lines}.", "Correct SAYMASK_... variables."
-        ) from error
+    return read_settings(WorkerSettings, **overrides)

@@ -39,7 +39,6 @@ class ClipVisual(Batched):
     Args:
         tower: ``open_clip`` visual module (``model.visual``).
         name: for messages.
-        device: where to run.
         dtype: precision of its products; weights are cast once.
         batch: images per forward pass.
         between_batches: called before each batch; it may wait.

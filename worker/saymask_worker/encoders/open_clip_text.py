@@ -17,7 +17,6 @@ class OpenClipText(TextEncoder):
     Args:
         model: a CLIP or CustomTextCLIP model.
         tokenizer: its tokenizer; texts longer than its context are cut.
-        device: where to run.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, device: str) -> None:

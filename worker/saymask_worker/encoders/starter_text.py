@@ -150,7 +150,6 @@ class StarterText(TextEncoder):
         minilm: ``model.safetensors`` of all-MiniLM-L6-v2.
         tokenizer: its ``tokenizer.json``.
         head: ``starter_head.safetensors``; its ``.json`` is next to it.
-        device: where to run.
         dtype: of the text encoder's products; the head stays float32.
     """
 

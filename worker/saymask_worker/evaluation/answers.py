@@ -48,7 +48,6 @@ class ExpressionAnswers(_Line):
 
     Attributes:
         id: of the expression in its image.
-        text: of the expression.
         kind: of the expression, where the dataset says.
         target_px: area of the target, pixels.
         oracle_iou: the best IoU that any proposal reaches.

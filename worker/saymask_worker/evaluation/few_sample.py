@@ -71,7 +71,6 @@ class FewSampleRequest:
     """What to compare.
 
     Attributes:
-        sizes: numbers of photos.
         seeds: how often each.
         steps: of the optimiser, at least; equal for all that have no more refs than an epoch.
         config: of training; epochs and patience follow from the steps.

@@ -51,9 +51,7 @@ class Summary:
     """Shares, 0 to 1, over ``count`` expressions.
 
     Attributes:
-        count: number of expressions.
         oiou: sum of intersections over sum of unions.
-        miou: mean IoU.
         precision: X to P@X.
     """
 

@@ -33,7 +33,6 @@ class EvaluationRequest:
 
     Attributes:
         dataset: see ``load_dataset``, like the four that follow.
-        root: folder of the dataset.
         split: for example ``val``.
         split_by: who made the splits, or None.
         limit: number of images, or None for all.
@@ -74,7 +73,6 @@ class EvaluationProcesses:
     """The models, in this process or in others.
 
     Args:
-        build: loads them.
         pool: the other processes; None for this one.
     """
 

@@ -48,9 +48,6 @@ class MethodResult(_Table):
     """One method. Shares in 0..1; an IoU hits when it is above its threshold.
 
     Attributes:
-        name: of the method or variant.
-        oiou: over all expressions.
-        miou: over all expressions.
         miou_skipping: mIoU without images that have no proposal, as the published code reports.
         precision: X to share of first answers above (``>``) IoU X.
         precision_or_equal: the same with ``>=``.
@@ -86,9 +83,6 @@ class Results(_Table):
 
     Attributes:
         provenance: what was run on what.
-        images: how many.
-        expressions: how many.
-        images_without_proposals: how many.
         failed: why other images of the dataset are not among them.
         oracle: IoU threshold to the share of expressions for which a proposal is above it;
             ``mean`` to the mean of the best IoU.

@@ -20,7 +20,6 @@ class ResumableLog(Generic[Line]):
     A run may be killed while it writes any line: an incomplete one is removed and written anew.
 
     Args:
-        path: of the file.
         line: type of the lines.
         provenance: of this run, plain values.
 

@@ -37,9 +37,7 @@ class SamProposer(GridProposer):
     """Proposals from one SAM model.
 
     Args:
-        sam: a loaded model.
         config: grid, thresholds, budget.
-        device: where to run.
         dtype: arithmetic of encoder and decoder.
         batch: prompts decoded at once.
         fingerprint: short hash of the checkpoint.

@@ -18,7 +18,6 @@ class Explanation:
     """How an expression was read and what decided.
 
     Attributes:
-        parsed: the expression taken apart.
         candidates: the best proposals, best first.
         terms: for each candidate, the terms of its score, which add up to it.
         confidence: that the first is right, 0 to 1, or None.

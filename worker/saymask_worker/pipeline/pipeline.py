@@ -54,12 +54,8 @@ class Pipeline:
     which belongs to one configuration and one proposer.
 
     Args:
-        proposer: generates masks.
-        encoder: image and text towers.
-        parser: takes expressions apart.
         vocabulary: what an image can show, in the encoder's space.
         config: what they were built with; it names the results.
-        device: of the models.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, in addition to the proposals.
         strict_sources: a source that fails is an error, instead of a notice.

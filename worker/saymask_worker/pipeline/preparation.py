@@ -23,9 +23,6 @@ class Preparation:
     """The models that prepare images, in one of two ways.
 
     Attributes:
-        proposer: generates masks.
-        method: encodes them.
-        encoder: of the method.
         is_first_look: whether the result serves until the image is prepared in full.
     """
 

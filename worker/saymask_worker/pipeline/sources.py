@@ -90,9 +90,6 @@ class InstanceChooser:
     """Scores the instances that sources find as if they were proposals.
 
     Each image keeps those of the last phrase, by source: masks at the image's size are large.
-
-    Args:
-        method: that scores them.
     """
 
     def __init__(self, method: Method) -> None:

@@ -11,7 +11,7 @@ from saymask.contract import IMAGE_KEY, Timings
 from saymask.errors import ImageEvicted, ImageNotPrepared, ImageUnreachable
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.serving.loaded_pipeline import ServedPipeline
-from saymask_worker.serving.priority import interactive_section, is_awaited
+from saymask_worker.serving.other_workers import interactive_section, is_awaited
 from saymask_worker.serving.sessions import ImageSession
 
 

@@ -31,10 +31,9 @@ from saymask.errors import InternalError, InvalidRequest, PreparedNotKept, Sayma
 from saymask.logs import call_id
 from saymask.masks import decode_coco_rle
 from saymask_worker.images.types import VisualPrompt
-from saymask_worker.serving.crash_guard import CrashGuard
 from saymask_worker.serving.images import PreparedImages
 from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
-from saymask_worker.serving.priority import interactive_section
+from saymask_worker.serving.other_workers import crash_guard, interactive_section
 from saymask_worker.serving.rq_worker import JobFunctions, Message, to_failure
 from saymask_worker.serving.sessions import ImageSessions
 
@@ -54,7 +53,6 @@ class JobHandler:
         self._pipeline = pipeline
         self._redis = connection
         self._worker_name = worker_name
-        self._crashes = CrashGuard(connection, worker_name)
         self._images = PreparedImages(connection, worker_name)
         self._sessions = sessions
 
@@ -100,7 +98,8 @@ class JobHandler:
         try:
             sha256 = str(message.get("photo_sha256"))
             # In this order: a worker that ends while it loads its models blames no image.
-            with self._pipeline.use() as pipeline, self._crashes.track(sha256):
+            guard = crash_guard(self._redis, self._worker_name, sha256)
+            with self._pipeline.use() as pipeline, guard:
                 reply = answer(pipeline, message)
         except SaymaskError as error:
             log.warning("%s", error)

@@ -100,7 +100,6 @@ class LoadedPipeline:
     """A pipeline whose models may be unloaded when idle, and loaded again for the next job.
 
     Args:
-        build: loads the models.
         idle_s: seconds without a job after which they are unloaded; 0 for never.
         forget: called when they are unloaded; frees what else is in the device's memory.
     """

@@ -32,7 +32,7 @@ from saymask_worker.config.settings import WorkerSettings
 from saymask_worker.serving.heartbeat import Heartbeat
 from saymask_worker.serving.jobs import JobHandler
 from saymask_worker.serving.loaded_pipeline import LoadedPipeline, ServedPipeline
-from saymask_worker.serving.priority import wait_for_interactive
+from saymask_worker.serving.other_workers import wait_for_interactive
 from saymask_worker.serving.rq_worker import (
     JobFunctions,
     RunningWorker,

@@ -46,7 +46,6 @@ class RunningWorker:
         name: no other worker has it.
         is_ready: whether it takes jobs; before, it loads its models.
         pipeline: its models; None in a training worker, which loads them for each job.
-        rq_worker: takes the jobs.
         jobs_done: number of jobs answered, failures included.
     """
 

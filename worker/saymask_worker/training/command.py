@@ -40,7 +40,6 @@ class TrainingRequest:
         root: its folder.
         split: to train on; None takes all.
         out: folder of the run; an interrupted run in it continues.
-        config: numbers of the run.
     """
 
     dataset: str

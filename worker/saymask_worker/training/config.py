@@ -33,7 +33,6 @@ class TrainingConfig:
         reserved_share: share of the photos kept for comparisons with other models.
         patience: epochs without a better held-out IoU after which training ends.
         freeze_below: with fewer refs the backbone and its statistics do not change.
-        seed: of all random choices.
     """
 
     backbone: BackboneName = "starter"

@@ -97,13 +97,9 @@ class Trainer:
 
     Args:
         model: untrained.
-        config: of the run.
-        train: samples to learn from.
         held_out: samples of other photos, to measure by.
         out: folder of checkpoint, model, logs and report.
         fabric: devices, precision and the processes of ``torchrun``.
-        console: for progress.
-        hooks: called on the way.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 

@@ -51,7 +51,6 @@ class Checkpoint:
     Attributes:
         name: as in settings and commands.
         what: the model, in one line.
-        licence: of the weights.
         source: where the file is published.
         bytes: size of the published file.
         sha256: its hash.

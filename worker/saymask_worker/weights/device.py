@@ -63,7 +63,6 @@ class RetryOnOom:
     """Repeats work with smaller batches while a device's memory is full.
 
     Attributes:
-        device: of the models.
         models: all that are on it.
     """
 

@@ -30,9 +30,7 @@ class HubModel:
 
     Attributes:
         name: as in settings and commands.
-        repository: on the hub.
         what: the model, in one line.
-        licence: of the weights.
         is_gated: access requires accepting its owners' terms on its page.
     """
 

@@ -29,7 +29,6 @@ class Decision:
     Attributes:
         image: which photo it is about.
         prepared: the same, prepared; without its masks, which would not fit into memory.
-        text: the expression.
         ious: (N,) of each proposal with the mask; None where nothing was meant.
     """
 

@@ -48,7 +48,6 @@ class Tuning:
         no_referent: the threshold's N-acc and T-acc, or None where too few such decisions are
             recorded to choose one.
         decisions: with a mask, and without a referent.
-        images: number of photos.
         failed: why others were left out.
     """
 

@@ -31,7 +31,6 @@ class Florence2Source:
 
     Args:
         folder: with the files of the model and its processor; others raise WeightsError.
-        device: of the model.
         dtype: of its weights; None means float32.
         max_new_tokens: the longest text that it writes; a corner of a polygon takes two tokens.
     """

@@ -33,7 +33,6 @@ class GroundingDinoSource:
     Args:
         folder: with the files of the model and its processor; others raise WeightsError.
         clicks: turns boxes into masks.
-        device: of the model.
         score_min: a box that is less probable is left out.
     """
 

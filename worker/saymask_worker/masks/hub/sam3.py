@@ -29,7 +29,6 @@ class Sam3Source:
 
     Args:
         folder: with the files of the model and its processor; others raise WeightsError.
-        device: of the model.
         dtype: of its weights; None means float32.
         score_min: an instance that is less probable is left out.
     """

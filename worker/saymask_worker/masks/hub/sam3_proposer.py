@@ -30,8 +30,6 @@ class Sam3Proposer(GridProposer):
     Args:
         folder: with the files of the model and its processor; others raise WeightsError.
         config: grid, thresholds, budget.
-        device: where to run.
-        dtype: of the weights.
         batch: points decoded at once.
         between_batches: called before each batch.
     """

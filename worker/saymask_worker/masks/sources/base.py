@@ -75,7 +75,6 @@ class SourceContext:
     Attributes:
         argument: what follows the colon in ``SAYMASK_SOURCES``; empty without one.
         device: where its models should be, for example ``cpu`` or ``cuda:0``.
-        cache_dir: of weights.
         models_dir: of models trained from records, or None.
         dtype: of the products of networks on that device; None means float32.
         clicks: the worker's own segment-anything model, or None where it has none.

@@ -40,7 +40,6 @@ class Attribute:
     """What is said about an object in addition to its noun.
 
     Attributes:
-        kind: of attribute.
         value: the colour, the size ("large", "small"), the side, or the landmark's noun.
         rank: of an ordinal, from 1, counted from the side ``value``.
         landmark: index of the landmark, for that kind.

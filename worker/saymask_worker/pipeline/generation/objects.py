@@ -21,7 +21,6 @@ class FoundObject:
     """One thing in an image.
 
     Attributes:
-        index: of its proposal.
         noun: what people call it.
         family: index of the noun's family.
         probability: that the proposal shows one of that family, 0 to 1.

@@ -52,9 +52,6 @@ class DenseAttentionPool(nn.Module):
 
     Args:
         grid_side: of the pretrained position embeddings.
-        width: channels of the map.
-        heads: of the attention.
-        out_width: channels of the result.
     """
 
     def __init__(self, grid_side: int, width: int, heads: int, out_width: int) -> None:

@@ -21,10 +21,7 @@ class CrisConfig:
         neck: channels in the neck, finest first.
         width: of the decoder; equal to the second of ``neck`` and to the width of a word.
         state: width of the text's state.
-        layers: of the decoder.
-        heads: of the decoder.
         hidden: of the decoder's feed-forward part.
-        dropout: of the decoder.
     """
 
     maps: tuple[int, int, int] = (512, 1024, 1024)
