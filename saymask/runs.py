@@ -6,7 +6,7 @@ everything that compares masks works on runs, and only what draws them decodes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,23 @@ def read_brush_runs(brush_rle: list[int], size_hw: tuple[int, int]) -> RunMask:
     return rows._transpose()
 
 
+def read_row_runs(strips: Iterable[NDArray[np.bool_]], size_hw: tuple[int, int]) -> RunMask:
+    """Read a mask (H, W) that comes in strips (h, W) from the top.
+
+    Raises:
+        InvalidMask: it has more than ``MAX_RUNS`` runs.
+    """
+    found: list[Positions] = []
+    offset = edges = 0
+    for strip in strips:
+        found.append(np.flatnonzero(np.diff(strip.ravel(), prepend=False, append=False)) + offset)
+        offset += strip.size
+        edges += found[-1].size
+        _check_runs(edges // 2)
+    starts, ends = np.concatenate(found).reshape(-1, 2).T
+    return _join(size_hw[::-1], starts, ends)._transpose()
+
+
 def unite(masks: Sequence[RunMask]) -> RunMask:
     """Return the union of masks, at least one.
 
@@ -215,12 +232,16 @@ def _list_pixels(starts: Positions, ends: Positions) -> Positions:
     """
     lengths = ends - starts
     total = int(lengths.sum())
+    _check_runs(total)
+    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(total)
+
+
+def _check_runs(total: int) -> None:
     if total > MAX_RUNS:
         raise InvalidMask(
             f"The mask consists of {total:,} runs of pixels; the limit is {MAX_RUNS:,}.",
             "It is noise or stripes rather than an object: draw it anew.",
         )
-    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(total)
 
 
 def _join(size_hw: tuple[int, int], starts: Positions, ends: Positions) -> RunMask:
