@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import io
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,8 @@ MASK_TAGS: tuple[MaskTag, ...] = ("BrushLabels", "BitmaskLabels")
 """Tags of a labelling config that hold masks."""
 
 _PNG_ADDRESS = "data:image/png;base64,"
+# Enough to see what kind of address it is; the rest may hold secrets.
+_BEGIN = re.compile(r"(data:)?[a-z/]{0,20}")
 # Pillow holds the whole picture, up to four bytes a pixel; no photo is larger.
 _MAX_PNG_PIXELS = 120_000_000
 _STRIP_ROWS = 256
@@ -59,21 +62,22 @@ def read_mask(value: MaskValue, size_hw: tuple[int, int]) -> RunMask:
 def _encode_png(mask: RunMask) -> str:
     from PIL import Image
 
-    outside = mask.to_mask()
-    np.logical_not(outside, out=outside)
+    # Row by row, as pictures are.
+    inside = mask.transpose().to_mask().T
+    picture = Image.frombuffer("P", (inside.shape[1], inside.shape[0]), inside.tobytes())
+    # Two blacks, one of them transparent: one bit a pixel, and every program reads it.
+    picture.putpalette([0] * 6)
     buffer = io.BytesIO()
-    # One bit a pixel: black is inside, and white is declared transparent.
-    Image.fromarray(outside).save(buffer, "PNG", transparency=1)
+    picture.save(buffer, "PNG", bits=1, transparency=b"\x00\xff")
     return _PNG_ADDRESS + b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _decode_address(address: str) -> bytes:
     if not address.startswith(_PNG_ADDRESS):
-        # The rest of an address may hold secrets.
-        end = "," if address.startswith("data:") else ":"
+        begin = _BEGIN.match(address)
         raise InvalidMask(
             f"The mask is not a PNG in a data address ({_PNG_ADDRESS}...) but begins with"
-            f" {address.partition(end)[0][:40]!r}.",
+            f" {begin[0] if begin else ''!r}.",
             _CURE,
         )
     try:
