@@ -83,8 +83,9 @@ def test_suggestions_and_predictions_are_kept_bit_by_bit(
         assert region["origin"] == "prediction"
         assert np.array_equal(mask, offered_mask(stack, region["id"]))
         assert np.array_equal(mask, recorded_mask(stack, task, "accepted"))
-    report = stack.saymask("sync", "--project", str(project), "--json")
-    assert (report["failed"], report["found"]) == ([], 0), "the webhooks told everything"
+    (report,) = stack.saymask("sync", "--project", str(project), "--json")["projects"]
+    assert (report["annotations"], report["problems"]) == (2, [])
+    assert report["missing"] == report["outdated"] == 0, "the webhooks told everything"
     checks = stack.saymask("doctor", "--project", str(project), "--json")
     assert {check["state"] for check in checks} == {"ok"}, checks
 
