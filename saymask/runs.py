@@ -6,7 +6,7 @@ everything that compares masks works on runs, and only what draws them decodes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ class RunMask:
 
     def to_brush_rle(self) -> list[int]:
         """Return Label Studio's brush RLE, as ``masks.encode_brush_rle`` does."""
-        return pack_brush_rle(self.size_hw, self._transpose()._to_counts())
+        return pack_brush_rle(self.size_hw, self.transpose()._to_counts())
 
     def to_mask(self) -> Mask:
         """Decode to a mask (H, W) bool."""
@@ -119,7 +119,7 @@ class RunMask:
         end = [size] if not self or edges[-1] < size else []
         return np.diff(np.concatenate(([0], edges, end))).astype(np.int64)
 
-    def _transpose(self) -> RunMask:
+    def transpose(self) -> RunMask:
         """The same pixels row by row; of those, column by column.
 
         A run begins at each pixel whose neighbour before it, in the other order, is outside.
@@ -156,7 +156,24 @@ def read_brush_runs(brush_rle: list[int], size_hw: tuple[int, int]) -> RunMask:
     ends = np.cumsum(counts)
     inside = alphas >= ALPHA_THRESHOLD
     rows = _join(size_hw[::-1], (ends - counts)[inside], ends[inside])
-    return rows._transpose()
+    return rows.transpose()
+
+
+def read_row_runs(strips: Iterable[NDArray[np.bool_]], size_hw: tuple[int, int]) -> RunMask:
+    """Read a mask (H, W) that comes in strips (h, W) from the top.
+
+    Raises:
+        InvalidMask: it has more than ``MAX_RUNS`` runs.
+    """
+    found: list[Positions] = []
+    offset = edges = 0
+    for strip in strips:
+        found.append(np.flatnonzero(np.diff(strip.ravel(), prepend=False, append=False)) + offset)
+        offset += strip.size
+        edges += found[-1].size
+        _check_runs(edges // 2)
+    starts, ends = np.concatenate(found).reshape(-1, 2).T
+    return _join(size_hw[::-1], starts, ends).transpose()
 
 
 def unite(masks: Sequence[RunMask]) -> RunMask:
@@ -215,12 +232,16 @@ def _list_pixels(starts: Positions, ends: Positions) -> Positions:
     """
     lengths = ends - starts
     total = int(lengths.sum())
+    _check_runs(total)
+    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(total)
+
+
+def _check_runs(total: int) -> None:
     if total > MAX_RUNS:
         raise InvalidMask(
             f"The mask consists of {total:,} runs of pixels; the limit is {MAX_RUNS:,}.",
             "It is noise or stripes rather than an object: draw it anew.",
         )
-    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(total)
 
 
 def _join(size_hw: tuple[int, int], starts: Positions, ends: Positions) -> RunMask:

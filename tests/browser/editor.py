@@ -36,7 +36,7 @@ _STATE = """() => {
     .find(r => r.from_name.name === 'saymask_notice');
   return {
     suggestions: [...s.suggestions.values()].map(a => [a.id, a.labelName, a.origin]),
-    regions: [...s.areas.values()].filter(a => a.type === 'brushregion').map(a => ({
+    regions: [...s.areas.values()].filter(a => /^(brush|bitmask)region$/.test(a.type)).map(a => ({
       id: a.cleanId, label: a.labelName, origin: a.origin,
       text: a.results.filter(r => r.from_name.name === 'region_expression')
         .map(r => r.mainValue.toString())[0] ?? null})),

@@ -33,6 +33,8 @@ from saymask_backend.config import Settings, load_settings
 from saymask_backend.context import build_fetcher
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.label_studio.connect import Check, ConnectOptions, Connector
+from saymask_backend.label_studio.label_config import default_label_config
+from saymask_backend.label_studio.mask_values import MaskTag
 from saymask_backend.queue.job_queue import JobQueue
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.preannotate import PreannotateReport, preannotate
@@ -69,6 +71,9 @@ def connect(
     create: Annotated[
         str | None, typer.Option(help="Connect the project of this title; create it if missing.")
     ] = None,
+    mask_tag: Annotated[
+        MaskTag, typer.Option(help="For masks, in the labelling config of a new project.")
+    ] = "BrushLabels",
     backend_url: BackendOption = None,
     suggestions: Annotated[
         Literal["together", "one"] | None,
@@ -93,13 +98,16 @@ def connect(
         options = replace(
             _build_options(settings, backend_url, may_change=True),
             shows_one=None if suggestions is None else suggestions == "one",
+            mask_tag=mask_tag,
         )
         connector = Connector(client, options)
         checks = [*connector.check_label_studio(), *connector.check_backend()]
         if not _has_problem(checks):
             project_id = project
             if create is not None:
-                project_id, is_new = client.find_or_create_project(create)
+                project_id, is_new = client.find_or_create_project(
+                    create, default_label_config(mask_tag)
+                )
                 text = f"{project_id}, {'created now' if is_new else 'it exists'}"
                 checks.append(Check("project", "changed" if is_new else "ok", text))
             if project_id is not None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from saymask.errors import InvalidAnnotation, InvalidMask, SaymaskError
-from saymask.runs import MAX_RUNS, read_brush_runs
+from saymask.runs import MAX_RUNS
 from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.mask_values import read_mask
 from saymask_backend.label_studio.predict_request import read_image, read_rank
 from saymask_backend.label_studio.schema import (
     AnnotationBody,
-    BrushEntry,
     ChoicesEntry,
     ClickEntry,
+    MaskEntry,
     TaskBody,
     TextEntry,
 )
@@ -96,10 +97,10 @@ def _read_regions(
     config: LabelConfig,
     known_sizes_hw: frozenset[tuple[int, int]],
 ) -> tuple[SubmittedRegion, ...]:
-    """Brush regions; the text with the same id is the region's expression."""
+    """Regions with a mask; the text with the same id is the region's expression."""
     result = annotation.result
     proposed = _read_proposed(task)
-    entries = [e for e in result if isinstance(e, BrushEntry) and e.from_name == config.mask]
+    entries = [e for e in result if isinstance(e, MaskEntry) and e.from_name == config.mask]
     _check_sizes(entries, known_sizes_hw)
     texts = _read_texts(result, config.region_expression)
     regions: list[SubmittedRegion] = []
@@ -116,7 +117,7 @@ def _read_regions(
     return tuple(regions)
 
 
-def _check_sizes(entries: Sequence[BrushEntry], known_sizes_hw: frozenset[tuple[int, int]]) -> None:
+def _check_sizes(entries: Sequence[MaskEntry], known_sizes_hw: frozenset[tuple[int, int]]) -> None:
     sizes = sorted({entry.size_hw for entry in entries})
     if len(sizes) > 1:
         raise InvalidAnnotation(f"Regions of one image have different sizes (H, W): {sizes}.")
@@ -136,13 +137,13 @@ def _read_proposed(task: TaskBody) -> frozenset[str]:
 
 
 def _to_region(
-    entry: BrushEntry, config: LabelConfig, expression: str | None, *, is_proposed: bool
+    entry: MaskEntry, config: LabelConfig, expression: str | None, *, is_proposed: bool
 ) -> SubmittedRegion:
     try:
-        mask = read_brush_runs(entry.value.rle, entry.size_hw)
+        mask = read_mask(entry.value, entry.size_hw)
     except InvalidMask as error:
         raise InvalidAnnotation(f"Region {entry.id}: {error.cause}", error.cure) from error
-    labels = entry.value.brushlabels
+    labels = entry.value.labels
     return SubmittedRegion(
         region_id=entry.id,
         origin=cast(Origin, entry.origin) if entry.origin in _ORIGINS else "manual",

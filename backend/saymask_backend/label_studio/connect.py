@@ -25,6 +25,7 @@ from saymask_backend.label_studio.label_config import (
     load_label_config,
     switch_suggestions,
 )
+from saymask_backend.label_studio.mask_values import MaskTag
 from saymask_backend.label_studio.predict_request import parse_task
 from saymask_backend.label_studio.predictions import build_typed
 from saymask_backend.records.requests import DOCTOR_ENTRY_ID
@@ -62,6 +63,7 @@ class ConnectOptions:
         secret: that the backend's webhook demands, or empty.
         may_change: correct what is wrong, instead of only reporting it.
         shows_one: one suggestion at a time is shown, or several are; None to leave that as it is.
+        mask_tag: of the labelling config that is written where a project has none that works.
     """
 
     backend_url: str
@@ -70,6 +72,7 @@ class ConnectOptions:
     secret: str
     may_change: bool
     shows_one: bool | None = None
+    mask_tag: MaskTag = "BrushLabels"
 
 
 class _Problem(SaymaskError):
@@ -198,7 +201,8 @@ class Connector:
                 "Add the missing tags by hand; saymask label-config prints an example.",
             )
         shows_one = bool(self._options.shows_one)
-        config = switch_suggestions(default_label_config(), shows_one=shows_one)
+        default = default_label_config(self._options.mask_tag)
+        config = switch_suggestions(default, shows_one=shows_one)
         return self._correct(
             error.cause,
             "saymask connect writes one that works.",
@@ -373,7 +377,7 @@ class Connector:
         answer = self._client.predict_interactively(attached[0].id, task.task_id, [entry])
         seconds = time.monotonic() - started
         entries = (answer.get("data") or {}).get("result") or []
-        masks = [entry for entry in entries if entry.get("type") == "brushlabels"]
+        masks = [entry for entry in entries if entry.get("from_name") == config.mask]
         if not masks:
             raise _Problem(
                 f"No suggestion on task {task.task_id}: {_find_reason(answer, entries)[:500]}",

@@ -8,6 +8,7 @@ from importlib import resources
 from xml.etree import ElementTree
 
 from saymask.errors import InvalidLabelConfig
+from saymask_backend.label_studio.mask_values import MASK_TAGS, MaskTag
 from saymask_backend.records.types import VERDICTS, Verdict
 
 # Recognised by its name: nothing else distinguishes it from a project's own text fields.
@@ -17,8 +18,9 @@ _REGION_EXPRESSION = "region_expression"
 # The class of a View in whose project one suggestion at a time is shown.
 _ONE_CLASS = "saymask-one"
 _CURE = (
-    "The config needs one Image, one BrushLabels and one TextArea for the expression, both"
-    " toName the image. See label_config.xml in the package, printed by: saymask label-config"
+    "The config needs one Image, one BrushLabels or BitmaskLabels, and one TextArea for the"
+    " expression, both toName the image. See label_config.xml in the package, printed by:"
+    " saymask label-config"
 )
 
 
@@ -43,7 +45,8 @@ class LabelConfig:
 
     Attributes:
         image: name of the Image tag; ``image_key`` is its field in the task data.
-        mask: name of the BrushLabels tag; ``mask_labels`` its labels in order.
+        mask: name of the BrushLabels or BitmaskLabels tag; ``mask_tag`` is which of them it is,
+            ``mask_labels`` its labels in order.
         expression: name of the TextArea that holds the expression for the whole image.
         region_expression: name of the perRegion TextArea, or None.
         verdict: name of the Choices that offers ``no referent`` and ``ambiguous``, or None;
@@ -57,6 +60,7 @@ class LabelConfig:
     image: str
     image_key: str
     mask: str
+    mask_tag: MaskTag
     mask_labels: tuple[Option, ...]
     expression: str
     region_expression: str | None
@@ -95,8 +99,9 @@ def load_label_config(xml: str) -> LabelConfig:
     root = _parse(xml)
     image = _require_one(root, list(root.iter("Image")), "Image")
     name = _read_name(image)
-    brushes = _find_tags(root, "BrushLabels", name)
-    mask = _require_one(root, brushes, f'BrushLabels with toName="{name}"')
+    tags = [(tag, element) for tag in MASK_TAGS for element in _find_tags(root, tag, name)]
+    what = f'{" or ".join(MASK_TAGS)} with toName="{name}"'
+    mask = _require_one(root, [element for _, element in tags], what)
     areas = _find_tags(root, "TextArea", name)
     per_region = [e for e in areas if _is_per_region(e)]
     smart = [e for e in areas if not _is_per_region(e) and _is_smart(e)]
@@ -106,11 +111,12 @@ def load_label_config(xml: str) -> LabelConfig:
     verdict = _find_verdict(root, name)
     labels = _read_options(mask, "Label")
     if not labels:
-        raise InvalidLabelConfig(f"The BrushLabels {mask.get('name')!r} has no Label.", _CURE)
+        raise InvalidLabelConfig(f"The {mask.tag} {mask.get('name')!r} has no Label.", _CURE)
     return LabelConfig(
         image=name,
         image_key=_read_image_key(image),
         mask=_read_name(mask),
+        mask_tag=tags[0][0],
         mask_labels=labels,
         expression=_read_name(expression),
         region_expression=_find_region_expression(root, per_region),
@@ -180,9 +186,9 @@ def _find_verdict(root: ElementTree.Element, image: str) -> ElementTree.Element 
     return None
 
 
-def default_label_config() -> str:
-    """Return the labelling config that saymask recommends."""
-    return _read_resource("label_config.xml")
+def default_label_config(mask_tag: MaskTag = "BrushLabels") -> str:
+    """Return the labelling config that saymask recommends, with one of the tags for masks."""
+    return _read_resource("label_config.xml").replace("BrushLabels", mask_tag)
 
 
 def switch_suggestions(xml: str, *, shows_one: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from saymask.contract import PROPOSALS_SOURCE, Candidate, SegmentResult
 from saymask.runs import RunMask, read_coco_runs
 from saymask_backend.label_studio.label_config import LabelConfig
+from saymask_backend.label_studio.mask_values import build_mask
 from saymask_backend.records.types import Verdict, build_region_id
 
 EMPTY_PREDICTION: dict[str, Any] = {"result": [], "score": 0.0}
@@ -171,12 +172,7 @@ def build_region(
     brush: dict[str, Any] = {
         **common,
         "from_name": config.mask,
-        "type": "brushlabels",
-        "value": {
-            "format": "rle",
-            "rle": read_coco_runs(coco_rle).to_brush_rle(),
-            "brushlabels": [label],
-        },
+        **build_mask(config.mask_tag, read_coco_runs(coco_rle), label),
     }
     if score is not None:
         brush["score"] = score

@@ -157,9 +157,21 @@ class _ChoicesValue(Body):
     choices: Annotated[Texts, BeforeValidator(_drop_paths)] = Field(default_factory=list)
 
 
-class _BrushValue(Body):
+class BrushValue(Body):
+    """A mask as RLE."""
+
     rle: list[int]
-    brushlabels: list[Text] = Field(default_factory=list)
+    labels: list[Text] = Field(default_factory=list, alias="brushlabels")
+
+
+class BitmaskValue(Body):
+    """A mask as the address of a picture, which holds the picture itself."""
+
+    image: str = Field(alias="imageDataURL")
+    labels: list[Text] = Field(default_factory=list, alias="bitmasklabels")
+
+
+MaskValue = BrushValue | BitmaskValue
 
 
 class _PointValue(Body):
@@ -201,11 +213,23 @@ class ChoicesEntry(_Entry):
     value: _ChoicesValue = Field(default_factory=_ChoicesValue)
 
 
-class BrushEntry(_SizedEntry):
-    """A brush region; without any label its type is ``brush``."""
+class MaskEntry(_SizedEntry):
+    """A region with a mask."""
 
     id: Text = Field(min_length=1)
-    value: _BrushValue
+    value: MaskValue
+
+
+class BrushEntry(MaskEntry):
+    """A brush region; without any label its type is ``brush``."""
+
+    value: BrushValue
+
+
+class BitmaskEntry(MaskEntry):
+    """A bitmask region; without any label its type is ``bitmask``."""
+
+    value: BitmaskValue
 
 
 class ClickEntry(_SizedEntry):
@@ -230,6 +254,8 @@ _KINDS = {
     "choices": "choices entry",
     "brush": "brush entry",
     "brushlabels": "brush entry",
+    "bitmask": "bitmask entry",
+    "bitmasklabels": "bitmask entry",
     "keypoint": "click entry",
     "keypointlabels": "click entry",
     "rectangle": "box entry",
@@ -265,6 +291,7 @@ ResultEntry = Annotated[
     Annotated[TextEntry, Tag("text entry")]
     | Annotated[ChoicesEntry, Tag("choices entry")]
     | Annotated[BrushEntry, Tag("brush entry")]
+    | Annotated[BitmaskEntry, Tag("bitmask entry")]
     | Annotated[ClickEntry, Tag("click entry")]
     | Annotated[BoxEntry, Tag("box entry")]
     | Annotated[OtherEntry, Tag("other kind")],
