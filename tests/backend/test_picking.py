@@ -274,3 +274,16 @@ def test_a_region_that_showed_two_answers(stores: Stores) -> None:
     record = submit(stores, f"{region_id}-2", MASKS[2], "top-2")
     assert (record.outcome, record.rank, record.request_id) == ("accepted", 2, newer)
     assert record.shown is None
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
+def test_a_label_that_the_editor_gave_to_a_field_is_no_mask(stores: Stores, kind: str) -> None:
+    """It does so when a suggestion changes the field while a region is selected."""
+    stray = {
+        "id": "typed", "from_name": "mask", "to_name": "image", "type": kind, "origin": "manual",
+        "value": {kind: ["top-1"]},
+    }  # fmt: skip
+    first, *_ = offer(stores, 5, "the cat", MASKS)
+    region = brush(first, MASKS[0], "top-1", "prediction", "the cat")
+    (record,) = process(stores, event(5, annotation(9, [typed("the cat"), stray, *region])))
+    assert (record.outcome, record.rank, record.notes) == ("accepted", 1, [])

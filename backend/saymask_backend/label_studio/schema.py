@@ -283,8 +283,8 @@ def _find_kind(body: object) -> str:
         return _KINDS.get(getattr(body, "type", ""), "other kind")
     kind = _KINDS.get(str(body.get("type")), "other kind")
     value = body.get("value")
-    is_label_alone = isinstance(value, dict) and value.keys() == {"brushlabels"}
-    return "other kind" if kind == "brush entry" and is_label_alone else kind
+    is_label_alone = isinstance(value, dict) and value.keys() <= {"brushlabels", "bitmasklabels"}
+    return "other kind" if kind in ("brush entry", "bitmask entry") and is_label_alone else kind
 
 
 ResultEntry = Annotated[
