@@ -172,8 +172,14 @@ def load_worker_settings(**overrides: Any) -> WorkerSettings:
         overrides: settings by name, before anything else.
 
     Raises:
-        ConfigError: a value is wrong; names the setting.
+        ConfigError: a value is wrong, or there is no such setting; names it.
     """
+    unknown = sorted(set(overrides) - set(WorkerSettings.model_fields))
+    if unknown:
+        raise ConfigError(
+            f"There is no setting {', '.join(unknown)}.",
+            f"Those of the worker are {', '.join(WorkerSettings.model_fields)}.",
+        )
     for name in _HUB_TOKENS:
         hide_from_now_on(os.environ.get(name, ""))
     try:
