@@ -195,9 +195,7 @@ def test_one_list_of_proposals_and_offers() -> None:
 def test_the_documented_example_is_found_through_its_entry_point(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text("utf-8")
-    (tmp_path / "left_edge.py").write_text(text.split("```python\n")[1].split("```")[0], "utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples" / "own_source")
     mine = EntryPoint("left-edge", "left_edge:build", "saymask.sources")
     nameless = EntryPoint("nameless", "tests.worker.test_sources:build_nameless", "saymask.sources")
     broken = EntryPoint("broken", "left_edge:missing", "saymask.sources")
