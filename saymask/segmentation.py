@@ -138,6 +138,8 @@ class Segmentation:
                 several where the expression means several objects.
         """
         height, width = self.message.size_hw
+        # As exports name it: by the last word of "the black cat".
+        category = (self.message.head_noun_phrase or "object").split()[-1].lower()
         expressions = [{"raw": self.expression, "provenance": "given"}] if self.expression else []
         annotations = [
             {
@@ -157,7 +159,7 @@ class Segmentation:
         return {
             "images": [{"id": 1, "file_name": self.name, "height": height, "width": width}],
             "annotations": annotations,
-            "categories": [{"id": 1, "name": self.message.head_noun_phrase or "object"}],
+            "categories": [{"id": 1, "name": category}],
         }
 
     def to_supervision(self) -> Any:

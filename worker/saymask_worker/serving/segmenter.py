@@ -30,7 +30,8 @@ class Segmenter:
     """Prepares images and segments what expressions, clicks or boxes mean in them.
 
     Threads may share one: it does one thing at a time, and the others wait. Images stay open in
-    memory and prepared on disk, so that the next expression about one takes milliseconds. As a
+    memory and prepared on disk, so that the next expression about one takes milliseconds. NumPy's
+    own products use one thread in this process from then on: small ones are faster that way. As a
     context manager it frees the models at the end.
 
     Args:
