@@ -2,11 +2,16 @@
 
 Masks and their encodings, readers of referring-segmentation datasets, the error tree and the
 messages of the queue. Importing this package loads neither torch nor a web framework; it needs
-numpy, pydantic and, for polygons in datasets, pycocotools.
+numpy, pydantic and, for polygons in datasets, pycocotools. ``load_segmenter`` needs the extra
+``worker``, and imports it when it is called.
 
 Example::
 
     import saymask
+
+    with saymask.load_segmenter() as segmenter:
+        result = segmenter.segment("photo.jpg", "the cat on the left")
+    result.candidates[0].mask  # (H, W) bool
 
     dataset = saymask.load_dataset("refcoco", Path("data"), "val")
     for image in dataset.images:
@@ -36,6 +41,7 @@ from saymask.masks import (
     encode_brush_rle,
     encode_coco_rle,
 )
+from saymask.segmentation import Segmentation, SegmentedCandidate, load_segmenter
 
 __version__ = version("saymask")
 
@@ -50,6 +56,8 @@ __all__ = [
     "SaymaskError",
     "SegmentRequest",
     "SegmentResult",
+    "Segmentation",
+    "SegmentedCandidate",
     "compute_area",
     "compute_box_xywh",
     "compute_iou",
@@ -59,4 +67,5 @@ __all__ = [
     "encode_coco_rle",
     "load_coco",
     "load_dataset",
+    "load_segmenter",
 ]

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from saymask.errors import InvalidRequest
+
 SCHEMA_VERSION: Literal[1] = 1
 
 # What a job is called on the queue. These are names, not import paths: a worker maps them to the
@@ -80,6 +82,12 @@ def normalise_expression(text: str) -> str:
     Studio's fields and task data, datasets, tables and command lines.
     """
     return unicodedata.normalize("NFC", text)
+
+
+def check_k(k: int) -> None:
+    """Raise InvalidRequest unless so many candidates may be asked for."""
+    if not 1 <= k <= MAX_K:
+        raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
 
 
 class _Message(BaseModel):
@@ -191,6 +199,7 @@ class Candidate(_Message):
         mask: at original image size (after EXIF orientation).
         box_xywh: tight box of the mask, pixels.
         predicted_iou, stability_score: the generator's estimate of its own mask, 0 to 1.
+        confidence: probability, 0 to 1, that it is the referent; None where it is unknown.
         source: proposals, clicks, or a source of ``SAYMASK_SOURCES``.
     """
 
@@ -200,6 +209,7 @@ class Candidate(_Message):
     box_xywh: tuple[int, int, int, int]
     predicted_iou: float
     stability_score: float
+    confidence: float | None = None
     source: str = Field(PROPOSALS_SOURCE, min_length=1, max_length=64)
 
 

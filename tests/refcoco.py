@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,4 +61,14 @@ def write_refcoco(root: Path, name: str = "refcoco", count: int = 3) -> Path:
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def write_export(root: Path, count: int) -> Path:
+    """The same in the layout of ``saymask export refcoco``; val is two photos, four expressions."""
+    write_refcoco(root, count=count)
+    shutil.move(root / "refcoco" / "refs(unc).p", root / "refs(saymask).p")
+    shutil.move(root / "refcoco" / "instances.json", root / "instances.json")
+    for path in (root / "images/mscoco/images/train2014").iterdir():
+        shutil.move(path, root / "images" / path.name)
     return root

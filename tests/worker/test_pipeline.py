@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from saymask.contract import SegmentResult
 from saymask.errors import DeviceMemoryExhausted, InvalidExpression, InvalidRequest
 from saymask.masks import compute_iou, decode_coco_rle
+from saymask.segmentation import Segmentation
 from saymask_worker.cli import photos
 from saymask_worker.cli.main import app
 from saymask_worker.config.settings import load_worker_settings
@@ -265,9 +266,10 @@ def test_a_result_that_cannot_be_written_is_told(
 ) -> None:
     photo, place = tmp_path / "photo.png", tmp_path / "none" / "result.png"
     Image.new("RGB", (64, 48)).save(photo)
-    fake = SimpleNamespace(segment=lambda *_, **__: build_result("0" * 64, "the cat", 1))
-    prepared = (fake, None, None, photo.read_bytes())
-    monkeypatch.setattr(photos, "_prepare_photo", lambda *_: prepared)
+    answer = build_result("0" * 64, "the cat", 1)
+    result = Segmentation(answer, lambda: np.zeros((*answer.size_hw, 3), np.uint8))
+    fake = SimpleNamespace(segment=lambda *_: result)
+    monkeypatch.setattr(photos, "load_segmenter", lambda: fake)
     done = CliRunner().invoke(app, ["segment", str(photo), "the cat", option, str(place)])
     assert isinstance(done.exception, InvalidRequest)
     assert f"{place} cannot be written" in done.exception.cause
@@ -300,10 +302,10 @@ def test_several_are_offered_and_explained(pipeline: Pipeline, samples: dict[str
     prepared, _ = pipeline.prepare(samples["coffee"].read_bytes())
     for expression, least in (("three cups", 3), ("all the spoons", 1), ("the spoon", 1)):
         result = pipeline.segment(prepared, expression, 1, preparation=None)
-        explained = explain(pipeline, prepared, expression, 1)
+        explained = explain(pipeline, prepared, EncodedImage(lambda: b""), expression, 1)
         assert len(result.candidates) >= least
-        assert explained.candidates == result.candidates
-        for candidate, terms in zip(explained.candidates, explained.terms, strict=True):
+        assert explained.result.message.candidates == result.candidates
+        for candidate, terms in zip(explained.result.candidates, explained.terms, strict=True):
             assert sum(terms.values()) == pytest.approx(candidate.score, abs=0.02)
 
 

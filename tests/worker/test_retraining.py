@@ -283,11 +283,11 @@ class Answers:
         self, prepared: str, expression: str, k: int, *, preparation: None, encoded: Any
     ) -> Any:
         from saymask_worker.images.decode import decode_image
-        from saymask_worker.pipeline.candidates import build_candidate
+        from saymask_worker.pipeline.candidates import build_offered
 
         assert self.strict_sources, "a source that fails must not count as one that is worse"
         offered = self.sources[0].segment(decode_image(encoded.read()), expression)[0]
-        candidate = build_candidate(offered.mask, 1, 1.0, 1.0, 1.0, "s")
+        candidate = build_offered(offered, 1, 1.0, None)
         assert decode_coco_rle(candidate.mask.as_dict()).any()
         return type("Result", (), {"candidates": (candidate,)})()
 

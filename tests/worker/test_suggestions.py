@@ -104,11 +104,11 @@ def test_sources_offer_different_answers_too() -> None:
     ranking = rank_with_offers(
         propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), CONFIG
     )
-    assert [c.source for c in ranking.candidates] == ["proposals", "proposals"]
+    assert [c.source for c in ranking] == ["proposals", "proposals"]
     every = rank_with_offers(
         propose(*masks), [0, 1], probabilities, offers, 3, SourcesConfig(), NO_DEDUPLICATION
     )
-    assert [c.source for c in every.candidates] == ["proposals", "cris", "proposals"]
+    assert [c.source for c in every] == ["proposals", "cris", "proposals"]
 
 
 def rank_dogs() -> tuple[PreparedImage, Scores]:

@@ -17,22 +17,17 @@ from saymask.command_line import (
     print_line,
     show_step,
 )
-from saymask.contract import MAX_K, SegmentResult, Timings, normalise_expression
-from saymask.drawing import draw_candidates
-from saymask.errors import ImageUnreachable, InvalidRequest
-from saymask_worker.config.settings import load_worker_settings
+from saymask.contract import SegmentResult, check_k
+from saymask.segmentation import Segmentation, load_segmenter
+from saymask_worker.images.read import read_image
 
 if TYPE_CHECKING:
-    from saymask_worker.images.types import PreparedImage
     from saymask_worker.pipeline.explanation import Explanation
-    from saymask_worker.pipeline.pipeline import Pipeline
+    from saymask_worker.serving.segmenter import Segmenter
 
 
 ExpressionArgument = Annotated[
-    str,
-    typer.Argument(
-        help="What you mean, in words.", metavar="EXPRESSION", parser=normalise_expression
-    ),
+    str, typer.Argument(help="What you mean, in words.", metavar="EXPRESSION")
 ]
 
 
@@ -47,23 +42,14 @@ def segment(
 
     Example: saymask-worker segment cat.jpg "the cat" -k 3 -o overlay.png --json masks.json
     """
-    pipeline, prepared, timings, data = _prepare_photo(photo, k)
-    from saymask_worker.images.decode import decode_image
-    from saymask_worker.images.types import EncodedImage
-
+    segmenter = _load(photo, k)
     with show_step("segmenting"):
-        result = pipeline.segment(
-            prepared, expression, k, preparation=timings, encoded=EncodedImage(lambda: data)
-        )
-    _print_result(result)
+        result = segmenter.segment(photo, expression, k)
+    _print_result(result.message)
     if masks is not None:
         with explain_writing(masks):
-            masks.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    if overlay is not None:
-        pixels = decode_image(data).pixels
-        picture = draw_candidates(pixels, result.candidates, result.expression)
-        with explain_writing(overlay):
-            picture.save(overlay)
+            masks.write_text(result.message.model_dump_json(indent=2), encoding="utf-8")
+    _save(result, overlay)
 
 
 def explain(
@@ -77,39 +63,29 @@ def explain(
 
     Example: saymask-worker explain street.jpg "second car from the left" -o why.png
     """
-    pipeline, prepared, _, data = _prepare_photo(photo, k)
-    from saymask_worker.images.decode import decode_image
-    from saymask_worker.pipeline.explanation import explain as explain_ranking
-
-    explanation = explain_ranking(pipeline, prepared, expression, k)
+    segmenter = _load(photo, k)
+    with show_step("segmenting"):
+        explanation = segmenter.explain(photo, expression, k)
     if as_json:
         print_json(explanation.to_json())
     else:
         _print_explanation(explanation)
+    _save(explanation.result, overlay)
+
+
+def _load(photo: Path, k: int) -> Segmenter:
+    """Load the models, once the arguments are known to be right."""
+    check_k(k)
+    read_image(photo)
+    with show_step("loading models"):
+        return load_segmenter()
+
+
+def _save(result: Segmentation, overlay: Path | None) -> None:
     if overlay is not None:
-        pixels = decode_image(data).pixels
-        picture = draw_candidates(pixels, explanation.candidates, explanation.parsed.text)
+        picture = result.draw()
         with explain_writing(overlay):
             picture.save(overlay)
-
-
-def _prepare_photo(photo: Path, k: int) -> tuple[Pipeline, PreparedImage, Timings | None, bytes]:
-    """Load the models, and a photo from the cache or anew."""
-    if not 1 <= k <= MAX_K:
-        raise InvalidRequest(f"-k must be from 1 to {MAX_K}, got {k}.")
-    try:
-        data = photo.read_bytes()
-    except OSError as error:
-        raise ImageUnreachable(f"{photo} cannot be read: {error.strerror}.") from error
-    with show_step("loading models"):
-        # With PyTorch, which takes seconds itself.
-        from saymask_worker.pipeline.build import build_pipeline
-        from saymask_worker.pipeline.pipeline import open_image
-
-        pipeline = build_pipeline(load_worker_settings())
-    with show_step("preparing the photo"):
-        prepared, timings = open_image(pipeline, data)
-    return pipeline, prepared, timings, data
 
 
 def _print_explanation(explanation: Explanation) -> None:
@@ -119,15 +95,16 @@ def _print_explanation(explanation: Explanation) -> None:
     for name, value in list_parse(explanation.parsed):
         parse.add_row(name, escape(value))
     console.print(parse)
-    ranks = [f"{candidate.rank}" for candidate in explanation.candidates]
+    ranks = [f"{candidate.rank}" for candidate in explanation.result.candidates]
     terms = build_table("term, in nats", numbers=ranks, title="candidates")
     for name in explanation.terms[0] if explanation.terms else ():
         terms.add_row(name, *(f"{values[name]:+.2f}" for values in explanation.terms))
-    total = (f"{candidate.score:.2f}" for candidate in explanation.candidates)
+    total = (f"{candidate.score:.2f}" for candidate in explanation.result.candidates)
     terms.add_row("score", *total, style="bold")
     console.print(terms)
-    if explanation.confidence is not None:
-        console.print(f"probability that rank 1 is right: {explanation.confidence:.2f}")
+    confidence = explanation.result.confidence
+    if confidence is not None:
+        console.print(f"probability that rank 1 is right: {confidence:.2f}")
 
 
 def _print_result(result: SegmentResult) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 from pydantic import Field, field_validator
 
 from saymask.contract import Queues
+from saymask.errors import ConfigError
 from saymask.redaction import hide_from_now_on
 from saymask.settings import SharedSettings, read_settings
 from saymask_worker.config.pipeline import (
@@ -145,7 +146,20 @@ class WorkerSettings(SharedSettings):
 
 
 def load_worker_settings(**overrides: Any) -> WorkerSettings:
-    """Read the worker's settings; see ``saymask.settings.read_settings``."""
+    """Read the environment, then the settings file of a local installation, if there is one.
+
+    Args:
+        overrides: settings by name, before anything else.
+
+    Raises:
+        ConfigError: a value is wrong, or there is no such setting; names it.
+    """
+    unknown = sorted(set(overrides) - set(WorkerSettings.model_fields))
+    if unknown:
+        raise ConfigError(
+            f"There is no setting {', '.join(unknown)}.",
+            f"Those of the worker are {', '.join(WorkerSettings.model_fields)}.",
+        )
     for name in _HUB_TOKENS:
         hide_from_now_on(os.environ.get(name, ""))
     return read_settings(WorkerSettings, **overrides)

@@ -6,11 +6,12 @@ import hashlib
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from saymask.image_decoding import MAX_MEGAPIXELS, decode_picture
 from saymask_worker.images.resize import cap_longest_side, resize_pixels
-from saymask_worker.images.types import DecodedImage
+from saymask_worker.images.types import DecodedImage, EncodedImage
 
 _EXAMPLE_SIDE_PX = 64
 
@@ -27,6 +28,11 @@ def decode_image(data: bytes, longer_px: int | None = None) -> DecodedImage:
         return DecodedImage(picture.pixels, sha256, picture.notices)
     pixels = resize_pixels(picture.pixels, cap_longest_side(picture.size_hw, longer_px))
     return DecodedImage(pixels, sha256, picture.notices, original_hw=picture.size_hw)
+
+
+def read_pixels(encoded: EncodedImage) -> NDArray[np.uint8]:
+    """Return an image's pixels in full size, (h, w, 3) uint8 RGB; decoded once. Raises as above."""
+    return encoded.decode(decode_image).pixels
 
 
 def draw_example() -> bytes:

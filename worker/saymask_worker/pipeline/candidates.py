@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -21,25 +21,15 @@ from saymask_worker.pipeline.suggestions import compare_masks, select_distinct
 _LARGEST_LOGIT = 20.0
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Candidates, best first, and the probability that the first is right; None where unknown."""
-
-    candidates: tuple[Candidate, ...]
-    confidence: float | None
-
-
 def rank_proposals(
     proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
-) -> Ranking:
-    """Offer the proposals that were chosen, best first."""
-    candidates = tuple(
-        build_proposal(proposals, index, rank, float(scores.total[index]))
+) -> tuple[Candidate, ...]:
+    """Offer the proposals that were chosen, best first; ``probabilities`` are of these first."""
+    known = [None] * len(chosen) if probabilities is None else [float(p) for p in probabilities]
+    return tuple(
+        build_proposal(proposals, index, rank, float(scores.total[index]), known[rank - 1])
         for rank, index in enumerate(chosen, start=1)
     )
-    if probabilities is None or len(probabilities) == 0:
-        return Ranking(candidates, None)
-    return Ranking(candidates, float(probabilities[0]))
 
 
 def rank_with_offers(
@@ -50,7 +40,7 @@ def rank_with_offers(
     k: int,
     config: SourcesConfig,
     suggestions: SuggestionsConfig,
-) -> Ranking:
+) -> tuple[Candidate, ...]:
     """Rank the best proposals and the masks of other sources by probability; take the k best.
 
     Of masks that are the same answer to a person, only the better one is taken.
@@ -78,11 +68,11 @@ def rank_with_offers(
         index, probability = ranked[position]
         score = _to_logit(probability)
         if index < len(chosen):
-            candidates.append(build_proposal(proposals, chosen[index], rank, score))
+            candidates.append(build_proposal(proposals, chosen[index], rank, score, probability))
         else:
             offer = offers[index - len(chosen)]
-            candidates.append(build_offered(offer, rank, score))
-    return Ranking(tuple(candidates), ranked[0][1] if ranked else None)
+            candidates.append(build_offered(offer, rank, score, probability))
+    return tuple(candidates)
 
 
 def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[tuple[int, float]]:
@@ -117,33 +107,45 @@ def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> Pro
         expressions=item.expressions,
         noun=item.object.noun,
         confidence=round(item.confidence, 4),
-        candidate=build_proposal(proposals, item.object.index, rank, _to_logit(item.confidence)),
+        candidate=build_proposal(
+            proposals, item.object.index, rank, _to_logit(item.confidence), item.confidence
+        ),
     )
 
 
-def build_proposal(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
+def build_proposal(
+    proposals: Proposals, index: int, rank: int, score: float, confidence: float | None
+) -> Candidate:
     """Build the candidate of a proposal, at the image's size."""
-    return build_candidate(
+    return _build_candidate(
         to_original_size(proposals.masks[index], proposals.size_hw),
         rank,
         score,
         float(proposals.predicted_iou[index]),
         float(proposals.stability_score[index]),
+        confidence,
         PROPOSALS_SOURCE,
     )
 
 
-def build_offered(offer: SourceMask, rank: int, score: float) -> Candidate:
+def build_offered(
+    offer: SourceMask, rank: int, score: float, confidence: float | None
+) -> Candidate:
     """Build the candidate of a source's mask (H, W) at the image's size."""
     quality = offer.probability
     stability = quality if offer.stability is None else offer.stability
-    return build_candidate(offer.mask, rank, score, quality, stability, offer.source)
+    return _build_candidate(offer.mask, rank, score, quality, stability, confidence, offer.source)
 
 
-def build_candidate(
-    mask: Mask, rank: int, score: float, predicted_iou: float, stability_score: float, source: str
+def _build_candidate(
+    mask: Mask,
+    rank: int,
+    score: float,
+    predicted_iou: float,
+    stability_score: float,
+    confidence: float | None,
+    source: str,
 ) -> Candidate:
-    """Build a candidate of a mask (H, W) at the image's size."""
     return Candidate(
         rank=rank,
         score=round(score, 6),
@@ -151,6 +153,7 @@ def build_candidate(
         box_xywh=compute_box_xywh(mask),
         predicted_iou=round(predicted_iou, 4),
         stability_score=round(stability_score, 4),
+        confidence=None if confidence is None else round(confidence, 4),
         source=source,
     )
 

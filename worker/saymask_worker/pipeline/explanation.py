@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from saymask.contract import Candidate
-from saymask_worker.images.types import PreparedImage
+from saymask.segmentation import Segmentation
+from saymask_worker.images.decode import read_pixels
+from saymask_worker.images.types import EncodedImage, PreparedImage
 from saymask_worker.language import ParsedExpression
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.pipeline.suggestions import choose_distinct
@@ -18,29 +20,30 @@ class Explanation:
     """How an expression was read and what decided.
 
     Attributes:
-        candidates: the best proposals, best first.
-        terms: for each candidate, the terms of its score, which add up to it.
-        confidence: that the first is right, 0 to 1, or None.
+        parsed: the expression taken apart.
+        result: the best proposals.
+        terms: for each of its candidates, the terms of its score in nats, which add up to it.
     """
 
     parsed: ParsedExpression
-    candidates: tuple[Candidate, ...]
+    result: Segmentation
     terms: tuple[Mapping[str, float], ...]
-    confidence: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, masks as COCO RLE."""
         return {
             "parse": asdict(self.parsed),
-            "confidence": self.confidence,
+            "confidence": self.result.confidence,
             "proposals": [
                 {**candidate.model_dump(mode="json"), "terms": terms}
-                for candidate, terms in zip(self.candidates, self.terms, strict=True)
+                for candidate, terms in zip(self.result.message.candidates, self.terms, strict=True)
             ],
         }
 
 
-def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int) -> Explanation:
+def explain(
+    pipeline: Pipeline, prepared: PreparedImage, encoded: EncodedImage, expression: str, k: int
+) -> Explanation:
     """Rank the proposals of a prepared image, and keep every term of the k best.
 
     Raises:
@@ -54,7 +57,7 @@ def explain(pipeline: Pipeline, prepared: PreparedImage, expression: str, k: int
         {name: round(float(values[index]), 3) for name, values in scores.terms.items()}
         for index in offered
     )
-    return Explanation(parsed, result.candidates, terms, result.confidence)
+    return Explanation(parsed, Segmentation(result, partial(read_pixels, encoded)), terms)
 
 
 def list_parse(parsed: ParsedExpression) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 
-from saymask.contract import MAX_K, ProposedPair, SegmentResult, Timings
-from saymask.errors import ConfigError, InvalidRequest, PreparedNotKept
+from saymask.contract import Candidate, ProposedPair, SegmentResult, Timings, check_k
+from saymask.errors import ConfigError, PreparedNotKept
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.vocabulary import EncodedNouns
@@ -24,7 +24,6 @@ from saymask_worker.masks.sources.base import Source
 from saymask_worker.masks.sources.offers import Offers
 from saymask_worker.pipeline.cache import PreparedCache
 from saymask_worker.pipeline.candidates import (
-    Ranking,
     build_offered,
     build_pair,
     rank_proposals,
@@ -43,7 +42,6 @@ from saymask_worker.weights.device import BatchModel, RetryOnOom
 log = logging.getLogger(__name__)
 
 _WARM_UP_EXPRESSIONS = ("the red thing", "left")
-_CONFIDENCE_DIGITS = 4
 
 
 @dataclass(eq=False, repr=False)
@@ -193,8 +191,7 @@ class Pipeline:
             InvalidExpression: blank, or without any word.
             InvalidRequest: ``k`` is out of range.
         """
-        if not 1 <= k <= MAX_K:
-            raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
+        check_k(k)
         stopwatch = Stopwatch(preparation or Timings())
         cleaned = clean_expression(expression)
         parsed = self.parser.parse(cleaned)
@@ -207,8 +204,7 @@ class Pipeline:
         stopwatch.lap("sources_ms")
         separate = count_separate(prepared, scores, self.config)
         k = choose_how_many(k, parsed.count, separate)
-        ranking = self._rank_candidates(prepared, scores, offers, k, parsed.count)
-        confidence = ranking.confidence
+        candidates = self._rank_candidates(prepared, scores, offers, k, parsed.count)
         presence = compute_presence_probability(scores, self.config.scoring)
         notices = build_notices(
             parsed, prepared, separate,
@@ -220,8 +216,8 @@ class Pipeline:
             image_sha256=prepared.sha256,
             expression=cleaned,
             size_hw=prepared.proposals.size_hw,
-            candidates=ranking.candidates,
-            confidence=None if confidence is None else round(confidence, _CONFIDENCE_DIGITS),
+            candidates=candidates,
+            confidence=candidates[0].confidence if candidates else None,
             head_noun_phrase=parsed.head_noun_phrase,
             notices=(*prepared.notices, *notices, *(offers.notices if offers else ())),
             proposals_count=len(prepared.proposals),
@@ -257,7 +253,8 @@ class Pipeline:
         segmenter = self._require_segmenter()
         masks = self._batches.run(lambda: segmenter.answer(image, prompt))[:k]
         candidates = tuple(
-            build_offered(mask, rank, mask.probability) for rank, mask in enumerate(masks, start=1)
+            build_offered(mask, rank, mask.probability, None)
+            for rank, mask in enumerate(masks, start=1)
         )
         head_noun_phrase = self.parser.parse(expression).head_noun_phrase if expression else None
         stopwatch.lap("refine_ms")
@@ -343,7 +340,7 @@ class Pipeline:
         offers: Offers | None,
         k: int,
         count: Count | None,
-    ) -> Ranking:
+    ) -> tuple[Candidate, ...]:
         considered = max(k, self.config.sources.considered)
         distinct = choose_distinct(prepared, scores, self.config, considered, count)
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)

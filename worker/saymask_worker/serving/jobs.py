@@ -45,7 +45,7 @@ class JobHandler:
 
     def __init__(
         self,
-        pipeline: LoadedPipeline,
+        pipeline: LoadedPipeline[ServedPipeline],
         connection: redis.Redis,
         worker_name: str,
         sessions: ImageSessions,
@@ -129,12 +129,8 @@ class JobHandler:
                 prepares=request.prepares,
             )
             with interactive_section(self._redis, self._worker_name):
-                result = pipeline.segment(
-                    prepared,
-                    request.expression,
-                    request.k,
-                    preparation=timings,
-                    encoded=session.encoded,
+                result = session.segment(
+                    pipeline, prepared, request.expression, request.k, preparation=timings
                 )
         return JobReply(segment=result)
 
@@ -151,11 +147,7 @@ class JobHandler:
             self._sessions.open(sha256, partial(self._images.read, sha256)) as session,
             interactive_section(self._redis, self._worker_name),
         ):
-            is_known = session.embedded is not None
-            session.embedded = session.embedded or pipeline.embed(self._images.read(sha256))
-            result = pipeline.refine(
-                session.embedded, request.expression, prompt, request.k, from_cache=is_known
-            )
+            result = session.refine(pipeline, request.expression, prompt, request.k)
         return JobReply(segment=result)
 
     def _prepare(self, pipeline: ServedPipeline, message: Message) -> JobReply:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from saymask.contract import ProposedPair, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
@@ -96,7 +96,10 @@ class ServedPipeline(Protocol):
         """Return masks for clicks or a box."""
 
 
-class LoadedPipeline:
+PipelineT = TypeVar("PipelineT", bound=ServedPipeline)
+
+
+class LoadedPipeline(Generic[PipelineT]):
     """A pipeline whose models may be unloaded when idle, and loaded again for the next job.
 
     Args:
@@ -105,14 +108,14 @@ class LoadedPipeline:
     """
 
     def __init__(
-        self, build: Callable[[], ServedPipeline], idle_s: float, forget: Callable[[], None]
+        self, build: Callable[[], PipelineT], idle_s: float, forget: Callable[[], None]
     ) -> None:
         self._build = build
         self._idle_s = idle_s
         self._forget = forget
         self._lock = threading.Lock()
         pipeline = build()
-        self._pipeline: ServedPipeline | None = pipeline
+        self._pipeline: PipelineT | None = pipeline
         self._cache, self._device = pipeline.cache, pipeline.device
         self._encoder, self._version = pipeline.encoder_description, pipeline.model_version
         self._used_at = time.monotonic()
@@ -140,7 +143,7 @@ class LoadedPipeline:
         }
 
     @contextmanager
-    def use(self) -> Iterator[ServedPipeline]:
+    def use(self) -> Iterator[PipelineT]:
         """Give the pipeline to one job, with its models loaded."""
         with self._lock:
             if self._pipeline is None:
@@ -152,14 +155,22 @@ class LoadedPipeline:
             finally:
                 self._used_at = time.monotonic()
 
+    def unload(self) -> None:
+        """Free the models and what they computed, once the job at work is done."""
+        with self._lock:
+            self._unload()
+
+    def _unload(self) -> None:
+        self._pipeline = None
+        self._forget()
+        free_memory()
+
     def _watch(self) -> None:
         while True:
             time.sleep(_POLL_S)
             with self._lock:
                 if self._pipeline is not None and time.monotonic() - self._used_at > self._idle_s:
-                    self._pipeline = None
-                    self._forget()
-                    free_memory()
+                    self._unload()
                     log.info("no job for %g s: the models are unloaded", self._idle_s)
 
 

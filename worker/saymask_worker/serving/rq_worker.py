@@ -51,7 +51,7 @@ class RunningWorker:
 
     name: str
     is_ready: bool = False
-    pipeline: LoadedPipeline | None = None
+    pipeline: LoadedPipeline[Any] | None = None
     rq_worker: ServingWorker | None = None
     jobs_done: int = 0
 

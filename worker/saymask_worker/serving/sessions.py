@@ -13,10 +13,12 @@ import numpy as np
 import psutil
 from cachetools import LRUCache
 
-from saymask_worker.images.types import EncodedImage, PreparedImage
+from saymask.contract import SegmentResult, Timings
+from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
     from saymask_worker.masks.clicks import EmbeddedImage
+    from saymask_worker.serving.loaded_pipeline import ServedPipeline
 
 _MEGA = 1_000_000
 # Of a session without pixels, after reading or preparing the image failed.
@@ -46,6 +48,28 @@ class ImageSession:
     encoded: EncodedImage
     prepared: PreparedImage | None = None
     embedded: EmbeddedImage | None = None
+
+    def segment(
+        self,
+        pipeline: ServedPipeline,
+        prepared: PreparedImage,
+        expression: str,
+        k: int,
+        *,
+        preparation: Timings | None,
+    ) -> SegmentResult:
+        """Rank the prepared image's proposals and what other sources find: ``Pipeline.segment``."""
+        return pipeline.segment(
+            prepared, expression, k, preparation=preparation, encoded=self.encoded
+        )
+
+    def refine(
+        self, pipeline: ServedPipeline, expression: str, prompt: VisualPrompt, k: int
+    ) -> SegmentResult:
+        """Return masks for clicks or a box: ``Pipeline.refine``; the image is embedded once."""
+        is_known = self.embedded is not None
+        self.embedded = self.embedded or pipeline.embed(self.encoded.read())
+        return pipeline.refine(self.embedded, expression, prompt, k, from_cache=is_known)
 
 
 class ImageSessions:
