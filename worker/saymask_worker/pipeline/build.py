@@ -97,7 +97,10 @@ def build_pipeline(
         device,
         clicks,
         _load_sources(
-            settings, SourceContext("", device, cache_dir, settings.models_dir, dtype, clicks)
+            settings,
+            SourceContext(
+                "", device, cache_dir, settings.models_dir, dtype, clicks, settings.endpoint
+            ),
         ),
         first_look_proposer=_build_first_look_proposer(settings, config, proposer, device),
     )
