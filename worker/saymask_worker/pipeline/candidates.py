@@ -111,13 +111,16 @@ def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[t
     return sorted(ranked, key=lambda item: -item[1])
 
 
-def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> ProposedPair:
+def build_pair(
+    item: ProposedExpression, proposals: Proposals, rank: int, described_by: str
+) -> ProposedPair:
     """Build the message about an object for which expressions were proposed."""
     return ProposedPair(
         expressions=item.expressions,
         noun=item.object.noun,
         confidence=round(item.confidence, 4),
         candidate=build_proposal(proposals, item.object.index, rank, _to_logit(item.confidence)),
+        described_by=described_by,
     )
 
 

@@ -99,13 +99,18 @@ def ask_box(
     return client.ask(image.url, _write_question(image, expression, coordinates), _SCHEMA, read)
 
 
-def _write_question(image: SentImage, expression: str, coordinates: Coordinates) -> str:
+def name_units(image: SentImage, coordinates: Coordinates) -> str:
+    """Return a few words for a model about the numbers of a box."""
     height, width = image.size_hw
-    units = {
+    return {
         "thousand": "integers from 0 to 1000, relative to the image's width and height",
         "pixels": f"in pixels of this image, which is {width} wide and {height} high",
         "unit": "numbers from 0 to 1, relative to the image's width and height",
     }[coordinates]
+
+
+def _write_question(image: SentImage, expression: str, coordinates: Coordinates) -> str:
+    units = name_units(image, coordinates)
     return (
         f"Find the one object that this expression refers to: {json.dumps(expression)}."
         ' Answer with JSON alone: {"bbox_2d": [left, top, right, bottom]}, '
@@ -132,8 +137,7 @@ def to_shares(numbers: Sequence[float], size_hw: tuple[int, int], coordinates: C
     Raises:
         ValueError: the box lies outside the image, or is next to nothing.
     """
-    height, width = size_hw
-    scale_xy = {"thousand": (1000, 1000), "pixels": (width, height), "unit": (1, 1)}[coordinates]
+    scale_xy = _find_scale(size_hw, coordinates)
     xs = sorted(x / scale_xy[0] for x in numbers[0::2])
     ys = sorted(y / scale_xy[1] for y in numbers[1::2])
     shown = ", ".join(f"{number:g}" for number in numbers)
@@ -143,3 +147,16 @@ def to_shares(numbers: Sequence[float], size_hw: tuple[int, int], coordinates: C
     if min(right - left, bottom - top) < _SIDE_MIN:
         raise ValueError(f"its box ({shown}) is next to nothing in {coordinates} coordinates")
     return left, top, right, bottom
+
+
+def from_shares(box: Box, size_hw: tuple[int, int], coordinates: Coordinates) -> list[float]:
+    """Convert a box in shares of width and height to the numbers that a model reads."""
+    scale_xy = _find_scale(size_hw, coordinates)
+    digits = 3 if coordinates == "unit" else None
+    return [round(side * scale_xy[index % 2], digits) for index, side in enumerate(box)]
+
+
+def _find_scale(size_hw: tuple[int, int], coordinates: Coordinates) -> tuple[int, int]:
+    """The numbers that mean the image's right and bottom edge."""
+    height, width = size_hw
+    return {"thousand": (1000, 1000), "pixels": (width, height), "unit": (1, 1)}[coordinates]
