@@ -9,6 +9,7 @@ import logging
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from saymask.errors import ConfigError
-from saymask.masks import compute_box_xywh
+from saymask.errors import ConfigError, EndpointError
+from saymask.masks import compute_box_xywh, compute_iou, decode_coco_rle
 from saymask_worker.cli.main import app
 from saymask_worker.config.pipeline import ClicksConfig, SourcesConfig
 from saymask_worker.config.settings import EndpointConfig, load_worker_settings
@@ -36,10 +37,13 @@ from saymask_worker.masks.sources import load as load_module
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
 from saymask_worker.masks.sources.load import load_sources
 from saymask_worker.masks.sources.offers import Offers, collect_offers
+from saymask_worker.pipeline.generation.endpoint import EndpointDescriber
+from saymask_worker.pipeline.generation.objects import FoundObject
 from saymask_worker.weights.store import WeightStore
 from tests.backend.http import Handler, LocalServer
 from tests.refcoco import write_refcoco
 from tests.weights import require_weights
+from tests.worker.test_pipeline import build
 
 KEY = "sk-never-shown-0123456789"
 IMAGE = DecodedImage(np.zeros((600, 2000, 3), np.uint8), "a" * 64)
@@ -413,3 +417,56 @@ def test_segment_anything_fills_the_box_of_the_server(
     assert (x, y, x + width, y + height) == pytest.approx((169, 85, 446, 362), abs=8)
     assert 0.6 < offered.mask.sum() / (width * height) < 0.9, "a disc, not the box"
     assert "Authorization" not in server.headers[0], "without a key"
+
+
+def describe(*texts: str) -> Answer:
+    """Write the same expressions about each of the first objects, and about one more."""
+    objects = [{"number": number, "expressions": texts} for number in range(1, 20)]
+    return say(json.dumps({"objects": objects}))
+
+
+def test_expressions_of_a_model_are_read_with_care(server: ChatServer) -> None:
+    describer = EndpointDescriber(EndpointConfig(server.url, "eyes-2b", KEY, "unit"))
+    masks = np.zeros((2, 30, 100), bool)
+    masks[1, 3:15, 20:60] = True
+    objects = [FoundObject(1, "car", 0, 0.9, 0.0)]
+    server.answers = [
+        say('{"objects": [{"number": 1}]}'),
+        describe(" The red\tcar. ", "", "?!", "x" * 200, "The red car", "a", "b", "c"),
+    ]
+    assert describer.write(IMAGE, masks, objects) == [("The red car", "a", "b")]
+    text = server.requests[1]["messages"][0]["content"][1]["text"]
+    assert "1: [0.2, 0.1, 0.6, 0.5]\n" in text
+    server.answers = [refuse(401)]
+    with pytest.raises(EndpointError, match="refuses the key"):
+        describer.write(IMAGE, masks, objects)
+
+
+@pytest.mark.slow
+def test_expressions_of_a_model_are_kept_after_the_round_trip_alone(
+    server: ChatServer, samples: dict[str, Path], tmp_path: Path
+) -> None:
+    pipeline = build(tmp_path, endpoint_url=server.url, endpoint_model="eyes-2b")
+    data = samples["coffee"].read_bytes()
+    prepared, _ = pipeline.prepare(data)
+    assert server.requests == [], "nothing is sent unless it is asked for"
+    by_rules = pipeline.propose(prepared, data, 9, 0.0, 0)
+    assert {pair.described_by for pair in by_rules} == {""}
+    assert server.requests == []
+    server.answers = [describe("the spoon", "the thing in the saucer")]
+    (pair,) = (
+        pair
+        for pair in pipeline.propose(prepared, data, 9, 0.0, 0, "endpoint")
+        if "the spoon" in pair.expressions
+    )
+    assert pair.described_by == "eyes-2b"
+    assert len(server.requests) == 1, "one question for all objects"
+    found = pipeline.segment(prepared, "the spoon", 1)
+    assert (
+        compute_iou(
+            *(decode_coco_rle(c.mask.as_dict()) for c in (pair.candidate, *found.candidates))
+        )
+        > 0.7
+    )
+    with pytest.raises(ConfigError, match="No chat server"):
+        replace(pipeline, describer=None).propose(prepared, data, 9, 0.0, 0, "endpoint")
