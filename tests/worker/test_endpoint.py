@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import logging
@@ -87,6 +88,14 @@ class ChatServer:
         handler.end_headers()
         handler.wfile.write(b"{")
         self.released.wait(30)
+
+    def drip(self, handler: Handler) -> None:
+        """Send a byte again and again until the client has gone."""
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.released.wait(0.02):
+                handler.wfile.write(b" ")
 
 
 def say(content: object) -> Answer:
@@ -279,8 +288,9 @@ def test_the_key_follows_no_redirect(server: ChatServer) -> None:
     assert other.requests == []
 
 
-def test_a_server_that_hangs_is_left_alone_for_a_while(server: ChatServer) -> None:
-    server.answers = [server.hang]
+@pytest.mark.parametrize("how", ["hang", "drip"])
+def test_a_server_that_is_too_slow_is_left_alone_for_a_while(server: ChatServer, how: str) -> None:
+    server.answers = [getattr(server, how)]
     source = server.source(deadline_s=0.2)
     (notice,) = collect(source).notices
     assert "gave no answer within 0.2 s" in notice
@@ -398,7 +408,7 @@ def test_a_dataset_gives_the_probability_to_rank_by(
     server.answers = [unseen, dog, unseen, dog, unseen]
     done = check(server, monkeypatch, "--root", str(write_refcoco(tmp_path / "data")))
     assert done.exit_code == 0, done.output
-    assert "4 expressions, 2 boxes; right: 2 as thousand" in done.output
+    assert "4 expressions, boxes for 2; right: 2 as thousand" in done.output
     assert "SAYMASK_SOURCES=proposals,endpoint:0.75" in done.output
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from saymask.datasets import DatasetImage, load_dataset
+from saymask.errors import counted
 from saymask.left_out import LeftOut, OnProgress
 from saymask.masks import compute_box_xywh, decode_coco_rle
 from saymask_worker.config.settings import Coordinates, EndpointConfig
@@ -62,7 +63,8 @@ class EndpointReport:
     def describe(self, coordinates: Coordinates) -> str:
         """Return the lines for people; ``coordinates`` are those of the settings."""
         counts = ", ".join(f"{count} as {name}" for name, count in self.right.items())
-        text = f"{self.expressions} expressions, {self.boxes} boxes; right: {counts}"
+        asked = counted(self.expressions, "expression")
+        text = f"{asked}, boxes for {self.boxes}; right: {counts}"
         best = max(self.right, key=lambda name: self.right[name])
         if self.fits(coordinates):
             return f"{text}\nSAYMASK_ENDPOINT_COORDINATES={coordinates} fits."
