@@ -120,18 +120,15 @@ class WorkerSettings(SharedSettings):
     )
     endpoint_url: str = Field(
         "",
-        description="OpenAI-compatible chat server that sees photos, up to `/v1`, for example"
-        " http://127.0.0.1:8080/v1. Photos are sent there only if SAYMASK_SOURCES names `endpoint`,"
-        " or a command does.",
+        description="OpenAI-compatible chat server, up to `/v1`; only `endpoint` in SAYMASK_SOURCES"
+        " or in a command sends photos there.",
     )
     endpoint_model: str = Field("", description="Name of the model on that server.")
-    endpoint_key: Key = Field(
-        SecretStr(""), description="Key of that server, sent as a bearer token; empty for none."
-    )
+    endpoint_key: Key = Field(SecretStr(""), description="Key of that server.")
     endpoint_coordinates: Coordinates = Field(
         "thousand",
-        description="How that model writes boxes: `thousand` (0 to 1000 of width and height),"
-        " `pixels` (of the image it is sent) or `unit` (0 to 1); `saymask-worker endpoint` tells.",
+        description="How that model writes boxes: `thousand` (0 to 1000), `pixels` (of what it is"
+        " sent) or `unit` (0 to 1).",
     )
     models_dir: Path | None = Field(
         None,
