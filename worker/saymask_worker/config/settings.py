@@ -113,10 +113,8 @@ class WorkerSettings(SharedSettings):
     )
     sources: str = Field(
         "proposals,trained",
-        description="Where candidates come from, comma separated: `proposals`, always; `trained`,"
-        " the model that `saymask models` serves; `cris:FOLDER`, a model of `saymask-worker"
-        " train`; `sam3`, `grounding-dino` and `florence-2` with the extra `hub`; `endpoint`, the"
-        " chat server at SAYMASK_ENDPOINT_URL; and what other packages offer.",
+        description="Where candidates come from, comma separated: `proposals`, always, and others"
+        " (docs/sources.md).",
     )
     endpoint_url: str = Field(
         "",
