@@ -156,6 +156,10 @@ class PrepareRequest(_Message):
     image_sha256: ImageSha256
 
 
+Describer = Literal["rules", "endpoint"]
+"""What writes proposed expressions: rules about nouns, colours and places, or a chat server."""
+
+
 class ProposeRequest(_Message):
     """Propose expressions for the objects of an image, each with its mask.
 
@@ -164,6 +168,7 @@ class ProposeRequest(_Message):
         confidence_min: objects of lower confidence are left out.
         seed: for the choice among usual wordings; equal seeds give equal expressions.
         prepares: as in ``SegmentRequest``.
+        describer: what writes the expressions.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -172,6 +177,7 @@ class ProposeRequest(_Message):
     confidence_min: float = Field(ge=0, le=1)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     prepares: bool = False
+    describer: Describer = "rules"
 
 
 class TrainRequest(_Message):
@@ -261,12 +267,14 @@ class ProposedPair(_Message):
         noun: the object's name.
         confidence: probability that the first expression refers to the object, 0 to 1.
         candidate: the object's mask; rank 1 is the object of the highest confidence.
+        described_by: the model that wrote the expressions; empty for rules.
     """
 
     expressions: tuple[str, ...] = Field(min_length=1)
     noun: str
     confidence: float
     candidate: Candidate
+    described_by: str = ""
 
 
 class ProposeResult(_Message):

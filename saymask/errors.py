@@ -26,6 +26,7 @@ SaymaskError
   DeviceMemoryExhausted     500  the GPU has no room
   PreparedNotKept           500  a photo was prepared and nothing could be written
   DatasetError              500  a dataset is missing, damaged or hostile
+  EndpointError             502  the chat server that is asked as a source gives no usable answer
   WeightsError              500  checkpoints are missing or not the expected files
   ConfigError               500  a setting is wrong
     GivenMasksError              masks are given for other images, not for this one
@@ -209,6 +210,12 @@ class PreparedNotKept(SaymaskError):
 
 class DatasetError(SaymaskError):
     """A dataset is missing, damaged or hostile."""
+
+
+class EndpointError(SaymaskError):
+    """The chat server that is asked as a source gives no usable answer."""
+
+    http_status = 502
 
 
 class WeightsError(SaymaskError):

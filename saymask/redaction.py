@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Annotated
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -94,6 +94,29 @@ def clean_address(value: str) -> str:
         )
     encoded = ":".join(quote(part, safe="%") for part in (user, password))
     return f"{scheme}://{encoded if ':' in credentials else quote(user, safe='%')}@{host}"
+
+
+def check_http_address(value: str) -> str:
+    """Return the address of a server, without a slash at the end.
+
+    Raises:
+        ValueError: it is not one; the text does not show what may be secret in it.
+    """
+    plain = value.strip()
+    try:
+        parts = urlsplit(plain)
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_complete = is_complete and (parts.port is None or parts.port > 0)
+        # Resolving refuses empty labels and those of more than 63 characters.
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        is_complete = False
+    if "@" in plain:
+        hide_from_now_on(plain.partition("://")[2].rpartition("@")[0].partition(":")[2])
+        raise ValueError("must hold neither user nor password (it is not shown)")
+    if not is_complete or re.search(r"[\s?#]", plain):
+        raise ValueError("must be http://HOST:PORT or https://HOST, with a path where there is one")
+    return plain.rstrip("/")
 
 
 def hide_from_now_on(secret: str) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from saymask.contract import Candidate, CocoRle, ProposedPair, SegmentResult, Timings
+from saymask.contract import Candidate, CocoRle, Describer, ProposedPair, SegmentResult, Timings
 from saymask.errors import ImageUnreadable
 from saymask.logs import configure_logging
 from saymask.masks import compute_area, encode_coco_rle
@@ -157,15 +157,22 @@ class FakePipeline:
         return result.model_copy(update={"is_first_look": prepared.is_first_look})
 
     def propose(
-        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+        self,
+        prepared: PreparedImage,
+        data: bytes,
+        count: int,
+        confidence_min: float,
+        seed: int,
+        describer: Describer = "rules",
     ) -> tuple[ProposedPair, ...]:
         if b"slow" in data:
             time.sleep(3)
-        self._log(f"propose {prepared.sha256[:8]} {count} {confidence_min} {seed}")
+        self._log(f"propose {prepared.sha256[:8]} {count} {confidence_min} {seed} {describer}")
         pairs = [
             ProposedPair(
                 expressions=(f"the {noun}", noun), noun=noun, confidence=confidence,
                 candidate=build_candidate(rank),
+                described_by="" if describer == "rules" else "eyes-2b",
             )
             for rank, (noun, confidence) in enumerate((("cat", 0.9), ("dog", 0.5)), start=1)
         ]  # fmt: skip

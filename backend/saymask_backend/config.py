@@ -6,17 +6,15 @@ installation.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from saymask.contract import MAX_K
-from saymask.redaction import Key, Secret, SecretAddress, clean_line, hide_from_now_on
+from saymask.redaction import Key, Secret, SecretAddress, check_http_address, clean_line
 from saymask.settings import SharedSettings, read_settings
 
 LABEL_STUDIO_PREDICT_TIMEOUT_S = 100
@@ -148,29 +146,6 @@ class Settings(SharedSettings):
     def effective_database_url(self) -> str:
         """The database's SQLAlchemy URL; by default SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir / 'saymask.db'}"
-
-
-def check_http_address(value: str) -> str:
-    """Return the address of a server, without a slash at the end.
-
-    Raises:
-        ValueError: it is not one; the text does not show what may be secret in it.
-    """
-    plain = value.strip()
-    try:
-        parts = urlsplit(plain)
-        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_complete = is_complete and (parts.port is None or parts.port > 0)
-        # Resolving refuses empty labels and those of more than 63 characters.
-        (parts.hostname or "").encode("idna")
-    except ValueError:
-        is_complete = False
-    if "@" in plain:
-        hide_from_now_on(plain.partition("://")[2].rpartition("@")[0].partition(":")[2])
-        raise ValueError("must hold neither user nor password (it is not shown)")
-    if not is_complete or re.search(r"[\s?#]", plain):
-        raise ValueError("must be http://HOST:PORT or https://HOST, with a path where there is one")
-    return plain.rstrip("/")
 
 
 def _split(text: str) -> tuple[str, ...]:

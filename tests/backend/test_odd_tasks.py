@@ -149,6 +149,21 @@ def test_proposals_stay_where_one_expression_is_given_for_every_task(
     assert studio.objects["predictions"] == proposed
 
 
+def test_proposals_name_the_model_that_wrote_them(
+    saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
+) -> None:
+    start_worker()
+    studio.add_task({"image": "/data/a.png"})
+    origins = {}
+    for describer in ("rules", "endpoint"):
+        report = saymask("propose", "--project", "1", "--describer", describer)
+        assert report["photos"] == 1, "another describer gives other proposals"
+        (body,) = studio.objects["predictions"].values()
+        origins[describer] = json.dumps(body["result"])
+    assert "proposed by eyes-2b; also: cat" in origins["endpoint"]
+    assert "proposed; also: cat" in origins["rules"]
+
+
 def test_odd_tasks_of_propose(
     saymask: Callable[..., Any], studio: LabelStudioServer, start_worker: Callable[..., Any]
 ) -> None:

@@ -81,7 +81,7 @@ class ProposingPipeline(FakePipeline):
         return Prepared, None
 
     def propose(
-        self, prepared: Any, data: bytes, count: int, least: float, seed: int
+        self, prepared: Any, data: bytes, count: int, least: float, seed: int, describer: str
     ) -> tuple[ProposedPair, ...]:
         if data == b"empty":
             return ()

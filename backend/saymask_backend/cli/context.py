@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from saymask.command_line import parse_one_of, stderr
 from saymask.errors import ConfigError, InvalidRequest
 from saymask.private_files import make_private_folder
-from saymask_backend.config import Settings, check_http_address, load_settings
+from saymask.redaction import check_http_address
+from saymask_backend.config import Settings, load_settings
 from saymask_backend.context import build_client
 from saymask_backend.label_studio.client import LabelStudioClient
 from saymask_backend.records.decisions import OUTCOME_LABELS

@@ -15,7 +15,7 @@ from saymask.command_line import (
     print_problems,
     show_progress,
 )
-from saymask.contract import MAX_K
+from saymask.contract import MAX_K, Describer
 from saymask.errors import counted
 from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time, open_records
 from saymask_backend.cli.project import open_services
@@ -36,6 +36,10 @@ def propose(
         bool, typer.Option("--one-per-task", help="Create a task for each, for the label stream.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of wordings.")] = 0,
+    describer: Annotated[
+        Describer,
+        typer.Option(help="What writes expressions: rules, or the workers' SAYMASK_ENDPOINT_URL."),
+    ] = "rules",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +49,7 @@ def propose(
 
     Example: saymask propose --project 3 --per-image 2 --one-per-task
     """
-    options = ProposeOptions(per_image, confidence, seed, one_per_task)
+    options = ProposeOptions(per_image, confidence, seed, one_per_task, describer)
     with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
         with show_progress("proposing", quiet=as_json) as bar:

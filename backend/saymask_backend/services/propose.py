@@ -6,11 +6,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pydantic import ValidationError
 
-from saymask.contract import ProposedPair, ProposeRequest, ProposeResult, SegmentResult, Timings
+from saymask.contract import (
+    Describer,
+    ProposedPair,
+    ProposeRequest,
+    ProposeResult,
+    SegmentResult,
+    Timings,
+)
 from saymask.errors import counted
 from saymask.left_out import LeftOut, OnProgress
 from saymask_backend.label_studio.client import LabelStudioClient
@@ -57,17 +64,19 @@ class ProposeOptions:
         confidence_min: expressions of less confidence are left out.
         seed: for the choice among usual wordings.
         one_per_task: a new task for every expression, instead of all in the image's own.
+        describer: what writes the expressions.
     """
 
     per_image: int
     confidence_min: float
     seed: int = 0
     one_per_task: bool = False
+    describer: Describer = "rules"
 
     @property
     def fingerprint(self) -> str:
         """A short hash: other options give other proposals."""
-        values = [self.per_image, self.confidence_min, self.seed, self.one_per_task]
+        values = list(asdict(self).values())
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
 
 
@@ -129,6 +138,7 @@ def propose(
             count=options.per_image,
             confidence_min=options.confidence_min,
             seed=options.seed,
+            describer=options.describer,
         )
         return queue.propose(request, Call(), TASK_TIMEOUT_S)
 
@@ -258,8 +268,7 @@ class _Writer:
             (self._offer(task, answer), answer)
             for answer in (to_segment_result(result, pair, self.version) for pair in pairs)
         ]
-        wordings = ["; ".join(pair.expressions[1:]) for pair in pairs]
-        details = [f"proposed; also: {others}" if others else "proposed" for others in wordings]
+        details = [_describe_origin(pair) for pair in pairs]
         prediction = to_task_prediction(answers, self.config, PROPOSED_NOTICE, details)
         # The label stream shows predictions of the workers' own model version only.
         store_prediction(self.client, task, {**prediction, "model_version": result.model_version})
@@ -278,6 +287,12 @@ class _Writer:
         # Nobody waited for it.
         self.requests.save_answer(request_id, answer, latency_ms=0.0)
         return request_id
+
+
+def _describe_origin(pair: ProposedPair) -> str:
+    """What a region's details say: who wrote the expression, and its other wordings."""
+    origin = f"proposed by {pair.described_by}" if pair.described_by else "proposed"
+    return "; also: ".join([origin, *filter(None, ["; ".join(pair.expressions[1:])])])
 
 
 def to_segment_result(

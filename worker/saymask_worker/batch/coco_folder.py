@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from saymask.contract import ProposedPair
+from saymask.contract import Describer, ProposedPair
 from saymask.datasets.images import require_inside
 from saymask.errors import DatasetError, SaymaskError
 from saymask.image_files import (
@@ -47,6 +47,7 @@ class ProposeOptions:
     per_image: int = 2
     confidence_min: float = 0.6
     seed: int = 0
+    describer: Describer = "rules"
 
 
 class ProposedImage(BaseModel):
@@ -136,7 +137,12 @@ def _propose(pipeline: Pipeline, folder: Path, name: str, options: ProposeOption
         sha256 = hashlib.sha256(data).hexdigest()
         prepared, _ = open_image(pipeline, data, path.stem)
         pairs = pipeline.propose(
-            prepared, data, options.per_image, options.confidence_min, options.seed
+            prepared,
+            data,
+            options.per_image,
+            options.confidence_min,
+            options.seed,
+            options.describer,
         )
     except OSError as error:
         return ProposedImage(file=name, failure=str(error))
@@ -198,7 +204,12 @@ def _build_annotations(
                 "bbox": list(pair.candidate.box_xywh),
                 "iscrowd": 0,
                 "expressions": [
-                    {"raw": text, "provenance": "proposed", "confidence": pair.confidence}
+                    {
+                        "raw": text,
+                        "provenance": "proposed",
+                        "described_by": pair.described_by,
+                        "confidence": pair.confidence,
+                    }
                     for text in pair.expressions
                 ],
             }

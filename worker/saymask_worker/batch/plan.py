@@ -127,7 +127,12 @@ def answer_image(
         else:
             wanted = plan.propose
             pairs = pipeline.propose(
-                prepared, data, wanted.per_image, wanted.confidence_min, wanted.seed
+                prepared,
+                data,
+                wanted.per_image,
+                wanted.confidence_min,
+                wanted.seed,
+                wanted.describer,
             )
             rows = build_proposed_rows(
                 name, sha256, prepared.proposals.size_hw, pairs, pipeline.model_version

@@ -84,7 +84,7 @@ def build_proposed_rows(
             "provenance": "proposed",
             "noun_phrase": pair.noun,
             "confidence": pair.confidence,
-            "notices": [],
+            "notices": [f"described by {pair.described_by}"] if pair.described_by else [],
             "model_version": model_version,
             "candidates": [_to_dict(pair.candidate)],
         }

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from saymask.command_line import DryRunOption, JsonOption, finish, show_progress, show_step
-from saymask.contract import MAX_K
+from saymask.contract import MAX_K, Describer
 from saymask.errors import ConfigError, InvalidRequest, counted
 from saymask_worker.config.settings import load_worker_settings
 
@@ -17,6 +17,10 @@ PerImageOption = Annotated[
 ]
 ConfidenceOption = Annotated[
     float, typer.Option(min=0, max=1, help="Leave out proposals below this confidence.")
+]
+DescriberOption = Annotated[
+    Describer,
+    typer.Option(help="What writes expressions: rules, or the chat server SAYMASK_ENDPOINT_URL."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the choice of proposed wordings.")]
 
@@ -36,6 +40,7 @@ def batch(
     per_image: PerImageOption = 2,
     confidence: ConfidenceOption = 0.6,
     seed: SeedOption = 0,
+    describer: DescriberOption = "rules",
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="This process, or Ray actors on a cluster or this machine."),
@@ -68,7 +73,7 @@ def batch(
     from saymask_worker.batch.coco_folder import ProposeOptions
     from saymask_worker.batch.plan import BatchPlan, list_work
 
-    options = ProposeOptions(per_image, confidence, seed)
+    options = ProposeOptions(per_image, confidence, seed, describer)
     source, out, expressions = map(_to_absolute, (source, out, expressions))
     plan = BatchPlan(source, out, expressions, k, options, images_per_part)
     work = list_work(plan)
@@ -120,6 +125,7 @@ def propose(
     per_image: PerImageOption = 2,
     confidence: ConfidenceOption = 0.6,
     seed: SeedOption = 0,
+    describer: DescriberOption = "rules",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,7 +145,7 @@ def propose(
 
         pipeline = build_pipeline(load_worker_settings())
     with show_progress("photos", quiet=as_json) as update:
-        options = ProposeOptions(per_image, confidence, seed)
+        options = ProposeOptions(per_image, confidence, seed, describer)
         report = propose_folder(pipeline, folder, out, options, update)
     text = (
         f"{counted(report.expressions, 'expression')} proposed for"

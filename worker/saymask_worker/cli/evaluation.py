@@ -1,4 +1,4 @@
-"""``saymask-worker evaluate``."""
+"""``saymask-worker evaluate`` and ``endpoint``: what is right, measured."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from saymask.command_line import (
     finish,
     print_json,
     print_line,
+    show_progress,
     stderr,
 )
 from saymask.datasets import DatasetName
 from saymask.errors import InvalidRequest, counted
+from saymask.left_out import LeftOut
 from saymask_worker.config.settings import load_worker_settings
 
 if TYPE_CHECKING:
@@ -112,6 +114,34 @@ def evaluate(
     written = (out / name for name in (RESULTS_FILE, MARKDOWN_FILE, HTML_FILE))
     stderr.print(", ".join(str(path) for path in written), markup=False)
     finish(results.model_dump(mode="json"), markdown, as_json=as_json, failed=results.failed)
+
+
+def endpoint(
+    root: Annotated[Path | None, typer.Option(help="Also a dataset's folder, to measure.")] = None,
+    dataset: Annotated[DatasetName, typer.Option(help="Layout of the data.")] = "refcoco",
+    split: Annotated[str, typer.Option(help="For example val or testA.")] = "val",
+    limit: Annotated[int, typer.Option(min=1, help="At most this many photos of it.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the chat server of SAYMASK_ENDPOINT_URL on sample photos, or measure it on a dataset.
+
+    It shows in which coordinates the model writes boxes, and with --root how often it is right.
+
+    Example: saymask-worker endpoint --root data --split val
+    """
+    from saymask_worker.evaluation.endpoint import check_endpoint, load_photos, load_samples
+    from saymask_worker.masks.endpoint.source import require_endpoint
+
+    config = require_endpoint(load_worker_settings().endpoint)
+    left_out = LeftOut()
+    photos = load_samples() if root is None else load_photos(dataset, root, split, limit, left_out)
+    with show_progress("photos", quiet=as_json) as update:
+        report = check_endpoint(config, photos, left_out, update)
+    text = report.describe(config.coordinates)
+    if root is not None and report.boxes:
+        text += f"\nSAYMASK_SOURCES=proposals,endpoint:{report.probability(config.coordinates):.2f}"
+    is_ok = report.fits(config.coordinates)
+    finish(asdict(report), text, as_json=as_json, failed=left_out.lines, is_ok=is_ok)
 
 
 def _compare_few_sample(

@@ -167,6 +167,7 @@ def _store() -> WeightStore:
 
 app.command()(batch.batch)
 app.command()(evaluation.evaluate)
+app.command()(evaluation.endpoint)
 app.command()(photos.segment)
 app.command()(photos.explain)
 app.command()(batch.propose)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from saymask.contract import Queues
 from saymask.errors import ConfigError
-from saymask.redaction import hide_from_now_on
+from saymask.redaction import Key, check_http_address, hide_from_now_on
 from saymask.settings import SharedSettings, read_settings
 from saymask_worker.config.pipeline import (
     Generator,
@@ -23,6 +24,26 @@ from saymask_worker.config.scoring import ScoringConfig
 
 # Read by the model hub's own library, whose errors we pass on.
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+Coordinates = Literal["thousand", "pixels", "unit"]
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """An OpenAI-compatible chat server that is asked about images.
+
+    Attributes:
+        url: without ``/chat/completions``.
+        model: its name there.
+        key: sent as a bearer token; empty for none.
+        coordinates: in which the model writes boxes: 0 to 1000 of width and height, pixels of the
+            image it was sent, or 0 to 1 of width and height.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    coordinates: Coordinates = "thousand"
 
 
 class WorkerSettings(SharedSettings):
@@ -93,10 +114,20 @@ class WorkerSettings(SharedSettings):
     )
     sources: str = Field(
         "proposals,trained",
-        description="Where candidates come from, comma separated: `proposals`, always; `trained`,"
-        " the model that `saymask models` serves; `cris:FOLDER`, a model of `saymask-worker"
-        " train`; `sam3`, `grounding-dino` and `florence-2` with the extra `hub`; and what other"
-        " packages offer.",
+        description="Where candidates come from, comma separated: `proposals`, always, and others"
+        " (docs/sources.md).",
+    )
+    endpoint_url: str = Field(
+        "",
+        description="OpenAI-compatible chat server, up to `/v1`; only `endpoint` in SAYMASK_SOURCES"
+        " or in a command sends photos there.",
+    )
+    endpoint_model: str = Field("", description="Name of the model on that server.")
+    endpoint_key: Key = Field(SecretStr(""), description="Key of that server.")
+    endpoint_coordinates: Coordinates = Field(
+        "thousand",
+        description="How that model writes boxes: `thousand` (0 to 1000), `pixels` (of what it is"
+        " sent) or `unit` (0 to 1).",
     )
     models_dir: Path | None = Field(
         None,
@@ -117,6 +148,20 @@ class WorkerSettings(SharedSettings):
             names = ", ".join(name for name in get_args(Generator) if name != "given")
             raise ValueError(f"use {names} or given:FOLDER")
         return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        return check_http_address(value) if value.strip() else ""
+
+    @property
+    def endpoint(self) -> EndpointConfig | None:
+        """The chat server; None where address or model is not set."""
+        if not self.endpoint_url or not self.endpoint_model.strip():
+            return None
+        key = self.endpoint_key.get_secret_value()
+        model = self.endpoint_model.strip()
+        return EndpointConfig(self.endpoint_url, model, key, self.endpoint_coordinates)
 
     @property
     def generator(self) -> Generator:

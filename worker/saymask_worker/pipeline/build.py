@@ -27,6 +27,7 @@ from saymask_worker.masks.sam import SamProposer
 from saymask_worker.masks.sources.base import Source, SourceContext
 from saymask_worker.masks.sources.load import load_sources
 from saymask_worker.pipeline.cache import PreparedCache
+from saymask_worker.pipeline.generation.endpoint import EndpointDescriber
 from saymask_worker.pipeline.pipeline import Pipeline
 from saymask_worker.ranking import find_method
 from saymask_worker.weights import WeightStore, default_cache_dir, find_checkpoint
@@ -97,8 +98,12 @@ def build_pipeline(
         device,
         clicks,
         _load_sources(
-            settings, SourceContext("", device, cache_dir, settings.models_dir, dtype, clicks)
+            settings,
+            SourceContext(
+                "", device, cache_dir, settings.models_dir, dtype, clicks, settings.endpoint
+            ),
         ),
+        EndpointDescriber(settings.endpoint) if settings.endpoint else None,
         first_look_proposer=_build_first_look_proposer(settings, config, proposer, device),
     )
     pipeline.cache = PreparedCache(

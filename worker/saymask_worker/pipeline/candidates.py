@@ -101,7 +101,9 @@ def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[t
     return sorted(ranked, key=lambda item: -item[1])
 
 
-def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> ProposedPair:
+def build_pair(
+    item: ProposedExpression, proposals: Proposals, rank: int, described_by: str
+) -> ProposedPair:
     """Build the message about an object for which expressions were proposed."""
     return ProposedPair(
         expressions=item.expressions,
@@ -110,6 +112,7 @@ def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> Pro
         candidate=build_proposal(
             proposals, item.object.index, rank, _to_logit(item.confidence), item.confidence
         ),
+        described_by=described_by,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 
-from saymask.contract import Candidate, ProposedPair, SegmentResult, Timings, check_k
+from saymask.contract import Candidate, Describer, ProposedPair, SegmentResult, Timings, check_k
 from saymask.errors import ConfigError, PreparedNotKept
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
 from saymask_worker.encoders.base import Encoder
@@ -29,6 +29,7 @@ from saymask_worker.pipeline.candidates import (
     rank_proposals,
     rank_with_offers,
 )
+from saymask_worker.pipeline.generation.endpoint import EndpointDescriber, require_describer
 from saymask_worker.pipeline.generation.propose import propose_expressions
 from saymask_worker.pipeline.notices import build_notices
 from saymask_worker.pipeline.preparation import Preparation, Stopwatch
@@ -56,6 +57,7 @@ class Pipeline:
         config: what they were built with; it names the results.
         clicks: answers clicks and boxes; None where masks are given and there is no model.
         sources: of candidates, in addition to the proposals.
+        describer: writes proposed expressions where that is wanted; None for rules alone.
         strict_sources: a source that fails is an error, instead of a notice.
         first_look_proposer: generates the masks of a first look; None for no first looks.
         is_first_look: what ``prepare`` gives are first looks.
@@ -69,6 +71,7 @@ class Pipeline:
     device: str = "cpu"
     clicks: ClickSegmenter | None = None
     sources: Sequence[Source] = ()
+    describer: EndpointDescriber | None = None
     _: KW_ONLY
     strict_sources: bool = False
     first_look_proposer: Proposer | None = None
@@ -288,7 +291,13 @@ class Pipeline:
         return parsed, self._method.score(prepared, self._method.encode_text(parsed), parsed)
 
     def propose(
-        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+        self,
+        prepared: PreparedImage,
+        data: bytes,
+        count: int,
+        confidence_min: float,
+        seed: int,
+        describer: Describer = "rules",
     ) -> tuple[ProposedPair, ...]:
         """Propose expressions for the objects of an image, each with its mask, the best first.
 
@@ -298,25 +307,31 @@ class Pipeline:
             count: the largest number of objects.
             confidence_min: an object of less confidence is left out.
             seed: for the choice among usual wordings.
+            describer: what writes the expressions.
 
         Raises:
-            ConfigError: the method gives no probabilities.
+            ConfigError: the method gives no probabilities, or no chat server is set.
+            EndpointError: the chat server gives no usable answer.
         """
         if not self._method.has_confidence:
             raise ConfigError(
                 f"The method {self.config.method} cannot tell how sure an expression is.",
                 "Set SAYMASK_METHOD=corrected.",
             )
+        model = require_describer(self.describer) if describer == "endpoint" else None
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self.vocabulary, self.config.scoring)
         decoded = decode_image(data, longer_px=self._preparation.longest_px)
         pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
         find_first = partial(self._find_first, prepared)
-        proposed = propose_expressions(image, pixels, find_first, self.config, seed)
+        write = None if model is None else partial(model.write, decoded, prepared.proposals.masks)
+        proposed = propose_expressions(image, pixels, find_first, self.config, seed, write)
         kept = [item for item in proposed if item.confidence >= confidence_min][:count]
+        name = "" if model is None else model.name
         return tuple(
-            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+            build_pair(item, prepared.proposals, rank, name)
+            for rank, item in enumerate(kept, start=1)
         )
 
     def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:

@@ -174,6 +174,7 @@ class JobHandler:
             request.count,
             request.confidence_min,
             request.seed,
+            request.describer,
         )
         result = ProposeResult(
             image_sha256=sha256,

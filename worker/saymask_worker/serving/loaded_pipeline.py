@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from saymask.contract import ProposedPair, SegmentResult, Timings
+from saymask.contract import Describer, ProposedPair, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
@@ -77,7 +77,13 @@ class ServedPipeline(Protocol):
         """Rank a prepared image's proposals against an expression."""
 
     def propose(
-        self, prepared: PreparedImage, data: bytes, count: int, confidence_min: float, seed: int
+        self,
+        prepared: PreparedImage,
+        data: bytes,
+        count: int,
+        confidence_min: float,
+        seed: int,
+        describer: Describer = "rules",
     ) -> tuple[ProposedPair, ...]:
         """Propose expressions for the objects of an image, each with its mask."""
 

@@ -13,6 +13,7 @@ from saymask_worker.images.types import DecodedImage
 if TYPE_CHECKING:
     import torch
 
+    from saymask_worker.config.settings import EndpointConfig
     from saymask_worker.masks.clicks import ClickSegmenter
 
 
@@ -78,6 +79,7 @@ class SourceContext:
         models_dir: of models trained from records, or None.
         dtype: of the products of networks on that device; None means float32.
         clicks: the worker's own segment-anything model, or None where it has none.
+        endpoint: the chat server of the settings, or None.
     """
 
     argument: str
@@ -86,6 +88,7 @@ class SourceContext:
     models_dir: Path | None = None
     dtype: torch.dtype | None = None
     clicks: ClickSegmenter | None = None
+    endpoint: EndpointConfig | None = None
 
 
 BuildSource = Callable[[SourceContext], Source]

@@ -15,7 +15,7 @@ from saymask_worker.images.geometry import compute_geometry
 from saymask_worker.images.types import PreparedImage
 from saymask_worker.pipeline.generation.colors import measure_colors
 from saymask_worker.pipeline.generation.families import build_families
-from saymask_worker.pipeline.generation.generation import Description, Scene, describe, word
+from saymask_worker.pipeline.generation.generation import Scene, describe, word
 from saymask_worker.pipeline.generation.objects import FoundObject, ImageObjects, find_objects
 from saymask_worker.ranking.appearance import DescribedImage
 
@@ -24,6 +24,9 @@ _TINY = 1e-3
 FindFirst = Callable[[str], tuple[int, float]]
 """Returns for an expression the proposal that ranks first, and the probability that it is right."""
 
+WriteExpressions = Callable[[Sequence[FoundObject]], Sequence[Sequence[str]]]
+"""Returns wordings for each of an image's objects; none for those that it cannot single out."""
+
 
 @dataclass(frozen=True)
 class ProposedExpression:
@@ -31,13 +34,11 @@ class ProposedExpression:
 
     Attributes:
         object: whose mask is meant.
-        description: what singles it out.
         expressions: wordings by which the object is found, the usual one first.
         confidence: probability that the first of them means the object, 0 to 1.
     """
 
     object: FoundObject
-    description: Description
     expressions: tuple[str, ...]
     confidence: float
 
@@ -48,6 +49,7 @@ def propose_expressions(
     find_first: FindFirst,
     config: PipelineConfig,
     seed: int,
+    write: WriteExpressions | None = None,
 ) -> tuple[ProposedExpression, ...]:
     """Propose expressions for the objects of an image, the most certain first.
 
@@ -57,30 +59,45 @@ def propose_expressions(
         find_first: ranks the proposals for an expression.
         config: what counts as an object, and how clear a description must be.
         seed: for the choice among usual wordings.
+        write: writes expressions instead of the rules.
     """
     own = config.generation
     families = build_families(image.vocabulary.things)
     things = find_objects(image, families, own, config.scoring)
     if not things.objects:
         return ()
-    scene = _build_scene(image.prepared, things, pixels, own)
+    if write is None:
+        texts: Sequence[Sequence[str]] = _word_all(
+            things, _build_scene(image.prepared, things, pixels, own), own, seed
+        )
+    else:
+        texts = write(things.objects)
     proposed = []
-    for index, item in enumerate(things.objects):
-        description = describe(scene, index, item.noun, _find_distractors(things, index, own), own)
-        if description is None:
-            continue
+    for item, wordings in zip(things.objects, texts, strict=True):
         is_same = image.geometry.iou[item.index] >= config.suggestions.same_answer_iou
         kept = [
             (confidence, text)
-            for text in word(description, own.wordings, seed)
+            for text in wordings
             for first, confidence in [find_first(text)]
             if is_same[first]
         ]
         if kept:
             confidence = _compute_confidence(item, kept[0][0], own)
-            texts = tuple(text for _, text in kept)
-            proposed.append(ProposedExpression(item, description, texts, confidence))
+            expressions = tuple(text for _, text in kept)
+            proposed.append(ProposedExpression(item, expressions, confidence))
     return tuple(sorted(proposed, key=lambda item: -item.confidence))
+
+
+def _word_all(
+    things: ImageObjects, scene: Scene, config: GenerationConfig, seed: int
+) -> list[Sequence[str]]:
+    """The wordings of each object by rules."""
+    texts: list[Sequence[str]] = []
+    for index, item in enumerate(things.objects):
+        others = _find_distractors(things, index, config)
+        description = describe(scene, index, item.noun, others, config)
+        texts.append(word(description, config.wordings, seed) if description else ())
+    return texts
 
 
 def _build_scene(

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible chat server as a source: it finds boxes, which segment-anything fills."""
