@@ -15,6 +15,7 @@ from saymask_worker.config.pipeline import SourcesConfig, SuggestionsConfig
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, Proposals, Scores
 from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.masks.sources.offers import clean_mask
 from saymask_worker.pipeline.generation.propose import ProposedExpression
 from saymask_worker.pipeline.suggestions import compare_masks, select_distinct
 
@@ -30,11 +31,15 @@ class Ranking:
 
 
 def rank_proposals(
-    proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
+    proposals: Proposals,
+    scores: Scores,
+    probabilities: Floats | None,
+    chosen: Sequence[int],
+    config: SourcesConfig,
 ) -> Ranking:
     """Offer the proposals that were chosen, best first."""
     candidates = tuple(
-        build_proposal(proposals, index, rank, float(scores.total[index]))
+        build_proposal(proposals, index, rank, float(scores.total[index]), config)
         for rank, index in enumerate(chosen, start=1)
     )
     if probabilities is None or len(probabilities) == 0:
@@ -78,7 +83,7 @@ def rank_with_offers(
         index, probability = ranked[position]
         score = _to_logit(probability)
         if index < len(chosen):
-            candidates.append(build_proposal(proposals, chosen[index], rank, score))
+            candidates.append(build_proposal(proposals, chosen[index], rank, score, config))
         else:
             offer = offers[index - len(chosen)]
             candidates.append(build_offered(offer, rank, score))
@@ -111,20 +116,25 @@ def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[t
     return sorted(ranked, key=lambda item: -item[1])
 
 
-def build_pair(item: ProposedExpression, proposals: Proposals, rank: int) -> ProposedPair:
+def build_pair(
+    item: ProposedExpression, proposals: Proposals, rank: int, config: SourcesConfig
+) -> ProposedPair:
     """Build the message about an object for which expressions were proposed."""
+    score = _to_logit(item.confidence)
     return ProposedPair(
         expressions=item.expressions,
         noun=item.object.noun,
         confidence=round(item.confidence, 4),
-        candidate=build_proposal(proposals, item.object.index, rank, _to_logit(item.confidence)),
+        candidate=build_proposal(proposals, item.object.index, rank, score, config),
     )
 
 
-def build_proposal(proposals: Proposals, index: int, rank: int, score: float) -> Candidate:
-    """Build the candidate of a proposal, at the image's size."""
+def build_proposal(
+    proposals: Proposals, index: int, rank: int, score: float, config: SourcesConfig
+) -> Candidate:
+    """Build the candidate of a proposal, cleaned, at the image's size."""
     return build_candidate(
-        to_original_size(proposals.masks[index], proposals.size_hw),
+        to_original_size(clean_mask(proposals.masks[index], config), proposals.size_hw),
         rank,
         score,
         float(proposals.predicted_iou[index]),

@@ -319,7 +319,8 @@ class Pipeline:
         proposed = propose_expressions(image, pixels, find_first, self.config, seed)
         kept = [item for item in proposed if item.confidence >= confidence_min][:count]
         return tuple(
-            build_pair(item, prepared.proposals, rank) for rank, item in enumerate(kept, start=1)
+            build_pair(item, prepared.proposals, rank, self.config.sources)
+            for rank, item in enumerate(kept, start=1)
         )
 
     def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
@@ -349,7 +350,9 @@ class Pipeline:
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)
         # A source gives one mask for all that is meant.
         if offers is None or probabilities is None or count is not None:
-            return rank_proposals(prepared.proposals, scores, probabilities, distinct[:k])
+            return rank_proposals(
+                prepared.proposals, scores, probabilities, distinct[:k], self.config.sources
+            )
         return rank_with_offers(
             prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
             self.config.suggestions,
