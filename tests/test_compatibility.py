@@ -85,7 +85,7 @@ def test_fingerprints_stay() -> None:
     A change here means that every image is prepared again: it must be meant.
     """
     config: PipelineConfig = load_worker_settings().pipeline_config(STARTER_SCORING)
-    assert config.fingerprint() == "482732fb0d"
+    assert config.fingerprint() == "4c956d18dd"
     assert config.preparation_fingerprint() == "1334fba965"
     # By the nouns it is decided which proposals are cropped: with others, raise the revision.
     assert load_nouns().fingerprint == "f41d214b"

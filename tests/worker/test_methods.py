@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from saymask_worker.language.expression import Ordinal, ParsedExpression, Relati
 from saymask_worker.ranking.appearance import compute_negatives, describe_image
 from saymask_worker.ranking.comparison import find_instances, find_row
 from saymask_worker.ranking.confidence import compute_probabilities
+from saymask_worker.ranking.global_local_clip import GlobalLocalClip
 from saymask_worker.ranking.terms import compute_scores
 from tests.worker.scenes import described, parsed, prepared_image, scene
 
@@ -265,6 +268,33 @@ def test_presence_is_of_the_noun_and_not_of_its_place() -> None:
     assert here > 0 > absent
     assert presence(shown, sides=("left",)) == here
     assert presence(shown, appearance=None, sides=("left",)) is None, "no noun names anything"
+
+
+def test_presence_is_of_the_noun_without_its_adjectives() -> None:
+    """An adjective that no proposal shows makes nothing absent, one that some show nothing there.
+
+    The text tower has a direction for each of two nouns, and adds up those of the words.
+    """
+    words = {"cat": (1.0, 0.2), "dog": (0.0, -1.0), "striped": (0.0, -3.0), "red": (3.0, 0.6)}
+
+    class Words:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            known = [[words[word] for word in text.split() if word in words] for text in texts]
+            return np.array([np.sum(rows, axis=0) for rows in known], np.float32)
+
+    view = described(things=[[1.0, 0.2], [0.0, -1.0]])
+    vocabulary = replace(view.vocabulary, names=("cat", "dog", "sky"))
+    config = PipelineConfig(scoring=ScoringConfig(negatives_min=1))
+    encoder: Any = SimpleNamespace(text=Words())
+    method = GlobalLocalClip(config, encoder, vocabulary)
+
+    def presence(phrase: str) -> float | None:
+        expression = parsed(sentence=phrase, head_noun_phrase=phrase, appearance=phrase)
+        return method.score(view.prepared, method.encode_text(expression), expression).presence
+
+    assert presence("striped cat") == presence("cat")
+    assert presence("red dog") == presence("dog")
+    assert presence("cat") != presence("dog")
 
 
 def test_instances_are_separate_objects() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from saymask.errors import ConfigError
-from saymask_worker.language.nouns import load_nouns, parse_nouns
+from saymask_worker.language.nouns import find_noun, load_nouns, parse_nouns
 
 
 def test_the_vocabulary_is_large_and_has_no_noun_twice() -> None:
@@ -15,6 +15,21 @@ def test_the_vocabulary_is_large_and_has_no_noun_twice() -> None:
     assert len(nouns.all) >= 1000
     assert len(set(nouns.all)) == len(nouns.all)
     assert all(noun == noun.strip().lower() and noun for noun in nouns.all)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "noun"),
+    [
+        ("white dog", "dog"),
+        ("old brown teddy bear", "teddy bear"),
+        ("purple backpack of the person", "backpack"),
+        ("qwerty of orange scissors", "scissors"),
+        ("two fluffy dogs", "dogs"),
+        ("dog", "dog"),
+    ],
+)
+def test_the_noun_of_a_phrase_has_no_adjectives(phrase: str, noun: str) -> None:
+    assert find_noun(phrase, load_nouns().all) == noun
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:

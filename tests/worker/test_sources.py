@@ -17,7 +17,12 @@ from sklearn.linear_model import LogisticRegression
 from saymask.errors import ConfigError, WeightsError
 from saymask.masks import compute_iou, decode_coco_rle
 from saymask.model_registry import ModelRegistry
-from saymask_worker.config.pipeline import NO_DEDUPLICATION, SourcesConfig
+from saymask_worker.config.pipeline import (
+    NO_DEDUPLICATION,
+    PipelineConfig,
+    SourcesConfig,
+    to_method,
+)
 from saymask_worker.images.types import DecodedImage, Proposals, Scores
 from saymask_worker.masks.sources import load as load_module
 from saymask_worker.masks.sources.base import CandidateSource, SourceContext, SourceMask
@@ -107,16 +112,41 @@ def test_specks_and_pinholes_go_and_small_masks_are_dropped() -> None:
     dirty = mask.copy()
     dirty[2, 2] = dirty[50, 190] = True
     dirty[30, 40] = False
-    cleaned = clean_mask(dirty, CONFIG)
-    assert cleaned is not None
-    assert (cleaned == mask).all()
+    assert (clean_mask(dirty, CONFIG) == mask).all()
     two = block(20) | block(100)
     assert (clean_mask(two, CONFIG) == two).all(), "a referent may have several large parts"
-    assert clean_mask(np.zeros((60, 200), bool), CONFIG) is None
-    assert clean_mask(np.ones((60, 200), bool), CONFIG).all()  # type: ignore[union-attr]
+    full = np.ones((60, 200), bool)
+    pierced = full.copy()
+    pierced[30, 100] = False
+    assert (clean_mask(pierced, CONFIG) == full).all(), "the hole is all that is outside"
+    specks = np.zeros((60, 200), bool)
+    specks[::4, ::4] = True
+    specks[1, 1] = True
+    assert np.argwhere(clean_mask(specks, CONFIG)).size, "of specks alone the largest stays"
     tiny = np.zeros((60, 200), bool)
     tiny[3, 3] = True
-    assert clean_mask(tiny, CONFIG) is None
+    for mask in (np.zeros((60, 200), bool), tiny):
+        assert collect(Fixed("small", [SourceMask(mask, 0.6)])).masks == ()
+
+
+def test_a_grid_of_dots_leaves_the_candidate_of_a_proposal_and_not_its_score() -> None:
+    plain = block(20, 60)
+    dotted = plain.copy()
+    dotted[22:38:3, 22:78:3] = False
+    dotted[2:18:4, 100:180:4] = True
+    occluded = block(20, 30) | block(60, 10)
+    quality = np.full(2, 0.9, np.float32)
+    proposals = Proposals(
+        np.stack([dotted, occluded]), quality, quality, quality, quality, (60, 200)
+    )
+    scores = Scores(np.array([3.0, 2.0], np.float32), {}, np.array([0, 1]))
+    candidates = rank_proposals(proposals, scores, None, [0, 1], CONFIG)
+    for candidate, mask in zip(candidates, (plain, occluded), strict=True):
+        assert (decode_coco_rle(candidate.mask.as_dict()) == mask).all()
+    assert [candidate.score for candidate in candidates] == [3.0, 2.0]
+    published = to_method(PipelineConfig(), "faithful").sources
+    first = rank_proposals(proposals, scores, None, [0], published)[0]
+    assert (decode_coco_rle(first.mask.as_dict()) == dotted).all(), "as published"
 
 
 def test_a_source_that_fails_is_named_and_the_others_answer(
@@ -177,7 +207,7 @@ def test_one_list_of_proposals_and_offers() -> None:
         decoded = decode_coco_rle(candidate.mask.as_dict())
         assert decoded.shape == (120, 400)
         assert mask is None or (decoded == mask).all()
-    alone = rank_proposals(proposals, scores, probabilities, [0, 1])
+    alone = rank_proposals(proposals, scores, probabilities, [0, 1], CONFIG)
     assert [c.score for c in alone] == [3.0, 2.0]
     assert [c.confidence for c in alone] == pytest.approx([0.6, 0.2])
     nothing = rank_with_offers(

@@ -95,14 +95,6 @@ class SuggestionsConfig:
     marks_apart_y: float = 0.02
 
 
-# As published: the best masks, however much alike.
-NO_DEDUPLICATION = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
-_PRESCRIBED: dict[MethodName, dict[str, Any]] = {
-    "corrected": {},
-    "faithful": {"scoring": FAITHFUL_SCORING, "suggestions": NO_DEDUPLICATION},
-}
-
-
 @dataclass(frozen=True)
 class SourcesConfig:
     """How masks of several sources become one list.
@@ -110,14 +102,27 @@ class SourcesConfig:
     Attributes:
         considered: number of best proposals that compete with the masks of other sources.
         same_object_iou: masks of two sources that overlap at least this much are one answer.
-        piece_share: connected pieces and holes smaller than this share of a mask are removed.
+        piece_share: connected pieces and holes smaller than this share of a mask are removed from
+            what is offered, proposals included; their scores are of the whole mask.
         min_area_share: masks smaller than this share of the image are dropped.
     """
 
     considered: int = 10
     same_object_iou: float = 0.7
-    piece_share: float = 0.02
+    piece_share: float = 0.01
     min_area_share: float = 0.0005
+
+
+# As published: the best masks, however much alike, and as they were generated.
+NO_DEDUPLICATION = SuggestionsConfig(same_answer_iou=2.0, marks_apart_x=0.0, marks_apart_y=0.0)
+_PRESCRIBED: dict[MethodName, dict[str, Any]] = {
+    "corrected": {},
+    "faithful": {
+        "scoring": FAITHFUL_SCORING,
+        "suggestions": NO_DEDUPLICATION,
+        "sources": SourcesConfig(piece_share=0.0),
+    },
+}
 
 
 @dataclass(frozen=True)

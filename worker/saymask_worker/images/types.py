@@ -260,12 +260,14 @@ class TextFeatures:
         anchors: (A, D) of the objects to which the referent is related, in order of mention; for
             "between" two of a relation.
         excluded: of what the referent has not, or None.
+        noun: of the phrase's noun without its adjectives; None where that is the phrase.
     """
 
     sentence: Floats
     phrase: Floats
     anchors: Floats | None = None
     excluded: Floats | None = None
+    noun: Floats | None = None
 
     def __post_init__(self) -> None:
         _require(self.sentence.ndim == 1, "sentence (D,)", self.sentence.shape)
@@ -282,8 +284,9 @@ class Scores:
         total: (N,) float32.
         terms: named parts that add up to the total, each (N,).
         order: (N,) indices, best first; ties keep the proposals' order.
-        presence: log-odds, nats, of the expression's noun against all other nouns at the proposal
-            that shows it best; None where there is no noun, or the method does not tell.
+        presence: log-odds, nats, of the expression's noun, without adjectives, against all other
+            nouns at the proposal that shows it best; None where there is no noun, or the method
+            does not tell.
     """
 
     total: Floats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -42,6 +43,21 @@ class Nouns:
         """A short hash of the nouns and their kinds."""
         body = "\n\n".join("\n".join(part) for part in (self.things, self.stuff, self.parts))
         return hashlib.sha256(body.encode()).hexdigest()[:8]
+
+
+def find_noun(phrase: str, nouns: Collection[str]) -> str:
+    """Return the noun of a noun phrase, without adjectives: "teddy bear" of "old teddy bear".
+
+    It is the longest end of the phrase, or of what precedes "of", that is among the nouns; where
+    there is none, the last word, for example a plural.
+    """
+    for part in (phrase.partition(" of ")[0], phrase):
+        words = part.split()
+        ends = (" ".join(words[start:]) for start in range(len(words)))
+        noun = next((end for end in ends if end in nouns), None)
+        if noun is not None:
+            return noun
+    return phrase.partition(" of ")[0].split()[-1]
 
 
 def load_nouns(path: Path | None = None) -> Nouns:

@@ -15,6 +15,7 @@ from saymask_worker.config.pipeline import SourcesConfig, SuggestionsConfig
 from saymask_worker.images.resize import to_original_size
 from saymask_worker.images.types import Floats, Proposals, Scores
 from saymask_worker.masks.sources.base import SourceMask
+from saymask_worker.masks.sources.offers import clean_mask
 from saymask_worker.pipeline.generation.propose import ProposedExpression
 from saymask_worker.pipeline.suggestions import compare_masks, select_distinct
 
@@ -22,12 +23,16 @@ _LARGEST_LOGIT = 20.0
 
 
 def rank_proposals(
-    proposals: Proposals, scores: Scores, probabilities: Floats | None, chosen: Sequence[int]
+    proposals: Proposals,
+    scores: Scores,
+    probabilities: Floats | None,
+    chosen: Sequence[int],
+    config: SourcesConfig,
 ) -> tuple[Candidate, ...]:
     """Offer the proposals that were chosen, best first; ``probabilities`` are of these first."""
     known = [None] * len(chosen) if probabilities is None else [float(p) for p in probabilities]
     return tuple(
-        build_proposal(proposals, index, rank, float(scores.total[index]), known[rank - 1])
+        build_proposal(proposals, index, rank, float(scores.total[index]), known[rank - 1], config)
         for rank, index in enumerate(chosen, start=1)
     )
 
@@ -68,7 +73,9 @@ def rank_with_offers(
         index, probability = ranked[position]
         score = _to_logit(probability)
         if index < len(chosen):
-            candidates.append(build_proposal(proposals, chosen[index], rank, score, probability))
+            candidates.append(
+                build_proposal(proposals, chosen[index], rank, score, probability, config)
+            )
         else:
             offer = offers[index - len(chosen)]
             candidates.append(build_offered(offer, rank, score, probability))
@@ -102,26 +109,36 @@ def rank_together(masks: Sequence[SourceMask], same_object_iou: float) -> list[t
 
 
 def build_pair(
-    item: ProposedExpression, proposals: Proposals, rank: int, described_by: str
+    item: ProposedExpression,
+    proposals: Proposals,
+    rank: int,
+    described_by: str,
+    config: SourcesConfig,
 ) -> ProposedPair:
     """Build the message about an object for which expressions were proposed."""
+    score = _to_logit(item.confidence)
     return ProposedPair(
         expressions=item.expressions,
         noun=item.object.noun,
         confidence=round(item.confidence, 4),
         candidate=build_proposal(
-            proposals, item.object.index, rank, _to_logit(item.confidence), item.confidence
+            proposals, item.object.index, rank, score, item.confidence, config
         ),
         described_by=described_by,
     )
 
 
 def build_proposal(
-    proposals: Proposals, index: int, rank: int, score: float, confidence: float | None
+    proposals: Proposals,
+    index: int,
+    rank: int,
+    score: float,
+    confidence: float | None,
+    config: SourcesConfig,
 ) -> Candidate:
-    """Build the candidate of a proposal, at the image's size."""
+    """Build the candidate of a proposal, cleaned, at the image's size."""
     return _build_candidate(
-        to_original_size(proposals.masks[index], proposals.size_hw),
+        to_original_size(clean_mask(proposals.masks[index], config), proposals.size_hw),
         rank,
         score,
         float(proposals.predicted_iou[index]),

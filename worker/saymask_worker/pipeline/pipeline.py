@@ -330,7 +330,7 @@ class Pipeline:
         kept = [item for item in proposed if item.confidence >= confidence_min][:count]
         name = "" if model is None else model.name
         return tuple(
-            build_pair(item, prepared.proposals, rank, name)
+            build_pair(item, prepared.proposals, rank, name, self.config.sources)
             for rank, item in enumerate(kept, start=1)
         )
 
@@ -361,7 +361,9 @@ class Pipeline:
         probabilities = self._method.compute_probabilities(scores, prepared, distinct)
         # A source gives one mask for all that is meant.
         if offers is None or probabilities is None or count is not None:
-            return rank_proposals(prepared.proposals, scores, probabilities, distinct[:k])
+            return rank_proposals(
+                prepared.proposals, scores, probabilities, distinct[:k], self.config.sources
+            )
         return rank_with_offers(
             prepared.proposals, distinct, probabilities, offers.masks, k, self.config.sources,
             self.config.suggestions,

@@ -114,20 +114,23 @@ def compute_unnamed_appearance(image: DescribedImage, config: ScoringConfig) -> 
 
 def compute_negatives(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
     """Return how much each proposal looks like other nouns, below the mean: (N,)."""
-    return compute_negatives_and_presence(image, noun, config)[0]
-
-
-def compute_negatives_and_presence(
-    image: DescribedImage, noun: Floats, config: ScoringConfig
-) -> tuple[Floats, float | None]:
-    """Return the negatives (N,) of a noun (D,), and its presence: see ``Scores.presence``."""
     if len(image.visual) == 0:
-        return np.zeros(0, dtype=np.float32), None
-    # The log of the summed likelihoods of all other nouns.
-    others = _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
+        return np.zeros(0, dtype=np.float32)
+    others = _compute_others(image, noun, config)
+    return to_float32(-config.negatives_weight * (others - others.mean()))
+
+
+def compute_presence(image: DescribedImage, noun: Floats, config: ScoringConfig) -> float | None:
+    """Return the presence of a noun (D,): see ``Scores.presence``."""
+    if len(image.visual) == 0:
+        return None
     own = image.visual @ normalise_rows(noun) / config.temperature
-    negatives = to_float32(-config.negatives_weight * (others - others.mean()))
-    return negatives, float((own - others).max())
+    return float((own - _compute_others(image, noun, config)).max())
+
+
+def _compute_others(image: DescribedImage, noun: Floats, config: ScoringConfig) -> Floats:
+    """Return the log of the summed likelihoods of all other nouns (N,)."""
+    return _log_sum(image.noun_logits[:, _find_competing(image, noun, config)])
 
 
 def _find_competing(

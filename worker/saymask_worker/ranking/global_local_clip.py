@@ -27,6 +27,7 @@ from saymask_worker.images.types import (
     to_float32,
 )
 from saymask_worker.language import ParsedExpression
+from saymask_worker.language.nouns import find_noun
 from saymask_worker.ranking.appearance import (
     Description,
     add_image,
@@ -52,6 +53,7 @@ class GlobalLocalClip:
         self._scoring = config.scoring
         self._encoder = encoder
         self._vocabulary = vocabulary
+        self._names = frozenset(vocabulary.names)
         self._lazy_crops = LazyCrops(
             self._encode_context, self._encode_crops, config.first_look, config.features.crop_ridge
         )
@@ -104,14 +106,16 @@ class GlobalLocalClip:
             for name in (relation.anchor, relation.second)
             if name is not None
         ]
-        nouns = [phrase, *anchors, *([expression.excluded] if expression.excluded else [])]
+        noun = find_noun(phrase, self._names) if expression.appearance else phrase
+        nouns = [phrase, noun, *anchors, *([expression.excluded] if expression.excluded else [])]
         in_template = [text for noun in nouns for text in (noun, NOUN_TEMPLATE.format(noun))]
         texts = normalise_rows(self._encoder.text.encode([expression.sentence, *in_template]))
         rows = to_float32(texts[1:].reshape(len(nouns), 2, -1).mean(axis=1))
         return TextFeatures(
             sentence=texts[0],
             phrase=rows[0],
-            anchors=rows[1 : len(anchors) + 1] if anchors else None,
+            noun=rows[1],
+            anchors=rows[2 : len(anchors) + 2] if anchors else None,
             excluded=rows[-1] if expression.excluded else None,
         )
 

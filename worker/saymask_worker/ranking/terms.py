@@ -18,8 +18,9 @@ from saymask_worker.ranking.appearance import (
     DescribedImage,
     compute_appearance,
     compute_coherence,
-    compute_negatives_and_presence,
+    compute_negatives,
     compute_noun_odds,
+    compute_presence,
     compute_thing,
     compute_unnamed_appearance,
 )
@@ -40,10 +41,11 @@ def compute_scores(
     if expression.appearance is None and expression.has_spatial_words:
         terms = {"appearance": compute_unnamed_appearance(image, config), "negatives": none}
     else:
-        negatives, presence = compute_negatives_and_presence(image, text.phrase, config)
+        noun = text.phrase if text.noun is None else text.noun
+        presence = compute_presence(image, noun, config)
         terms = {
             "appearance": compute_appearance(image, text, config),
-            "negatives": negatives,
+            "negatives": compute_negatives(image, text.phrase, config),
             "thing": compute_thing(image, text.phrase, config),
         }
     terms["coherence"] = compute_coherence(prepared, text, config)

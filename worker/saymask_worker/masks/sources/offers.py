@@ -66,7 +66,7 @@ def collect_offers(
             masks += [
                 replace(item, mask=mask, source=source.name)
                 for item, mask in cleaned
-                if mask is not None
+                if np.count_nonzero(mask) >= max(1, config.min_area_share * mask.size)
             ]
     return Offers(tuple(masks), tuple(notices))
 
@@ -81,23 +81,26 @@ def _check(offered: SourceMask, size_hw: tuple[int, int]) -> SourceMask:
     return offered
 
 
-def clean_mask(mask: Mask, config: SourcesConfig) -> Mask | None:
-    """Return a mask (H, W) without small pieces and holes; None where too little is left.
+def clean_mask(mask: Mask, config: SourcesConfig) -> Mask:
+    """Return a mask (H, W) without small pieces and holes; its largest piece always stays.
 
     What is small is a share of the mask's own area.
     """
     smallest = config.piece_share * np.count_nonzero(mask)
-    whole = _drop_small(mask, smallest)
-    filled = ~_drop_small(~whole, smallest)
-    return filled if np.count_nonzero(filled) >= config.min_area_share * mask.size else None
-
-
-def _drop_small(mask: Mask, smallest: float) -> Mask:
-    """Without connected pieces of fewer pixels."""
-    pieces, count = ndimage.label(mask)
-    if count <= 1:
+    if smallest <= 1:
         return mask
-    sizes: NDArray[np.int64] = np.bincount(pieces.ravel())
-    is_kept = sizes >= smallest
-    is_kept[0] = False
-    return np.asarray(is_kept[pieces], dtype=bool)
+    pieces, sizes = _label(mask)
+    whole = (sizes >= min(smallest, sizes.max()))[pieces]
+    gaps, sizes = _label(~whole)
+    return np.asarray((sizes < smallest)[gaps], dtype=bool)
+
+
+def _label(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the connected piece of each pixel, 0 outside, and the pieces' sizes.
+
+    The size of what is outside is 0.
+    """
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return pieces, sizes
