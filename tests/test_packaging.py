@@ -140,6 +140,12 @@ def test_every_example_runs(
     if example.parent.name == "own_source":
         package = shutil.copytree(example.parent, tmp_path / "package")
         run(python, "-m", "pip", "install", "-q", "--no-deps", package, cwd=tmp_path)
+    if example.stem in ("folder_to_parquet", "photos_to_dataset"):
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        for name in ("chelsea.jpg", "coffee.jpg"):
+            shutil.copy(SAMPLES / name, photos)
+        arguments = [photos]
     if example.stem == "train_and_compare":
         arguments = [write_export(tmp_path / "export", count=8), "1"]
     said = run(python, example, *arguments, cwd=tmp_path, **coarse)
