@@ -205,7 +205,7 @@ class FakePipeline:
 
 def main(url: str) -> None:
     settings = load_worker_settings(
-        SAYMASK_REDIS_URL=url, queues=os.environ.get("FAKE_WORKER_QUEUES", "all")
+        redis_url=url, queues=os.environ.get("FAKE_WORKER_QUEUES", "all")
     )
 
     configure_logging(settings.log_format)

@@ -120,7 +120,7 @@ def test_train_as_people_run_it(
     with closing(app_stores):
         add_records(app_stores)
     settings = load_worker_settings(
-        SAYMASK_REDIS_URL=valkey.url, models_dir=tmp_path / "data" / "models", queues="training"
+        redis_url=valkey.url, models_dir=tmp_path / "data" / "models", queues="training"
     )
     assert json.loads(saymask("train", "--no-wait", "--json").stdout) == {"run": "run-0001"}
     again = saymask("train", "--project", str(factories.KEY.id))
@@ -149,9 +149,7 @@ def test_train_waits_and_tells_how_it_ended(
     with closing(app_stores):
         add_records(app_stores)
     models_dir = tmp_path / "data" / "models"
-    settings = load_worker_settings(
-        SAYMASK_REDIS_URL=valkey.url, models_dir=models_dir, queues="training"
-    )
+    settings = load_worker_settings(redis_url=valkey.url, models_dir=models_dir, queues="training")
     done: list[subprocess.CompletedProcess[str]] = []
     waiting = threading.Thread(target=lambda: done.append(saymask("train", "--epochs", "2")))
     waiting.start()

@@ -60,7 +60,7 @@ def settings(tmp_path: Path, valkey: Valkey) -> WorkerSettings:
     registry = ModelRegistry(tmp_path / "models")
     (registry.folder / registry.create_run() / "data").mkdir()
     return load_worker_settings(
-        models_dir=tmp_path / "models", SAYMASK_REDIS_URL=valkey.url, queues="training"
+        models_dir=tmp_path / "models", redis_url=valkey.url, queues="training"
     )
 
 
