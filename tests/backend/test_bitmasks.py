@@ -80,6 +80,7 @@ def test_a_mask_is_read_over_the_strips_of_its_picture() -> None:
     assert np.array_equal(read(as_edited(mask), mask.shape), mask)
 
 
+LABEL_ALONE = {"type": "bitmasklabels", "value": {"bitmasklabels": ["top-1"]}}
 GREY = Image.new("L", (64, 48), 255)
 PICTURE = as_edited(A)
 
@@ -162,7 +163,7 @@ def test_records_of_bitmasks(stores: Stores) -> None:
         body["project"] = {**body["project"], "label_config": CONFIG}
     records = {record.task_id: record for record in process(stores, *bodies)}
     outcomes = {task: record.outcome for task, record in records.items()}
-    assert outcomes == {1: "accepted", 2: "edited", 3: "drawn", 6: "drawn"}
+    assert outcomes == {1: "accepted", 2: "edited", 3: "drawn", 6: "drawn", 7: "no_mask"}
     for task, mask in ((1, A), (2, smaller), (3, B), (6, B)):
         coco_rle = records[task].coco_rle
         assert coco_rle is not None
