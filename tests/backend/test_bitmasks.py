@@ -157,6 +157,8 @@ def test_records_of_bitmasks(stores: Stores) -> None:
             typed("the end"),
             bitmask("bare", as_edited(B), "manual", "x")[0] | {"type": "bitmask"},
         ],
+        # The editor gives the selected label to fields too.
+        7: [typed("a tree"), typed("a tree") | LABEL_ALONE],
     }
     bodies = [event(task, annotation(10 + task, result)) for task, result in results.items()]
     for body in bodies:
