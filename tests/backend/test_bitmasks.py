@@ -80,6 +80,7 @@ def test_a_mask_is_read_over_the_strips_of_its_picture() -> None:
     assert np.array_equal(read(as_edited(mask), mask.shape), mask)
 
 
+LABEL_ALONE = {"type": "bitmasklabels", "value": {"bitmasklabels": ["top-1"]}}
 GREY = Image.new("L", (64, 48), 255)
 PICTURE = as_edited(A)
 
@@ -156,13 +157,15 @@ def test_records_of_bitmasks(stores: Stores) -> None:
             typed("the end"),
             bitmask("bare", as_edited(B), "manual", "x")[0] | {"type": "bitmask"},
         ],
+        # The editor gives the selected label to fields too.
+        7: [typed("a tree"), typed("a tree") | LABEL_ALONE],
     }
     bodies = [event(task, annotation(10 + task, result)) for task, result in results.items()]
     for body in bodies:
         body["project"] = {**body["project"], "label_config": CONFIG}
     records = {record.task_id: record for record in process(stores, *bodies)}
     outcomes = {task: record.outcome for task, record in records.items()}
-    assert outcomes == {1: "accepted", 2: "edited", 3: "drawn", 6: "drawn"}
+    assert outcomes == {1: "accepted", 2: "edited", 3: "drawn", 6: "drawn", 7: "no_mask"}
     for task, mask in ((1, A), (2, smaller), (3, B), (6, B)):
         coco_rle = records[task].coco_rle
         assert coco_rle is not None

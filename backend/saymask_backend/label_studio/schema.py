@@ -261,6 +261,7 @@ _KINDS = {
     "rectangle": "box entry",
     "rectanglelabels": "box entry",
 }
+_MASK_KINDS = ("brush entry", "bitmask entry")
 
 
 def discriminate_by(field: str, tags: Mapping[str, str]) -> Discriminator:
@@ -281,10 +282,11 @@ def _find_kind(body: object) -> str:
     """
     if not isinstance(body, dict):
         return _KINDS.get(getattr(body, "type", ""), "other kind")
-    kind = _KINDS.get(str(body.get("type")), "other kind")
+    type_name = str(body.get("type"))
+    kind = _KINDS.get(type_name, "other kind")
     value = body.get("value")
-    is_label_alone = isinstance(value, dict) and value.keys() <= {"brushlabels", "bitmasklabels"}
-    return "other kind" if kind in ("brush entry", "bitmask entry") and is_label_alone else kind
+    is_label_alone = isinstance(value, dict) and value.keys() == {type_name}
+    return "other kind" if kind in _MASK_KINDS and is_label_alone else kind
 
 
 ResultEntry = Annotated[
