@@ -27,6 +27,7 @@ _PARTS = {
     "memory": ("count", "photos"),
     "exports": ("records", "database"),
     "confirming": ("dataset",),
+    "regions": (),
 }
 
 

@@ -60,8 +60,9 @@ def recorded_mask(stack: Running, task: int, outcome: str) -> Mask:
 def offered_mask(stack: Running, region_id: str) -> Mask:
     with closing(stack.open_stores()) as stores:
         offer = stores.requests.load_offer(int(region_id.removeprefix("sm").partition("_")[0]))
-    assert offer is not None
-    return decode_coco_rle(next(c.coco_rle for c in offer.candidates if c.region_id == region_id))
+    first = offer.find_rank(1) if offer is not None else None
+    assert first is not None
+    return decode_coco_rle(first.coco_rle)
 
 
 def test_suggestions_and_predictions_are_kept_bit_by_bit(
@@ -72,6 +73,9 @@ def test_suggestions_and_predictions_are_kept_bit_by_bit(
     assert stack.saymask("preannotate", "--project", str(project), "--json")["predicted"] == 1
     editor.open(project, typed)
     editor.type("the helmet")
+    for rank in ("2", "1"):
+        editor.enter(rank)
+        assert [label for _, label, _ in editor.state["suggestions"]] == [f"top-{rank}"]
     editor.page.wait_for_timeout(700)
     editor.picture("bitmasks")
     editor.accept(1)
