@@ -297,7 +297,8 @@ def test_the_doctor_s_expression_is_marked_as_its_own() -> None:
         get_project=lambda _: SimpleNamespace(read_label_config=lambda: config),
         iterate_tasks=lambda *_: [TaskBody.model_validate({"id": 5, "data": {"image": "/a.png"}})],
         predict_interactively=lambda *given: (
-            sent.extend(given) or {"data": {"result": [{"type": "brushlabels"}]}}
+            sent.extend(given)
+            or {"data": {"result": [{"from_name": "mask", "type": "brushlabels"}]}}
         ),
     )
     connector = Connector(client, ConnectOptions("http://localhost:9090", "", "", "", False))
