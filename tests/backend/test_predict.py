@@ -292,6 +292,7 @@ def test_what_the_doctor_asks_is_nobody_s(
 def test_the_doctor_s_expression_is_marked_as_its_own() -> None:
     sent: list[Any] = []
     config = load_label_config(default_label_config())
+    mask = {"from_name": config.mask, "type": "brushlabels"}
     client: Any = SimpleNamespace(
         find_ml_backends=lambda *_: [SimpleNamespace(id=1)],
         get_project=lambda _: SimpleNamespace(read_label_config=lambda: config),
