@@ -297,10 +297,7 @@ def test_the_doctor_s_expression_is_marked_as_its_own() -> None:
         find_ml_backends=lambda *_: [SimpleNamespace(id=1)],
         get_project=lambda _: SimpleNamespace(read_label_config=lambda: config),
         iterate_tasks=lambda *_: [TaskBody.model_validate({"id": 5, "data": {"image": "/a.png"}})],
-        predict_interactively=lambda *given: (
-            sent.extend(given)
-            or {"data": {"result": [{"from_name": "mask", "type": "brushlabels"}]}}
-        ),
+        predict_interactively=lambda *given: sent.extend(given) or {"data": {"result": [mask]}},
     )
     connector = Connector(client, ConnectOptions("http://localhost:9090", "", "", "", False))
     assert connector._check_expression(1)[0] == "ok"
