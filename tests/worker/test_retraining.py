@@ -266,7 +266,7 @@ class ByName:
             mask[8:28, 40:60] = True
         else:
             mask[4:20, 2:18] = mask[10:26, 10:26] = True
-        return [SourceMask(mask, 0.99)]
+        return [SourceMask(mask, 0.99, source=self.name)]
 
 
 @dataclass
