@@ -268,6 +268,7 @@ def test_presence_is_of_the_noun_and_not_of_its_place() -> None:
     assert here > 0 > absent
     assert presence(shown, sides=("left",)) == here
     assert presence(shown, appearance=None, sides=("left",)) is None, "no noun names anything"
+    assert presence(shown, appearance=None) is None, "what the dog has in its mouth"
 
 
 def test_presence_is_of_the_noun_without_its_adjectives() -> None:

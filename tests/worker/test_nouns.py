@@ -25,6 +25,8 @@ def test_the_vocabulary_is_large_and_has_no_noun_twice() -> None:
         ("purple backpack of the person", "backpack"),
         ("qwerty of orange scissors", "scissors"),
         ("two fluffy dogs", "dogs"),
+        ("zebra drinking", "zebra"),
+        ("gold ring", "ring"),
         ("dog", "dog"),
     ],
 )

@@ -49,10 +49,13 @@ def find_noun(phrase: str, nouns: Collection[str]) -> str:
     """Return the noun of a noun phrase, without adjectives: "teddy bear" of "old teddy bear".
 
     It is the longest end of the phrase, or of what precedes "of", that is among the nouns; where
-    there is none, the last word, for example a plural.
+    there is none, the last word, for example a plural. What the thing does is left out: "zebra
+    drinking".
     """
     for part in (phrase.partition(" of ")[0], phrase):
         words = part.split()
+        while len(words) > 1 and words[-1].endswith("ing") and words[-1] not in nouns:
+            words.pop()
         ends = (" ".join(words[start:]) for start in range(len(words)))
         noun = next((end for end in ends if end in nouns), None)
         if noun is not None:

@@ -41,8 +41,10 @@ def compute_scores(
     if expression.appearance is None and expression.has_spatial_words:
         terms = {"appearance": compute_unnamed_appearance(image, config), "negatives": none}
     else:
-        noun = text.phrase if text.noun is None else text.noun
-        presence = compute_presence(image, noun, config)
+        # "What the dog has in its mouth" names nothing that could be missing.
+        if expression.appearance is not None:
+            noun = text.phrase if text.noun is None else text.noun
+            presence = compute_presence(image, noun, config)
         terms = {
             "appearance": compute_appearance(image, text, config),
             "negatives": compute_negatives(image, text.phrase, config),
