@@ -23,6 +23,8 @@ from saymask_backend.cli.context import (
 from saymask_backend.context import build_fetcher
 from saymask_backend.export.merge import MergeRule
 from saymask_backend.export.plan import (
+    FORMATS_WITH_NO_REFERENT,
+    Coordinates,
     ExportPlan,
     ExportSummary,
     Format,
@@ -73,6 +75,9 @@ def export(
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Write polygons where they reproduce the mask.")
     ] = False,
+    coordinates: Annotated[
+        Coordinates, typer.Option(help="Of grounding: pixels, or thousandths of width and height.")
+    ] = "pixels",
     categories: Annotated[
         Path | None, typer.Option(help='JSON from head noun to category: {"kitty": "cat"}.')
     ] = None,
@@ -107,10 +112,12 @@ def export(
     )
     if not record_filter.outcomes:
         raise InvalidRequest(
-            f"{format_} holds none of these outcomes.", "grefcoco and huggingface hold no_referent."
+            f"{format_} holds none of these outcomes.",
+            f"Formats that hold no_referent: {', '.join(FORMATS_WITH_NO_REFERENT)}.",
         )
     query = {
         "split": split, "seed": seed, "merge": merge, "images": images, "polygons": polygons,
+        "coordinates": coordinates,
     }  # fmt: skip
     plan = ExportPlan(
         format=format_,
@@ -120,6 +127,7 @@ def export(
         images=images,
         merge=merge,
         polygons=polygons,
+        coordinates=coordinates,
         categories=_read_categories(categories),
         licence=licence,
         skip_missing=skip_missing,
@@ -188,6 +196,8 @@ def _describe(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> str
         )
     if summary.turned:
         lines.append(f"{counted(summary.turned, 'photo')} written upright, as their EXIF says")
+    if summary.converted:
+        lines.append(f"{counted(summary.converted, 'photo')} written as JPEG, the only one read")
     if summary.inexact:
         lines.append(
             f"{counted(summary.inexact, 'mask')} without exact polygons, kept as run lengths"

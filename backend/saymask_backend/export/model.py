@@ -16,6 +16,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # 48 bits: exact in every JSON reader, and two of 100,000 meet with a chance of 1 in 50,000.
 _ID_DIGITS = 12
+# Chat trainers put photos and the ends of turns in place of these, wherever they stand.
+_CHAT_MARK = re.compile(r"<(?=(?:image|video)>|\|)")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Referent:
     category: str
     sentences: tuple[Sentence, ...]
 
+    @property
+    def objects(self) -> tuple[dict[str, Any], ...]:
+        """The masks of its objects one by one; empty where there is no referent."""
+        return self.parts or ((self.coco_rle,) if self.coco_rle else ())
+
 
 @dataclass(frozen=True)
 class ExportImage:
@@ -67,8 +74,8 @@ class ExportImage:
         size_hw: pixels after EXIF orientation.
         source: the reference Label Studio's tasks hold.
         licence: where known, else None.
-        is_turned: whether its file was written anew with upright pixels; then ``sha256`` is not
-            the file's own.
+        is_turned, is_converted: whether its file was written anew with upright pixels, or as JPEG;
+            then ``sha256`` is not the file's own.
     """
 
     sha256: str
@@ -79,6 +86,7 @@ class ExportImage:
     split: Split
     referents: tuple[Referent, ...]
     is_turned: bool = False
+    is_converted: bool = False
 
     @property
     def image_id(self) -> int:
@@ -123,6 +131,11 @@ def to_sentence(raw: str) -> str:
     plain = re.sub(r"['’`]", "", plain)
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain)
     return " ".join(kept.split())
+
+
+def to_prompt(raw: str) -> str:
+    """Return an expression for a chat: single blanks, nothing that trainers take for a mark."""
+    return _CHAT_MARK.sub("< ", " ".join(raw.split()))
 
 
 def describe(coco_rle: dict[str, Any]) -> tuple[Mask, int, tuple[int, int, int, int]]:

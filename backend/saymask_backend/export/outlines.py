@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons along pixel edges, and whether they reproduce the mask."""
+"""Outlines of masks as polygons, along pixel edges or through pixel centres."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from saymask.masks import Mask
 
 Polygon = list[float]
 _Point = tuple[int, int]
+_Edge = tuple[int, int, int]
+"""Corner x and y at which it begins, and its direction."""
 
 # Right, down, left, up: an edge has the mask on its right hand.
 _TURNS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+_RIGHT, _DOWN, _LEFT, _UP = range(4)
+# From the corner at which an edge begins to the pixel on its right hand.
+_TO_PIXEL = ((0, 0), (-1, 0), (-1, -1), (0, -1))
 
 
 def trace(mask: Mask) -> tuple[list[Polygon], int]:
@@ -22,18 +27,113 @@ def trace(mask: Mask) -> tuple[list[Polygon], int]:
     Returns:
         The outer outlines, and the number of holes.
     """
+    outer, holes = _find_loops(mask)
+    polygons = [
+        [float(value) for point in _find_corners(loop) for value in point] for loop in outer
+    ]
+    return polygons, len(holes)
+
+
+def trace_centres(mask: Mask) -> list[list[_Point]]:
+    """Trace each piece of a mask (H, W) through the centres of its outermost pixels.
+
+    A polygon that is filled by the even-odd rule together with its own line, as OpenCV's
+    ``fillPoly`` does, gives its piece exactly: each hole is joined to the outline above it by a
+    line that is gone there and back.
+
+    Returns:
+        For each piece the points (x, y), at least one, in pixels.
+    """
+    outer, holes = _find_loops(mask)
+    paths = [[[_to_pixel(edge)] for edge in loop] for loop in (*outer, *holes)]
+    tops = {
+        _to_pixel(edge): (number, place)
+        for number, loop in enumerate((*outer, *holes))
+        for place, edge in enumerate(loop)
+        if edge[2] == _RIGHT
+    }
+    # The pixel above each hole's highest one. What lies above a hole begins higher, so that a hole
+    # is complete with those below before it is joined itself.
+    highest = [min((e[1], place) for place, e in enumerate(h) if e[2] == _LEFT) for h in holes]
+    for hole in sorted(range(len(holes)), key=lambda n: highest[n], reverse=True):
+        path = paths[len(outer) + hole]
+        place = highest[hole][1]
+        x, y = path[place][0]
+        while (x, y) not in tops:
+            y -= 1
+        number, above = tops[x, y]
+        around = [point for points in (*path[place:], *path[:place]) for point in points]
+        paths[number][above] += [*around, around[0], (x, y)]
+    joined = ([point for points in path for point in points] for path in paths[: len(outer)])
+    return [_drop_between(points) for points in joined]
+
+
+def simplify(polygon: Polygon) -> Polygon:
+    """Leave out corners of a closed polygon that lie within 0.5 % of its diagonal, or 1 px.
+
+    At least three corners stay.
+    """
+    points = np.array(polygon).reshape(-1, 2)
+    tolerance = max(1.0, 0.005 * float(np.hypot(*np.ptp(points, axis=0))))
+    # Two corners far from each other stay; between them the one farthest from the line, and so on.
+    opposite = int(np.hypot(*(points - points[0]).T).argmax())
+    closed = np.vstack((points, points[:1]))
+    kept = {0, opposite}
+    spans = [(0, opposite), (opposite, len(points))]
+    while spans:
+        first, last = spans.pop()
+        between = closed[first + 1 : last]
+        if not len(between):
+            continue
+        dx, dy = closed[last] - closed[first]
+        away = between - closed[first]
+        distances = np.abs(dx * away[:, 1] - dy * away[:, 0]) / np.hypot(dx, dy)
+        middle = first + 1 + int(distances.argmax())
+        if distances.max() > tolerance:
+            kept.add(middle)
+            spans += [(first, middle), (middle, last)]
+    if len(kept) < 3:  # noqa: PLR2004
+        return polygon
+    return [float(value) for point in points[sorted(kept)] for value in point]
+
+
+def _find_loops(mask: Mask) -> tuple[list[list[_Edge]], list[list[_Edge]]]:
+    """All edges of each outer outline, and of each hole's."""
     edges = _collect_edges(mask)
-    polygons: list[Polygon] = []
-    holes = 0
+    outer, holes = [], []
     for start in sorted(edges):
         # Two outlines may begin at one corner; none does at one that earlier outlines used up.
         while start in edges:
             loop = _follow(edges, start)
-            if _signed_area(loop) > 0:
-                polygons.append([float(value) for point in loop for value in point])
-            else:
-                holes += 1
-    return polygons, holes
+            (outer if _signed_area(_find_corners(loop)) > 0 else holes).append(loop)
+    return outer, holes
+
+
+def _to_pixel(edge: _Edge) -> _Point:
+    dx, dy = _TO_PIXEL[edge[2]]
+    return edge[0] + dx, edge[1] + dy
+
+
+def _find_corners(loop: list[_Edge]) -> list[_Point]:
+    return [(x, y) for n, (x, y, turn) in enumerate(loop) if turn != loop[n - 1][2]]
+
+
+def _drop_between(points: list[_Point]) -> list[_Point]:
+    """Leave out points at which the line goes straight on."""
+    kept: list[_Point] = []
+    for point in points:
+        if kept and kept[-1] == point:
+            continue
+        while len(kept) > 1 and _is_straight(kept[-2], kept[-1], point):
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
+def _is_straight(a: _Point, b: _Point, c: _Point) -> bool:
+    before, after = (b[0] - a[0], b[1] - a[1]), (c[0] - b[0], c[1] - b[1])
+    turns = before[0] * after[1] - before[1] * after[0]
+    return turns == 0 and before[0] * after[0] + before[1] * after[1] > 0
 
 
 def _collect_edges(mask: Mask) -> dict[_Point, list[int]]:
@@ -54,13 +154,13 @@ def _collect_edges(mask: Mask) -> dict[_Point, list[int]]:
     return edges
 
 
-def _follow(edges: dict[_Point, list[int]], start: _Point) -> list[_Point]:
-    """Take one loop out of the edges; only its corners are kept.
+def _follow(edges: dict[_Point, list[int]], start: _Point) -> list[_Edge]:
+    """Take one loop out of the edges.
 
     Where two pixels touch at a corner the loop turns right and stays with its pixel. ``start``,
     the leftmost corner, is never such a place.
     """
-    loop: list[_Point] = []
+    loop: list[_Edge] = []
     point, direction = start, -1
     while not loop or point != start:
         leaving = edges[point]
@@ -69,8 +169,7 @@ def _follow(edges: dict[_Point, list[int]], start: _Point) -> list[_Point]:
         leaving.remove(turn)
         if not leaving:
             del edges[point]
-        if turn != direction:
-            loop.append(point)
+        loop.append((*point, turn))
         direction = turn
         point = (point[0] + _TURNS[turn][0], point[1] + _TURNS[turn][1])
     return loop

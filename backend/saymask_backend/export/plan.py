@@ -14,13 +14,18 @@ from saymask_backend.export.merge import NO_REFERENT, Conflicts, MergeRule
 from saymask_backend.export.model import SPLITS, ExportImage, Split
 from saymask_backend.records.verifications import VerificationSummary
 
-Format = Literal["coco", "refcoco", "grefcoco", "huggingface", "yolo"]
+Format = Literal[
+    "coco", "refcoco", "grefcoco", "huggingface", "yolo", "reasonseg", "grounding", "tao"
+]
 IMAGE_FOLDER = "images"
 Images = Literal["copy", "link", "none"]
+Coordinates = Literal["pixels", "thousandths"]
 
 OUTCOMES_WITH_MASK = ("accepted", "edited", "relabelled", "drawn_after_rejection", "drawn")
 # Formats that can hold an expression without a referent.
-_FORMATS_WITH_NO_REFERENT = ("grefcoco", "huggingface")
+FORMATS_WITH_NO_REFERENT: tuple[Format, ...] = (
+    "grefcoco", "huggingface", "reasonseg", "grounding", "tao",
+)  # fmt: skip
 
 
 class ExportError(SaymaskError):
@@ -77,7 +82,9 @@ class ExportPlan:
         split: which image goes to which split.
         images: copied into the export, linked from one store for all exports, or left out.
         merge: rule for expressions that several annotators decided.
-        polygons: instead of run lengths, where they reproduce the mask exactly.
+        polygons: instead of run lengths, where they reproduce the mask exactly; in ``grounding``
+            simplified outlines in addition to the boxes.
+        coordinates: of ``grounding``: pixels, or thousandths of width and height.
         categories: head noun to category.
         licence: of all images, where known.
         skip_missing: leave out images that cannot be read, instead of stopping.
@@ -92,6 +99,7 @@ class ExportPlan:
     images: Images
     merge: MergeRule
     polygons: bool = False
+    coordinates: Coordinates = "pixels"
     categories: Mapping[str, str] | None = None
     licence: str | None = None
     skip_missing: bool = False
@@ -101,15 +109,15 @@ class ExportPlan:
     @property
     def holds_no_referent(self) -> bool:
         """Whether the format can hold an expression without a referent."""
-        return self.format in _FORMATS_WITH_NO_REFERENT
+        return self.format in FORMATS_WITH_NO_REFERENT
 
 
 @dataclass(frozen=True)
 class ExportSummary:
     """What was written, or would be.
 
-    ``turned`` photos were written anew with upright pixels; ``inexact`` masks kept run lengths
-    although polygons were asked for. A dry run reads no photo and traces no mask.
+    ``turned`` photos were written anew with upright pixels, ``converted`` ones as JPEG;
+    ``inexact`` masks kept run lengths although polygons were asked for. A dry run reads no photo and traces no mask.
     """
 
     photos: int
@@ -122,6 +130,7 @@ class ExportSummary:
     contradictions: int
     agreement_iou: float | None
     turned: int
+    converted: int
     failed: tuple[str, ...]
     model_versions: tuple[str, ...]
     inexact: int = 0
@@ -133,7 +142,7 @@ class Tally:
     def __init__(self, failed: Sequence[str] = ()) -> None:
         self.failed = list(failed)
         self._images = self._referents = self._expressions = self._no_referent = 0
-        self._turned = 0
+        self._turned = self._converted = 0
         self._splits: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._versions: set[str] = set()
@@ -153,6 +162,7 @@ class Tally:
             return
         self._images += 1
         self._turned += image.is_turned
+        self._converted += image.is_converted
         self._splits[image.split] += 1
         for referent in image.referents:
             self._referents += 1
@@ -177,6 +187,7 @@ class Tally:
             contradictions=self._contradictions,
             agreement_iou=mean,
             turned=self._turned,
+            converted=self._converted,
             failed=tuple(self.failed),
             model_versions=tuple(sorted(self._versions)),
         )
@@ -200,6 +211,6 @@ class Writer(Protocol):
 def select_outcomes(format_: Format, outcomes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the outcomes that a format can hold, restricted to the given ones, if any."""
     able: tuple[str, ...] = OUTCOMES_WITH_MASK
-    if format_ in _FORMATS_WITH_NO_REFERENT:
+    if format_ in FORMATS_WITH_NO_REFERENT:
         able = (*OUTCOMES_WITH_MASK, NO_REFERENT)
     return tuple(name for name in able if not outcomes or name in outcomes)

@@ -86,7 +86,7 @@ class GrefcocoWriter:
         self._instances.images.add(build_image(image))
         written: set[int] = set()
         for referent in image.referents:
-            masks = referent.parts or ((referent.coco_rle,) if referent.coco_rle else ())
+            masks = referent.objects
             for mask in masks:
                 mask_id = to_mask_id(image, mask)
                 if mask_id in written:

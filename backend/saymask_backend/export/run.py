@@ -17,11 +17,13 @@ from saymask_backend.export.coco import AnnotationBuilder, CocoWriter
 from saymask_backend.export.earlier import MANIFEST, hash_files, read_earlier
 from saymask_backend.export.huggingface import HuggingFaceWriter
 from saymask_backend.export.image_store import ImageStore, ReadImage
+from saymask_backend.export.json_lines import GroundingWriter, TaoWriter
 from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records
 from saymask_backend.export.model import Categories, ExportImage
 from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Tally, Writer
+from saymask_backend.export.reasonseg import ReasonSegWriter
 from saymask_backend.export.refcoco import GrefcocoWriter, RefcocoWriter
-from saymask_backend.export.upright import JPEG_QUALITY, Photo, read_upright
+from saymask_backend.export.upright import JPEG_QUALITY, Photo, read_upright, to_jpeg
 from saymask_backend.export.yolo import YoloWriter
 from saymask_backend.records.types import RecordView
 
@@ -169,7 +171,8 @@ class _Export:
     def _read(self, records: list[RecordView]) -> Photo | None:
         if self._plan.images == "none":
             return None
-        return read_upright(self._images.read(records, self._read_image))
+        photo = read_upright(self._images.read(records, self._read_image))
+        return to_jpeg(photo) if self._plan.format == "reasonseg" else photo
 
 
 def _open_writer(plan: ExportPlan, folder: Path, annotations: AnnotationBuilder) -> Writer:
@@ -180,6 +183,12 @@ def _open_writer(plan: ExportPlan, folder: Path, annotations: AnnotationBuilder)
         )
     if plan.format == "yolo":
         return YoloWriter(folder, info, annotations.categories)
+    if plan.format == "reasonseg":
+        return ReasonSegWriter(folder)
+    if plan.format == "grounding":
+        return GroundingWriter(folder, plan.coordinates, polygons=plan.polygons)
+    if plan.format == "tao":
+        return TaoWriter(folder)
     writers: dict[str, Callable[[Path, dict[str, Any], AnnotationBuilder], Writer]] = {
         "coco": CocoWriter, "refcoco": RefcocoWriter, "grefcoco": GrefcocoWriter,
     }  # fmt: skip
@@ -215,6 +224,7 @@ def _build_image(
         split=plan.split.choose(sha256),
         referents=referents,
         is_turned=photo is not None and photo.is_turned,
+        is_converted=photo is not None and photo.is_converted,
     )
 
 
@@ -259,6 +269,7 @@ def _write_manifest(
         # How the masks of COCO's and RefCOCO's layouts are written.
         "segmentations": dict(annotations.segmentations),
         "photos_turned_upright": {"count": summary.turned, "jpeg_quality": JPEG_QUALITY},
+        "photos_converted_to_jpeg": {"count": summary.converted, "jpeg_quality": JPEG_QUALITY},
         "annotators": {
             "shared_expressions": summary.shared,
             "contradictions": summary.contradictions,

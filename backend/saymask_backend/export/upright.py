@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saymask.errors import ImageTooLarge
+from saymask.image_files import find_suffix
 from saymask.masks import MAX_PIXELS
 
 _ORIENTATION = 0x0112
@@ -24,11 +26,13 @@ class Photo:
         data: of the file.
         size_hw: of its pixels; None where Pillow does not know the format.
         is_turned: whether it was written anew, because the original says that it is to be turned.
+        is_converted: whether it was written anew as JPEG.
     """
 
     data: bytes
     size_hw: tuple[int, int] | None
     is_turned: bool = False
+    is_converted: bool = False
 
 
 def read_upright(data: bytes) -> Photo:
@@ -59,6 +63,24 @@ def read_upright(data: bytes) -> Photo:
             return Photo(data, (image.height, image.width))
     except UnidentifiedImageError:
         return Photo(data, None)
+
+
+def to_jpeg(photo: Photo) -> Photo:
+    """Return an upright photo as JPEG of quality 95; one that is a JPEG stays the same.
+
+    Raises:
+        ImageUnreadable: the file is damaged, or of an unknown format.
+    """
+    if find_suffix(photo.data) == ".jpg":
+        return photo
+    from PIL import Image
+
+    from saymask.image_decoding import decode_picture
+
+    picture = decode_picture(photo.data, math.inf)
+    buffer = io.BytesIO()
+    Image.fromarray(picture.pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+    return replace(photo, data=buffer.getvalue(), size_hw=picture.size_hw, is_converted=True)
 
 
 def _turn(image: Any) -> Photo:
