@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -197,7 +198,24 @@ def read_huggingface(folder: Path, cache: Path) -> dict[tuple[str, str], Mask]:
     return found
 
 
+def check_yolo_labels(folder: Path) -> None:
+    """What ultralytics demands of a label file before it trains on its photo."""
+    classes = yaml.safe_load((folder / "data.yaml").read_text("utf-8"))["names"]
+    for path in (folder / "labels").rglob("*.txt"):
+        assert list((folder / "images" / path.parent.name).glob(f"{path.stem}.*")), "no photo"
+        rows = [line.split(" ") for line in path.read_text("ascii").splitlines()]
+        assert rows
+        for class_id, *values in rows:
+            assert int(class_id) in classes
+            # Five numbers in all would be a box; an outline has three corners or more.
+            corners = np.array(values, np.float32).reshape(-1, 2)
+            assert len(corners) > 2
+            assert 0 <= corners.min() <= corners.max() <= 1
+            assert (np.ptp(corners, axis=0) > 0).all()
+
+
 def read_yolo(folder: Path) -> dict[tuple[str, str], Mask]:
+    check_yolo_labels(folder)
     found = {}
     for entry in json.loads((folder / "expressions.json").read_text("utf-8")):
         path = folder / entry["mask"]

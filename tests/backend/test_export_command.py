@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,52 @@ def test_export_as_people_run_it(database: Path, tmp_path: Path) -> None:
     assert json.loads(with_none)["no_referent"] == 1
     only = run(database, "export", "yolo", str(tmp_path / "y"), "--outcome", "drawn", "--json")
     assert json.loads(only.stdout)["expressions"] == 4
+    chats = tmp_path / "chats"
+    run(database, "export", "grounding", str(chats), "--coordinates", "thousandths")
+    manifest = json.loads((chats / "manifest.json").read_text("utf-8"))
+    assert manifest["query"]["coordinates"] == "thousandths"
+    assert manifest["counts"]["no_referent"] == 1
+    for_lisa = run(database, "export", "reasonseg", str(tmp_path / "lisa")).stdout
+    assert "3 photos written as JPEG" in for_lisa
     mapping = tmp_path / "names.json"
     mapping.write_text(json.dumps({"thing": "tool"}), "utf-8")
     run(database, "export", "coco", str(tmp_path / "c"), "--categories", str(mapping))
+
+
+def test_category_ids_are_the_same_in_all_exports_of_a_project(
+    database: Path, tmp_path: Path
+) -> None:
+    def name(nouns: dict[int, str]) -> None:
+        with closing(sqlite3.connect(database)) as connection:
+            for number, noun in nouns.items():
+                connection.execute(
+                    "UPDATE record SET head_noun_phrase = ? WHERE annotation_id = ?", (noun, number)
+                )
+            connection.commit()
+
+    def export_ids(folder: str, *options: str) -> dict[str, int]:
+        run(database, "export", "coco", str(tmp_path / folder), "--project", "1", *options)
+        path = tmp_path / folder / "annotations" / "instances_train.json"
+        listed = json.loads(path.read_text("utf-8"))["categories"]
+        return {category["name"]: category["id"] for category in listed}
+
+    name({1: "the dog", 2: "a zebra", 3: "an ant", 4: "the cat", 5: "the unicorn"})
+    ids = {"dog": 1, "zebra": 2, "ant": 3, "cat": 4}
+    assert export_ids("all") == ids
+    assert export_ids("few", "--annotator", "nobody") == {}, "nothing was selected"
+    assert export_ids("seed", "--seed", "7") == ids
+    with closing(Stores(f"sqlite:///{database}")) as stores:
+        # The first annotation changes and so gets a new record, the second is deleted, a sixth
+        # comes; its photo is the first in the order of exports or the last.
+        for number, square in ((1, 15), (6, 60)):
+            mask = factories.brush("own", factories.square(square), "referent", "manual")
+            marks = [factories.typed("x"), *mask]
+            body = factories.event(number, factories.annotation(number, marks))
+            body["task"]["data"]["image"] = data_uri(number)
+            stores.events.append_event(to_new_event(body))
+        Recorder(stores).process_waiting()
+    name({6: "a bee"})
+    assert export_ids("later") == {**ids, "bee": 5}
 
 
 def test_a_photo_that_is_left_out_gives_exit_status_1(database: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def export_photo(data: bytes, asked: ExportPlan, **fields: Any) -> Any:
 
 def read_photo(folder: Path, format_: str) -> bytes:
     if format_ != "huggingface":
-        (path,) = (p for p in (folder / "images").rglob("*") if p.is_file())
+        photos = folder / ("reason_seg" if format_ == "reasonseg" else "images")
+        (path,) = (p for p in photos.rglob("*") if p.is_file() and p.suffix != ".json")
         return path.read_bytes()
     import pyarrow.parquet as pq
 

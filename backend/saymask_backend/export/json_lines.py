@@ -20,7 +20,7 @@ from saymask_backend.export.plan import IMAGE_FOLDER, Coordinates, ExportSummary
 
 
 class _LinesPerSplit:
-    """A file of JSON lines for each split, in ASCII: trainers read it in their system's encoding."""
+    """JSON lines for each split; in ASCII, because trainers read their system's encoding."""
 
     def __init__(self, folder: Path, name: str) -> None:
         paths = {split: folder / name.format(split=split) for split in SPLITS}
@@ -61,7 +61,7 @@ class GroundingWriter:
             found = [self._describe(image, coco_rle) for coco_rle in referent.objects]
             for sentence in referent.sentences:
                 text = to_prompt(sentence.raw)
-                answer = [{**one, "label": text} for one in found]
+                answer = json.dumps([{**one, "label": text} for one in found], ensure_ascii=False)
                 wanted = "bbox and polygon" if self._polygons else "bbox"
                 question = (
                     f"<image>\nLocate {text}, output its {wanted} coordinates in JSON format."
@@ -69,13 +69,13 @@ class GroundingWriter:
                 self._lines.add(
                     image,
                     {
-                        "id": f"{to_id(image.sha256, sentence.raw):012x}",
+                        "id": f"{to_id(image.sha256, sentence.raw, answer):012x}",
                         "image": f"{IMAGE_FOLDER}/{image.file_name}",
                         "height": height,
                         "width": width,
                         "conversations": [
                             {"from": "human", "value": question},
-                            {"from": "gpt", "value": json.dumps(answer, ensure_ascii=False)},
+                            {"from": "gpt", "value": answer},
                         ],
                     },
                 )
@@ -117,17 +117,14 @@ class TaoWriter:
             boxes = {to_mask_id(image, mask): _to_xyxy(mask) for mask in referent.objects}
             for mask_id, box in boxes.items():
                 regions.setdefault(mask_id, _build_region(box, referent))
-            expressions += (
-                {
-                    "expression_id": f"expr_{to_id(image.sha256, sentence.raw):012x}",
-                    "text": sentence.raw,
-                    "instances": [
-                        {"bbox_id": f"box_{mask_id:012x}", "bbox": box, "bbox_score": 1.0}
-                        for mask_id, box in boxes.items()
-                    ],
-                }
-                for sentence in referent.sentences
-            )
+            instances = [
+                {"bbox_id": f"box_{mask_id:012x}", "bbox": box, "bbox_score": 1.0}
+                for mask_id, box in boxes.items()
+            ]
+            for sentence in referent.sentences:
+                number = to_id(image.sha256, sentence.raw, *map(str, boxes))
+                expression = {"expression_id": f"expr_{number:012x}", "text": sentence.raw}
+                expressions.append({**expression, "instances": instances})
         record = {
             "image_id": Path(image.file_name).stem,
             "image_path": f"{IMAGE_FOLDER}/{image.file_name}",

@@ -131,7 +131,7 @@ def _to_referent(cluster: list[_Settled], categories: Mapping[str, str]) -> Refe
     newest = cluster[0]
     nouns = [noun for noun in (to_noun(c.record.head_noun_phrase) for c in cluster) if noun]
     # The noun most of the sentences use; of equals the newest.
-    noun = max(nouns, key=nouns.count) if nouns else DEFAULT_CATEGORY
+    noun = max(nouns, key=nouns.count) if nouns else None
     sentences: dict[str, Sentence] = {}
     for decision in reversed(cluster):
         key = to_key(decision.record.expression)
@@ -139,7 +139,7 @@ def _to_referent(cluster: list[_Settled], categories: Mapping[str, str]) -> Refe
     return Referent(
         coco_rle=newest.mask.to_coco_rle() if newest.mask is not None else None,
         parts=newest.parts,
-        category=categories.get(noun, noun),
+        category=to_category(noun, categories),
         sentences=tuple(sentences[key] for key in sorted(sentences)),
     )
 
@@ -161,6 +161,12 @@ def _to_sentence(decision: _Settled, earlier: Sentence | None) -> Sentence:
         model_version=record.model_version,
         provenance=record.provenance,
     )
+
+
+def to_category(noun: str | None, categories: Mapping[str, str]) -> str:
+    """Return the category of a head noun; of none it is ``object``."""
+    name = noun or DEFAULT_CATEGORY
+    return categories.get(name, name)
 
 
 def to_noun(head_noun_phrase: str | None) -> str | None:

@@ -109,11 +109,13 @@ class Categories:
     """The categories of an export, numbered 0, 1, 2, ... as they appear.
 
     Args:
-        names: those of an earlier export, which keep their numbers.
+        names: those that come first; one that is repeated counts once.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._numbers = {name: number for number, name in enumerate(names)}
+        self._numbers: dict[str, int] = {}
+        for name in names:
+            self.number(name)
 
     @property
     def names(self) -> list[str]:

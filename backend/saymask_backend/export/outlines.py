@@ -92,7 +92,7 @@ def simplify(polygon: Polygon) -> Polygon:
         if distances.max() > tolerance:
             kept.add(middle)
             spans += [(first, middle), (middle, last)]
-    if len(kept) < 3:  # noqa: PLR2004
+    if len(kept) < 3:
         return polygon
     return [float(value) for point in points[sorted(kept)] for value in point]
 
@@ -100,7 +100,8 @@ def simplify(polygon: Polygon) -> Polygon:
 def _find_loops(mask: Mask) -> tuple[list[list[_Edge]], list[list[_Edge]]]:
     """All edges of each outer outline, and of each hole's."""
     edges = _collect_edges(mask)
-    outer, holes = [], []
+    outer: list[list[_Edge]] = []
+    holes: list[list[_Edge]] = []
     for start in sorted(edges):
         # Two outlines may begin at one corner; none does at one that earlier outlines used up.
         while start in edges:

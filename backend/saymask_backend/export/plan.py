@@ -117,7 +117,8 @@ class ExportSummary:
     """What was written, or would be.
 
     ``turned`` photos were written anew with upright pixels, ``converted`` ones as JPEG;
-    ``inexact`` masks kept run lengths although polygons were asked for. A dry run reads no photo and traces no mask.
+    ``inexact`` masks kept run lengths although polygons were asked for. A dry run reads no photo
+    and traces no mask.
     """
 
     photos: int

@@ -18,7 +18,7 @@ from saymask_backend.export.earlier import MANIFEST, hash_files, read_earlier
 from saymask_backend.export.huggingface import HuggingFaceWriter
 from saymask_backend.export.image_store import ImageStore, ReadImage
 from saymask_backend.export.json_lines import GroundingWriter, TaoWriter
-from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records
+from saymask_backend.export.merge import SAME_REFERENT_IOU, merge_records, to_category, to_noun
 from saymask_backend.export.model import Categories, ExportImage
 from saymask_backend.export.plan import ExportError, ExportPlan, ExportSummary, Tally, Writer
 from saymask_backend.export.reasonseg import ReasonSegWriter
@@ -54,6 +54,7 @@ def run_export(
     image_dir: Path,
     progress: Progress,
     failed: Sequence[str] = (),
+    head_noun_phrases: Sequence[str | None] = (),
 ) -> ExportSummary:
     """Write an export.
 
@@ -64,13 +65,16 @@ def run_export(
         image_dir: with ``images="link"``, where images are kept once for all exports.
         progress: called after each image.
         failed: images that were left out before, for the summary.
+        head_noun_phrases: in the order in which their categories are numbered.
 
     Raises:
         ExportError: the directory exists and is not to be replaced, nothing was selected, an image
             is missing, damaged or changed, or the disk is full. What was read so far is kept aside
             and used by the next try.
     """
-    categories = Categories(_check_out(plan))
+    earlier = _check_out(plan)
+    nouns = (to_noun(phrase) for phrase in head_noun_phrases)
+    categories = Categories([*earlier, *(to_category(n, plan.categories or {}) for n in nouns)])
     partial = plan.out.with_name(f".{plan.out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)

@@ -117,6 +117,18 @@ class RecordStore:
                 for row in session.execute(query)
             ]
 
+    def list_head_noun_phrases(self, project_id: int | None) -> list[str | None]:
+        """Return those of all masks, history included, in the order in which they first came."""
+        query = (
+            select(RecordRow.head_noun_phrase)
+            .where(RecordRow.area_px.is_not(None))
+            .group_by(RecordRow.head_noun_phrase)
+            .order_by(func.min(RecordRow.id))
+        )
+        if project_id is not None:
+            query = query.where(RecordRow.project_id == project_id)
+        return list(self._database.scalars(query))
+
     def load_record(self, record_id: int) -> RecordView | None:
         """Return any record, current or history, or None."""
         with self._database.session() as session:

@@ -76,6 +76,7 @@ class Exporter:
             self._image_dir,
             self._count_records(record_filter, progress),
             left_out,
+            self._stores.records.list_head_noun_phrases(record_filter.project_id),
         )
 
     def _group(self, plan: ExportPlan, record_filter: RecordFilter) -> Iterator[list[RecordView]]:
