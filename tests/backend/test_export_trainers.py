@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,16 @@ from saymask.masks import Mask, compute_box_xywh, compute_iou
 from saymask_backend.export.model import SPLITS, Split
 from saymask_backend.export.outlines import simplify, trace, trace_centres
 from saymask_backend.export.plan import parse_split
+from saymask_backend.export.run import run_export
 from saymask_backend.records.types import RecordView
 from tests.backend.exports import (
     CATS,
     HEIGHT,
+    NOW,
     WIDTH,
     box,
     export,
+    groups,
     odd_records,
     plan,
     read_image,
@@ -159,6 +164,22 @@ def test_photos_for_lisa_look_the_same(tmp_path: Path) -> None:
     assert not list((tmp_path / "none").rglob("*.jpg"))
 
 
+def test_a_photo_that_cannot_become_a_jpeg_is_left_out_and_named(tmp_path: Path) -> None:
+    odd = b"no photo"
+    views = [
+        *CATS,
+        replace(CATS[0], id=99, task_id=99, image_sha256=hashlib.sha256(odd).hexdigest()),
+    ]
+    asked = plan("reasonseg", tmp_path / "out", skip_missing=True)
+
+    def read(view: RecordView) -> bytes:
+        return odd if view.id == 99 else read_image(view)
+
+    summary = run_export(asked, groups(views), read, tmp_path / "photos", lambda _: None)
+    assert summary.photos == 3
+    assert summary.failed == ("record 99: The file is not an image that saymask can read.",)
+
+
 def read_qwen(folder: Path) -> dict[Key, list[dict[str, Any]]]:
     """Qwen's fine-tuning: each ``<image>`` of a question takes a photo below ``data_path``."""
     found = {}
@@ -275,8 +296,10 @@ def read_tao(folder: Path) -> dict[str, dict[str, Any]]:
     return joined
 
 
-def test_tao_reads_expressions_and_regions(tmp_path: Path) -> None:
-    export(RECORDS, plan("tao", tmp_path / "out"))
+@pytest.mark.parametrize("order", [1, -1])
+def test_tao_reads_expressions_and_regions(order: int, tmp_path: Path) -> None:
+    views = [replace(v, decided_at=NOW + order * timedelta(minutes=v.id)) for v in RECORDS]
+    export(views, plan("tao", tmp_path / "out"))
     entries = read_tao(tmp_path / "out")
     assert len(entries) == 5
     found, ids = {}, []

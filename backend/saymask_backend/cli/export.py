@@ -197,7 +197,7 @@ def _describe(summary: ExportSummary, plan: ExportPlan, *, dry_run: bool) -> str
     if summary.turned:
         lines.append(f"{counted(summary.turned, 'photo')} written upright, as their EXIF says")
     if summary.converted:
-        lines.append(f"{counted(summary.converted, 'photo')} written as JPEG, the only one read")
+        lines.append(f"{counted(summary.converted, 'photo')} written as JPEG, all that LISA finds")
     if summary.inexact:
         lines.append(
             f"{counted(summary.inexact, 'mask')} without exact polygons, kept as run lengths"

@@ -113,7 +113,8 @@ class TaoWriter:
         height, width = image.size_hw
         regions: dict[int, dict[str, Any]] = {}
         expressions: list[dict[str, Any]] = []
-        for referent in image.referents:
+        # A region takes its description from the expression that means it alone, if there is one.
+        for referent in sorted(image.referents, key=lambda r: len(r.objects)):
             boxes = {to_mask_id(image, mask): _to_xyxy(mask) for mask in referent.objects}
             for mask_id, box in boxes.items():
                 regions.setdefault(mask_id, _build_region(box, referent))
