@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from saymask.masks import Mask, compute_box_xywh, compute_iou
 from saymask_backend.export.model import SPLITS, Split
@@ -118,6 +119,26 @@ def read_all_for_lisa(folder: Path, encoding: str = "utf-8") -> dict[Key, Mask]:
     return {k: m for split in SPLITS for k, m in read_lisa(folder, split, encoding).items()}
 
 
+def read_sa2va(folder: Path) -> dict[Key, Mask]:
+    """Sa2VA's fine-tuning: photos by list, for each text the sum of what pycocotools draws."""
+    found = {}
+    root = folder / "reason_seg" / "saymask"
+    for split in SPLITS:
+        listed = json.loads((root / f"annotations_{split}.json").read_text("utf-8"))
+        for item in listed:
+            with Image.open(root / split / item["image"]) as photo:
+                width, height = photo.size
+            for segments, text in zip(item["mask"], item["text"], strict=True):
+                canvas = np.zeros((height, width), np.uint8)
+                for segment in segments:
+                    drawn = coco_mask.decode(coco_mask.frPyObjects([segment], height, width))
+                    canvas += drawn.squeeze()
+                key = (item["image"].split("-")[0], text)
+                assert key not in found
+                found[key] = canvas.astype(bool)
+    return found
+
+
 @settings(max_examples=300, deadline=None)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14))))
 @example(target())
@@ -128,13 +149,14 @@ def test_outlines_through_pixel_centres_are_drawn_as_the_mask(mask: Mask) -> Non
 @pytest.mark.parametrize(
     ("split", "encoding"), [("1/0/0", "utf-8"), ("0/1/0", "cp1252"), ("0/0/1", "ascii")]
 )
-def test_lisa_reads_exact_masks_and_texts_in_any_encoding(
+def test_lisa_and_sa2va_read_exact_masks_and_texts_in_any_encoding(
     split: str, encoding: str, tmp_path: Path
 ) -> None:
     asked = plan("reasonseg", tmp_path / "out", split=parse_split(split, 0))
     summary = export(RECORDS, asked)
     found = read_all_for_lisa(tmp_path / "out", encoding)
     wanted = find_wanted(RECORDS)
+    assert_equal_masks(read_sa2va(tmp_path / "out"), found)
     nothing = {key: found.pop(key) for key in found.keys() - wanted.keys()}
     assert {text for _, text in nothing} == {"a unicorn"}
     assert not any(mask.any() for mask in nothing.values())
@@ -152,6 +174,7 @@ def test_lisa_gets_every_record(items: Any, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("x") / "out"
     export(to_records(items), plan("reasonseg", out))
     assert_equal_masks(read_all_for_lisa(out), find_wanted(to_records(items)))
+    assert_equal_masks(read_sa2va(out), find_wanted(to_records(items)))
 
 
 def test_photos_for_lisa_look_the_same(tmp_path: Path) -> None:
