@@ -13,7 +13,7 @@ from saymask_backend.export.outlines import trace_centres
 from saymask_backend.export.plan import ExportSummary
 
 # LISA finds the data at this path below its --dataset_dir.
-DATA_FOLDER = Path("reason_seg", "saymask")
+_DATA_FOLDER = Path("reason_seg", "saymask")
 # Labels with "ignore" or "flag" mean something else.
 _LABEL = "target"
 
@@ -30,7 +30,7 @@ class ReasonSegWriter:
     image_folder: str | None = None
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / DATA_FOLDER
+        self._folder = folder / _DATA_FOLDER
         for name in (*SPLITS, "explanatory"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         self._lists = {s: JsonList(self._folder / f"annotations_{s}.json") for s in SPLITS}
