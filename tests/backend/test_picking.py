@@ -179,7 +179,7 @@ def test_an_expression_of_the_task_s_data_is_asked_when_another_rank_is_wanted(
 
 @pytest.mark.parametrize(
     ("text", "rank"),
-    [("1", 1), (" 12 ", 12), ("0", 0), ("9" * 30, int("9" * 30)), ("2nd", None), ("²", None),
+    [("1", 1), (" 12 ", 12), ("0", 0), ("9" * 5000, 999_999_999), ("2nd", None), ("²", None),
      ("number 2", None), ("-1", None), ("1.5", None), ("٢", None), ("", None)],
 )  # fmt: skip
 def test_what_is_a_number(text: str, rank: int | None) -> None:

@@ -53,14 +53,17 @@ def _to_result(
     else:
         prediction = failure
     if request.picked is not None:
-        # The number disappears from the editor's field.
-        field = build_typed(config, request.typed, request.editor_entry_id)
+        # The number disappears from the editor's field. One that keeps a single line gets the
+        # expression back.
+        answered = (answer.result.expression,) if isinstance(answer, Suggestions) else ()
+        field = build_typed(config, request.typed or answered, request.editor_entry_id)
         prediction["result"].insert(0, field)
     return prediction
 
 
 def _to_prediction(answer: Suggestions, config: LabelConfig, task: PredictTask) -> dict[str, Any]:
-    region_ids = {rank: build_region_id(answer.request_id, rank) for rank in answer.shown[1:]}
+    others = {rank: build_region_id(answer.request_id, rank) for rank in answer.shown[1:]}
+    region_ids = {rank: name for rank, name in others.items() if name not in task.edited}
     notice = answer.notice
     if answer.shown:
         region_ids[answer.shown[0]] = choose_region_id(answer.region_id, task.edited)

@@ -47,6 +47,7 @@ def to_submission(
             task has no image.
     """
     result = annotation.result
+    typed = _read_texts(result, config.expression, are_typed=True)
     try:
         return Submission(
             project=project,
@@ -57,7 +58,7 @@ def to_submission(
             seconds=annotation.lead_time,
             skipped=annotation.was_cancelled is True,
             image=read_image(task, config),
-            expression=next(reversed(_read_texts(result, config.expression).values()), None),
+            expression=next(reversed(typed.values()), None),
             verdict=_read_verdict(result, config),
             regions=_read_regions(annotation, task, config, known_sizes_hw),
             ignored=_describe_others(result, config),
@@ -69,12 +70,18 @@ def to_submission(
         raise InvalidAnnotation(error.cause, error.cure) from error
 
 
-def _read_texts(result: Sequence[object], name: str | None) -> dict[str, str]:
-    """The last text of a field for each region, by its id; the newest last."""
+def _read_texts(
+    result: Sequence[object], name: str | None, *, are_typed: bool = False
+) -> dict[str, str]:
+    """The last text of a field for each region, by its id; the newest last.
+
+    Numbers that were typed for the whole image picked suggestions. A region's number is its text.
+    """
     texts: dict[str, str] = {}
     for entry in result:
         if isinstance(entry, TextEntry) and entry.from_name == name:
-            text = next((t for t in reversed(entry.value.text) if read_rank(t) is None), "")
+            lines = [t for t in entry.value.text if not are_typed or read_rank(t) is None]
+            text = lines[-1] if lines else ""
             if text.strip():
                 texts.pop(entry.id, None)
                 texts[entry.id] = text

@@ -17,6 +17,12 @@ NOTICE = "saymask_notice"
 _REGION_EXPRESSION = "region_expression"
 # The class of a View in whose project one suggestion at a time is shown.
 _ONE_CLASS = "saymask-one"
+_COMMENT_OR_VIEW = re.compile(
+    r"""<!--.*?-->|(?P<view><View(?=[\s/>])(?:[^>"']|"[^"]*"|'[^']*')*>)""", re.DOTALL
+)
+_CLASS_NAME = re.compile(
+    r"""\s+className\s*=\s*(?P<quote>["'])(?P<value>.*?)(?P=quote)""", re.DOTALL
+)
 _CURE = (
     "The config needs one Image, one BrushLabels or BitmaskLabels, and one TextArea for the"
     " expression, both toName the image. See label_config.xml in the package, printed by:"
@@ -192,18 +198,40 @@ def default_label_config(mask_tag: MaskTag = "BrushLabels") -> str:
 
 
 def switch_suggestions(xml: str, *, shows_one: bool) -> str:
-    """Return a valid labelling config changed so that one suggestion is shown, or several are."""
-    xml = re.sub(rf'(\bclassName="[^"]*?)\b{_ONE_CLASS} ?', r"\1", xml).replace(' className=""', "")
-    if not shows_one:
-        return xml
-    # The whole config is in one View.
-    start, view, rest = xml.partition("<View")
-    opening, end, content = rest.partition(">")
-    if 'className="' in opening:
-        opening = opening.replace('className="', f'className="{_ONE_CLASS} ', 1)
-    else:
-        opening = f' className="{_ONE_CLASS}"{opening}'
-    return f"{start}{view}{opening}{end}{content}"
+    """Return a valid labelling config changed so that one suggestion is shown, or several are.
+
+    Raises:
+        InvalidLabelConfig: the class has to be written by hand.
+    """
+    changed = _COMMENT_OR_VIEW.sub(lambda match: _set_class(match, shows_one=False), xml)
+    if shows_one:
+        # The whole config is in one View.
+        first = next((m for m in _COMMENT_OR_VIEW.finditer(changed) if m["view"]), None)
+        if first is not None:
+            tag = _set_class(first, shows_one=True)
+            changed = f"{changed[: first.start()]}{tag}{changed[first.end() :]}"
+    if load_label_config(changed).shows_one is not shows_one:
+        raise InvalidLabelConfig(
+            "The labelling config could not be changed.",
+            f'Give its first View className="{_ONE_CLASS}", or take that class away, by hand.',
+        )
+    return changed
+
+
+def _set_class(match: re.Match[str], *, shows_one: bool) -> str:
+    """Return the start tag of a View with the class or without; a comment as it is."""
+    tag = match.group()
+    if not match["view"]:
+        return tag
+    found = _CLASS_NAME.search(tag)
+    words = [w for w in (found["value"].split() if found else []) if w != _ONE_CLASS]
+    if found and not shows_one and words == found["value"].split():
+        return tag
+    words = [*([_ONE_CLASS] if shows_one else []), *words]
+    attribute = f' className="{" ".join(words)}"' if words else ""
+    if found:
+        return f"{tag[: found.start()]}{attribute}{tag[found.end() :]}"
+    return f"<View{attribute}{tag[len('<View') :]}"
 
 
 def load_verify_config() -> str:

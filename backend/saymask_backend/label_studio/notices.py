@@ -36,11 +36,11 @@ def describe_answer(result: SegmentResult, shown: Sequence[int], clicks: int = 0
     quoted = quote(result.expression)
     if not result.candidates:
         return f"Nothing found for {quoted}. Rephrase, or draw the mask."
-    suggestions = _describe_shown(result, shown)
     if clicks:
         after = "1 click" if clicks == 1 else f"{clicks} clicks"
+        suggestions = "1 suggestion" if len(shown) == 1 else f"{len(shown)} suggestions"
         return (
-            f"{quoted}, after {after}: {suggestions} Click again to change it; Alt+click on what"
+            f"{quoted}, after {after}: {suggestions}. Click again to change it; Alt+click on what"
             " does not belong."
         )
     doubt = ""
@@ -48,7 +48,7 @@ def describe_answer(result: SegmentResult, shown: Sequence[int], clicks: int = 0
     # Another notice already says that the photo may not show the object.
     if is_doubtful and NOTHING_MEANT not in result.notices:
         doubt = " Uncertain: another object fits almost as well."
-    return " ".join([f"{quoted}: {suggestions}{doubt}", *result.notices])
+    return " ".join([f"{quoted}: {_describe_shown(result, shown)}{doubt}", *result.notices])
 
 
 def _describe_shown(result: SegmentResult, shown: Sequence[int]) -> str:

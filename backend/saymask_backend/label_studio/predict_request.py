@@ -20,6 +20,8 @@ from saymask_backend.label_studio.schema import (
 )
 from saymask_backend.records.types import ProjectKey
 
+# More than any rank has.
+_MAX_RANK_DIGITS = 9
 MAX_TASK_EXPRESSIONS = 100
 """Most expressions of one task's data that are answered; the others are counted."""
 
@@ -177,13 +179,15 @@ def parse_task(
 def read_rank(text: str) -> int | None:
     """Return the rank that a number picks, None for an expression: a number is never one."""
     digits = text.strip()
-    return int(digits) if digits.isascii() and digits.isdecimal() else None
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits[:_MAX_RANK_DIGITS])
 
 
 def _list_edited(task: TaskBody) -> Iterator[str]:
     """Regions in drafts and annotations that were changed; unsaved strokes are ``touches``."""
     for saved in (*task.drafts, *task.annotations):
-        entries = saved.get("result")
+        entries = saved.get("result") if isinstance(saved, dict) else None
         for entry in entries if isinstance(entries, list) else []:
             if not (isinstance(entry, dict) and isinstance(entry.get("id"), str)):
                 continue

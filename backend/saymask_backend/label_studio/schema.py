@@ -55,6 +55,11 @@ def _only_mapping(value: object) -> object:
     return value if isinstance(value, dict) else {}
 
 
+def _only_list(value: object) -> object:
+    """Return an empty list for drafts of another shape: they are looked at, never needed."""
+    return value if isinstance(value, list) else []
+
+
 def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -142,7 +147,7 @@ class TaskBody(Body):
     id: OptionalId = 0
     data: Annotated[dict[Any, Any], BeforeValidator(_only_mapping)] = Field(default_factory=dict)
     annotations: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
-    drafts: Annotated[list[dict[str, Any]], _none_to([])] = Field(default_factory=list)
+    drafts: Annotated[list[Any], BeforeValidator(_only_list)] = Field(default_factory=list)
     total_annotations: Annotated[int, _none_to(0)] = 0
     predictions_model_versions: Annotated[frozenset[str], BeforeValidator(_split_versions)] = (
         frozenset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, delete, func, select, true
 from sqlalchemy.orm import selectinload
 
 from saymask.contract import Candidate, CocoRle, SegmentResult, Timings
@@ -188,8 +188,9 @@ class RequestStore:
     def add_shown(self, request_id: int, shown: Sequence[int]) -> None:
         """Store that candidates of these ranks are shown now."""
         with self._database.session() as session, session.begin():
-            row = session.get_one(Request, request_id)
-            row.shown = [*(row.shown or ()), list(shown)]
+            row = session.get_one(Request, request_id, with_for_update=True)
+            if not row.shown or row.shown[-1] != list(shown):
+                row.shown = [*(row.shown or ()), list(shown)]
 
     def save_failure(self, request_id: int, error: SaymaskError, latency_ms: float) -> None:
         """Store why a request got no answer."""
@@ -252,15 +253,21 @@ class RequestStore:
             return LastAnswer(row.expression, masks, old_click_ids)
 
     def load_answer(
-        self, project: ProjectKey, task_id: int, expression: str, editor_entry_id: str
+        self,
+        project: ProjectKey,
+        task_id: int,
+        image: str,
+        expression: str,
+        editor_entry_id: str,
     ) -> StoredAnswer | None:
-        """Return the newest answer to an annotator's expression, or None.
+        """Return the newest answer to an annotator's expression about an image, or None.
 
-        An annotator is known by the field in the editor; who clicked is not known.
+        An annotator is known by the field in the editor.
         """
         key = to_key(expression)
         query = _answered(project, task_id).where(
-            or_(Request.editor_entry_id == editor_entry_id, Request.kind == "clicked")
+            Request.editor_entry_id == editor_entry_id[:_MAX_ENTRY_ID_CHARS],
+            Request.image == image,
         )
         with self._database.session() as session:
             rows = session.scalars(query.order_by(Request.id.desc()))
@@ -276,7 +283,7 @@ class RequestStore:
         """Return what was answered last in a field of the editor, or None."""
         query = select(Request.expression).where(
             *_of_task(project, task_id), Request.status == "answered",
-            Request.editor_entry_id == editor_entry_id,
+            Request.editor_entry_id == editor_entry_id[:_MAX_ENTRY_ID_CHARS],
         )  # fmt: skip
         return next(iter(self._database.scalars(query.order_by(Request.id.desc()).limit(1))), None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from saymask.contract import Candidate, Click, CocoRle, RefineRequest
+from saymask.contract import Candidate, Click, CocoRle, RefineRequest, Timings
 from saymask.errors import (
     CallAbandoned,
     InvalidExpression,
@@ -28,7 +28,13 @@ from saymask_backend.label_studio.predictions import choose_shown
 from saymask_backend.queue.pending import Call
 from saymask_backend.records.requests import LastAnswer, RequestStore, StoredAnswer
 from saymask_backend.records.types import to_key
-from saymask_backend.services.segment import Question, Segmenter, Suggestions, TaskSuggestions
+from saymask_backend.services.segment import (
+    Question,
+    Segmenter,
+    Suggestions,
+    TaskSuggestions,
+    shorten_reference,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +129,7 @@ class Predictor:
         if last is None:
             return self._ask_typed(request, task, expression, call, rank=rank)
         is_early = rank == 1 and last.result.is_first_look
-        if is_early and self._segmenter.hasten(task):
+        if is_early and self._is_prepared(task):
             return self._ask_typed(request, task, expression, call, last.region_id, rank)
         if any(candidate.rank == rank for candidate in last.result.candidates):
             shown: tuple[int, ...] = (rank,)
@@ -133,13 +139,27 @@ class Predictor:
             is_edited = last.region_id in task.edited
             shown = last.shown[-1] if last.shown and not is_edited else ()
         notice = describe_too_early if is_early else partial(describe_pick, rank=rank)
-        return Suggestions(last.request_id, last.result, last.region_id, shown, notice(last.result))
+        # No worker did anything for it.
+        result = last.result.model_copy(update={"timings": Timings()})
+        return Suggestions(last.request_id, result, last.region_id, shown, notice(result))
+
+    def _is_prepared(self, task: PredictTask) -> bool:
+        """Whether the image of a first look is prepared by now; if not, it is hastened."""
+        try:
+            return self._segmenter.hasten(task)
+        except SaymaskError as error:
+            log.warning("task %s has no better answer: %s", task.task_id, error)
+            return False
 
     def _load_answer(
         self, request: PredictRequest, task: PredictTask, expression: str
     ) -> StoredAnswer | None:
         return self._requests.load_answer(
-            request.project, task.task_id, expression, request.editor_entry_id
+            request.project,
+            task.task_id,
+            shorten_reference(task.image),
+            expression,
+            request.editor_entry_id,
         )
 
     def _choose_typed(self, request: PredictRequest, task: PredictTask) -> str:
@@ -240,7 +260,9 @@ def _choose_shown(
 
 def decline(request: PredictRequest) -> list[Answer]:
     """Reject immediately when saturated; interactive callers get a notice."""
-    if not request.is_interactive or not (request.typed or request.picked or request.prompt):
+    if not request.is_interactive or not (
+        request.typed or request.picked is not None or request.prompt
+    ):
         return [None] * len(request.tasks)
     error = ServiceBusy(
         "Too many expressions are waiting for an answer.",
