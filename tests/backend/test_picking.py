@@ -20,7 +20,7 @@ from saymask_backend.label_studio.predict_request import read_rank
 from saymask_backend.label_studio.predictions import choose_shown
 from saymask_backend.records.stores import Stores
 from saymask_backend.records.types import RecordView
-from tests.backend.test_answers import ask, body, lines, notice
+from tests.backend.test_answers import ask, body, click, lines, notice
 from tests.backend.test_records import process
 from tests.conftest import Valkey, log_of
 from tests.factories import HEIGHT, KEY, WIDTH, annotation, brush, event, offer, square, typed
@@ -90,7 +90,11 @@ def test_a_number_before_any_expression(
     assert app_stores.requests.list_recent() == []
     ask(client, typed_lines("the cat"))
     # A field that keeps one line only holds nothing but the number.
-    assert notice(ask(client, typed_lines("2"))) == '"the cat": suggestion 2 of 3.'
+    answer = ask(client, typed_lines("2"))
+    assert notice(answer) == '"the cat": suggestion 2 of 3.'
+    field = field_of(answer)
+    assert field is not None
+    assert field["value"]["text"] == ["the cat"]
 
 
 def test_each_annotator_picks_from_an_answer_of_their_own(
@@ -212,14 +216,76 @@ def test_what_is_shown_together() -> None:
     assert choose_shown([], together) == ()
 
 
-@pytest.mark.parametrize("opening", ["<View>", '<View style="a" className="b c">'])
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "<View>", '<View style="a" className="b c">', "<View className='x'>",
+        '<View style="a>b" className = "x">', "<View\n>", "<!-- a <View> -->\n<View>",
+        '<View className="not-saymask-one saymask-one-extra">',
+    ],
+)  # fmt: skip
 def test_switching_how_suggestions_are_shown(opening: str) -> None:
     xml = default_label_config().replace("<View>", opening, 1)
     one = switch_suggestions(xml, shows_one=True)
     assert load_label_config(one).shows_one
     assert switch_suggestions(one, shows_one=True) == one
-    assert switch_suggestions(one, shows_one=False) == xml
-    assert not load_label_config(xml).shows_one
+    again = switch_suggestions(one, shows_one=False)
+    assert again in (xml, xml.replace("='x'", '="x"'), xml.replace(" = ", "="))
+    assert not load_label_config(again).shows_one
+    assert switch_suggestions(xml, shows_one=False) == xml
+
+
+def test_numbers_of_regions_are_expressions(stores: Stores) -> None:
+    """On jerseys, for example; only what is typed for the whole image picks a suggestion."""
+    regions = [
+        *brush("a", square(4), "referent", "manual", "24"),
+        *brush("b", square(40), "referent", "manual", "13"),
+    ]
+    records = process(stores, event(5, annotation(9, regions)))
+    assert sorted(record.expression for record in records) == ["13", "24"]
+
+
+def test_a_click_of_another_annotator_changes_no_number(
+    build_client: Build, start_worker: Callable[..., Any], app_stores: Stores
+) -> None:
+    start_worker()
+    client = build_client()
+    ask(client, typed_lines("the cat", entry="a"))
+    (mine,) = app_stores.requests.list_recent()
+    ask(client, typed_lines("the cat", entry="b"))
+    ask(client, body(click("c", 50, 50)))
+    assert regions_of(ask(client, typed_lines("the cat", "2", entry="a"))) == [
+        (f"sm{mine.id}", "top-2")
+    ]
+
+
+def test_an_edited_extra_is_not_shown_again(
+    build_client: Build, start_worker: Callable[..., Any], app_stores: Stores
+) -> None:
+    start_worker()
+    client = build_client()
+    ask(client, typed_lines("the cat"))
+    (request,) = app_stores.requests.list_recent()
+    past = typed_lines("the cat", "7")
+    edited = brush(f"sm{request.id}_3", square(4), "top-3", "prediction-changed")
+    past["tasks"][0]["drafts"] = [{"result": edited}, None]
+    assert regions_of(ask(client, past)) == [(f"sm{request.id}", "top-1")]
+    past["tasks"][0]["drafts"] = "odd"
+    assert len(regions_of(ask(client, past))) == 2
+
+
+def test_another_photo_of_the_task_is_asked_about(
+    build_client: Build, start_worker: Callable[..., Any], app_stores: Stores
+) -> None:
+    start_worker()
+    client = build_client()
+    ask(client, typed_lines("the cat"))
+    pick = typed_lines("the cat", "2")
+    pick["tasks"][0]["data"]["image"] = "/data/other.png"
+    answer = ask(client, pick)
+    newest, first = app_stores.requests.list_recent()
+    assert newest.id != first.id
+    assert regions_of(answer) == [(f"sm{newest.id}", "top-2")]
 
 
 def submit(
