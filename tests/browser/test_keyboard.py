@@ -32,7 +32,10 @@ OBJECTS = {
     "at the left": (0, 0.4, 0.1, 0.6), "at the top": (0.4, 0, 0.6, 0.1),
     "everything": (0, 0, 1, 1), "in the corner": (0.8, 0.8, 1, 1),
 }  # fmt: skip
-EXPLAINED = "Uncertain: another object fits almost as well."
+EXPLAINED = (
+    "Uncertain: another object fits almost as well. The photo may not show this. If so, choose 'no"
+    " referent'. Interpreted 'speon' as 'spoon'. If that is wrong, rephrase."
+)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +274,7 @@ def test_every_mark_is_in_reach(
                 )  # fmt: skip
                 field = {
                     "to_name": "image", "type": "textarea", "origin": "manual",
-                    "value": {"text": ["the cat on the left", "its ear", "its other ear"]},
+                    "value": {"text": [f"{line} the cat on the left" for line in range(9)]},
                 }  # fmt: skip
                 said = {"text": [f'"{place}": 3 suggestions, 1 shown; type 2 or 3. {EXPLAINED}']}
                 entries += [
