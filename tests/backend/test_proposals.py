@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,32 @@ def test_proposals_that_were_replaced_are_not_rejected(stores: Stores) -> None:
     result = brush(dog, A, "top-1", "prediction", "the dog")
     records = process(stores, event(1, annotation(5, result)))
     assert fates(records) == [("the dog", "accepted", "proposed")]
+
+
+def test_false_expressions_are_confirmed_or_rejected(stores: Stores, tmp_path: Path) -> None:
+    for task_id in (1, 2, 3):
+        offer(stores, task_id, "the right cup", [], kind="proposed", model_version="v-proposed")
+    shown = [typed("the right cup"), verdict("no referent")]
+    drawn = [typed("the right cup"), *brush("own", A, "referent", "manual", "the right cup")]
+    records = process(
+        stores,
+        event(1, annotation(5, shown)),
+        event(2, annotation(6, shown, was_cancelled=True)),
+        event(3, annotation(7, drawn)),
+    )
+    assert fates(records) == [
+        ("the right cup", "no_referent", "proposed"), ("the right cup", "rejected", "proposed"),
+        ("the right cup", "drawn", "proposed"),
+    ]  # fmt: skip
+    assert compute_quality(records).proposals == {"confirmed": 1, "rejected": 1, "other": 1}
+    exported = record(1, 1, "", None)
+    photo = {"image": exported.image, "image_sha256": exported.image_sha256}
+    export([replace(records[0], **photo)], plan("grefcoco", tmp_path / "out"))
+    (path,) = (tmp_path / "out").glob("grefs(*).json")
+    (ref,) = json.loads(path.read_text("utf-8"))
+    assert (ref["no_target"], ref["ann_id"]) == (True, [-1])
+    (sentence,) = ref["sentences"]
+    assert (sentence["raw"], sentence["provenance"]) == ("the right cup", "proposed")
 
 
 def test_a_verdict_about_a_proposal(stores: Stores) -> None:
