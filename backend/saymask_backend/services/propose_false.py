@@ -46,6 +46,8 @@ from saymask_backend.services.propose import (
 )
 from saymask_backend.services.upload_image import ImageUploader
 
+_SUFFIX = f"{PROPOSED_SUFFIX}false"
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -55,14 +57,14 @@ class Photo:
         task: the first one with this photo.
         accepted: every expression with a mask, once, those first of which no false one was made.
         open: how many these are.
-        made: key of an accepted expression to the task of the false one made of it. Tasks without a
-            prediction, from a run that was interrupted, are filled now.
+        made: key of an accepted expression to the task of the false one made of it. Where nobody
+            has decided, a task without a prediction of the workers' version is filled again.
     """
 
     task: PredictTask
     accepted: tuple[str, ...]
     open: int
-    made: Mapping[str, int]
+    made: Mapping[str, TaskBody]
 
 
 def propose_false(
@@ -97,8 +99,9 @@ def propose_false(
         RecordFilter(project_id=project_id, outcomes=OUTCOMES_WITH_MASK)
     )
     records = [record for record in records if record.project == project.key]
+    version = f"{queue.get_model_version()}{_SUFFIX}"
     proposed = stores.requests.load_proposed_versions(project.key)
-    photos = group_photos(bodies, records, proposed, config, failed)
+    photos = group_photos(bodies, records, version, proposed, config, failed)
     waiting = {photo.task.task_id: photo for photo in photos if _count_missing(photo, options)}
     counts = Counter(up_to_date=len(photos) - len(waiting))
     writer = _Writer(client, stores.requests, project.key, config)
@@ -143,6 +146,7 @@ def _count_missing(photo: Photo, options: ProposeOptions) -> int:
 def group_photos(
     bodies: Sequence[TaskBody],
     records: Sequence[RecordView],
+    version: str,
     proposed: Mapping[int, str],
     config: LabelConfig,
     failed: LeftOut,
@@ -152,7 +156,8 @@ def group_photos(
     Args:
         bodies: the project's tasks.
         records: of the project, with a mask.
-        proposed: model version of what was proposed last, by task.
+        version: of new proposals.
+        proposed: version of the last ones, by task.
         config: of the project.
         failed: gets the tasks that have a fault.
     """
@@ -167,8 +172,8 @@ def group_photos(
     for group in grouped.values():
         tasks = {record.task_id for record in group}
         own = [(b, s) for b, s in sources if s.accepted and s.task in tasks]
-        made = {to_key(s.accepted): b.id for b, s in own}
-        done = {to_key(s.accepted) for b, s in own if is_done(b, s.version, proposed)}
+        made = {to_key(s.accepted): b for b, s in own}
+        done = {k for k, b in made.items() if b.total_annotations or is_done(b, version, proposed)}
         texts = list({to_key(r.expression): r.expression for r in group}.items())
         ordered = sorted(texts, key=lambda item: item[0] in done)
         task = parse_task(by_id[group[0].task_id], config)
@@ -191,13 +196,13 @@ class _Writer:
 
     def store(self, photo: Photo, false: FalseExpression, result: ProposeResult) -> None:
         """Store one; a task that an interrupted run created is used."""
-        version = f"{result.model_version}{PROPOSED_SUFFIX}false"
-        task_id = photo.made.get(to_key(false.accepted))
-        if task_id is None:
+        version = f"{result.model_version}{_SUFFIX}"
+        body = photo.made.get(to_key(false.accepted))
+        if body is None:
             source = Source(task=photo.task.task_id, version=version, accepted=false.accepted)
             data = {self.config.image_key: photo.task.image, SOURCE_FIELD: source.model_dump()}
-            task_id = self.client.create_task(self.project.id, data).id
-        task = PredictTask(task_id, photo.task.image)
+            body = self.client.create_task(self.project.id, data)
+        task = parse_task(body, self.config)
         answer = SegmentResult(
             image_sha256=result.image_sha256,
             expression=false.expression,
