@@ -169,6 +169,8 @@ class ProposeRequest(_Message):
         seed: for the choice among usual wordings; equal seeds give equal expressions.
         prepares: as in ``SegmentRequest``.
         describer: what writes the expressions.
+        accepted: expressions that are true of the image; where there are any, false ones are made
+            of them instead, at most ``count``.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -178,6 +180,7 @@ class ProposeRequest(_Message):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     prepares: bool = False
     describer: Describer = "rules"
+    accepted: tuple[str, ...] = ()
 
 
 class TrainRequest(_Message):
@@ -277,13 +280,24 @@ class ProposedPair(_Message):
     described_by: str = ""
 
 
+class FalseExpression(_Message):
+    """An expression that fits nothing in the image: an ``accepted`` one with one word changed."""
+
+    expression: str
+    accepted: str
+
+
 class ProposeResult(_Message):
-    """The proposed pairs of an image, the most certain first."""
+    """The proposed pairs of an image, the most certain first; or false expressions.
+
+    ``false`` is None where no expressions were sent, or the worker does not know them.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     image_sha256: ImageSha256
     size_hw: tuple[int, int]
     pairs: tuple[ProposedPair, ...]
+    false: tuple[FalseExpression, ...] | None = None
     model_version: str
     from_cache: bool
     timings: Timings

@@ -9,8 +9,8 @@ the third is separate from them. An image that contains ``unseen`` gets a first 
 prepared. An image that contains ``slow`` is prepared in 20 batches of a tenth of a second each, and
 what it shows is proposed after three seconds. An image that contains ``poison`` kills the process.
 What it prepares of one that contains ``unkept`` is not kept. In every image it proposes a cat and a
-dog. With FAKE_WORKER_SHARES it finds what others have prepared. What was asked of it is in the
-Redis list ``fake:log``.
+dog, and takes what is on the right for false. With FAKE_WORKER_SHARES it finds what others have
+prepared. What was asked of it is in the Redis list ``fake:log``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import redis
 
-from saymask.contract import Candidate, CocoRle, Describer, ProposedPair, SegmentResult, Timings
+from saymask.contract import (
+    Candidate,
+    CocoRle,
+    Describer,
+    FalseExpression,
+    ProposedPair,
+    SegmentResult,
+    Timings,
+)
 from saymask.errors import ImageUnreadable
 from saymask.logs import configure_logging
 from saymask.masks import compute_area, encode_coco_rle
@@ -177,6 +185,17 @@ class FakePipeline:
             for rank, (noun, confidence) in enumerate((("cat", 0.9), ("dog", 0.5)), start=1)
         ]  # fmt: skip
         return tuple(pair for pair in pairs if pair.confidence >= confidence_min)[:count]
+
+    def propose_false(
+        self, prepared: PreparedImage, data: bytes, accepted: Sequence[str], count: int, seed: int
+    ) -> tuple[FalseExpression, ...]:
+        self._log(f"false {prepared.sha256[:8]} {'; '.join(accepted)}")
+        made = [
+            FalseExpression(expression=text.replace("left", "right"), accepted=text)
+            for text in accepted
+            if "left" in text
+        ]
+        return tuple(made[:count])
 
     def embed(self, data: bytes) -> FakeEmbedding:
         return FakeEmbedding(hashlib.sha256(data).hexdigest())

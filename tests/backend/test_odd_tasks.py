@@ -20,12 +20,14 @@ from saymask.left_out import LeftOut
 from saymask.masks import encode_coco_rle
 from saymask_backend.label_studio.events import to_new_event
 from saymask_backend.label_studio.predict_request import PredictTask
+from saymask_backend.records.records import UnreadImage
 from saymask_backend.records.stores import Stores
 from saymask_backend.services.project_tasks import map_concurrently
 from tests.backend.http import KEY, typed
 from tests.backend.label_studio import LabelStudioServer
+from tests.backend.submissions import process
 from tests.conftest import Valkey, await_state, load_capture, log_of
-from tests.factories import HEIGHT, WIDTH, square
+from tests.factories import HEIGHT, PROJECT, WIDTH, annotation, brush, event, square
 
 SAYMASK = Path(sys.executable).parent / "saymask"
 # Tasks that cannot be used: as listed, and what their line says.
@@ -174,6 +176,52 @@ def test_odd_tasks_of_propose(
     report = saymask("propose", "--project", "1", status=1)
     assert (report["photos"], report["tasks"]) == (len(ODD), len(ODD))
     check_named(report["failed"])
+
+
+def test_false_expressions_are_made_of_accepted_ones_once(
+    saymask: Callable[..., Any],
+    studio: LabelStudioServer,
+    start_worker: Callable[..., Any],
+    app_stores: Stores,
+    valkey: Valkey,
+) -> None:
+    """A run that was interrupted goes on; a photo in two tasks is one photo."""
+    start_worker()
+    said = {"a.png": ["the left cup", "the cup on the left"], "b.png": ["the lamp"]}
+    app_stores.migrate()
+    for image, texts in [*said.items(), ("a.png", ["red"])]:
+        task = studio.add_task({"image": f"/data/{image}"})
+        regions = [brush(text, square(4), "referent", "manual", text) for text in texts]
+        body = event(task, annotation(task, [entry for region in regions for entry in region]))
+        (record, *_) = process(app_stores, {**body, "project": {**PROJECT, "id": 1}})[-1:]
+        unread = UnreadImage(record.project, record.image, task)
+        app_stores.records.set_image_hash(unread, image[0] * 64)
+    studio.add_task({"image": "/data/c.png"})
+    command = ("propose", "--project", "1", "--negatives")
+    dry = saymask(*command, "--dry-run")
+    assert (dry["photos"], dry["expressions"], dry["empty"]) == (2, 2, 1)
+    assert len(studio.objects["tasks"]) == 4, "a dry run stores nothing"
+    studio.refused = {5}
+    interrupted = saymask(*command, status=1)
+    assert len(interrupted["failed"]) == 1
+    studio.refused = set()
+    again = saymask(*command, "--per-image", "3")
+    assert (again["photos"], again["expressions"], again["failed"]) == (2, 2, [])
+    assert saymask(*command)["expressions"] == 0
+    predictions = {p["task"]: p for p in studio.objects["predictions"].values()}
+    assert set(predictions) == {5, 6}
+    fields = [
+        {entry["from_name"]: entry["value"] for entry in predictions[task]["result"]}
+        for task in (5, 6)
+    ]
+    assert [values["expression"]["text"] for values in fields] == [
+        ["the right cup"], ["the cup on the right"],
+    ]  # fmt: skip
+    assert all(values["verdict"] == {"choices": ["no referent"]} for values in fields)
+    asked = log_of(valkey, "false")
+    assert any(line.endswith("the left cup; the cup on the left; red") for line in asked)
+    (offered,) = app_stores.requests.load_offers(record.project, 5)[-1:]
+    assert (offered.is_proposed, offered.candidates) == (True, ())
 
 
 def test_two_tasks_with_one_photo_are_both_proposed_for(

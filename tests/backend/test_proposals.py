@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from saymask_backend.records.types import RecordFilter, RecordView
 from saymask_backend.records.verifications import Verification, summarise
 from saymask_backend.services.import_dataset import import_dataset
 from saymask_backend.services.propose import choose_tasks
+from saymask_backend.services.propose_false import group_photos
 from tests.backend.exports import box, export, plan, record
 from tests.backend.submissions import A, B, C, process
 from tests.factories import annotation, brush, event, offer, square, typed, verdict
@@ -121,6 +123,32 @@ def test_proposals_that_were_replaced_are_not_rejected(stores: Stores) -> None:
     assert fates(records) == [("the dog", "accepted", "proposed")]
 
 
+def test_false_expressions_are_confirmed_or_rejected(stores: Stores, tmp_path: Path) -> None:
+    for task_id in (1, 2, 3):
+        offer(stores, task_id, "the right cup", [], kind="proposed", model_version="v-proposed")
+    shown = [typed("the right cup"), verdict("no referent")]
+    drawn = [typed("the right cup"), *brush("own", A, "referent", "manual", "the right cup")]
+    records = process(
+        stores,
+        event(1, annotation(5, shown)),
+        event(2, annotation(6, shown, was_cancelled=True)),
+        event(3, annotation(7, drawn)),
+    )
+    assert fates(records) == [
+        ("the right cup", "no_referent", "proposed"), ("the right cup", "rejected", "proposed"),
+        ("the right cup", "drawn", "proposed"),
+    ]  # fmt: skip
+    assert compute_quality(records).proposals == {"confirmed": 1, "rejected": 1, "other": 1}
+    exported = record(1, 1, "", None)
+    photo = {"image": exported.image, "image_sha256": exported.image_sha256}
+    export([replace(records[0], **photo)], plan("grefcoco", tmp_path / "out"))
+    (path,) = (tmp_path / "out").glob("grefs(*).json")
+    (ref,) = json.loads(path.read_text("utf-8"))
+    assert (ref["no_target"], ref["ann_id"]) == (True, [-1])
+    (sentence,) = ref["sentences"]
+    assert (sentence["raw"], sentence["provenance"]) == ("the right cup", "proposed")
+
+
 def test_a_verdict_about_a_proposal(stores: Stores) -> None:
     propose(stores, 1, "the cat")
     records = process(stores, event(1, annotation(5, [typed("the cat"), verdict("ambiguous")])))
@@ -194,6 +222,32 @@ def test_tasks_are_chosen_that_have_nothing_yet() -> None:
         10: False,  # the task was made, without its prediction
     }
     assert counts == {"annotated": 1, "up_to_date": 4}
+
+
+def test_false_expressions_are_made_again_unless_they_are_decided_or_current() -> None:
+    def false(task_id: int, accepted: str, total: int = 0, versions: str = "m") -> TaskBody:
+        source = {"task": 1, "version": "v1", "accepted": accepted}
+        return TaskBody(
+            id=task_id, data={"image": "/data/1.png", "saymask_proposed": source},
+            total_annotations=total, predictions_model_versions=versions,
+        )  # fmt: skip
+
+    bodies = [
+        TaskBody(id=1, data={"image": "/data/1.png"}), TaskBody(id=2, data={"text": "no photo"}),
+        false(3, "The current"), false(4, "the old"), false(5, "the decided", total=1),
+        false(6, "the interrupted", versions=""),
+    ]  # fmt: skip
+    said = ("the decided", "the old", "the current", "the interrupted", "the new", "The new")
+    records = [record(n, 1, text, A) for n, text in enumerate(said)]
+    records += [record(7, 2, "of a task without a photo", A), record(8, 9, "of none", A)]
+    proposed = {3: "v2", 4: "v1", 5: "v1", 6: "v2"}
+    failed = LeftOut()
+    config = load_label_config(default_label_config())
+    (photo,) = group_photos(bodies, records, "v2", proposed, config, failed)
+    assert (photo.task.task_id, photo.open) == (1, 3)
+    assert photo.accepted[:3] == ("the old", "the interrupted", "The new")
+    assert set(photo.accepted[3:]) == {"the decided", "the current"}
+    assert [line.partition(":")[0] for line in failed.lines] == ["task 2"]
 
 
 class ImportedTasks:

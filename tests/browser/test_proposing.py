@@ -93,6 +93,28 @@ def test_confirmed_and_rejected_with_one_key(
     assert quality["proposals"] == {"confirmed": 1, "rejected": 1}
 
 
+def test_a_false_expression_is_confirmed_with_one_key(
+    stack: Running,
+    client: LabelStudioClient,
+    editor: Editor,
+    create_project: Callable[[str], int],
+) -> None:
+    project = create_project("Proposed as false")
+    task = tasks_of(client, project)[0]["id"]
+    result = build_disc("the second cup from the left", (0.5, 0.5))
+    client.request("POST", f"/api/tasks/{task}/annotations", json={"result": result})
+    records_of(stack, project, 1)
+    report = stack.saymask("propose", "--project", str(project), "--negatives", "--json")
+    assert (report["photos"], report["tasks"], report["failed"]) == (1, 1, [])
+    editor.label_as_displayed(report["url"])
+    assert editor.state["regions"] == []
+    assert "no such thing" in str(editor.notice)
+    editor.page.keyboard.press("Control+Enter")
+    _, record = records_of(stack, project, 2)
+    assert (record.outcome, record.provenance) == ("no_referent", "proposed")
+    assert record.expression.endswith(" cup from the left")
+
+
 def test_several_in_one_task_are_reworded_deleted_and_verified(
     stack: Running,
     client: LabelStudioClient,

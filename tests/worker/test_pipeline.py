@@ -89,6 +89,18 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return build(tmp_path_factory.mktemp("prepared"), points_per_side=6)
 
 
+def test_what_is_proposed_as_false_is_false_for_the_ranking_too(
+    pipeline: Pipeline, samples: dict[str, Path]
+) -> None:
+    data = samples["coffee"].read_bytes()
+    prepared, _ = open_image(pipeline, data)
+    said = "the second cup from the left"
+    (false,) = pipeline.propose_false(prepared, data, (said, "?"), 3, 0)
+    assert false.accepted == said
+    answer = pipeline.segment(prepared, false.expression, 1, preparation=None)
+    assert any("You asked for number" in notice for notice in answer.notices)
+
+
 def segment(pipeline: Pipeline, data: bytes, expression: str, k: int = 3) -> SegmentResult:
     prepared, timings = open_image(pipeline, data)
     return pipeline.segment(prepared, expression, k, preparation=timings)

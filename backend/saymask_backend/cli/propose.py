@@ -21,6 +21,7 @@ from saymask_backend.cli.context import RequiredProject, log_in, one_at_a_time, 
 from saymask_backend.cli.project import open_services
 from saymask_backend.services import propose as proposing
 from saymask_backend.services.propose import ProposeOptions
+from saymask_backend.services.propose_false import propose_false
 from saymask_backend.services.verify import ReadReport, Verifier
 
 
@@ -40,30 +41,38 @@ def propose(
         Describer,
         typer.Option(help="What writes expressions: rules, or the workers' SAYMASK_ENDPOINT_URL."),
     ] = "rules",
+    negatives: Annotated[
+        bool,
+        typer.Option("--negatives", help="False expressions: accepted ones with a word changed."),
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Propose expressions and masks for every photo without annotations, to be confirmed.
 
-    Workers do it while no annotator waits. Repeating it continues where it stopped.
+    Workers do it while no annotator waits. Repeating it continues where it stopped. With
+    --negatives, photos with accepted expressions get false ones, each as a task of its own;
+    --confidence, --describer and --one-per-task change nothing about these.
 
     Example: saymask propose --project 3 --per-image 2 --one-per-task
     """
     options = ProposeOptions(per_image, confidence, seed, one_per_task, describer)
     with open_services() as services, one_at_a_time(services.settings, project):
         started = time.monotonic()
+        client, queue, images, stores = (
+            services.client, services.queue, services.images, services.stores,
+        )  # fmt: skip
         with show_progress("proposing", quiet=as_json) as bar:
-            report = proposing.propose(
-                services.client,
-                services.queue,
-                services.images,
-                services.stores.requests,
-                project,
-                services.settings.expression_fields,
-                options,
-                bar,
-                dry_run=dry_run,
-            )
+            if negatives:
+                report = propose_false(
+                    client, queue, images, stores, project, options, bar, dry_run=dry_run
+                )
+            else:
+                fields = services.settings.expression_fields
+                report = proposing.propose(
+                    client, queue, images, stores.requests, project, fields, options, bar,
+                    dry_run=dry_run,
+                )  # fmt: skip
         seconds = time.monotonic() - started
     rate = f" ({60 * report.photos / seconds:.1f} photos a minute)" if report.photos else ""
     text = proposing.describe(report, dry_run=dry_run) + rate

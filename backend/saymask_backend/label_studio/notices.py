@@ -20,6 +20,7 @@ PROPOSED_NOTICE = (
     "Proposed: Ctrl+Enter confirms, Skip rejects. Delete a wrong region; change its words in the"
     " list of regions."
 )
+FALSE_NOTICE = "Proposed: the photo shows no such thing. Ctrl+Enter confirms, Skip rejects."
 # The first that fits; subclasses come before their base.
 _FAILURES = (
     (DeadlineExceeded, "Not ready yet"),

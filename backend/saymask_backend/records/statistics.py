@@ -63,7 +63,7 @@ class Quality:
         refined: accepted candidates that clicks led to; ``clicks`` all of those.
         sources: accepted candidates per source.
         proposals: outcomes of proposed expressions: confirmed, edited (the mask), reworded,
-            rejected, or other (ambiguous, no referent, without a mask).
+            rejected, or other (ambiguous, without a mask, no referent where there was one).
     """
 
     samples: int
@@ -152,6 +152,8 @@ def _find_fate(record: RecordView) -> str:
         return "rejected"
     if record.provenance == "reworded":
         return "reworded"
+    if record.outcome == "no_referent" and not record.offered:
+        return "confirmed"
     fates = {"accepted": "confirmed", "relabelled": "confirmed", "edited": "edited"}
     return fates.get(record.outcome, "other")
 

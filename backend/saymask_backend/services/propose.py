@@ -40,9 +40,9 @@ from saymask_backend.services.project_tasks import (
 from saymask_backend.services.segment import shorten_reference
 from saymask_backend.services.upload_image import ImageUploader
 
-_SUFFIX = "-proposed."
-# In the data of tasks with one expression each: a ``_Source``.
-_SOURCE_FIELD = "saymask_proposed"
+PROPOSED_SUFFIX = "-proposed."
+SOURCE_FIELD = "saymask_proposed"
+"""In the data of tasks with one expression each: a ``Source``."""
 
 # The tab of the Data Manager that shows what waits to be confirmed.
 _VIEW = "Proposed"
@@ -124,7 +124,7 @@ def propose(
     """
     project = client.get_project(project_id)
     config = project.read_label_config()
-    version = f"{queue.get_model_version()}{_SUFFIX}{options.fingerprint}"
+    version = f"{queue.get_model_version()}{PROPOSED_SUFFIX}{options.fingerprint}"
     failed = LeftOut()
     bodies = list(client.iterate_tasks(project_id, failed, FIELDS))
     proposed = requests.load_proposed_versions(project.key)
@@ -151,23 +151,32 @@ def propose(
 
     map_concurrently(open_tasks, ask, finish, failed, progress)
     names = ("photos", "expressions", "tasks", "empty", "annotated", "up_to_date")
-    url = "" if dry_run else _show_waiting(client, project_id)
+    url = "" if dry_run else show_waiting(client, project_id)
     return ProposeReport(**{n: counts[n] for n in names}, failed=failed.lines, url=url)
 
 
-def _show_waiting(client: LabelStudioClient, project_id: int) -> str:
-    """The address of the tab with all proposals; the tab is created if it is missing."""
+def show_waiting(client: LabelStudioClient, project_id: int) -> str:
+    """Return the address of the tab with all proposals; the tab is created if it is missing."""
     view = client.ensure_view(project_id, _VIEW, _WAITING)
     return f"{client.base_url}/projects/{project_id}/data?tab={view}"
 
 
-class _Source(Body):
-    """The origin of a task with one expression: a task, and the position among its objects."""
+class Source(Body):
+    """The origin of a task with one expression.
+
+    Attributes:
+        task: with the image.
+        place: of the expression's object among those of the image.
+        version: of the proposals.
+        is_last: whether all of the image's tasks have been created.
+        accepted: what a false expression was made of; empty for others.
+    """
 
     task: Id
-    place: int
+    place: int = 0
     version: str
-    is_last: bool
+    is_last: bool = False
+    accepted: str = ""
 
 
 def choose_tasks(
@@ -184,12 +193,12 @@ def choose_tasks(
     ``failed`` gets the tasks that have a fault.
     """
     counts: Counter[str] = Counter()
-    done = {body.id for body in bodies if _is_done(body, version, proposed)}
-    sources = [_read_source(body) for body in bodies if body.id in done]
+    done = {body.id for body in bodies if is_done(body, version, proposed)}
+    sources = [read_source(body) for body in bodies if body.id in done]
     done |= {source.task for source in sources if source is not None and source.is_last}
     open_tasks = []
     for body in bodies:
-        if _read_source(body) is not None:
+        if read_source(body) is not None:
             continue
         task = parse_task(body, config, expression_fields)
         if task.fault is not None:
@@ -203,16 +212,16 @@ def choose_tasks(
     return open_tasks, counts
 
 
-def _read_source(body: TaskBody) -> _Source | None:
-    """Read it from the task's data; None for a task that people made."""
+def read_source(body: TaskBody) -> Source | None:
+    """Read a task's origin from its data; None for a task that people made."""
     try:
-        return _Source.model_validate(body.data.get(_SOURCE_FIELD))
+        return Source.model_validate(body.data.get(SOURCE_FIELD))
     except ValidationError:
         return None
 
 
-def _is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
-    """Whether a task has its proposals; an interrupted run may have stored the offer alone."""
+def is_done(body: TaskBody, version: str, proposed: Mapping[int, str]) -> bool:
+    """Return whether a task has its proposals; an interrupted run stored the offer alone."""
     return proposed.get(body.id) == version and bool(body.predictions_model_versions)
 
 
@@ -220,9 +229,9 @@ def _find_created(
     bodies: Sequence[TaskBody], version: str, proposed: Mapping[int, str]
 ) -> dict[tuple[int, int], tuple[int, bool]]:
     """The tasks that an interrupted run created, by source and position, and which are done."""
-    sources = ((body, _read_source(body)) for body in bodies)
+    sources = ((body, read_source(body)) for body in bodies)
     return {
-        (source.task, source.place): (body.id, _is_done(body, version, proposed))
+        (source.task, source.place): (body.id, is_done(body, version, proposed))
         for body, source in sources
         if source is not None and source.version == version
     }
@@ -256,8 +265,8 @@ class _Writer:
                 self._replace(PredictTask(task_id, task.image), result, (own,))
 
     def _create_task(self, task: PredictTask, position: int, *, is_last: bool) -> int:
-        source = _Source(task=task.task_id, place=position, version=self.version, is_last=is_last)
-        data = {self.config.image_key: task.image, _SOURCE_FIELD: source.model_dump()}
+        source = Source(task=task.task_id, place=position, version=self.version, is_last=is_last)
+        data = {self.config.image_key: task.image, SOURCE_FIELD: source.model_dump()}
         return self.client.create_task(self.project.id, data).id
 
     def _replace(
@@ -265,7 +274,7 @@ class _Writer:
     ) -> None:
         """Store the requests and the prediction that shows them, in place of earlier ones."""
         answers = [
-            (self._offer(task, answer), answer)
+            (store_offer(self.requests, self.project, task, answer), answer)
             for answer in (to_segment_result(result, pair, self.version) for pair in pairs)
         ]
         details = [_describe_origin(pair) for pair in pairs]
@@ -273,20 +282,23 @@ class _Writer:
         # The label stream shows predictions of the workers' own model version only.
         store_prediction(self.client, task, {**prediction, "model_version": result.model_version})
 
-    def _offer(self, task: PredictTask, answer: SegmentResult) -> int:
-        request_id = self.requests.add_request(
-            NewRequest(
-                project=self.project,
-                task_id=task.task_id,
-                expression=answer.expression,
-                k=1,
-                image=shorten_reference(task.image),
-                kind="proposed",
-            )
+
+def store_offer(
+    requests: RequestStore, project: ProjectKey, task: PredictTask, answer: SegmentResult
+) -> int:
+    """Store a proposal for a task as a request for which nobody waited; returns its id."""
+    request_id = requests.add_request(
+        NewRequest(
+            project=project,
+            task_id=task.task_id,
+            expression=answer.expression,
+            k=1,
+            image=shorten_reference(task.image),
+            kind="proposed",
         )
-        # Nobody waited for it.
-        self.requests.save_answer(request_id, answer, latency_ms=0.0)
-        return request_id
+    )
+    requests.save_answer(request_id, answer, latency_ms=0.0)
+    return request_id
 
 
 def _describe_origin(pair: ProposedPair) -> str:

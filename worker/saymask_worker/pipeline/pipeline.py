@@ -8,14 +8,32 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 
-from saymask.contract import Candidate, Describer, ProposedPair, SegmentResult, Timings, check_k
+import numpy as np
+from numpy.typing import NDArray
+
+from saymask.contract import (
+    Candidate,
+    Describer,
+    FalseExpression,
+    ProposedPair,
+    SegmentResult,
+    Timings,
+    check_k,
+)
 from saymask.errors import ConfigError, PreparedNotKept
 from saymask_worker.config.pipeline import PipelineConfig, to_first_look
 from saymask_worker.encoders.base import Encoder
 from saymask_worker.encoders.vocabulary import EncodedNouns
 from saymask_worker.images.decode import decode_image, draw_example
 from saymask_worker.images.resize import resize_to_work
-from saymask_worker.images.types import EncodedImage, Floats, PreparedImage, Scores, VisualPrompt
+from saymask_worker.images.types import (
+    DecodedImage,
+    EncodedImage,
+    Floats,
+    PreparedImage,
+    Scores,
+    VisualPrompt,
+)
 from saymask_worker.language import Count, LanguageParser, ParsedExpression, clean_expression
 from saymask_worker.masks.base import Proposer
 from saymask_worker.masks.clicks import ClickSegmenter, EmbeddedImage, check_prompt
@@ -29,7 +47,9 @@ from saymask_worker.pipeline.candidates import (
     rank_proposals,
     rank_with_offers,
 )
+from saymask_worker.pipeline.generation.colors import measure_colors
 from saymask_worker.pipeline.generation.endpoint import EndpointDescriber, require_describer
+from saymask_worker.pipeline.generation.negatives import Judge, propose_false
 from saymask_worker.pipeline.generation.propose import propose_expressions
 from saymask_worker.pipeline.notices import build_notices
 from saymask_worker.pipeline.preparation import Preparation, Stopwatch
@@ -313,17 +333,12 @@ class Pipeline:
             ConfigError: the method gives no probabilities, or no chat server is set.
             EndpointError: the chat server gives no usable answer.
         """
-        if not self._method.has_confidence:
-            raise ConfigError(
-                f"The method {self.config.method} cannot tell how sure an expression is.",
-                "Set SAYMASK_METHOD=corrected.",
-            )
+        self._require_confidence()
         model = require_describer(self.describer) if describer == "endpoint" else None
         if len(prepared.proposals) == 0:
             return ()
         image = describe_image(prepared, self.vocabulary, self.config.scoring)
-        decoded = decode_image(data, longer_px=self._preparation.longest_px)
-        pixels = resize_to_work(decoded, prepared.proposals.masks.shape[1:])
+        decoded, pixels = self._read_pixels(prepared, data)
         find_first = partial(self._find_first, prepared)
         write = None if model is None else partial(model.write, decoded, prepared.proposals.masks)
         proposed = propose_expressions(image, pixels, find_first, self.config, seed, write)
@@ -333,6 +348,52 @@ class Pipeline:
             build_pair(item, prepared.proposals, rank, name, self.config.sources)
             for rank, item in enumerate(kept, start=1)
         )
+
+    def propose_false(
+        self, prepared: PreparedImage, data: bytes, accepted: Sequence[str], count: int, seed: int
+    ) -> tuple[FalseExpression, ...]:
+        """Propose expressions that are false of an image: accepted ones with one word changed.
+
+        Args:
+            prepared: of ``prepare`` or ``load_prepared``.
+            data: the encoded image, for its colours.
+            accepted: what people said of it.
+            count: the largest number of expressions.
+            seed: for the choice of the word.
+
+        Raises:
+            ConfigError: the method gives no probabilities.
+        """
+        self._require_confidence()
+        if len(prepared.proposals) == 0:
+            return ()
+        _, pixels = self._read_pixels(prepared, data)
+        masks = prepared.proposals.masks
+        judge = Judge(
+            prepared.geometry,
+            lambda text: self.parser.parse(clean_expression(text)),
+            lambda text: self.rank(prepared, text)[1],
+            lambda chosen: measure_colors(pixels, masks[chosen]),
+            self.config,
+        )
+        return tuple(
+            FalseExpression(expression=false.text, accepted=text)
+            for text, false in propose_false(judge, accepted, count, seed)
+        )
+
+    def _require_confidence(self) -> None:
+        if not self._method.has_confidence:
+            raise ConfigError(
+                f"The method {self.config.method} cannot tell how sure an expression is.",
+                "Set SAYMASK_METHOD=corrected.",
+            )
+
+    def _read_pixels(
+        self, prepared: PreparedImage, data: bytes
+    ) -> tuple[DecodedImage, NDArray[np.uint8]]:
+        """The image, and its pixels at the size of the proposals' masks."""
+        decoded = decode_image(data, longer_px=self._preparation.longest_px)
+        return decoded, resize_to_work(decoded, prepared.proposals.masks.shape[1:])
 
     def _find_first(self, prepared: PreparedImage, expression: str) -> tuple[int, float]:
         """The index of the proposal that ranks first, and its probability."""

@@ -18,9 +18,11 @@ from saymask.contract import (
     JOB_REFINE,
     JOB_SEGMENT,
     PREPARED_KEY,
+    FalseExpression,
     JobReply,
     PrepareRequest,
     PrepareResult,
+    ProposedPair,
     ProposeRequest,
     ProposeResult,
     RefineRequest,
@@ -168,18 +170,27 @@ class JobHandler:
         request = ProposeRequest.model_validate(message)
         sha256 = request.image_sha256
         prepared, timings = self._images.prepare(pipeline, sha256, prepares=request.prepares)
-        pairs = pipeline.propose(
-            prepared,
-            self._images.read(sha256),
-            request.count,
-            request.confidence_min,
-            request.seed,
-            request.describer,
-        )
+        data = self._images.read(sha256)
+        pairs: tuple[ProposedPair, ...] = ()
+        false: tuple[FalseExpression, ...] | None = None
+        if request.accepted:
+            false = pipeline.propose_false(
+                prepared, data, request.accepted, request.count, request.seed
+            )
+        else:
+            pairs = pipeline.propose(
+                prepared,
+                data,
+                request.count,
+                request.confidence_min,
+                request.seed,
+                request.describer,
+            )
         result = ProposeResult(
             image_sha256=sha256,
             size_hw=prepared.proposals.size_hw,
             pairs=pairs,
+            false=false,
             model_version=pipeline.model_version,
             from_cache=timings is None,
             timings=timings or Timings(),

@@ -8,11 +8,11 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from saymask.contract import Describer, ProposedPair, SegmentResult, Timings
+from saymask.contract import Describer, FalseExpression, ProposedPair, SegmentResult, Timings
 from saymask_worker.images.types import EncodedImage, PreparedImage, VisualPrompt
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class ServedPipeline(Protocol):
         describer: Describer = "rules",
     ) -> tuple[ProposedPair, ...]:
         """Propose expressions for the objects of an image, each with its mask."""
+
+    def propose_false(
+        self, prepared: PreparedImage, data: bytes, accepted: Sequence[str], count: int, seed: int
+    ) -> tuple[FalseExpression, ...]:
+        """Propose expressions that are false of an image."""
 
     def embed(self, data: bytes) -> EmbeddedImage:
         """Compute what answering clicks on an image needs."""

@@ -40,15 +40,15 @@ class NounFamilies:
 @lru_cache(maxsize=4)
 def build_families(things: tuple[str, ...]) -> NounFamilies:
     """Sort the things of a vocabulary into families; one without a family is its own."""
-    general = _read_general_names()
+    general = read_kinds()
     heads = dict.fromkeys(general.get(name, name) for name in things)
     index = {head: position for position, head in enumerate(heads)}
     family = np.array([index[general.get(name, name)] for name in things], dtype=np.intp)
     return NounFamilies(things, family, tuple(heads))
 
 
-def _read_general_names() -> dict[str, str]:
-    """Narrow noun to the name of its family."""
+def read_kinds() -> dict[str, str]:
+    """Return narrow nouns with the name of their family."""
     text = (files("saymask_worker") / "data" / "families.txt").read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     general: dict[str, str] = {}
