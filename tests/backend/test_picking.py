@@ -73,7 +73,8 @@ def test_a_number_shows_that_rank_in_the_same_region_and_asks_no_worker(
         assert (field["id"], field["value"]["text"]) == ("a", ["the cat"])
     past = ask(client, typed_lines("the cat", "7", config=config))
     assert notice(past) == '"the cat" has no suggestion 7; type 1 to 3.'
-    assert regions_of(past) == [(f"sm{request.id}", "top-1")], "what was shown last"
+    kept = [] if config else [(f"sm{request.id}", "top-1")]
+    assert regions_of(past) == kept, "suggestions stay, what is in place is left alone"
     assert [line for line in log_of(valkey) if "segment" in line] == ["segment the cat"]
     stored = app_stores.requests.load_offer(request.id)
     assert stored is not None
@@ -111,8 +112,12 @@ def test_each_annotator_picks_from_an_answer_of_their_own(
     assert regions_of(ask(client, typed_lines("the cat", "the dog", "2", entry="b"))) == [
         (f"sm{dog}", "top-2")
     ]
-    assert regions_of(ask(client, typed_lines("the dog", "the cat", "3", entry="b"))) == [
-        (f"sm{cat_b}", "top-3")
+    # Corrected in its place, the first line is the last that was asked.
+    ask(client, typed_lines("the black cat", "the dog", entry="b"))
+    black = app_stores.requests.list_recent()[0].id
+    assert black not in (cat_a, cat_b, dog)
+    assert regions_of(ask(client, typed_lines("the black cat", "the dog", "3", entry="b"))) == [
+        (f"sm{black}", "top-3")
     ]
 
 
@@ -353,3 +358,20 @@ def test_a_label_that_the_editor_gave_to_a_field_is_no_mask(stores: Stores, kind
     region = brush(first, MASKS[0], "top-1", "prediction", "the cat")
     (record,) = process(stores, event(5, annotation(9, [typed("the cat"), stray, *region])))
     assert (record.outcome, record.rank, record.notes) == ("accepted", 1, [])
+
+
+def test_clicks_change_the_mask_in_place_where_one_is_shown(
+    build_client: Build, start_worker: Callable[..., Any], valkey: Valkey, app_stores: Stores
+) -> None:
+    """They begin with the mask that is seen, whichever rank it has."""
+    start_worker()
+    client = build_client()
+    ask(client, typed_lines("the cat", config=ONE))
+    (request,) = app_stores.requests.list_recent()
+    ask(client, typed_lines("the cat", "3", config=ONE))
+    clicked = ask(client, body(click("c", 50, 50)) | {"label_config": ONE})
+    assert [region for region, _ in regions_of(clicked)] == [f"sm{request.id}"]
+    last = app_stores.requests.load_last_answer(KEY, 5)
+    assert last is None or last.region_id == f"sm{request.id}"
+    together = ask(client, body(click("c", 50, 50), click("d", 60, 50)))
+    assert regions_of(together)[-1][0] != f"sm{request.id}"

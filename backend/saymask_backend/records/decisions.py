@@ -283,10 +283,19 @@ class _Rules:
     ) -> Outcome:
         if offered is None or not offered.equals(mask):
             return "edited"
-        relabelled = any(
-            a.region.label not in (None, self._label_for_rank(a.candidate.rank)) for a in accepted
-        )
-        return "relabelled" if relabelled else "accepted"
+        is_relabelled = any(self._is_relabelled(a) for a in accepted)
+        return "relabelled" if is_relabelled else "accepted"
+
+    def _is_relabelled(self, accepted: _Accepted) -> bool:
+        """Whether the label is another than the editor gave.
+
+        A region that showed one candidate after another may have any rank's label: see
+        ``_find_shown``.
+        """
+        offer, candidate, region = accepted.offer, accepted.candidate, accepted.region
+        is_shared = region.region_id != candidate.region_id
+        ranks = [c.rank for c in offer.candidates] if is_shared else [candidate.rank]
+        return region.label not in (None, *map(self._label_for_rank, ranks))
 
     def _is_dab(self, region: SubmittedRegion) -> bool:
         """Whether a region is a spot that the brush left where a candidate's mark was clicked."""

@@ -56,12 +56,14 @@ class LastAnswer:
     """The last offer for a task.
 
     Attributes:
-        masks: COCO RLE, by rank.
+        masks: COCO RLE; those that are shown first, then by rank.
+        region_id: of the region that shows one candidate after another.
         old_click_ids: clicks that belong to an earlier expression.
     """
 
     expression: str
     masks: tuple[dict[str, Any], ...]
+    region_id: str
     old_click_ids: frozenset[str]
 
 
@@ -249,8 +251,10 @@ class RequestStore:
                 )
             )
             old_click_ids = frozenset(click_id for ids in clicked for click_id in ids or ())
-            masks = tuple(c.coco_rle for c in row.candidates)
-            return LastAnswer(row.expression, masks, old_click_ids)
+            shown = row.shown[-1] if row.shown else []
+            candidates = sorted(row.candidates, key=lambda c: c.rank not in shown)
+            masks = tuple(c.coco_rle for c in candidates)
+            return LastAnswer(row.expression, masks, _get_region_id(row), old_click_ids)
 
     def load_answer(
         self,

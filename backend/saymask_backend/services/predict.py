@@ -135,9 +135,9 @@ class Predictor:
             shown: tuple[int, ...] = (rank,)
             self._requests.add_shown(last.request_id, shown)
         else:
-            # Nothing that the annotator sees disappears, or appears twice.
-            is_edited = last.region_id in task.edited
-            shown = last.shown[-1] if last.shown and not is_edited else ()
+            # Suggestions that the annotator sees stay; what has been put in place is left alone.
+            is_kept = request.label_config.shows_one or last.region_id in task.edited
+            shown = last.shown[-1] if last.shown and not is_kept else ()
         notice = describe_too_early if is_early else partial(describe_pick, rank=rank)
         # No worker did anything for it.
         result = last.result.model_copy(update={"timings": Timings()})
@@ -186,7 +186,15 @@ class Predictor:
         asked = self._requests.list_expressions(request.project, task.task_id)
         keys = {to_key(text) for text in asked}
         new = [text for text in request.typed if to_key(text) not in keys]
-        return new[-1] if new else request.typed[-1]
+        if request.picked is None or new:
+            return new[-1] if new else request.typed[-1]
+        # A line may have been corrected in its place.
+        newest = self._requests.load_newest_expression(
+            request.project, task.task_id, request.editor_entry_id
+        )
+        return next(
+            (t for t in request.typed if to_key(t) == to_key(newest or "")), request.typed[-1]
+        )
 
     def _refine(
         self,
@@ -203,6 +211,8 @@ class Predictor:
         expression = last.expression if last else ""
         start = choose_start(remaining, last.masks) if last else None
         ids = remaining.ids
+        # One at a time: the mask that is clicked takes the place of the one before.
+        region_id = last.region_id if last and request.label_config.shows_one else None
         k = request.k or self._default_k
         asked = self._segmenter.ask(
             Question(
@@ -215,6 +225,7 @@ class Predictor:
                 ids[0],
                 ids,
                 choose_shown=partial(choose_shown, config=request.label_config),
+                region_id=region_id,
             ),
             lambda sha256: RefineRequest(
                 image_sha256=sha256,
