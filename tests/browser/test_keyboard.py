@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.browser]
 WINDOWS = [(1366, 768), (1500, 950), (1920, 1080)]
 PHOTOS_WH = {
     "landscape": (1280, 853), "wide": (1600, 900), "square": (1024, 1024), "tall": (900, 1200),
-    "phone": (1080, 2400), "panorama": (3000, 500), "almost square": (900, 1000),
+    "phone": (1080, 2400), "panorama": (3000, 500), "squarish": (900, 1000),
 }  # fmt: skip
 # Left, top, right, bottom as shares of the photo's sides.
 OBJECTS = {

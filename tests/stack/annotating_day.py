@@ -67,8 +67,8 @@ def dab_below(mask: Mask) -> Mask:
     return (y - centre_y) ** 2 + (x - centre_x) ** 2 <= 9
 
 
-def work(client: LabelStudioClient, tasks: list[int], ask: Callable[[int, str], Result]) -> None:
-    """Hand in one of everything. ``ask`` types an expression and returns the suggestions."""
+def work(client: LabelStudioClient, tasks: list[int], ask: Callable[..., Result]) -> None:
+    """Hand in one of everything. ``ask`` types lines and returns the suggestions."""
 
     def hand_in(task: int, result: Result, seconds: float | None, **more: Any) -> int:
         body = {"result": result, "lead_time": seconds, **more}
@@ -78,7 +78,7 @@ def work(client: LabelStudioClient, tasks: list[int], ask: Callable[[int, str], 
     one, mask = pick(ask(tasks[0], "the woman"), 1)
     stray = brush("strayDab01", dab_below(mask), "top-1", "manual")
     hand_in(tasks[0], [typed("the woman"), *one, *stray], 10)
-    first, _ = pick(ask(tasks[1], "the cat"), 2)
+    first, _ = pick(ask(tasks[1], "the cat", "2"), 2)
     second, _ = pick(ask(tasks[1], "an eye"), 1)
     hand_in(tasks[1], [typed("an eye"), *first, *second], 20)
     # edited: first handed in as it was, then half of it erased and updated
@@ -88,7 +88,7 @@ def work(client: LabelStudioClient, tasks: list[int], ask: Callable[[int, str], 
     half[:, : int(np.nonzero(mask)[1].mean())] = False
     result = [typed("the cup"), *with_mask(entries, half)]
     client.request("PATCH", f"/api/annotations/{number}/", json={"result": result, "lead_time": 30})
-    entries, _ = pick(ask(tasks[3], "the rocket"), 3)
+    entries, _ = pick(ask(tasks[3], "the rocket", "3"), 3)
     hand_in(tasks[3], [typed("the rocket"), *with_label(entries, "referent")], 4)
     # rejected and drawn; drawn without having asked
     _, mask = pick(ask(tasks[4], "the sky"), 1)

@@ -471,7 +471,7 @@ def test_expressions_of_a_model_are_kept_after_the_round_trip_alone(
     )
     assert pair.described_by == "eyes-2b"
     assert len(server.requests) == 1, "one question for all objects"
-    found = pipeline.segment(prepared, "the spoon", 1)
+    found = pipeline.segment(prepared, "the spoon", 1, preparation=None)
     assert (
         compute_iou(
             *(decode_coco_rle(c.mask.as_dict()) for c in (pair.candidate, *found.candidates))
