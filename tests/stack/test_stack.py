@@ -49,8 +49,8 @@ def type_expression(
     backend_id = client.request("GET", "/api/ml", params={"project": project})[0]["id"]
     context = {
         "result": [
-            {"value": {"text": list(lines)}, "id": "x", "from_name": "expression", "to_name": "image",
-             "type": "textarea", "origin": "manual"},
+            {"value": {"text": list(lines)}, "id": "x", "from_name": "expression",
+             "to_name": "image", "type": "textarea", "origin": "manual"},
         ]
     }  # fmt: skip
     answer = client.request(
