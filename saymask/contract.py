@@ -85,7 +85,7 @@ def normalise_expression(text: str) -> str:
 
 
 def check_k(k: int) -> None:
-    """Raise InvalidRequest unless so many candidates may be asked for."""
+    """Raise InvalidRequest if this number of candidates is not allowed."""
     if not 1 <= k <= MAX_K:
         raise InvalidRequest(f"k must be from 1 to {MAX_K}, got {k}.")
 

@@ -185,7 +185,7 @@ def test_false_expressions_are_made_of_accepted_ones_once(
     app_stores: Stores,
     valkey: Valkey,
 ) -> None:
-    """A run that was interrupted goes on; a photo in two tasks is one photo."""
+    """An interrupted run continues; a photo in two tasks counts once."""
     start_worker()
     said = {"a.png": ["the left cup", "the cup on the left"], "b.png": ["the lamp"]}
     app_stores.migrate()

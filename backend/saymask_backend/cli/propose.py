@@ -51,8 +51,8 @@ def propose(
     """Propose expressions and masks for every photo without annotations, to be confirmed.
 
     Workers do it while no annotator waits. Repeating it continues where it stopped. With
-    --negatives, photos with accepted expressions get false ones, each as a task of its own;
-    --confidence, --describer and --one-per-task change nothing about these.
+    --negatives it proposes false expressions instead, made from accepted ones, each in its own
+    task; --confidence, --describer and --one-per-task have no effect on these.
 
     Example: saymask propose --project 3 --per-image 2 --one-per-task
     """

@@ -223,15 +223,15 @@ def _set_class(match: re.Match[str], *, shows_one: bool) -> str:
     tag = match.group()
     if not match["view"]:
         return tag
-    found = _CLASS_NAME.search(tag)
-    words = [w for w in (found["value"].split() if found else []) if w != _ONE_CLASS]
-    if found and not shows_one and words == found["value"].split():
+    attribute = _CLASS_NAME.search(tag)
+    classes = attribute["value"].split() if attribute else []
+    if (_ONE_CLASS in classes) is shows_one:
         return tag
-    words = [*([_ONE_CLASS] if shows_one else []), *words]
-    attribute = f' className="{" ".join(words)}"' if words else ""
-    if found:
-        return f"{tag[: found.start()]}{attribute}{tag[found.end() :]}"
-    return f"<View{attribute}{tag[len('<View') :]}"
+    kept = [name for name in classes if name != _ONE_CLASS]
+    wanted = [_ONE_CLASS, *kept] if shows_one else kept
+    written = f' className="{" ".join(wanted)}"' if wanted else ""
+    start, end = attribute.span() if attribute else (len("<View"), len("<View"))
+    return f"{tag[:start]}{written}{tag[end:]}"
 
 
 def load_verify_config() -> str:

@@ -107,7 +107,7 @@ class PendingRequests:
         ttl_s = round(pending.deadline - time.monotonic() + _KEPT_S)
         with self._redis.pipeline() as together:
             together.sadd(key, pending.request_token)
-            # Only ever longer, whoever comes in between.
+            # A shorter deadline of another request must not replace a longer one.
             together.expire(key, ttl_s, nx=True)
             together.expire(key, ttl_s, gt=True)
             together.execute()

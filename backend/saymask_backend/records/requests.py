@@ -285,11 +285,14 @@ class RequestStore:
         self, project: ProjectKey, task_id: int, editor_entry_id: str
     ) -> str | None:
         """Return what was answered last in a field of the editor, or None."""
-        query = select(Request.expression).where(
-            *_of_task(project, task_id), Request.status == "answered",
-            Request.editor_entry_id == editor_entry_id[:_MAX_ENTRY_ID_CHARS],
-        )  # fmt: skip
-        return next(iter(self._database.scalars(query.order_by(Request.id.desc()).limit(1))), None)
+        query = (
+            _answered(project, task_id)
+            .where(Request.editor_entry_id == editor_entry_id[:_MAX_ENTRY_ID_CHARS])
+            .with_only_columns(Request.expression)
+            .order_by(Request.id.desc())
+            .limit(1)
+        )
+        return next(iter(self._database.scalars(query)), None)
 
     def list_expressions(self, project: ProjectKey, task_id: int) -> frozenset[str]:
         """Return every expression that was asked for a task."""

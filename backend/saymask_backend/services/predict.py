@@ -173,27 +173,23 @@ class Predictor:
         """
         if len(request.typed) == 1:
             return request.typed[0]
-        if not request.typed:
-            newest = self._requests.load_newest_expression(
-                request.project, task.task_id, request.editor_entry_id
-            )
-            if newest is None:
-                raise InvalidExpression(
-                    "A number shows another suggestion, and nothing was asked yet.",
-                    "Type what you mean first.",
-                )
-            return newest
         asked = self._requests.list_expressions(request.project, task.task_id)
-        keys = {to_key(text) for text in asked}
-        new = [text for text in request.typed if to_key(text) not in keys]
-        if request.picked is None or new:
-            return new[-1] if new else request.typed[-1]
-        # A line may have been corrected in its place.
-        newest = self._requests.load_newest_expression(
+        asked_keys = {to_key(text) for text in asked}
+        new = [text for text in request.typed if to_key(text) not in asked_keys]
+        if new or request.picked is None:
+            return (new or request.typed)[-1]
+        answered = self._requests.load_newest_expression(
             request.project, task.task_id, request.editor_entry_id
         )
-        return next(
-            (t for t in request.typed if to_key(t) == to_key(newest or "")), request.typed[-1]
+        if answered is not None:
+            # It need not be the last line: one may have been corrected in its place.
+            same = [text for text in request.typed if to_key(text) == to_key(answered)]
+            return (same or request.typed or (answered,))[-1]
+        if request.typed:
+            return request.typed[-1]
+        raise InvalidExpression(
+            "A number shows another suggestion, and nothing was asked yet.",
+            "Type what you mean first.",
         )
 
     def _refine(

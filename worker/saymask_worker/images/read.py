@@ -27,7 +27,7 @@ def read_image(image: ImageLike) -> bytes:
 
     Raises:
         ImageUnreachable: the file cannot be read.
-        InvalidRequest: it is no image, or an array of another shape or type.
+        InvalidRequest: it is not an image, or an array of another shape or type.
     """
     if isinstance(image, bytes):
         return image
